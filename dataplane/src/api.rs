@@ -1,0 +1,272 @@
+//! What the control core tells a worker, and what a worker tells the control core.
+//!
+//! Both travel through bounded channels. A worker never waits for the control core: what it can't do alone it parks, drops with
+//! a reason, or reports.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use vipsec_distribute::service::ServiceTable;
+use vipsec_esp::sa::{ChildSa, Spi};
+use vipsec_wire::ethernet::MacAddr;
+use vipsec_wire::ip::Prefix;
+
+/// A port, by its place in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortId(pub u8);
+
+/// Which network a port is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Remote peers: IKE and ESP arrive here.
+    Outside,
+    /// Targets: decrypted packets leave here, replies enter at the inside gateway.
+    Inside,
+}
+
+/// One port as a worker sees it.
+#[derive(Debug, Clone)]
+pub struct PortTable {
+    /// Its network.
+    pub side: Side,
+    /// Its own MAC address: source of frames that are not a VIP's or a gateway's.
+    pub mac: MacAddr,
+    /// Its own addresses with their on-link prefixes. Used as the source of neighbour resolution.
+    pub addresses: Vec<(IpAddr, Prefix)>,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+}
+
+/// An address that moves between appliances, with its virtual MAC: a VIP outside, an inside gateway inside.
+#[derive(Debug, Clone)]
+pub struct FloatingAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// The virtual MAC that answers for it.
+    pub mac: MacAddr,
+    /// The port that it lives on.
+    pub port: PortId,
+}
+
+/// A VIP and what moves with it.
+#[derive(Debug, Clone)]
+pub struct VipTable {
+    /// The VIP itself, on an outside port.
+    pub vip: FloatingAddress,
+    /// The targets' way back, on inside ports.
+    pub gateways: Vec<FloatingAddress>,
+    /// Does this appliance own it now? A worker touches no packet of a VIP that it doesn't own, and answers no ARP for it.
+    pub owned: bool,
+}
+
+/// A static route.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Destination.
+    pub prefix: Prefix,
+    /// Next hop, on-link at `port`.
+    pub via: IpAddr,
+    /// Port to leave by.
+    pub port: PortId,
+}
+
+/// How much of what is punted to the control core a worker lets through, per second and at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Policer {
+    /// Datagrams per second.
+    pub rate: u32,
+    /// Datagrams at once.
+    pub burst: u32,
+}
+
+/// Everything that all workers read: an immutable snapshot that a worker picks up between two bursts.
+#[derive(Debug, Clone)]
+pub struct Tables {
+    /// Ports, indexed by [`PortId`].
+    pub ports: Vec<PortTable>,
+    /// VIPs, indexed by [`ChildSa::vip`].
+    pub vips: Vec<VipTable>,
+    /// Static routes.
+    pub routes: Vec<Route>,
+    /// Services behind the VIPs and their targets.
+    pub services: ServiceTable,
+    /// Limit for IKE datagrams.
+    pub ike_policer: Policer,
+}
+
+/// An IKE message on its way between the wire and the control core, without IP and UDP headers and without the non-ESP marker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IkeDatagram {
+    /// Our end: the VIP, and port 500 or 4500. On port 4500 the worker takes off and puts on the non-ESP marker (RFC 3948 §2.2).
+    pub local: SocketAddr,
+    /// The remote peer's end.
+    pub remote: SocketAddr,
+    /// The IKE message.
+    pub payload: Vec<u8>,
+}
+
+/// What the control core tells a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Use these tables from the next burst on. Confirmed by [`Event::TablesInForce`].
+    Tables {
+        /// Counts up with every change.
+        version: u64,
+        /// The snapshot.
+        tables: Arc<Tables>,
+    },
+    /// Install a child SA pair, replacing one with the same inbound SPI. Outbound, the newest SA whose selectors match wins.
+    /// Confirmed by [`Event::ChildInstalled`].
+    InstallChild(Box<ChildSa>),
+    /// Forget a child SA pair and its keys.
+    RemoveChild(Spi),
+    /// Every counted copy has acknowledged: inbound numbers up to `horizon` may be delivered, outbound ones up to `lease` used.
+    /// Neither ever moves back. `u64::MAX` stands for no limit (no counted copy).
+    Grant {
+        /// Inbound SPI.
+        spi: Spi,
+        /// Inbound.
+        horizon: u64,
+        /// Outbound.
+        lease: u64,
+    },
+    /// Bind an SA that had no limit to what it has used so far plus its room; answered by [`Event::Numbers`].
+    /// How an SA starts to be counted when a copy joins.
+    Bind(Spi),
+    /// Send an IKE message.
+    SendIke(IkeDatagram),
+    /// The remote peer's end of a tunnel moved (IKE saw it first).
+    MovePeer {
+        /// Inbound SPI.
+        spi: Spi,
+        /// New remote address and, with UDP encapsulation, port.
+        remote: SocketAddr,
+    },
+    /// Send a complete Ethernet frame (gratuitous ARP, an advertisement).
+    SendFrame {
+        /// Port to leave by.
+        port: PortId,
+        /// From the destination MAC on, without FCS.
+        frame: Vec<u8>,
+    },
+    /// Answer with [`Event::Report`].
+    Report {
+        /// Comes back in the answer.
+        token: u64,
+        /// What about.
+        what: ReportKind,
+    },
+}
+
+/// What a report is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReportKind {
+    /// Numbers and counters of each child SA.
+    Sas,
+    /// Connections, at most that many.
+    Connections {
+        /// Most entries in the answer.
+        max: usize,
+    },
+    /// The neighbour cache.
+    Neighbours,
+}
+
+/// What a worker tells the control core.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The tables of that version are in force.
+    TablesInForce(u64),
+    /// A child SA is installed: its packets are taken from now on.
+    ChildInstalled(Spi),
+    /// An IKE message for a VIP that we own.
+    Ike(IkeDatagram),
+    /// An SA wants more room, or was asked by [`Command::Bind`].
+    Numbers(Numbers),
+    /// An authenticated packet above the horizon came from a new remote address or port (RFC 3948 §3.1 / RFC 7296 §2.23).
+    PeerMoved {
+        /// Inbound SPI.
+        spi: Spi,
+        /// The new remote end.
+        remote: SocketAddr,
+    },
+    /// An authenticated ESP packet arrived on an SA that had been silent (for liveness, RFC 7296 §2.4), at most one per second and SA.
+    Alive(Spi),
+    /// ESP for an unknown SPI, policed (RFC 7296 §2.21.4 leaves the answer to IKE).
+    UnknownSpi {
+        /// As it stood in the packet.
+        spi: u32,
+        /// Where it came from.
+        remote: IpAddr,
+    },
+    /// A frame of our own EtherType (an advertisement), whole.
+    Advertisement {
+        /// Where it came in.
+        port: PortId,
+        /// From the destination MAC on.
+        frame: Vec<u8>,
+    },
+    /// What was asked for.
+    Report {
+        /// The question's.
+        token: u64,
+        /// The answer.
+        report: Report,
+    },
+}
+
+/// Where an SA's numbers stand and how far it would like to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbers {
+    /// Inbound SPI.
+    pub spi: Spi,
+    /// Highest inbound number delivered.
+    pub edge: u64,
+    /// Inbound numbers wanted up to here.
+    pub horizon_wanted: u64,
+    /// Last outbound number used.
+    pub sent: u64,
+    /// Outbound numbers wanted up to here.
+    pub lease_wanted: u64,
+}
+
+/// Answer to [`Command::Report`].
+#[derive(Debug, Clone)]
+pub enum Report {
+    /// One per child SA.
+    Sas(Vec<SaReport>),
+    /// Some or all connections, and how many there are.
+    Connections {
+        /// All of them.
+        total: usize,
+        /// Those asked for.
+        entries: Vec<vipsec_distribute::connection::ConnectionReport>,
+    },
+    /// Address, MAC if resolved, port.
+    Neighbours(Vec<(IpAddr, Option<MacAddr>, PortId)>),
+}
+
+/// One child SA's numbers and counters.
+#[derive(Debug, Clone)]
+pub struct SaReport {
+    /// Inbound SPI.
+    pub spi: Spi,
+    /// Its numbers.
+    pub edge: u64,
+    /// Granted inbound.
+    pub horizon: u64,
+    /// Last outbound number used.
+    pub sent: u64,
+    /// Granted outbound.
+    pub lease: u64,
+    /// Delivered inbound packets and their inner bytes.
+    pub packets_in: u64,
+    /// See `packets_in`.
+    pub bytes_in: u64,
+    /// Sealed outbound packets and their inner bytes.
+    pub packets_out: u64,
+    /// See `packets_out`.
+    pub bytes_out: u64,
+    /// Where the remote peer is now.
+    pub tunnel: vipsec_esp::sa::TunnelEnds,
+}
