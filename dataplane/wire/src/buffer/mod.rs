@@ -3,6 +3,10 @@
 use arrayvec::ArrayVec;
 use thiserror::Error;
 
+mod vec;
+
+pub use vec::{HEADROOM as VEC_HEADROOM, VecBuf, VecPool, VecPort};
+
 /// How many packets travel through the pipeline together at most.
 pub const BURST_MAX: usize = 32;
 
