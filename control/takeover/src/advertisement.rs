@@ -1,0 +1,225 @@
+//! What an owner says on the data networks, again and again, from its virtual MACs: "this VIP is mine, under this epoch".
+//!
+//! VRRP's timing, but authenticated and numbered. The frame carries our own EtherType; its payload is
+//!
+//! ```text
+//!  0                   1                   2                   3
+//!  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+//! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+//! |                   magic "VSAD"                                |
+//! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+//! |    version    |  appliance id |              VIP              |
+//! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+//! |                             epoch                             |
+//! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+//! |   protected   |                  zero                         |
+//! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+//! |                     process incarnation                       |
+//! |                                                               |
+//! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+//! |                           number                              |
+//! |                                                               |
+//! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+//! |         HMAC-SHA-256 of all before, first 16 bytes            |
+//! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+//! ```
+
+use aws_lc_rs::{constant_time, hkdf, hmac};
+use thiserror::Error;
+
+use vipsec_wire::iv::{ApplianceId, Epoch};
+
+const MAGIC: [u8; 4] = *b"VSAD";
+const VERSION: u8 = 1;
+const BODY_LEN: usize = 32;
+const TAG_LEN: usize = 16;
+
+/// Length of an advertisement's payload, in bytes.
+pub const ADVERTISEMENT_LEN: usize = BODY_LEN + TAG_LEN;
+
+/// An advertisement's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advertisement {
+    /// Who speaks.
+    pub owner: ApplianceId,
+    /// The VIP's place in the configuration.
+    pub vip: u16,
+    /// Under which epoch it is owned.
+    pub epoch: Epoch,
+    /// Does a backup hold a counted copy?
+    pub protected: bool,
+    /// Random, new with every process.
+    pub incarnation: u64,
+    /// Rises with every advertisement of one process.
+    pub number: u64,
+}
+
+/// Why an advertisement was not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum AdvertisementError {
+    /// Too short, another magic, or an impossible value.
+    #[error("not an advertisement")]
+    Malformed,
+    /// Another version of the format.
+    #[error("advertisement of version {0}")]
+    Version(u8),
+    /// Made with another pairing secret, or changed on the way.
+    #[error("advertisement does not authenticate")]
+    BadTag,
+    /// Sent before one that was already seen.
+    #[error("advertisement was seen before")]
+    Replayed,
+}
+
+/// Makes and checks the tags: keyed by the pairing secret.
+pub struct AdvertisementKey(hmac::Key);
+
+struct KeyLen;
+impl hkdf::KeyType for KeyLen {
+    fn len(&self) -> usize {
+        32
+    }
+}
+
+impl AdvertisementKey {
+    /// Derives the key from the pairing secret.
+    pub fn new(pairing_secret: &[u8]) -> Self {
+        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"vipsec advertisement").extract(pairing_secret);
+        let mut key = zeroize::Zeroizing::new([0u8; 32]);
+        // 32 bytes are far below HKDF's limit of 255 hashes; if that ever failed, the all-zero key would match no other side's.
+        if let Ok(okm) = prk.expand(&[b"hmac key"], KeyLen) {
+            let _ = okm.fill(key.as_mut());
+        }
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key.as_ref()))
+    }
+
+    /// The payload on the wire.
+    pub fn encode(&self, advertisement: &Advertisement) -> [u8; ADVERTISEMENT_LEN] {
+        let mut out = [0u8; ADVERTISEMENT_LEN];
+        let (body, tag) = out.split_at_mut(BODY_LEN);
+        body[..4].copy_from_slice(&MAGIC);
+        body[4] = VERSION;
+        body[5] = advertisement.owner.get();
+        body[6..8].copy_from_slice(&advertisement.vip.to_be_bytes());
+        body[8..12].copy_from_slice(&advertisement.epoch.0.to_be_bytes());
+        body[12] = advertisement.protected.into();
+        body[16..24].copy_from_slice(&advertisement.incarnation.to_be_bytes());
+        body[24..32].copy_from_slice(&advertisement.number.to_be_bytes());
+        tag.copy_from_slice(&hmac::sign(&self.0, body).as_ref()[..TAG_LEN]);
+        out
+    }
+
+    /// Reads a payload that may be followed by an Ethernet frame's padding.
+    pub fn decode(&self, payload: &[u8]) -> Result<Advertisement, AdvertisementError> {
+        let fixed: &[u8; ADVERTISEMENT_LEN] = payload.first_chunk().ok_or(AdvertisementError::Malformed)?;
+        let (body, tag) = fixed.split_at(BODY_LEN);
+        if body[..4] != MAGIC {
+            return Err(AdvertisementError::Malformed);
+        }
+        if body[4] != VERSION {
+            return Err(AdvertisementError::Version(body[4]));
+        }
+        let expected = hmac::sign(&self.0, body);
+        constant_time::verify_slices_are_equal(&expected.as_ref()[..TAG_LEN], tag)
+            .map_err(|_| AdvertisementError::BadTag)?;
+        let word = |at: usize| -> u64 {
+            body.get(at..).and_then(|rest| rest.first_chunk::<8>()).map_or(0, |bytes| u64::from_be_bytes(*bytes))
+        };
+        Ok(Advertisement {
+            owner: ApplianceId::new(body[5]).map_err(|_| AdvertisementError::Malformed)?,
+            vip: u16::from_be_bytes([body[6], body[7]]),
+            epoch: Epoch(u32::from_be_bytes([body[8], body[9], body[10], body[11]])),
+            protected: body[12] != 0,
+            incarnation: word(16),
+            number: word(24),
+        })
+    }
+}
+
+/// How many processes of the peer are remembered as gone.
+const RETIRED_MAX: usize = 64;
+
+/// Refuses advertisements that were sent before: numbers rise within a process, and a process that was followed by another
+/// is never heard again.
+#[derive(Debug, Default)]
+pub struct ReplayGuard {
+    current: Option<(u64, u64)>,
+    retired: std::collections::VecDeque<u64>,
+}
+
+impl ReplayGuard {
+    /// The peer's process is this one (the store link, which proves freshness, said so).
+    pub fn pin(&mut self, incarnation: u64) {
+        match self.current {
+            Some((known, _)) if known == incarnation => {}
+            _ => self.switch_to(incarnation, 0),
+        }
+    }
+
+    fn switch_to(&mut self, incarnation: u64, number: u64) {
+        if let Some((old, _)) = self.current.replace((incarnation, number)) {
+            if self.retired.len() == RETIRED_MAX {
+                self.retired.pop_front();
+            }
+            self.retired.push_back(old);
+        }
+    }
+
+    /// Is this one newer than all before?
+    pub fn check(&mut self, advertisement: &Advertisement) -> Result<(), AdvertisementError> {
+        let Advertisement { incarnation, number, .. } = *advertisement;
+        match &mut self.current {
+            Some((known, newest)) if *known == incarnation => {
+                if number <= *newest {
+                    return Err(AdvertisementError::Replayed);
+                }
+                *newest = number;
+            }
+            _ if self.retired.contains(&incarnation) => return Err(AdvertisementError::Replayed),
+            _ => self.switch_to(incarnation, number),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Advertisement {
+        Advertisement {
+            owner: ApplianceId::new(1).unwrap(),
+            vip: 2,
+            epoch: Epoch(77),
+            protected: true,
+            incarnation: 0xdead_beef_0000_0001,
+            number: 9,
+        }
+    }
+
+    #[test]
+    fn only_the_pairing_secret_makes_one() {
+        let key = AdvertisementKey::new(b"the secret of a and b");
+        let mut payload = key.encode(&sample());
+        assert_eq!(key.decode(&payload), Ok(sample()));
+        assert_eq!(AdvertisementKey::new(b"another").decode(&payload), Err(AdvertisementError::BadTag));
+        for bit in 0..payload.len() * 8 {
+            payload[bit / 8] ^= 1 << (bit % 8);
+            assert!(key.decode(&payload).is_err(), "bit {bit}");
+            payload[bit / 8] ^= 1 << (bit % 8);
+        }
+        assert_eq!(key.decode(&payload[..ADVERTISEMENT_LEN - 1]), Err(AdvertisementError::Malformed));
+    }
+
+    #[test]
+    fn an_old_advertisement_is_not_a_sign_of_life() {
+        let mut guard = ReplayGuard::default();
+        let first = sample();
+        assert_eq!(guard.check(&first), Ok(()));
+        assert_eq!(guard.check(&first), Err(AdvertisementError::Replayed));
+        let restarted = Advertisement { incarnation: 5, number: 1, ..first };
+        assert_eq!(guard.check(&restarted), Ok(()));
+        let of_the_dead_process = Advertisement { number: 1000, ..first };
+        assert_eq!(guard.check(&of_the_dead_process), Err(AdvertisementError::Replayed));
+    }
+}

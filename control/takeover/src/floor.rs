@@ -1,0 +1,100 @@
+//! The highest epoch that this appliance ever took, per VIP: what keeps it from using one twice.
+//!
+//! The number on disk is *reserved ahead*, so that a takeover never waits for a disk: everything up to it counts as taken after
+//! a restart.
+
+use vipsec_wire::iv::Epoch;
+
+/// How many epochs are reserved on disk beyond the newest one taken.
+pub const RESERVE_AHEAD: u32 = 16;
+
+/// Epochs taken and reserved, for one VIP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Floor {
+    taken: u32,
+    reserved: u32,
+    known: bool,
+}
+
+impl Floor {
+    /// The floor as it stands on disk; `None` where there is none (a new disk): then the appliance can't know which epochs it
+    /// once used, and must resume nothing that was created before it joined.
+    pub fn from_disk(reserved: Option<u32>) -> Self {
+        let value = reserved.unwrap_or(0);
+        Self { taken: value, reserved: value, known: reserved.is_some() }
+    }
+
+    /// Was there a floor on disk when the appliance started?
+    pub fn is_known(&self) -> bool {
+        self.known
+    }
+
+    /// The value that should be on disk, where that is more than what is there.
+    pub fn wants_reserved(&self) -> Option<u32> {
+        let wanted = self.taken.saturating_add(RESERVE_AHEAD);
+        (self.reserved < self.taken.saturating_add(RESERVE_AHEAD / 2)).then_some(wanted)
+    }
+
+    /// `value` is on disk now.
+    pub fn reserved(&mut self, value: u32) {
+        self.reserved = self.reserved.max(value);
+    }
+
+    /// The next epoch above everything that `seen` names; `None` until it is reserved: see [`Floor::require`].
+    pub fn next(&self, seen: Epoch) -> Option<Epoch> {
+        let next = self.taken.max(seen.0).checked_add(1)?;
+        (next <= self.reserved).then_some(Epoch(next))
+    }
+
+    /// What must be on disk before [`Floor::next`] answers for `seen`.
+    pub fn require(&self, seen: Epoch) -> u32 {
+        self.taken.max(seen.0).saturating_add(1 + RESERVE_AHEAD)
+    }
+
+    /// `epoch` is taken: never again.
+    pub fn take(&mut self, epoch: Epoch) {
+        self.taken = self.taken.max(epoch.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_is_taken_once_even_across_a_restart() {
+        let mut floor = Floor::from_disk(Some(20));
+        floor.reserved(36);
+        let first = floor.next(Epoch(0)).unwrap();
+        floor.take(first);
+        let second = floor.next(Epoch(0)).unwrap();
+        assert!(second > first);
+        floor.take(second);
+        // Restarted: all that was reserved counts as taken.
+        let mut again = Floor::from_disk(Some(36));
+        again.reserved(52);
+        assert!(again.next(Epoch(0)).unwrap() > second);
+    }
+
+    #[test]
+    fn no_epoch_without_the_disk() {
+        let mut floor = Floor::from_disk(None);
+        assert!(!floor.is_known());
+        assert_eq!(floor.next(Epoch(0)), None);
+        floor.reserved(floor.require(Epoch(7)));
+        assert_eq!(floor.next(Epoch(7)), Some(Epoch(8)));
+    }
+
+    #[test]
+    fn reserves_ahead_of_need() {
+        let mut floor = Floor::from_disk(Some(0));
+        let wanted = floor.wants_reserved().unwrap();
+        floor.reserved(wanted);
+        assert_eq!(floor.wants_reserved(), None);
+        for _ in 0..RESERVE_AHEAD {
+            let Some(epoch) = floor.next(Epoch(0)) else { break };
+            floor.take(epoch);
+        }
+        assert!(floor.wants_reserved().is_some());
+    }
+}

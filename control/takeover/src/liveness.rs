@@ -1,0 +1,110 @@
+//! What a backup knows of its owner: signs of life, counted in looks, and how long its copy may be trusted.
+
+use std::time::{Duration, Instant};
+
+use crate::timing::Timing;
+
+/// Counts looks without a sign of life on either path.
+#[derive(Debug)]
+pub struct Silence {
+    last_look: Option<Instant>,
+    heard: bool,
+    looks: u32,
+}
+
+impl Default for Silence {
+    fn default() -> Self {
+        Self { last_look: None, heard: true, looks: 0 }
+    }
+}
+
+impl Silence {
+    /// A heartbeat or an advertisement of the owner arrived.
+    pub fn heard(&mut self) {
+        self.heard = true;
+    }
+
+    /// Starts the count at zero: after pairing, a mark, or a question that was answered.
+    pub fn restart(&mut self) {
+        self.looks = 0;
+        self.heard = true;
+    }
+
+    /// Looks, at `now`; returns how many looks in a row saw nothing.
+    pub fn look(&mut self, now: Instant, timing: &Timing) -> u32 {
+        // A backup that slept may have missed what was sent meanwhile: it starts anew.
+        let overslept = self
+            .last_look
+            .is_some_and(|last| now.saturating_duration_since(last) >= 2 * timing.interval + timing.interval / 2);
+        self.last_look = Some(now);
+        if std::mem::take(&mut self.heard) || overslept {
+            self.looks = 0;
+        } else {
+            self.looks = self.looks.saturating_add(1);
+        }
+        self.looks
+    }
+
+    /// Looks in a row without a sign of life.
+    pub fn looks(&self) -> u32 {
+        self.looks
+    }
+}
+
+/// Stamps of our own looks: what goes out with a beat and comes back as an echo.
+#[derive(Debug)]
+pub struct Stamps {
+    origin: Instant,
+    newest: u64,
+}
+
+impl Stamps {
+    /// Stamps count from `origin`.
+    pub fn new(origin: Instant) -> Self {
+        Self { origin, newest: 0 }
+    }
+
+    /// The stamp of a look at `now`.
+    pub fn stamp(&mut self, now: Instant) -> u64 {
+        let nanos = u64::try_from(now.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX);
+        self.newest = self.newest.max(nanos).max(1);
+        self.newest
+    }
+
+    /// When the echoed look was; `None` for a stamp that we never gave out.
+    pub fn when(&self, echo: u64) -> Option<Instant> {
+        (echo <= self.newest).then(|| self.origin + Duration::from_nanos(echo))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TICK: Duration = Duration::from_millis(10);
+
+    #[test]
+    fn silence_counts_looks_not_time() {
+        let timing = Timing::default();
+        let start = Instant::now();
+        let mut silence = Silence::default();
+        silence.heard();
+        assert_eq!(silence.look(start, &timing), 0);
+        assert_eq!(silence.look(start + TICK, &timing), 1);
+        assert_eq!(silence.look(start + 2 * TICK, &timing), 2);
+        // It slept: what came meanwhile is unknown.
+        assert_eq!(silence.look(start + 30 * TICK, &timing), 0);
+        assert_eq!(silence.look(start + 31 * TICK, &timing), 1);
+        silence.heard();
+        assert_eq!(silence.look(start + 32 * TICK, &timing), 0);
+    }
+
+    #[test]
+    fn an_echo_of_the_future_is_no_echo() {
+        let start = Instant::now();
+        let mut stamps = Stamps::new(start);
+        let stamp = stamps.stamp(start + TICK);
+        assert_eq!(stamps.when(stamp), Some(start + TICK));
+        assert_eq!(stamps.when(stamp + 1), None);
+    }
+}

@@ -1,0 +1,111 @@
+//! Messages between the two appliances of a pair, over the store link. The link authenticates, numbers and orders them.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Largest encoded message, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// What an appliance says about one VIP in every beat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipStatus {
+    /// Does the sender own it, or is it taking it?
+    pub owned: bool,
+    /// Under which epoch it owns it, or the highest that it knows.
+    pub epoch: u32,
+    /// Does the sender hold a copy whose join was completed, of a process other than the receiver's?
+    pub holds_copy: bool,
+}
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Every interval, each way.
+    Beat {
+        /// The sender's newest look, in nanoseconds of its own clock: comes back as an echo.
+        stamp: u64,
+        /// The newest stamp of the receiver that the sender has seen.
+        echo: Option<u64>,
+        /// Every worker advances and the data links are up: only then is this a heartbeat.
+        healthy: bool,
+        /// By VIP, in the order of the configuration.
+        vips: Vec<VipStatus>,
+    },
+    /// Owner to backup: the join's last record is acknowledged; from here on the copy counts.
+    Joined,
+    /// Owner to backup (R7): have you begun to take over?
+    Question {
+        /// Comes back in the answer.
+        nonce: u64,
+    },
+    /// Backup to owner: the answer. "No" starts the backup's count anew.
+    Answer {
+        /// The question's.
+        nonce: u64,
+        /// Has the sender begun to take over, or is it the owner?
+        begun: bool,
+    },
+    /// Owner to backup: the VIP has stopped here, exact numbers are in the store: take it.
+    HandOver {
+        /// Its place in the configuration.
+        vip: u16,
+        /// The epoch that ends.
+        epoch: u32,
+    },
+    /// Backup to owner: I want to be handed this VIP (the operator asked for it here).
+    WantVip {
+        /// Its place in the configuration.
+        vip: u16,
+    },
+}
+
+/// A message that can't be read.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum MessageError {
+    /// More than [`MESSAGE_BYTES_MAX`].
+    #[error("message of {0} bytes is too long")]
+    TooLong(usize),
+    /// Not what we speak.
+    #[error("message can't be decoded")]
+    Undecodable,
+}
+
+impl Message {
+    /// Bytes for the link.
+    pub fn encode(&self) -> Vec<u8> {
+        // Encoding plain data into a Vec has no way to fail; an empty message would be refused by the receiver.
+        rmp_serde::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads a message.
+    pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            return Err(MessageError::TooLong(bytes.len()));
+        }
+        rmp_serde::from_slice(bytes).map_err(|_| MessageError::Undecodable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_message_survives_the_link() {
+        let beat = Message::Beat {
+            stamp: 5,
+            echo: Some(4),
+            healthy: true,
+            vips: vec![VipStatus { owned: true, epoch: 7, holds_copy: false }],
+        };
+        assert_eq!(Message::decode(&beat.encode()), Ok(beat));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_refused_not_fatal(bytes in proptest::collection::vec(any::<u8>(), 0..5000)) {
+            let _ = Message::decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,543 @@
+//! The protocol between the two appliances of a pair.
+//!
+//! ```text
+//!            silence on both paths,             SAs installed:
+//!            or the owner's process died        trust is judged
+//!   Standby ───────────────────────────► Taking ──────────────► Owner
+//!      ▲                                   │                   │  │ ▲
+//!      │          a higher (epoch, id)     │                   │  │ │ not begun: taken back (R7)
+//!      ├───────────────────────────────────┘   ordered to move │  ▼ │
+//!      │                                                       │ HandingOver
+//!      │     a higher (epoch, id), or uncertain (R7)           │  │
+//!      └───────────────────────────────────────────────────────┴──┘
+//! ```
+//!
+//! Every VIP has such a role; liveness, trust and the store link belong to the pair. As an owner, an appliance has a *copy* at its
+//! peer (`None → Joining → Counted → Leaving → None`); as a backup it *holds* one.
+
+mod backup;
+mod owner;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use vipsec_wire::iv::{ApplianceId, Epoch};
+
+use crate::advertisement::{Advertisement, AdvertisementError, ReplayGuard};
+use crate::floor::Floor;
+use crate::liveness::{Silence, Stamps};
+use crate::message::{Message, VipStatus};
+use crate::timing::Timing;
+
+/// What a pair has to know.
+#[derive(Debug, Clone)]
+pub struct PairConfig {
+    /// This appliance.
+    pub me: ApplianceId,
+    /// The other one.
+    pub peer: ApplianceId,
+    /// Times, the same on both.
+    pub timing: Timing,
+    /// One entry per VIP, in the order of the configuration.
+    pub vips: Vec<VipConfig>,
+}
+
+/// What a pair has to know of a VIP.
+#[derive(Debug, Clone)]
+pub struct VipConfig {
+    /// Does this appliance take it first when nobody owns it?
+    pub preferred: bool,
+    /// The epochs that were taken before this process began.
+    pub floor: Floor,
+}
+
+/// Where a VIP stands on this appliance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Not ours: the peer owns it, or nobody.
+    Standby,
+    /// We have begun to take it.
+    Taking {
+        /// `None` until the epoch's reservation is on disk.
+        epoch: Option<Epoch>,
+    },
+    /// Ours.
+    Owner {
+        /// Under this epoch.
+        epoch: Epoch,
+    },
+    /// It has been told to stop here and goes to the peer.
+    HandingOver {
+        /// Under which it was ours.
+        epoch: Epoch,
+        /// When the peer was told; `None` while the workers are stopping and exact numbers go out.
+        told: Option<Instant>,
+    },
+}
+
+/// Why an appliance gave up a VIP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepDownReason {
+    /// The peer owns it under a higher (epoch, id).
+    Deposed,
+    /// It can't be excluded that the backup acted (R7).
+    Uncertain,
+    /// The peer revoked our right to write into its store.
+    Refused,
+    /// Moved to the peer, as ordered.
+    Moved,
+}
+
+/// What has to be done now, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Send over the store link.
+    Send(Message),
+    /// Advertise the VIP on both networks and announce its addresses there.
+    Advertise {
+        /// Place in the configuration.
+        vip: u16,
+        /// Ours.
+        epoch: Epoch,
+        /// Is there a counted copy?
+        protected: bool,
+    },
+    /// Workers may act until then (R5); `None`: not at all.
+    Deadline(Option<Instant>),
+    /// Put this floor on disk, then call [`Pair::handle_floor_reserved`].
+    ReserveFloor {
+        /// Place in the configuration.
+        vip: u16,
+        /// The number.
+        value: u32,
+    },
+    /// End this pairing; the driver then pairs anew, with fresh keys and empty regions.
+    CloseLink,
+    /// Everything of our VIPs goes into the peer's region: bind, read, publish; then call [`Pair::handle_join_published`].
+    /// From here on acknowledgements are waited for.
+    Join,
+    /// No copy is waited for any more: release what waits.
+    Unprotected,
+    /// Fence the region that the peer wrote (unless the move was ordered), read the copy, install what it holds, shut; then
+    /// call [`Pair::handle_staged`].
+    Stage {
+        /// Place in the configuration.
+        vip: u16,
+        /// The new epoch.
+        epoch: Epoch,
+        /// Revoke the old owner's grant first.
+        fence: bool,
+    },
+    /// Open the VIP: it is ours.
+    Activate {
+        /// Place in the configuration.
+        vip: u16,
+        /// The new epoch.
+        epoch: Epoch,
+        /// May what was staged be resumed?
+        trusted: bool,
+    },
+    /// Stop every worker for the VIP, publish exact numbers, then call [`Pair::handle_stopped`].
+    Stop {
+        /// Place in the configuration.
+        vip: u16,
+    },
+    /// The move did not happen: open the VIP again, as it was.
+    TakeBack {
+        /// Place in the configuration.
+        vip: u16,
+    },
+    /// Forget the VIP's SAs without a word to the remote peers.
+    StepDown {
+        /// Place in the configuration.
+        vip: u16,
+        /// Why.
+        reason: StepDownReason,
+    },
+}
+
+/// The copy of our VIPs in the peer's store, as we see it as an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copy {
+    /// Nobody has one that counts.
+    None,
+    /// It is being filled. Its acknowledgements are waited for, but it can't be resumed from yet.
+    Joining,
+    /// The owner waits for it, and the backup may resume from it.
+    Counted,
+    /// The link is closed; the backup may trust its copy until then.
+    Leaving {
+        /// When it can't any more.
+        until: Instant,
+    },
+}
+
+/// The copy of the peer's VIPs that we hold, as a backup.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// The process that filled it.
+    incarnation: u64,
+    /// It may be resumed from until then.
+    trusted_until: Instant,
+}
+
+#[derive(Debug)]
+struct Link {
+    incarnation: u64,
+    agreed: bool,
+    heard_beat: bool,
+    /// When the look was that the peer's newest heartbeat echoes.
+    echoed_look: Option<Instant>,
+    /// The peer's newest stamp and when it arrived.
+    newest_stamp: Option<(u64, Instant)>,
+}
+
+#[derive(Debug)]
+struct Question {
+    nonce: u64,
+    asked: Instant,
+    uncertain_since: Instant,
+}
+
+#[derive(Debug)]
+struct Vip {
+    role: Role,
+    floor: Floor,
+    floor_asked: u32,
+    preferred: bool,
+    peer_owns: bool,
+    peer_holds_copy: bool,
+    /// The highest epoch that anybody was seen with.
+    seen: Epoch,
+    ownerless_since: Instant,
+}
+
+/// One side of a pair.
+#[derive(Debug)]
+pub struct Pair {
+    me: ApplianceId,
+    peer: ApplianceId,
+    timing: Timing,
+    vips: Vec<Vip>,
+    link: Option<Link>,
+    stamps: Stamps,
+    silence: Silence,
+    guard: ReplayGuard,
+    next_tick: Instant,
+    healthy: bool,
+    // as an owner
+    copy: Copy,
+    deadline: Option<Instant>,
+    question: Option<Question>,
+    questions: u64,
+    /// When the newest stamp that we ever echoed had arrived.
+    echoed_arrival: Option<Instant>,
+    // as a backup
+    held: Option<Held>,
+    actions: VecDeque<Action>,
+}
+
+/// For status and metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PairStatus {
+    /// The store link is paired.
+    pub linked: bool,
+    /// The peer's configuration agrees with ours.
+    pub agreed: bool,
+    /// Our copy at the peer.
+    pub copy: Copy,
+    /// We hold a copy of the peer's VIPs, and trust it at the time of asking.
+    pub trusted: bool,
+    /// Looks in a row without a sign of life of the owner.
+    pub silent_looks: u32,
+    /// By VIP.
+    pub roles: Vec<Role>,
+    /// By VIP: does the peer own it, and under which epoch was it last seen?
+    pub peer_owns: Vec<(bool, Epoch)>,
+}
+
+impl Pair {
+    /// Starts as a backup of everything, and listens.
+    pub fn new(config: PairConfig, now: Instant) -> Self {
+        let vips = config.vips.into_iter().map(|vip| Vip {
+            role: Role::Standby,
+            floor: vip.floor,
+            floor_asked: 0,
+            preferred: vip.preferred,
+            peer_owns: false,
+            peer_holds_copy: false,
+            seen: Epoch(0),
+            ownerless_since: now,
+        });
+        let mut pair = Self {
+            me: config.me,
+            peer: config.peer,
+            timing: config.timing,
+            vips: vips.collect(),
+            link: None,
+            stamps: Stamps::new(now),
+            silence: Silence::default(),
+            guard: ReplayGuard::default(),
+            next_tick: now,
+            healthy: true,
+            copy: Copy::None,
+            deadline: None,
+            question: None,
+            questions: 0,
+            echoed_arrival: None,
+            held: None,
+            actions: VecDeque::new(),
+        };
+        pair.actions.push_back(Action::Deadline(None));
+        pair.reserve_floors();
+        pair
+    }
+
+    /// When [`Pair::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Instant {
+        self.next_tick
+    }
+
+    /// What to do next.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Looks, speaks, decides: once every interval. All messages that arrived before `now` must have been handled.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if now < self.next_tick {
+            return;
+        }
+        self.next_tick = now + self.timing.interval;
+        self.look(now);
+        self.keep_owning(now);
+        self.beat(now);
+    }
+
+    /// The store link is paired with that process. `agreed`: the configurations that matter are the same.
+    pub fn handle_link_up(&mut self, now: Instant, incarnation: u64, agreed: bool) {
+        self.silence.restart();
+        self.guard.pin(incarnation);
+        self.link = Some(Link { incarnation, agreed, heard_beat: false, echoed_look: None, newest_stamp: None });
+        match self.held {
+            // Another process answers: the one that filled our copy is gone, and with it the VIPs' owner.
+            Some(held) if held.incarnation != incarnation => self.take_from_the_dead(now),
+            // The same process paired anew: the old region's acknowledgements don't count any more.
+            _ if !self.is_taking() => self.held = None,
+            _ => {}
+        }
+    }
+
+    /// The store link is closed, from whichever side.
+    pub fn handle_link_down(&mut self, now: Instant) {
+        if self.link.take().is_some() {
+            self.leave_copy(now);
+        }
+    }
+
+    /// A message over the store link: authenticated, in order, of this pairing.
+    pub fn handle_message(&mut self, now: Instant, message: &Message) {
+        if self.link.is_none() {
+            return;
+        }
+        match message {
+            Message::Beat { stamp, echo, healthy, vips } => self.handle_beat(now, *stamp, *echo, *healthy, vips),
+            Message::Joined => self.handle_joined(now),
+            Message::Question { nonce } => self.handle_question(*nonce),
+            Message::Answer { nonce, begun } => self.handle_answer(now, *nonce, *begun),
+            Message::HandOver { vip, epoch } => self.handle_hand_over(now, *vip, Epoch(*epoch)),
+            Message::WantVip { vip } => {
+                self.order_move(*vip);
+            }
+        }
+    }
+
+    /// An advertisement that authenticated.
+    pub fn handle_advertisement(&mut self, now: Instant, advert: &Advertisement) -> Result<(), AdvertisementError> {
+        if advert.owner != self.peer {
+            return Err(AdvertisementError::Malformed);
+        }
+        self.guard.check(advert)?;
+        let Some(vip) = self.vips.get_mut(usize::from(advert.vip)) else { return Err(AdvertisementError::Malformed) };
+        if advert.epoch < vip.seen {
+            return Ok(()); // a deposed owner's last words are no sign of life
+        }
+        vip.peer_owns = true;
+        vip.seen = advert.epoch;
+        self.silence.heard();
+        self.resolve(now, advert.vip, advert.epoch);
+        Ok(())
+    }
+
+    /// The data links' carriers are up and every worker advances, or not.
+    pub fn handle_health(&mut self, healthy: bool) {
+        self.healthy = healthy;
+    }
+
+    /// The floor is on disk.
+    pub fn handle_floor_reserved(&mut self, now: Instant, vip: u16, value: u32) {
+        let Some(entry) = self.vips.get_mut(usize::from(vip)) else { return };
+        entry.floor.reserved(value);
+        if entry.role == (Role::Taking { epoch: None }) {
+            self.begin(now, vip, true);
+        }
+    }
+
+    /// For the operator.
+    pub fn status(&self, now: Instant) -> PairStatus {
+        PairStatus {
+            linked: self.link.is_some(),
+            agreed: self.link.as_ref().is_some_and(|link| link.agreed),
+            copy: self.copy,
+            trusted: self.trusts(now),
+            silent_looks: self.silence.looks(),
+            roles: self.vips.iter().map(|vip| vip.role).collect(),
+            peer_owns: self.vips.iter().map(|vip| (vip.peer_owns, vip.seen)).collect(),
+        }
+    }
+
+    /// Was the floor of that VIP known when this process began? Without it nothing is resumed that was created before it joined.
+    pub fn floor_is_known(&self, vip: u16) -> bool {
+        self.vips.get(usize::from(vip)).is_some_and(|vip| vip.floor.is_known())
+    }
+
+    /// The epoch under which this appliance owns the VIP.
+    pub fn owned_epoch(&self, vip: u16) -> Option<Epoch> {
+        match self.vips.get(usize::from(vip))?.role {
+            Role::Owner { epoch } => Some(epoch),
+            _ => None,
+        }
+    }
+
+    /// Our copy at the peer.
+    pub fn copy(&self) -> Copy {
+        self.copy
+    }
+
+    fn vip_numbers(&self) -> impl Iterator<Item = u16> + use<> {
+        0..u16::try_from(self.vips.len()).unwrap_or(u16::MAX)
+    }
+
+    fn is_taking(&self) -> bool {
+        self.vips.iter().any(|vip| matches!(vip.role, Role::Taking { .. }))
+    }
+
+    fn owns_any(&self) -> bool {
+        self.vips.iter().any(|vip| matches!(vip.role, Role::Owner { .. } | Role::HandingOver { .. }))
+    }
+
+    fn send(&mut self, message: Message) {
+        if self.link.is_some() {
+            self.actions.push_back(Action::Send(message));
+        }
+    }
+
+    fn close_link(&mut self, now: Instant) {
+        if self.link.take().is_some() {
+            self.actions.push_back(Action::CloseLink);
+            self.leave_copy(now);
+        }
+    }
+
+    fn beat(&mut self, now: Instant) {
+        let stamp = self.stamps.stamp(now);
+        // What an owner that stopped says must not keep the backup waiting: only a certain one sends heartbeats.
+        let healthy = self.healthy && self.question.is_none();
+        let Some(link) = &self.link else { return };
+        let newest = link.newest_stamp;
+        let echo = newest.map(|(stamp, _)| stamp);
+        if let (true, Some((_, arrived))) = (healthy, newest) {
+            self.echoed_arrival = Some(arrived);
+        }
+        let trusted_copy = self.held.is_some();
+        let vips = self
+            .vips
+            .iter()
+            .map(|vip| VipStatus {
+                owned: matches!(
+                    vip.role,
+                    Role::Owner { .. } | Role::HandingOver { .. } | Role::Taking { epoch: Some(_) }
+                ),
+                epoch: match vip.role {
+                    Role::Owner { epoch } | Role::HandingOver { epoch, .. } | Role::Taking { epoch: Some(epoch) } => {
+                        epoch.0
+                    }
+                    _ => vip.seen.0,
+                },
+                holds_copy: trusted_copy,
+            })
+            .collect();
+        self.send(Message::Beat { stamp, echo: if healthy { echo } else { None }, healthy, vips });
+    }
+
+    fn handle_beat(&mut self, now: Instant, stamp: u64, echo: Option<u64>, healthy: bool, statuses: &[VipStatus]) {
+        if statuses.len() != self.vips.len() {
+            return; // the digest of the configuration is compared at pairing; this can't be an agreed peer
+        }
+        let echoed = echo.and_then(|echo| self.stamps.when(echo));
+        let trust = self.timing.trust;
+        let Some(link) = &mut self.link else { return };
+        let first = !std::mem::replace(&mut link.heard_beat, true);
+        if link.newest_stamp.is_none_or(|(newest, _)| stamp > newest) {
+            link.newest_stamp = Some((stamp, now));
+        }
+        if healthy {
+            link.echoed_look = link.echoed_look.max(echoed);
+            if let (Some(held), Some(look)) = (&mut self.held, echoed)
+                && held.incarnation == link.incarnation
+            {
+                held.trusted_until = held.trusted_until.max(look + trust);
+            }
+        }
+        for (number, status) in self.vip_numbers().zip(statuses) {
+            let Some(vip) = self.vips.get_mut(usize::from(number)) else { return };
+            vip.peer_holds_copy = status.holds_copy;
+            let epoch = Epoch(status.epoch);
+            if status.owned && epoch >= vip.seen {
+                vip.peer_owns = true;
+                if healthy {
+                    self.silence.heard();
+                }
+                vip.seen = epoch;
+                self.resolve(now, number, epoch);
+            } else if !status.owned {
+                if vip.peer_owns {
+                    vip.ownerless_since = now;
+                }
+                vip.peer_owns = false;
+                vip.seen = vip.seen.max(epoch);
+            }
+        }
+        if first {
+            self.meet_backup();
+        }
+    }
+
+    /// Two owners: the higher (epoch, id) stays.
+    fn resolve(&mut self, now: Instant, number: u16, theirs: Epoch) {
+        let (me, peer) = (self.me, self.peer);
+        let Some(vip) = self.vips.get_mut(usize::from(number)) else { return };
+        let (mine, reason) = match vip.role {
+            Role::Standby | Role::Taking { epoch: None } => return,
+            Role::Taking { epoch: Some(epoch) } | Role::Owner { epoch } => (epoch, StepDownReason::Deposed),
+            Role::HandingOver { epoch, .. } => (epoch, StepDownReason::Moved),
+        };
+        if (theirs, peer) > (mine, me) {
+            self.step_down(now, number, reason);
+        }
+    }
+
+    fn reserve_floors(&mut self) {
+        for number in self.vip_numbers() {
+            let Some(vip) = self.vips.get_mut(usize::from(number)) else { return };
+            if let Some(value) = vip.floor.wants_reserved()
+                && value > vip.floor_asked
+            {
+                vip.floor_asked = value;
+                self.actions.push_back(Action::ReserveFloor { vip: number, value });
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The owner's side: saying that it lives, stopping when it can't be sure, and the copy at the backup.
+
+use std::time::Instant;
+
+use super::{Action, Copy, Pair, Question, Role, StepDownReason};
+use crate::message::Message;
+
+impl Pair {
+    /// Everything that was bound at [`Action::Join`] is acknowledged.
+    pub fn handle_join_published(&mut self) {
+        if self.copy == Copy::Joining && self.link.is_some() {
+            // The copy counts from when the mark is sent, not from when it arrives.
+            self.copy = Copy::Counted;
+            self.send(Message::Joined);
+        }
+    }
+
+    /// A write into the peer's store was refused: the grant is revoked, so the backup has begun.
+    pub fn handle_refused(&mut self, now: Instant) {
+        self.step_down_all(now, StepDownReason::Refused);
+        self.close_link(now);
+    }
+
+    /// The operator wants this VIP at the peer. False where that can't be: it isn't ours, or no copy counts.
+    pub fn order_move(&mut self, number: u16) -> bool {
+        let counted = self.copy == Copy::Counted && self.link.is_some();
+        let Some(vip) = self.vips.get_mut(usize::from(number)) else { return false };
+        let Role::Owner { epoch } = vip.role else { return false };
+        if !counted {
+            return false;
+        }
+        vip.role = Role::HandingOver { epoch, told: None };
+        self.actions.push_back(Action::Stop { vip: number });
+        true
+    }
+
+    /// The operator wants this VIP here.
+    pub fn order_here(&mut self, number: u16) -> bool {
+        let Some(vip) = self.vips.get(usize::from(number)) else { return false };
+        if self.link.is_none() || !vip.peer_owns || self.held.is_none() {
+            return false;
+        }
+        self.send(Message::WantVip { vip: number });
+        true
+    }
+
+    /// Every worker confirmed its stop for the VIP, and the exact numbers are acknowledged.
+    pub fn handle_stopped(&mut self, now: Instant, number: u16) {
+        let Some(vip) = self.vips.get_mut(usize::from(number)) else { return };
+        if let Role::HandingOver { epoch, told } = &mut vip.role
+            && told.is_none()
+        {
+            *told = Some(now);
+            let epoch = epoch.0;
+            self.send(Message::HandOver { vip: number, epoch });
+        }
+    }
+
+    /// The first beat of a pairing tells what the peer is: a backup joins at once.
+    pub(super) fn meet_backup(&mut self) {
+        let owns = self.owns_any();
+        let Some(link) = &self.link else { return };
+        if !owns || !link.agreed || self.vips.iter().any(|vip| vip.peer_owns) && !self.owns_all_it_may() {
+            return;
+        }
+        // The pairing emptied whatever the peer held before, or the process that held it is gone: it doesn't count any more.
+        self.copy = Copy::Joining;
+        self.actions.push_back(Action::Join);
+    }
+
+    fn owns_all_it_may(&self) -> bool {
+        self.vips.iter().all(|vip| vip.peer_owns != matches!(vip.role, Role::Owner { .. } | Role::HandingOver { .. }))
+    }
+
+    /// Renews the deadline by sending (R5), or asks (R7), or gives up.
+    pub(super) fn keep_owning(&mut self, now: Instant) {
+        if !self.owns_any() {
+            return;
+        }
+        self.reserve_floors();
+        if let Copy::Leaving { until } = self.copy
+            && now >= until
+        {
+            self.copy = Copy::None;
+            self.actions.push_back(Action::Unprotected);
+        }
+        self.take_back_or_ask(now);
+        let overslept = self.deadline.is_some_and(|deadline| now >= deadline);
+        match (&self.question, self.copy) {
+            (Some(question), _) => {
+                let (asked, since) = (question.asked, question.uncertain_since);
+                if now >= since + self.timing.trust + self.timing.trust_margin {
+                    // Nobody answers, and the backup may have acted while it still trusted its copy.
+                    self.step_down_all(now, StepDownReason::Uncertain);
+                    self.close_link(now);
+                } else if now >= asked + self.timing.deadline {
+                    self.ask(now, since);
+                }
+                return;
+            }
+            (None, Copy::Counted) if overslept => {
+                self.ask(now, now);
+                return;
+            }
+            // No link to ask over: R7 leaves no choice.
+            (None, Copy::Leaving { .. }) if overslept => {
+                self.step_down_all(now, StepDownReason::Uncertain);
+                return;
+            }
+            // Without a counted copy nobody can have resumed our SAs; another owner would be heard.
+            _ => {}
+        }
+        if self.healthy {
+            let protected = self.copy == Copy::Counted;
+            for number in self.vip_numbers() {
+                if let Some(epoch) = self.owned_epoch(number) {
+                    self.actions.push_back(Action::Advertise { vip: number, epoch, protected });
+                }
+            }
+            self.renew(now + self.timing.deadline);
+        }
+    }
+
+    pub(super) fn renew(&mut self, until: Instant) {
+        self.deadline = Some(until);
+        self.actions.push_back(Action::Deadline(Some(until)));
+    }
+
+    fn ask(&mut self, now: Instant, uncertain_since: Instant) {
+        self.questions += 1;
+        let nonce = self.questions;
+        self.question = Some(Question { nonce, asked: now, uncertain_since });
+        self.actions.push_back(Action::Deadline(None));
+        self.send(Message::Question { nonce });
+    }
+
+    /// A move that was ordered and not answered: the peer may have died over it.
+    fn take_back_or_ask(&mut self, now: Instant) {
+        let patience = self.timing.detection;
+        let waits = self
+            .vips
+            .iter()
+            .any(|vip| matches!(vip.role, Role::HandingOver { told: Some(told), .. } if now >= told + patience));
+        if waits && self.question.is_none() {
+            self.ask(now, now);
+        }
+    }
+
+    pub(super) fn handle_answer(&mut self, now: Instant, nonce: u64, begun: bool) {
+        let Some(question) = self.question.take_if(|question| question.nonce == nonce) else { return };
+        if begun {
+            // Its beats and advertisements tell under which epoch; ours ends here.
+            self.step_down_all(now, StepDownReason::Deposed);
+            self.close_link(now);
+            return;
+        }
+        for number in self.vip_numbers() {
+            let Some(vip) = self.vips.get_mut(usize::from(number)) else { return };
+            if let Role::HandingOver { epoch, told: Some(_) } = vip.role {
+                vip.role = Role::Owner { epoch };
+                self.actions.push_back(Action::TakeBack { vip: number });
+            }
+        }
+        // The answer is worth as much as a heartbeat that left when we asked.
+        let until = question.asked + self.timing.deadline;
+        if now < until {
+            self.renew(until);
+        } else {
+            self.deadline = Some(until); // too late to act on: the next tick asks again
+        }
+    }
+
+    /// The link is gone: how long may the backup still trust what it holds?
+    pub(super) fn leave_copy(&mut self, now: Instant) {
+        match self.copy {
+            Copy::None | Copy::Leaving { .. } => {}
+            Copy::Joining => {
+                self.copy = Copy::None;
+                self.actions.push_back(Action::Unprotected);
+            }
+            Copy::Counted => {
+                if self.question.is_some() {
+                    self.copy = Copy::None;
+                    self.step_down_all(now, StepDownReason::Uncertain);
+                    return;
+                }
+                let wait = self.timing.trust + self.timing.trust_margin;
+                // Never echoed: the backup has nothing to count its trust from.
+                let until = self.echoed_arrival.map_or(now, |arrived| arrived + wait);
+                self.copy = Copy::Leaving { until };
+            }
+        }
+    }
+
+    pub(super) fn step_down(&mut self, now: Instant, number: u16, reason: StepDownReason) {
+        let Some(vip) = self.vips.get_mut(usize::from(number)) else { return };
+        if vip.role == Role::Standby {
+            return;
+        }
+        vip.role = Role::Standby;
+        vip.ownerless_since = now;
+        self.actions.push_back(Action::StepDown { vip: number, reason });
+        if !self.owns_any() && !self.is_taking() {
+            self.question = None;
+            self.deadline = None;
+            self.copy = Copy::None;
+            self.actions.push_back(Action::Deadline(None));
+            self.actions.push_back(Action::Unprotected);
+            // What the peer holds of us is void, and ours of it too: begin anew, from empty regions.
+            self.close_link(now);
+        }
+    }
+
+    pub(super) fn step_down_all(&mut self, now: Instant, reason: StepDownReason) {
+        for number in self.vip_numbers() {
+            self.step_down(now, number, reason);
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! Two pairs, a link and two data networks with simulated time: the stories that the protocol is made for.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// One appliance: its pair, and what a driver would do for it, done at once.
+struct Node {
+    pair: Pair,
+    incarnation: u64,
+    running: bool,
+    may_act_until: Option<Instant>,
+    stages: Vec<(Epoch, bool)>,
+    activated: Vec<(Epoch, bool)>,
+    stepped_down: Vec<StepDownReason>,
+    unprotected: u32,
+    advert_number: u64,
+}
+
+struct World {
+    now: Instant,
+    nodes: [Node; 2],
+    inbox: [VecDeque<Message>; 2],
+    adverts: [VecDeque<Advertisement>; 2],
+    linked: bool,
+    link_works: bool,
+    network_works: bool,
+}
+
+fn id(node: usize) -> ApplianceId {
+    ApplianceId::new(node as u8 + 1).unwrap()
+}
+
+fn node(index: usize, incarnation: u64, now: Instant, floor: u32) -> Node {
+    let pair = Pair::new(
+        PairConfig {
+            me: id(index),
+            peer: id(1 - index),
+            timing: Timing::default(),
+            vips: vec![VipConfig { preferred: index == 0, floor: Floor::from_disk(Some(floor)) }],
+        },
+        now,
+    );
+    Node {
+        pair,
+        incarnation,
+        running: true,
+        may_act_until: None,
+        stages: vec![],
+        activated: vec![],
+        stepped_down: vec![],
+        unprotected: 0,
+        advert_number: 0,
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Instant::now();
+        World {
+            now,
+            nodes: [node(0, 100, now, 0), node(1, 200, now, 0)],
+            inbox: Default::default(),
+            adverts: Default::default(),
+            linked: false,
+            link_works: true,
+            network_works: true,
+        }
+    }
+
+    fn drain(&mut self, index: usize) {
+        let now = self.now;
+        while let Some(action) = self.nodes[index].pair.poll_action() {
+            let node = &mut self.nodes[index];
+            match action {
+                Action::Send(message) if self.linked && self.link_works => self.inbox[1 - index].push_back(message),
+                Action::Send(_) => {}
+                Action::Advertise { vip, epoch, protected } => {
+                    node.advert_number += 1;
+                    let advert = Advertisement {
+                        owner: id(index),
+                        vip,
+                        epoch,
+                        protected,
+                        incarnation: node.incarnation,
+                        number: node.advert_number,
+                    };
+                    if self.network_works {
+                        self.adverts[1 - index].push_back(advert);
+                    }
+                }
+                Action::Deadline(until) => node.may_act_until = until,
+                Action::ReserveFloor { vip, value } => node.pair.handle_floor_reserved(now, vip, value),
+                Action::CloseLink => self.cut(index),
+                Action::Join => node.pair.handle_join_published(),
+                Action::Unprotected => node.unprotected += 1,
+                Action::Stage { vip, epoch, fence } => {
+                    node.stages.push((epoch, fence));
+                    node.pair.handle_staged(now, vip);
+                }
+                Action::Activate { epoch, trusted, .. } => node.activated.push((epoch, trusted)),
+                Action::Stop { vip } => node.pair.handle_stopped(now, vip),
+                Action::TakeBack { .. } => {}
+                Action::StepDown { reason, .. } => node.stepped_down.push(reason),
+            }
+        }
+    }
+
+    /// The link's socket is closed by `index`; the other side notices when it runs.
+    fn cut(&mut self, index: usize) {
+        self.linked = false;
+        self.inbox = Default::default();
+        if self.nodes[1 - index].running {
+            self.nodes[1 - index].pair.handle_link_down(self.now);
+        }
+    }
+
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += MS;
+            let both = self.nodes.iter().all(|node| node.running);
+            if !self.linked && both && self.link_works {
+                self.linked = true;
+                let incarnations = [self.nodes[0].incarnation, self.nodes[1].incarnation];
+                self.nodes[0].pair.handle_link_up(self.now, incarnations[1], true);
+                self.nodes[1].pair.handle_link_up(self.now, incarnations[0], true);
+            }
+            for index in 0..2 {
+                if !self.nodes[index].running {
+                    continue;
+                }
+                if !self.linked {
+                    self.nodes[index].pair.handle_link_down(self.now);
+                }
+                while let Some(message) = self.inbox[index].pop_front() {
+                    self.nodes[index].pair.handle_message(self.now, &message);
+                    self.drain(index);
+                }
+                while let Some(advert) = self.adverts[index].pop_front() {
+                    let _ = self.nodes[index].pair.handle_advertisement(self.now, &advert);
+                    self.drain(index);
+                }
+                self.nodes[index].pair.handle_timeout(self.now);
+                self.drain(index);
+            }
+        }
+    }
+
+    fn may_act(&self, index: usize) -> bool {
+        self.nodes[index].may_act_until.is_some_and(|until| self.now < until)
+            && self.nodes[index].pair.owned_epoch(0).is_some()
+    }
+
+    fn copy(&self, index: usize) -> Copy {
+        self.nodes[index].pair.copy()
+    }
+
+    /// a owns, b's copy counts.
+    fn settled() -> Self {
+        let mut world = World::new();
+        world.run(1500 * MS);
+        assert!(world.may_act(0) && !world.may_act(1));
+        assert_eq!(world.copy(0), Copy::Counted);
+        assert!(world.nodes[1].pair.status(world.now).trusted);
+        world
+    }
+
+    fn kill(&mut self, index: usize) {
+        self.nodes[index].running = false;
+        self.cut(index);
+        self.inbox = Default::default();
+    }
+}
+
+#[test]
+fn the_preferred_one_claims_and_the_other_joins() {
+    let world = World::settled();
+    assert!(world.nodes[1].activated.is_empty());
+}
+
+#[test]
+fn a_dead_owner_is_followed_within_detection_from_a_trusted_copy() {
+    let mut world = World::settled();
+    let before = world.nodes[0].pair.owned_epoch(0).unwrap();
+    world.kill(0);
+    world.run(75 * MS);
+    assert!(world.may_act(1));
+    let (epoch, trusted) = world.nodes[1].activated[0];
+    assert!(trusted && epoch > before);
+    assert_eq!(world.nodes[1].stages, [(epoch, true)]);
+}
+
+#[test]
+fn no_takeover_before_the_owners_deadline_has_passed() {
+    let mut world = World::settled();
+    world.nodes[0].running = false; // paused: it says nothing any more, its workers act until the deadline
+    for _ in 0..200 {
+        world.run(MS);
+        assert!(!(world.may_act(0) && world.may_act(1)));
+    }
+    assert!(world.may_act(1));
+}
+
+#[test]
+fn a_paused_owner_that_wakes_finds_itself_deposed_and_joins() {
+    let mut world = World::settled();
+    world.nodes[0].running = false;
+    world.run(100 * MS);
+    assert!(world.may_act(1));
+    world.nodes[0].running = true;
+    world.run(10 * MS);
+    assert!(!world.may_act(0));
+    assert_eq!(world.nodes[0].stepped_down.len(), 1);
+    world.run(200 * MS);
+    assert!(world.may_act(1) && !world.may_act(0));
+    assert_eq!(world.copy(1), Copy::Counted);
+}
+
+#[test]
+fn an_owner_that_overslept_asks_and_goes_on_when_nobody_has_begun() {
+    let mut world = World::settled();
+    world.nodes[0].running = false;
+    world.run(40 * MS);
+    world.nodes[0].running = true;
+    world.run(MS);
+    assert!(!world.may_act(0), "stopped until the answer");
+    world.run(20 * MS);
+    assert!(world.may_act(0));
+    assert!(world.nodes[0].stepped_down.is_empty() && world.nodes[1].activated.is_empty());
+}
+
+#[test]
+fn the_store_link_alone_lost_is_no_takeover() {
+    let mut world = World::settled();
+    world.link_works = false;
+    world.cut(0);
+    world.nodes[0].pair.handle_link_down(world.now);
+    world.run(100 * MS);
+    assert!(matches!(world.copy(0), Copy::Leaving { .. }), "the backup may still trust its copy");
+    assert!(world.may_act(0));
+    world.run(300 * MS);
+    assert_eq!(world.copy(0), Copy::None);
+    assert!(world.may_act(0) && world.nodes[1].activated.is_empty());
+    world.link_works = true;
+    world.run(100 * MS);
+    assert_eq!(world.copy(0), Copy::Counted);
+}
+
+#[test]
+fn a_copy_that_the_owner_left_behind_is_not_trusted() {
+    let mut world = World::settled();
+    world.link_works = false;
+    world.cut(0);
+    world.nodes[0].pair.handle_link_down(world.now);
+    world.run(400 * MS);
+    assert_eq!(world.copy(0), Copy::None);
+    world.kill(0);
+    world.run(100 * MS);
+    let (_, trusted) = world.nodes[1].activated[0];
+    assert!(!trusted);
+}
+
+#[test]
+fn a_full_partition_makes_two_owners_and_healing_leaves_one() {
+    let mut world = World::settled();
+    world.link_works = false;
+    world.network_works = false;
+    world.cut(0);
+    world.nodes[0].pair.handle_link_down(world.now);
+    world.run(500 * MS);
+    assert!(world.may_act(0) && world.may_act(1));
+    world.link_works = true;
+    world.network_works = true;
+    world.run(100 * MS);
+    assert!(!world.may_act(0) && world.may_act(1));
+}
+
+#[test]
+fn a_new_process_of_the_owner_proves_the_old_one_dead() {
+    let mut world = World::settled();
+    world.kill(0);
+    world.nodes[0] = node(0, 101, world.now, 32);
+    world.run(5 * MS);
+    assert!(world.may_act(1), "taken at once, without waiting for silence");
+    assert!(world.nodes[1].activated[0].1);
+    world.run(100 * MS);
+    assert_eq!(world.copy(1), Copy::Counted);
+    assert!(!world.may_act(0));
+}
+
+#[test]
+fn a_vip_moves_by_order_and_comes_back() {
+    let mut world = World::settled();
+    assert!(world.nodes[0].pair.order_move(0));
+    world.run(20 * MS);
+    assert!(world.may_act(1) && !world.may_act(0));
+    assert_eq!(world.nodes[0].stepped_down, [StepDownReason::Moved]);
+    assert!(world.nodes[1].activated[0].1);
+    world.run(100 * MS);
+    assert_eq!(world.copy(1), Copy::Counted);
+    assert!(world.nodes[0].pair.order_here(0), "given back at the receiver's order");
+    world.run(100 * MS);
+    assert!(world.may_act(0) && !world.may_act(1));
+}
+
+#[test]
+fn a_move_to_a_backup_that_died_is_taken_back_or_given_up_never_both() {
+    let mut world = World::settled();
+    world.nodes[1].running = false; // paused: the order waits in its inbox
+    assert!(world.nodes[0].pair.order_move(0));
+    world.run(400 * MS);
+    assert!(!world.nodes[0].stepped_down.is_empty(), "nobody answered: it can't be excluded that the peer acted");
+    world.nodes[1].running = true;
+    world.run(1000 * MS);
+    assert!(world.may_act(0) != world.may_act(1));
+}
+
+#[test]
+fn a_killed_backup_is_left_behind_only_after_its_trust_ran_out() {
+    let mut world = World::settled();
+    let freed = world.nodes[0].unprotected;
+    world.kill(1);
+    world.nodes[0].pair.handle_link_down(world.now);
+    world.run(200 * MS);
+    assert_eq!(world.nodes[0].unprotected, freed);
+    world.run(200 * MS);
+    assert_eq!(world.nodes[0].unprotected, freed + 1);
+    assert!(world.may_act(0));
+}
