@@ -1,0 +1,23 @@
+#include "shim.h"
+
+int shim_rte_errno(void) { return rte_errno; }
+
+unsigned int shim_rte_lcore_id(void) { return rte_lcore_id(); }
+
+int shim_log_to_stderr(void) { return rte_openlog_stream(stderr); }
+
+struct rte_mbuf *shim_rte_pktmbuf_alloc(struct rte_mempool *pool) { return rte_pktmbuf_alloc(pool); }
+
+void shim_rte_pktmbuf_free(struct rte_mbuf *mbuf) { rte_pktmbuf_free(mbuf); }
+
+int shim_rte_pktmbuf_linearize(struct rte_mbuf *mbuf) { return rte_pktmbuf_linearize(mbuf); }
+
+uint16_t shim_rte_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)
+{
+	return rte_eth_rx_burst(port, queue, mbufs, count);
+}
+
+uint16_t shim_rte_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)
+{
+	return rte_eth_tx_burst(port, queue, mbufs, count);
+}

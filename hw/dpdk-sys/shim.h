@@ -1,0 +1,35 @@
+/* What bindgen can't see in DPDK's headers: static inline functions, a thread-local behind a macro, and flags made of RTE_BIT64. */
+#ifndef VIPSEC_DPDK_SHIM_H
+#define VIPSEC_DPDK_SHIM_H
+
+#include <stdint.h>
+#include <stdio.h>
+
+#include <rte_dev.h>
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_ethdev.h>
+#include <rte_lcore.h>
+#include <rte_log.h>
+#include <rte_mbuf.h>
+#include <rte_mempool.h>
+#include <rte_version.h>
+
+int shim_rte_errno(void);
+unsigned int shim_rte_lcore_id(void);
+/* DPDK logs to stdout unless told otherwise. */
+int shim_log_to_stderr(void);
+
+struct rte_mbuf *shim_rte_pktmbuf_alloc(struct rte_mempool *pool);
+void shim_rte_pktmbuf_free(struct rte_mbuf *mbuf);
+int shim_rte_pktmbuf_linearize(struct rte_mbuf *mbuf);
+uint16_t shim_rte_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
+uint16_t shim_rte_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
+
+static const uint64_t SHIM_RTE_ETH_RSS_IP = RTE_ETH_RSS_IP;
+static const uint64_t SHIM_RTE_ETH_RSS_ESP = RTE_ETH_RSS_ESP;
+static const uint64_t SHIM_RTE_MBUF_F_INDIRECT = RTE_MBUF_F_INDIRECT;
+static const uint64_t SHIM_RTE_MBUF_F_EXTERNAL = RTE_MBUF_F_EXTERNAL;
+static const uint32_t SHIM_LCORE_ID_ANY = LCORE_ID_ANY;
+
+#endif
