@@ -1,4 +1,17 @@
 //! ESP (RFC 4303): seal and open a packet in place, anti-replay, numbers and nonces, crypto engines behind one trait.
-#![deny(unsafe_code)]
+//!
+//! Each direction of a child SA is one struct that a worker owns alone: [`inbound::InboundSa`] and [`outbound::OutboundSa`].
+//! Nothing here knows a clock, a thread or a lock, and sealing and opening allocate nothing.
+//!
+//! Not here: transport mode's header surgery, outer headers and UDP encapsulation (the pipeline's), manual keys, sender-side TFC
+//! padding (RFC 4303 §2.7, optional), ICVs shorter than 16 bytes (RFC 4106 §6, optional), SAs without anti-replay.
+#![forbid(unsafe_code)]
 
+pub mod engine;
+pub mod error;
+pub mod header;
+pub mod inbound;
+pub mod outbound;
+pub mod replay;
+mod room;
 pub mod sa;

@@ -1,0 +1,44 @@
+//! AWS-LC through aws-lc-rs.
+
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+
+use super::{Aead, BadKey, BadTag, SealFailed};
+use crate::header::{ICV_LEN, NONCE_LEN};
+use crate::sa::Algorithm;
+
+/// An AWS-LC context. The library keeps it on the heap and cleanses it on free.
+pub struct AwsLc(LessSafeKey);
+
+impl Aead for AwsLc {
+    fn new(algorithm: Algorithm, key: &[u8]) -> Result<Self, BadKey> {
+        let algorithm = match algorithm {
+            Algorithm::Aes128Gcm => &AES_128_GCM,
+            Algorithm::Aes256Gcm => &AES_256_GCM,
+        };
+        UnboundKey::new(algorithm, key).map(|key| Self(LessSafeKey::new(key))).map_err(|_| BadKey)
+    }
+
+    #[inline]
+    fn seal_in_place(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        aad: &[u8],
+        buffer: &mut [u8],
+    ) -> Result<[u8; ICV_LEN], SealFailed> {
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let tag = self.0.seal_in_place_separate_tag(nonce, Aad::from(aad), buffer).map_err(|_| SealFailed)?;
+        tag.as_ref().try_into().map_err(|_| SealFailed)
+    }
+
+    #[inline]
+    fn open_in_place(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        aad: &[u8],
+        buffer: &mut [u8],
+        tag: &[u8; ICV_LEN],
+    ) -> Result<(), BadTag> {
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        self.0.open_in_place_separate_tag(nonce, Aad::from(aad), tag, buffer).map(drop).map_err(|_| BadTag)
+    }
+}
