@@ -33,6 +33,9 @@ pub enum DeviceError {
         /// The file.
         path: PathBuf,
     },
+    /// A ring's arguments are addresses of rings in this process, which no text can vouch for.
+    #[error("{0}: a ring takes no arguments")]
+    RingArguments(String),
     /// A device of that name is attached already.
     #[error("{0}: a device of that name is in use")]
     InUse(String),
@@ -56,7 +59,7 @@ pub(crate) struct Device {
     pub(crate) port: u16,
     /// Is all of its input the content of capture files, which end?
     pub(crate) input_is_finite: bool,
-    _eal: Arc<EalInner>,
+    eal: Arc<EalInner>,
 }
 
 const BUS: &std::ffi::CStr = c"vdev";
@@ -75,18 +78,23 @@ impl Device {
             errno => DeviceError::Refused { device: device.to_owned(), errno },
         };
         let mut port = 0;
-        // SAFETY: the EAL is started; DPDK copies the C strings.
-        Errno::check(unsafe { sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut port) })
-            .map_or(Ok(()), |_| Err(DeviceError::InUse(name.to_owned())))?;
-        // SAFETY: as above.
-        Errno::check(unsafe { sys::rte_eal_hotplug_add(BUS.as_ptr(), c_name.as_ptr(), c_arguments.as_ptr()) })
-            .map_err(refused)?;
+        {
+            let _one_at_a_time = eal.inner.hotplug.lock();
+            // SAFETY: the EAL is started; DPDK copies the C strings.
+            if unsafe { sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut port) } == 0 {
+                return Err(DeviceError::InUse(name.to_owned()));
+            }
+            // SAFETY: as above.
+            Errno::check(unsafe { sys::rte_eal_hotplug_add(BUS.as_ptr(), c_name.as_ptr(), c_arguments.as_ptr()) })
+                .map_err(refused)?;
+        }
+        // From here on, dropping it detaches the device: also if it turns out to be no network device.
         let mut attached = Self {
             name: name.to_owned(),
             c_name,
-            port: 0,
+            port,
             input_is_finite: input_is_finite(name, &arguments),
-            _eal: eal.inner.clone(),
+            eal: eal.inner.clone(),
         };
         // SAFETY: as above.
         Errno::check(unsafe { sys::rte_eth_dev_get_port_by_name(attached.c_name.as_ptr(), &mut attached.port) })
@@ -97,6 +105,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
+        let _one_at_a_time = self.eal.hotplug.lock();
         // SAFETY: the EAL lives; the port is stopped by now, and nobody uses it any more: `Port` and the queues own this.
         let result = unsafe { sys::rte_eal_hotplug_remove(BUS.as_ptr(), self.c_name.as_ptr()) };
         if let Err(error) = Errno::check(result) {
@@ -115,6 +124,9 @@ fn parse(device: &str) -> Option<(&str, Vec<(&str, &str)>)> {
 
 /// Drivers name what is missing only on stderr, if at all, and with a return code that says nothing. So look first.
 fn check_arguments(name: &str, arguments: &[(&str, &str)]) -> Result<(), DeviceError> {
+    if name.starts_with("net_ring") && !arguments.is_empty() {
+        return Err(DeviceError::RingArguments(name.to_owned()));
+    }
     let interface_keys: &[&str] = match name.trim_end_matches(|c: char| c.is_ascii_digit()) {
         "net_af_packet" | "net_af_xdp" => &["iface"],
         "net_pcap" => &["iface", "rx_iface", "rx_iface_in", "tx_iface"],

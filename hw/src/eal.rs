@@ -4,8 +4,8 @@ use std::ffi::{CString, c_char, c_int};
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
 use std::{env, fs, io, mem, ptr};
 
@@ -100,6 +100,8 @@ pub(crate) struct EalInner {
     pub(crate) init_thread: ThreadId,
     /// How many threads got an lcore id later (see [`crate::thread`]).
     pub(crate) registered: AtomicUsize,
+    /// DPDK's lists of devices are not made for threads.
+    pub(crate) hotplug: Mutex<()>,
     _prefix_lock: File,
 }
 
@@ -147,6 +149,7 @@ impl Eal {
                 backing,
                 init_thread: std::thread::current().id(),
                 registered: AtomicUsize::new(0),
+                hotplug: Mutex::new(()),
                 _prefix_lock: prefix_lock,
             }),
         })

@@ -102,8 +102,9 @@ fn devices(eal: &Eal, pool: &Mempool) {
         assert!(error.to_string().contains("\"nosuch0\""), "{error}");
     }
     assert!(matches!(fails("net_pcap0,rx_pcap=/nosuch.pcap"), DeviceError::NoSuchCapture { .. }));
+    assert!(matches!(fails("net_ring0,ring=0x1234"), DeviceError::RingArguments(_)));
     assert!(matches!(fails("net_ring0,"), DeviceError::Malformed(_)));
-    for device in ["net_nonsense0", "net_null0,nonsense=1", "net_af_packet0,qpairs=1"] {
+    for device in ["net_nonsense0", "crypto_null0", "crypto_null0", "net_null0,nonsense=1", "net_af_packet0,qpairs=1"] {
         let error = fails(device);
         assert!(matches!(error, DeviceError::Refused { .. }), "{error:?}");
         assert!(error.to_string().contains(device), "{error}");
