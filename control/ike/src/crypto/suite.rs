@@ -1,0 +1,331 @@
+//! Proposals and what is chosen out of them (RFC 7296 §2.7, §3.3).
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::transform::{Algorithm, Encryption, Group, NONE, Prf, SequenceNumbers, kind};
+use crate::message::sa::{Proposal, Protocol, Transform};
+
+/// Text that is no proposal.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum InvalidProposal {
+    /// A part is unknown, or has no place in this kind of proposal.
+    #[error("{part:?} in the proposal {text:?} is no algorithm that fits there")]
+    Unknown {
+        /// The whole proposal.
+        text: String,
+        /// The part.
+        part: String,
+    },
+    /// No encryption algorithm, or for IKE no PRF or no group.
+    #[error("the proposal {0:?} is incomplete")]
+    Incomplete(String),
+}
+
+/// One proposal for IKE SAs, like `aes256gcm16-prfsha256-x25519`. Several algorithms of a kind are alternatives, the preferred first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IkeProposal {
+    encryption: Vec<Encryption>,
+    prf: Vec<Prf>,
+    groups: Vec<Group>,
+}
+
+/// The algorithms of an IKE SA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IkeSuite {
+    /// Encryption and integrity.
+    pub encryption: Encryption,
+    /// Key derivation and authentication.
+    pub prf: Prf,
+    /// Key exchange.
+    pub group: Group,
+}
+
+/// One proposal for child SAs, like `aes256gcm16-x25519`. Without a group, no key exchange of its own; without `esn`, 32-bit numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EspProposal {
+    encryption: Vec<Encryption>,
+    groups: Vec<Group>,
+    numbers: Vec<SequenceNumbers>,
+}
+
+/// The algorithms of a child SA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EspSuite {
+    /// Encryption and integrity.
+    pub encryption: Encryption,
+    /// Key exchange of its own; `None` in the IKE_AUTH exchange.
+    pub group: Option<Group>,
+    /// Extended sequence numbers.
+    pub esn: bool,
+}
+
+impl FromStr for IkeProposal {
+    type Err = InvalidProposal;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut proposal = Self { encryption: Vec::new(), prf: Vec::new(), groups: Vec::new() };
+        for part in text.split('-') {
+            let known =
+                add(part, &mut proposal.encryption) || add(part, &mut proposal.prf) || add(part, &mut proposal.groups);
+            if !known {
+                return Err(InvalidProposal::Unknown { text: text.to_owned(), part: part.to_owned() });
+            }
+        }
+        if proposal.encryption.is_empty() || proposal.prf.is_empty() || proposal.groups.is_empty() {
+            return Err(InvalidProposal::Incomplete(text.to_owned()));
+        }
+        Ok(proposal)
+    }
+}
+
+impl FromStr for EspProposal {
+    type Err = InvalidProposal;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut proposal = Self { encryption: Vec::new(), groups: Vec::new(), numbers: Vec::new() };
+        for part in text.split('-') {
+            let known = add(part, &mut proposal.encryption)
+                || add(part, &mut proposal.groups)
+                || add(part, &mut proposal.numbers);
+            if !known {
+                return Err(InvalidProposal::Unknown { text: text.to_owned(), part: part.to_owned() });
+            }
+        }
+        if proposal.encryption.is_empty() {
+            return Err(InvalidProposal::Incomplete(text.to_owned()));
+        }
+        if proposal.numbers.is_empty() {
+            proposal.numbers.push(SequenceNumbers::Short);
+        }
+        Ok(proposal)
+    }
+}
+
+fn add<A: Algorithm>(name: &str, list: &mut Vec<A>) -> bool {
+    let Some(algorithm) = A::by_name(name) else { return false };
+    if !list.contains(&algorithm) {
+        list.push(algorithm);
+    }
+    true
+}
+
+fn transforms<A: Algorithm>(list: &[A]) -> impl Iterator<Item = Transform> {
+    list.iter().map(|algorithm| algorithm.transform())
+}
+
+/// Our first choice that the other side lists. A transform counts as listed only with exactly our attributes:
+/// RFC 7296 §3.3.6: one with an attribute that isn't understood is unacceptable.
+fn first_listed<A: Algorithm>(ours: &[A], theirs: &Proposal) -> Option<A> {
+    ours.iter().copied().find(|algorithm| theirs.transforms.contains(&algorithm.transform()))
+}
+
+fn mentions(proposal: &Proposal, kind: u8) -> bool {
+    proposal.transforms.iter().any(|transform| transform.kind == kind)
+}
+
+fn lists_none(proposal: &Proposal, kind: u8) -> bool {
+    proposal.transforms.iter().any(|transform| transform.kind == kind && transform.id == NONE)
+}
+
+/// RFC 7296 §3.3: a combined-mode cipher has no integrity algorithm, or NONE.
+fn integrity_is_none(proposal: &Proposal) -> bool {
+    !mentions(proposal, kind::INTEG) || lists_none(proposal, kind::INTEG)
+}
+
+/// RFC 7296 §3.3.6: a proposal with a transform type that isn't understood is unacceptable.
+fn only_kinds(proposal: &Proposal, kinds: &[u8]) -> bool {
+    proposal.transforms.iter().all(|transform| kinds.contains(&transform.kind))
+}
+
+fn pick_group(ours: &[Group], theirs: &Proposal, ke: Option<Group>) -> Option<Group> {
+    // The group that already came with a public value saves a round trip.
+    ke.filter(|group| ours.contains(group) && theirs.transforms.contains(&group.transform()))
+        .or_else(|| first_listed(ours, theirs))
+}
+
+impl IkeProposal {
+    /// The group to try first.
+    pub fn first_group(&self) -> Option<Group> {
+        self.groups.first().copied()
+    }
+
+    /// Is this group among those proposed?
+    pub fn has_group(&self, group: Group) -> bool {
+        self.groups.contains(&group)
+    }
+
+    fn select(&self, theirs: &Proposal, ke: Option<Group>) -> Option<IkeSuite> {
+        if theirs.protocol != Protocol::Ike
+            || !only_kinds(theirs, &[kind::ENCR, kind::PRF, kind::INTEG, kind::DH])
+            || !integrity_is_none(theirs)
+        {
+            return None;
+        }
+        Some(IkeSuite {
+            encryption: first_listed(&self.encryption, theirs)?,
+            prf: first_listed(&self.prf, theirs)?,
+            group: pick_group(&self.groups, theirs, ke)?,
+        })
+    }
+
+    /// Could this suite come out of this proposal?
+    pub fn allows(&self, suite: &IkeSuite) -> bool {
+        self.encryption.contains(&suite.encryption)
+            && self.prf.contains(&suite.prf)
+            && self.groups.contains(&suite.group)
+    }
+}
+
+impl EspProposal {
+    /// The group to try first, where the proposal has a key exchange of its own.
+    pub fn first_group(&self) -> Option<Group> {
+        self.groups.first().copied()
+    }
+
+    /// Is this group among those proposed?
+    pub fn has_group(&self, group: Group) -> bool {
+        self.groups.contains(&group)
+    }
+
+    /// The proposal as IKE_AUTH makes it.
+    pub fn without_groups(&self) -> Self {
+        Self { groups: Vec::new(), ..self.clone() }
+    }
+
+    /// Is there any algorithm with extended sequence numbers? (A data plane without them says no to the configuration.)
+    pub fn wants_esn(&self) -> bool {
+        self.numbers.contains(&SequenceNumbers::Extended)
+    }
+
+    fn select(&self, theirs: &Proposal, ke: KeyExchange) -> Option<EspSuite> {
+        if theirs.protocol != Protocol::Esp
+            || !only_kinds(theirs, &[kind::ENCR, kind::INTEG, kind::DH, kind::ESN])
+            || !integrity_is_none(theirs)
+        {
+            return None;
+        }
+        let group = match ke {
+            // RFC 7296 §1.2: no key exchange in IKE_AUTH; a peer that lists groups there all the same is not turned away.
+            KeyExchange::None => None,
+            KeyExchange::Allowed(_) if self.groups.is_empty() => {
+                if mentions(theirs, kind::DH) && !lists_none(theirs, kind::DH) {
+                    return None;
+                }
+                None
+            }
+            KeyExchange::Allowed(ke) => Some(pick_group(&self.groups, theirs, ke)?),
+        };
+        Some(EspSuite {
+            encryption: first_listed(&self.encryption, theirs)?,
+            group,
+            esn: first_listed(&self.numbers, theirs)? == SequenceNumbers::Extended,
+        })
+    }
+}
+
+/// Whether a child SA may have a key exchange of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyExchange {
+    /// In IKE_AUTH it can't.
+    None,
+    /// In CREATE_CHILD_SA it may; the group of the KE payload, where there was one.
+    Allowed(Option<Group>),
+}
+
+/// Our proposals as they go on the wire.
+pub(crate) trait Offer {
+    fn to_wire(&self, number: u8, spi: &[u8]) -> Proposal;
+}
+
+impl Offer for IkeProposal {
+    fn to_wire(&self, number: u8, spi: &[u8]) -> Proposal {
+        let transforms =
+            transforms(&self.encryption).chain(transforms(&self.prf)).chain(transforms(&self.groups)).collect();
+        Proposal { number, protocol: Protocol::Ike, spi: spi.to_vec(), transforms }
+    }
+}
+
+impl Offer for EspProposal {
+    fn to_wire(&self, number: u8, spi: &[u8]) -> Proposal {
+        let transforms =
+            transforms(&self.encryption).chain(transforms(&self.groups)).chain(transforms(&self.numbers)).collect();
+        Proposal { number, protocol: Protocol::Esp, spi: spi.to_vec(), transforms }
+    }
+}
+
+/// An SA payload with all of `proposals`, numbered from 1 (RFC 7296 §3.3.1).
+pub(crate) fn offer<P: Offer>(proposals: &[P], spi: &[u8]) -> Vec<Proposal> {
+    (1..=u8::MAX).zip(proposals).map(|(number, proposal)| proposal.to_wire(number, spi)).collect()
+}
+
+/// The best of our proposals that one of theirs meets. Our order counts, then theirs.
+pub(crate) fn pick_ike<'a>(
+    ours: &[IkeProposal],
+    theirs: &'a [Proposal],
+    ke: Option<Group>,
+) -> Option<(IkeSuite, &'a Proposal)> {
+    ours.iter().find_map(|ours| theirs.iter().find_map(|one| Some((ours.select(one, ke)?, one))))
+}
+
+/// See [`pick_ike`].
+pub(crate) fn pick_esp<'a>(
+    ours: &[EspProposal],
+    theirs: &'a [Proposal],
+    ke: KeyExchange,
+) -> Option<(EspSuite, &'a Proposal)> {
+    ours.iter().find_map(|ours| theirs.iter().find_map(|one| Some((ours.select(one, ke)?, one))))
+}
+
+/// RFC 7296 §2.7: the accepted suite MUST contain exactly one transform of each type included in the proposal.
+fn answer(chosen: Vec<Transform>, theirs: &Proposal, spi: &[u8]) -> Proposal {
+    let mut transforms = chosen;
+    for kind in [kind::INTEG, kind::DH] {
+        let answered = transforms.iter().any(|transform| transform.kind == kind);
+        if !answered && lists_none(theirs, kind) {
+            transforms.push(Transform { kind, id: NONE, attributes: Vec::new() });
+        }
+    }
+    Proposal { number: theirs.number, protocol: theirs.protocol, spi: spi.to_vec(), transforms }
+}
+
+impl IkeSuite {
+    /// The SA payload that accepts `theirs`.
+    pub(crate) fn answer(&self, theirs: &Proposal, spi: &[u8]) -> Proposal {
+        let chosen = vec![self.encryption.transform(), self.prf.transform(), self.group.transform()];
+        answer(chosen, theirs, spi)
+    }
+}
+
+impl EspSuite {
+    /// See [`IkeSuite::answer`].
+    pub(crate) fn answer(&self, theirs: &Proposal, spi: &[u8]) -> Proposal {
+        let mut chosen = vec![self.encryption.transform()];
+        chosen.extend(self.group.map(Algorithm::transform));
+        chosen.push(self.numbers().transform());
+        answer(chosen, theirs, spi)
+    }
+
+    const fn numbers(&self) -> SequenceNumbers {
+        if self.esn { SequenceNumbers::Extended } else { SequenceNumbers::Short }
+    }
+}
+
+impl fmt::Display for IkeSuite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.encryption.name(), self.prf.name(), self.group.name())
+    }
+}
+
+impl fmt::Display for EspSuite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.encryption.name())?;
+        if let Some(group) = self.group {
+            write!(f, "-{}", group.name())?;
+        }
+        if self.esn { f.write_str("-esn") } else { Ok(()) }
+    }
+}

@@ -1,0 +1,215 @@
+//! Round trips of arbitrary messages, arbitrary and mutated bytes, and the rules that a reader has to keep.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::sa::{Attribute, Proposal, Protocol, Transform};
+use super::*;
+use crate::identity::Identity;
+use crate::selector::TrafficSelector;
+
+fn header() -> impl Strategy<Value = Header> {
+    (1..=u64::MAX, any::<u64>(), any::<u8>(), any::<(bool, bool)>(), any::<u32>()).prop_map(
+        |(initiator_spi, responder_spi, exchange, (initiator, response), message_id)| Header {
+            initiator_spi,
+            responder_spi,
+            exchange: exchange.into(),
+            sender: if initiator { Role::Initiator } else { Role::Responder },
+            direction: if response { Direction::Response } else { Direction::Request },
+            message_id,
+        },
+    )
+}
+
+fn transform() -> impl Strategy<Value = Transform> {
+    let attribute = prop_oneof![
+        any::<u16>().prop_map(Attribute::KeyLength),
+        (15u16..0x8000, any::<u16>()).prop_map(|(kind, value)| Attribute::Short(kind, value)),
+        (0u16..0x8000, vec(any::<u8>(), 0..20)).prop_map(|(kind, value)| Attribute::Long(kind, value)),
+    ];
+    (any::<u8>(), any::<u16>(), vec(attribute, 0..4)).prop_map(|(kind, id, attributes)| Transform {
+        kind,
+        id,
+        attributes,
+    })
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    any::<u8>().prop_map(Protocol::from)
+}
+
+fn proposal() -> impl Strategy<Value = Proposal> {
+    (any::<u8>(), protocol(), vec(any::<u8>(), 0..9), vec(transform(), 0..6))
+        .prop_map(|(number, protocol, spi, transforms)| Proposal { number, protocol, spi, transforms })
+}
+
+fn selector() -> impl Strategy<Value = TrafficSelector> {
+    let v4 = any::<(u32, u32)>().prop_map(|(a, b)| [a, b].map(|a| IpAddr::from(Ipv4Addr::from(a))));
+    let v6 = any::<(u128, u128)>().prop_map(|(a, b)| [a, b].map(|a| IpAddr::from(Ipv6Addr::from(a))));
+    (any::<u8>(), any::<(u16, u16)>(), prop_oneof![v4, v6])
+        .prop_map(|(protocol, ports, [first, last])| TrafficSelector { protocol, ports, first, last })
+}
+
+fn identity() -> impl Strategy<Value = Identity> {
+    (any::<u8>(), vec(any::<u8>(), 0..40)).prop_map(|(kind, data)| Identity::from_wire(kind, data))
+}
+
+fn payload() -> impl Strategy<Value = Payload> {
+    let bytes = || vec(any::<u8>(), 0..60);
+    prop_oneof![
+        vec(proposal(), 1..4).prop_map(Payload::Sa),
+        (any::<u16>(), bytes()).prop_map(|(group, data)| Payload::KeyExchange(group, data)),
+        identity().prop_map(Payload::IdInitiator),
+        identity().prop_map(Payload::IdResponder),
+        (any::<u8>(), bytes()).prop_map(|(method, data)| Payload::Auth(method, data)),
+        vec(any::<u8>(), 16..=256).prop_map(Payload::Nonce),
+        (protocol(), vec(any::<u8>(), 0..9), any::<u16>(), bytes()).prop_map(|(protocol, spi, kind, data)| {
+            Payload::Notify(Notify { protocol, spi, kind: NotifyType(kind), data })
+        }),
+        Just(Payload::Delete(Delete::Ike)),
+        vec(any::<u32>(), 0..10).prop_map(|spis| Payload::Delete(Delete::Esp(spis))),
+        Just(Payload::Delete(Delete::Other(2))),
+        bytes().prop_map(Payload::Vendor),
+        vec(selector(), 0..5).prop_map(Payload::TsInitiator),
+        vec(selector(), 0..5).prop_map(Payload::TsResponder),
+        (prop_oneof![Just(37u8), Just(38), Just(47), Just(48)], bytes()).prop_map(|(k, b)| Payload::Unused(k, b)),
+        (49u8..=255, bytes()).prop_map(|(kind, body)| Payload::Unknown(kind, body)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn clear_round_trip(header in header(), payloads in vec(payload(), 0..12)) {
+        let bytes = encode_clear(&header, &payloads);
+        let received = Received::parse(&bytes).unwrap();
+        prop_assert_eq!(received.header, header);
+        prop_assert_eq!(received.clear().unwrap(), payloads);
+        prop_assert_eq!(received.sealed().unwrap_err(), ParseError::Misplaced);
+    }
+
+    #[test]
+    fn protected_round_trip(header in header(), payloads in vec(payload(), 0..12)) {
+        let unsealed = encode_unsealed(&header, &payloads, 24);
+        let mut bytes = unsealed.associated_data.clone();
+        bytes.extend_from_slice(&[0; 8]);
+        bytes.extend_from_slice(&unsealed.plaintext);
+        bytes.extend_from_slice(&[0; 16]);
+        let received = Received::parse(&bytes).unwrap();
+        let sealed = received.sealed().unwrap();
+        prop_assert_eq!(sealed.associated_data, &unsealed.associated_data);
+        prop_assert_eq!(sealed.inner(&unsealed.plaintext).unwrap(), payloads);
+        prop_assert_eq!(received.clear().unwrap_err(), ParseError::Misplaced);
+    }
+
+    #[test]
+    fn arbitrary_bytes_do_no_harm(bytes in vec(any::<u8>(), 0..300)) {
+        read_all(&bytes);
+    }
+
+    /// A valid message with some bytes changed reaches much deeper than noise.
+    #[test]
+    fn mutated_messages_do_no_harm(
+        header in header(),
+        payloads in vec(payload(), 1..6),
+        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = encode_clear(&header, &payloads);
+        for (at, value) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        read_all(&bytes);
+        bytes.truncate(cut.index(bytes.len() + 1));
+        // So that the cut isn't found out by the length in the header alone.
+        let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+        if let Some(field) = bytes.get_mut(24..28) {
+            field.copy_from_slice(&length);
+        }
+        read_all(&bytes);
+    }
+}
+
+fn read_all(bytes: &[u8]) {
+    let Ok(received) = Received::parse(bytes) else { return };
+    if let Ok(payloads) = received.clear() {
+        // What was understood can be said again.
+        let again = encode_clear(&received.header, &payloads);
+        assert_eq!(Received::parse(&again).unwrap().clear().unwrap(), payloads);
+    }
+    if let Ok(sealed) = received.sealed() {
+        let _ = sealed.inner(sealed.body);
+    }
+}
+
+fn plain_header() -> Header {
+    Header {
+        initiator_spi: 1,
+        responder_spi: 2,
+        exchange: ExchangeType::Informational,
+        sender: Role::Initiator,
+        direction: Direction::Request,
+        message_id: 7,
+    }
+}
+
+#[test]
+fn header_on_the_wire() {
+    let bytes = encode_clear(&plain_header(), &[]);
+    assert_eq!(bytes, [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0x20, 37, 0x08, 0, 0, 0, 7, 0, 0, 0, 28]);
+}
+
+#[test]
+fn versions() {
+    let with_version = |version| {
+        let mut bytes = encode_clear(&plain_header(), &[]);
+        bytes[17] = version;
+        bytes
+    };
+    // RFC 7296 §3.1: the minor version is ignored.
+    assert!(Received::parse(&with_version(0x2f)).is_ok());
+    assert_eq!(Received::parse(&with_version(0x10)).unwrap_err(), ParseError::OldVersion);
+    assert_eq!(Received::parse(&with_version(0x30)).unwrap_err(), ParseError::MajorVersion(plain_header()));
+}
+
+/// RFC 7296 §2.5.
+#[test]
+fn critical_bit() {
+    let with_critical = |payload: Payload| {
+        let mut bytes = encode_clear(&plain_header(), &[payload]);
+        bytes[HEADER_LEN + 1] = 0x80;
+        bytes
+    };
+    let unknown = with_critical(Payload::Unknown(200, vec![1, 2, 3]));
+    assert_eq!(Received::parse(&unknown).unwrap().clear(), Err(ParseError::Critical(200)));
+    // The bit says nothing about types that RFC 7296 defines, even those we have no use for.
+    for known in [Payload::Vendor(vec![1]), Payload::Unused(47, vec![1, 0, 0, 0])] {
+        let bytes = with_critical(known.clone());
+        assert_eq!(Received::parse(&bytes).unwrap().clear(), Ok(vec![known]));
+    }
+}
+
+#[test]
+fn limits() {
+    let many = vec![Payload::Vendor(Vec::new()); PAYLOADS_MAX + 1];
+    assert!(Received::parse(&encode_clear(&plain_header(), &many[1..])).unwrap().clear().is_ok());
+    assert_eq!(Received::parse(&encode_clear(&plain_header(), &many)).unwrap().clear(), Err(ParseError::TooMany));
+    let long = encode_clear(&plain_header(), &[Payload::Vendor(vec![0; MESSAGE_BYTES_MAX])]);
+    assert_eq!(Received::parse(&long).unwrap_err(), ParseError::TooMany);
+    // RFC 7296 §3.9: nonces of 16 to 256 octets.
+    for (len, good) in [(15, false), (16, true), (256, true), (257, false)] {
+        let bytes = encode_clear(&plain_header(), &[Payload::Nonce(vec![0; len])]);
+        assert_eq!(Received::parse(&bytes).unwrap().clear().is_ok(), good, "{len}");
+    }
+}
+
+/// RFC 7296 §2.9: a traffic selector of unknown type is ignored, not an error.
+#[test]
+fn unknown_selector_type() {
+    let known: TrafficSelector = "10.0.0.0/8".parse().unwrap();
+    let mut bytes = encode_clear(&plain_header(), &[Payload::TsInitiator(vec![known, known])]);
+    bytes[HEADER_LEN + 8] = 9;
+    assert_eq!(Received::parse(&bytes).unwrap().clear(), Ok(vec![Payload::TsInitiator(vec![known])]));
+}
