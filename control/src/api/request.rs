@@ -1,0 +1,52 @@
+//! What can be asked.
+
+use serde::{Deserialize, Serialize};
+
+use super::response::{EspSpi, IkeSpi};
+
+/// Most connections that one answer lists.
+pub const CONNECTIONS_MAX: usize = 10_000;
+
+/// A question or an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// How is the appliance? Answered by [`Response::Status`](super::Response::Status).
+    Status,
+    /// IKE SAs and their children. Answered by [`Response::Sas`](super::Response::Sas).
+    Sas,
+    /// The connection table. Answered by [`Response::Connections`](super::Response::Connections).
+    Connections {
+        /// Most entries in the answer; more than [`CONNECTIONS_MAX`] count as that many.
+        max: usize,
+    },
+    /// The neighbour cache. Answered by [`Response::Neighbours`](super::Response::Neighbours).
+    Neighbours,
+    /// Everything that is counted. Answered by [`Response::Counters`](super::Response::Counters).
+    Counters,
+    /// Call a remote peer. Answered by [`Response::Done`](super::Response::Done) once the call has begun.
+    Initiate {
+        /// The connection's name.
+        connection: String,
+        /// One of its children; `None` is the first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        child: Option<String>,
+    },
+    /// Rekey a child SA.
+    RekeyChild {
+        /// Our inbound SPI.
+        spi: EspSpi,
+    },
+    /// Rekey an IKE SA.
+    RekeyIke {
+        /// Our SPI.
+        spi: IkeSpi,
+    },
+    /// Delete an IKE SA with all its children, and tell the remote peer.
+    Delete {
+        /// Our SPI.
+        spi: IkeSpi,
+    },
+    /// End the daemon.
+    Shutdown,
+}

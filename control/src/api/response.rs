@@ -1,0 +1,349 @@
+//! What is answered. Fields may be added within a version; clients ignore those that they don't know.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Response {
+    /// To [`Request::Status`](super::Request::Status).
+    Status(Box<Status>),
+    /// To [`Request::Sas`](super::Request::Sas).
+    Sas(Sas),
+    /// To [`Request::Connections`](super::Request::Connections).
+    Connections(Connections),
+    /// To [`Request::Neighbours`](super::Request::Neighbours).
+    Neighbours {
+        /// In the order of address.
+        entries: Vec<Neighbour>,
+    },
+    /// To [`Request::Counters`](super::Request::Counters).
+    Counters(Counters),
+    /// The order is carried out, or under way where that takes a remote peer.
+    Done,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// For programs.
+    pub kind: ErrorKind,
+    /// For people.
+    pub message: String,
+}
+
+impl ApiError {
+    /// An error and its explanation.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+/// The kinds of [`ApiError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorKind {
+    /// The request is not JSON, unknown, or too long.
+    BadRequest,
+    /// The request's version is not the daemon's.
+    WrongVersion,
+    /// No such SA, connection or child.
+    NotFound,
+    /// The appliance can't do that now.
+    Refused,
+    /// Too many clients or requests at once.
+    Busy,
+    /// The control core didn't answer in time.
+    Timeout,
+    /// The answer is longer than a response may be.
+    TooLarge,
+}
+
+/// How an appliance is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Who answers.
+    pub appliance: Appliance,
+    /// Floating addresses and their owners.
+    pub vips: Vec<Vip>,
+    /// Ports in the order of the configuration.
+    pub ports: Vec<Port>,
+    /// Workers.
+    pub workers: Vec<Worker>,
+    /// Does packet memory lie in hugepages?
+    pub hugepages: bool,
+    /// What seals and opens packets.
+    pub engine: String,
+    /// Packets dropped, by reason; only those that occurred.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// The appliance's own data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Appliance {
+    /// Configured id.
+    pub id: u8,
+    /// Configured name.
+    pub name: String,
+    /// Of vipsecd.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since the start.
+    pub uptime_s: u64,
+}
+
+/// A VIP and who has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vip {
+    /// Configured name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its virtual MAC address.
+    pub mac: String,
+    /// Inside gateways that move with it.
+    pub gateways: Vec<IpAddr>,
+    /// The owner's appliance id, if known.
+    pub owner: Option<u8>,
+    /// What this appliance is to it: `owner`, `backup`, …
+    pub state: String,
+    /// Ownership number.
+    pub epoch: u32,
+}
+
+/// A port and its counters since the start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Configured name.
+    pub name: String,
+    /// `outside` or `inside`.
+    pub side: String,
+    /// DPDK's device string.
+    pub device: String,
+    /// Its own MAC address.
+    pub mac: String,
+    /// Does it have a carrier?
+    pub link_up: bool,
+    /// Received packets.
+    pub rx_packets: u64,
+    /// Received bytes.
+    pub rx_bytes: u64,
+    /// Packets that the device dropped because nobody fetched them, or for want of memory.
+    pub rx_missed: u64,
+    /// Sent packets.
+    pub tx_packets: u64,
+    /// Sent bytes.
+    pub tx_bytes: u64,
+    /// Packets that could not be sent.
+    pub tx_errors: u64,
+}
+
+/// A worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its number.
+    pub id: u32,
+    /// The CPU that it is bound to, if any.
+    pub cpu: Option<u32>,
+    /// Does its loop go round?
+    pub alive: bool,
+    /// Child SAs installed.
+    pub sas: u64,
+    /// Connections in its table.
+    pub connections: u64,
+}
+
+/// All IKE SAs, and child SAs that have none (static ones).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sas {
+    /// In the order of their birth.
+    pub ike_sas: Vec<IkeSa>,
+    /// Child SAs of a test configuration.
+    pub static_children: Vec<Child>,
+}
+
+/// An IKE SA.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IkeSa {
+    /// Configured connection.
+    pub connection: String,
+    /// Name of the VIP that it ends on.
+    pub vip: String,
+    /// `established`, `rekeying`, …
+    pub state: String,
+    /// Our SPI; commands name the SA by it.
+    pub spi: IkeSpi,
+    /// The remote peer's SPI.
+    pub peer_spi: IkeSpi,
+    /// Did we call?
+    pub initiator: bool,
+    /// Our end.
+    pub local: SocketAddr,
+    /// The remote peer's end.
+    pub remote: SocketAddr,
+    /// The remote peer's identity.
+    pub remote_id: String,
+    /// In swanctl's notation.
+    pub proposal: String,
+    /// Seconds since it was established.
+    pub age_s: u64,
+    /// Its child SAs.
+    pub children: Vec<Child>,
+}
+
+/// A child SA.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Child {
+    /// Configured child.
+    pub name: String,
+    /// `installed`, `rekeying`, …
+    pub state: String,
+    /// Our SPI; commands name the SA by it.
+    pub spi_in: EspSpi,
+    /// The remote peer's SPI.
+    pub spi_out: EspSpi,
+    /// In swanctl's notation.
+    pub proposal: String,
+    /// Where the remote peer is; with a port if ESP travels in UDP.
+    pub remote: String,
+    /// Our side's traffic selectors.
+    pub local_ts: Vec<String>,
+    /// The remote side's traffic selectors.
+    pub remote_ts: Vec<String>,
+    /// Seconds since it was installed.
+    pub age_s: u64,
+    /// Highest inbound number delivered.
+    pub edge: u64,
+    /// Inbound numbers granted up to here; `None`: no limit.
+    pub horizon: Option<u64>,
+    /// Last outbound number used.
+    pub sent: u64,
+    /// Outbound numbers granted up to here; `None`: no limit.
+    pub lease: Option<u64>,
+    /// Delivered inbound packets.
+    pub packets_in: u64,
+    /// Their inner bytes.
+    pub bytes_in: u64,
+    /// Sealed outbound packets.
+    pub packets_out: u64,
+    /// Their inner bytes.
+    pub bytes_out: u64,
+}
+
+/// Some or all connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// How many there are.
+    pub total: u64,
+    /// As many as were asked for.
+    pub entries: Vec<ConnectionEntry>,
+}
+
+/// A connection through a VIP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionEntry {
+    /// `tcp`, `udp`, or a number.
+    pub protocol: String,
+    /// The remote peer's side, before the VIP.
+    pub client: SocketAddr,
+    /// VIP and port.
+    pub service: SocketAddr,
+    /// Name of the target that has it.
+    pub target: String,
+    /// `new`, `established`, `closing`, …
+    pub state: String,
+    /// Seconds since its first packet.
+    pub age_s: u64,
+}
+
+/// An entry of the neighbour cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// Its address.
+    pub address: IpAddr,
+    /// `None` while it is being asked for.
+    pub mac: Option<String>,
+    /// Name of the port that it is on.
+    pub port: String,
+}
+
+/// Everything that is counted, summed over the workers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Packets and events by name.
+    pub counters: BTreeMap<String, u64>,
+    /// Packets dropped by reason; all reasons.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// An SPI that isn't hexadecimal, or too long.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{text:?} is not an SPI of up to {digits} hexadecimal digits")]
+pub struct InvalidSpi {
+    text: String,
+    digits: usize,
+}
+
+macro_rules! spi {
+    ($(#[$doc:meta])* $name:ident, $number:ty, $digits:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(into = "String", try_from = "String")]
+        pub struct $name(pub $number);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!("{:0", $digits, "x}"), self.0)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(spi: $name) -> Self {
+                spi.to_string()
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidSpi;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let hex = text.strip_prefix("0x").unwrap_or(text);
+                let valid = (1..=$digits).contains(&hex.len()) && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+                <$number>::from_str_radix(hex, 16)
+                    .ok()
+                    .filter(|_| valid)
+                    .map(Self)
+                    .ok_or_else(|| InvalidSpi { text: text.to_owned(), digits: $digits })
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidSpi;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+    };
+}
+
+spi!(
+    /// An SPI of IKE. Hexadecimal in JSON, where numbers lose digits above 2^53.
+    IkeSpi,
+    u64,
+    16
+);
+spi!(
+    /// An SPI of ESP. Hexadecimal in JSON, as in captures.
+    EspSpi,
+    u32,
+    8
+);

@@ -1,0 +1,259 @@
+//! What can be wrong with a configuration, and where.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// One mistake in a configuration: reads `file:line: key: reason`.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct ConfigError {
+    /// The file it is in.
+    pub file: PathBuf,
+    /// The line, counted from 1; `None` when it isn't about a line (the file can't be read).
+    pub line: Option<usize>,
+    /// The key with the tables around it, as in `port.mtu`; empty when no key is to blame.
+    pub key: String,
+    /// What is wrong.
+    pub reason: Reason,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, "{line}:")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, " {}:", self.key)?;
+        }
+        write!(f, " {}", self.reason)
+    }
+}
+
+/// Every mistake found, in the order of the lines. Displays one per line.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, error) in self.0.iter().enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            error.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a value is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Reason {
+    /// The file can't be read.
+    #[error("cannot be read: {0}")]
+    Unreadable(String),
+    /// The file is larger than any sensible one.
+    #[error("is larger than {max} bytes")]
+    FileTooLarge {
+        /// Bytes allowed.
+        max: u64,
+    },
+    /// Not TOML.
+    #[error("{0}")]
+    Syntax(String),
+    /// A key that has to be there isn't.
+    #[error("is missing")]
+    Missing,
+    /// A key that nobody reads.
+    #[error("is not a key of this table (known: {known})")]
+    UnknownKey {
+        /// The keys that the table has, separated by commas.
+        known: String,
+    },
+    /// A value of another TOML type.
+    #[error("expected {expected}, found {found}")]
+    WrongType {
+        /// The type asked for.
+        expected: &'static str,
+        /// The type found.
+        found: &'static str,
+    },
+    /// A number outside its range.
+    #[error("{value} is not in {}..={}", .range.start(), .range.end())]
+    OutOfRange {
+        /// As it stands in the file.
+        value: String,
+        /// What is allowed.
+        range: RangeInclusive<u64>,
+    },
+    /// A duration outside its range.
+    #[error("{value:?} is not between {min:?} and {max:?}")]
+    DurationOutOfRange {
+        /// As it stands in the file.
+        value: String,
+        /// Shortest allowed.
+        min: Duration,
+        /// Longest allowed.
+        max: Duration,
+    },
+    /// Text that can't be understood.
+    #[error("{value:?} is not {expected}")]
+    Malformed {
+        /// As it stands in the file.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// Text that is none of the words allowed.
+    #[error("{value:?} is not one of {allowed}")]
+    NotAChoice {
+        /// As it stands in the file.
+        value: String,
+        /// The words, separated by commas.
+        allowed: String,
+    },
+    /// A part of a proposal that isn't implemented, or not in this place.
+    #[error("{value:?} is not a proposal of the form {form}: {detail}")]
+    BadProposal {
+        /// The whole proposal.
+        value: String,
+        /// What one looks like.
+        form: &'static str,
+        /// The part to blame.
+        detail: String,
+    },
+    /// A list that may not be empty, or a table that has to appear at least once.
+    #[error("at least one is needed")]
+    Empty,
+    /// More entries than there may be.
+    #[error("{count} entries, at most {max} are allowed")]
+    TooMany {
+        /// Found.
+        count: usize,
+        /// Allowed.
+        max: usize,
+    },
+    /// A name, address or MAC for the second time.
+    #[error("{value} is already used on line {first_line}")]
+    Duplicate {
+        /// The value.
+        value: String,
+        /// Where it was used first.
+        first_line: usize,
+    },
+    /// A prefix that shares addresses with another port's.
+    #[error("{prefix} overlaps with the prefix of another port on line {first_line}")]
+    Overlap {
+        /// The prefix.
+        prefix: String,
+        /// Where the other is.
+        first_line: usize,
+    },
+    /// A name that no table has.
+    #[error("there is no {kind} named {name:?}")]
+    NoSuch {
+        /// The kind of table.
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A port of the wrong side.
+    #[error("{port:?} is not an {expected} port")]
+    WrongSide {
+        /// The port's name.
+        port: String,
+        /// The side it should be on.
+        expected: &'static str,
+    },
+    /// An address that the port can't reach directly.
+    #[error("{address} is in no prefix of port {port:?}")]
+    NotOnLink {
+        /// The address.
+        address: String,
+        /// The port's name.
+        port: String,
+    },
+    /// A target that no inside port can reach directly: its MAC address could not be learnt.
+    #[error("{0} is in no prefix of an inside port")]
+    TargetNotOnLink(String),
+    /// A prefix with bits set behind its length.
+    #[error("{value} has bits set behind its prefix length; did you mean {network}?")]
+    HostBits {
+        /// As it stands in the file.
+        value: String,
+        /// The network it is in.
+        network: String,
+    },
+    /// Two addresses of different families that belong together.
+    #[error("{0} and {1} are of different address families")]
+    MixedFamilies(String, String),
+    /// An address of a family that this key doesn't take.
+    #[error("{0} is not an IPv4 address; IPv6 is not supported here yet")]
+    NotIpv4(String),
+    /// An address that can't belong to a host.
+    #[error("{0} is not a host's address")]
+    NotAHost(String),
+    /// A multicast or all-zero MAC address.
+    #[error("{0} is not a unicast MAC address")]
+    NotUnicast(String),
+    /// A path that a Unix socket can't be bound to.
+    #[error("is longer than the {max} bytes of a Unix socket's path")]
+    SocketPathTooLong {
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// A relative path where only an absolute one makes sense.
+    #[error("{0:?} is not an absolute path")]
+    NotAbsolute(String),
+    /// A secret's file can't be read.
+    #[error("{file}: {cause}")]
+    SecretUnreadable {
+        /// The file.
+        file: PathBuf,
+        /// The operating system's words.
+        cause: String,
+    },
+    /// A secret that others could read.
+    #[error("{file} can be accessed by group or others (mode {mode:04o}); chmod 600 it")]
+    SecretExposed {
+        /// The file.
+        file: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A secret's file is not an ordinary file.
+    #[error("{file} is not an ordinary file")]
+    SecretNotAFile {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A secret of no bytes.
+    #[error("{file} is empty")]
+    SecretEmpty {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A secret that is too large to be one.
+    #[error("{file} is larger than {max} bytes")]
+    SecretTooLarge {
+        /// The file.
+        file: PathBuf,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// Key material that is not hexadecimal, or too short or long for its algorithm. Never shows the value.
+    #[error("expected {expected_len} bytes in hexadecimal: the key, then 4 bytes of salt")]
+    BadKey {
+        /// Bytes that the algorithm takes.
+        expected_len: usize,
+    },
+    /// Static child SAs outside a test.
+    #[error("static child SAs are for tests only: start with --test-configuration to accept them")]
+    TestConfigurationRefused,
+    /// Packets' own end of a static child SA.
+    #[error("{0} is not the address of a VIP")]
+    NotAVip(String),
+}

@@ -1,0 +1,120 @@
+//! The configuration: from TOML to types whose values have been checked.
+//!
+//! [`load`] reports every mistake it finds, each with file, line, key and reason, and has an answer only when there is none.
+//! `examples/vipsec.toml` shows every key.
+
+mod appliance;
+mod connection;
+mod digest;
+mod error;
+mod identity;
+mod keys;
+mod model;
+mod names;
+mod network;
+mod proposal;
+mod read;
+mod secret;
+mod tables;
+mod value;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+pub use connection::{CHILDREN_MAX, CONNECTIONS_MAX, PROPOSALS_MAX, SELECTORS_MAX};
+pub use digest::ConfigDigest;
+pub use error::{ConfigError, ConfigErrors, Reason};
+pub use identity::Identity;
+pub use keys::{KEYS_FILE_BYTES_MAX, STATIC_CHILDREN_MAX};
+pub use model::{
+    Appliance, Child, Config, Connection, Eal, Engine, Floating, Hugepages, LogLevel, Polling, Port, RemoteAddr, Route,
+    Service, ServiceProtocol, Target, Vip, virtual_mac,
+};
+pub use network::{
+    GATEWAYS_MAX, PORT_ADDRESSES_MAX, PORTS_MAX, ROUTES_MAX, SERVICE_TARGETS_MAX, SERVICES_MAX, TARGETS_MAX, VIPS_MAX,
+};
+pub use proposal::{EspProposal, IkeProposal, KeyExchange, Prf};
+pub use secret::{SECRET_BYTES_MAX, Secret};
+
+use network::Network;
+use read::{Section, Source};
+
+/// Most bytes of a configuration.
+pub const CONFIG_BYTES_MAX: u64 = 4 << 20;
+
+/// What is done with a `[test]` table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TestConfiguration {
+    /// It is a mistake.
+    Refused,
+    /// It is taken: `--test-configuration`.
+    Accepted,
+}
+
+/// Reads and checks a configuration and the files that it names.
+///
+/// # Errors
+/// Every mistake found; see [`Reason`].
+pub fn load(path: &Path, test: TestConfiguration) -> Result<Config, ConfigErrors> {
+    let text = read(path).map_err(|reason| {
+        ConfigErrors(vec![ConfigError { file: path.to_path_buf(), line: None, key: String::new(), reason }])
+    })?;
+    let folder = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+    let source = Source::new(path, &text);
+    let config = source.parse().and_then(|table| {
+        let root = Section::root(&source, &table);
+        let config = check(&source, &root, &folder, test);
+        root.finish();
+        config
+    });
+    let problems = source.into_problems();
+    config.filter(|_| problems.is_empty()).ok_or(ConfigErrors(problems))
+}
+
+fn read(path: &Path) -> Result<String, Reason> {
+    let unreadable = |error: std::io::Error| Reason::Unreadable(error.to_string());
+    let mut text = String::new();
+    File::open(path).map_err(unreadable)?.take(CONFIG_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > CONFIG_BYTES_MAX {
+        return Err(Reason::FileTooLarge { max: CONFIG_BYTES_MAX });
+    }
+    Ok(text)
+}
+
+/// Reads every table before giving up, so that each says what is wrong with it.
+fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration) -> Option<Config> {
+    let appliance = appliance::appliance(root);
+    let eal = appliance::eal(root, appliance.as_ref());
+    let network = Network::read(root);
+    let connections = connection::connections(root, folder, &network.vip_names, &network.vips);
+    let static_children = match root.optional("test") {
+        None => Some(Vec::new()),
+        Some(field) if test == TestConfiguration::Refused => {
+            field.report(Reason::TestConfigurationRefused);
+            None
+        }
+        Some(field) => field.table().and_then(|section| {
+            let keys_file = section.required("keys_file");
+            section.finish();
+            keys::static_children(&keys_file?, folder, appliance.as_ref()?.id, &network.vips)
+                .map_err(|problems| source.adopt(problems))
+                .ok()
+        }),
+    };
+    Some(Config {
+        appliance: appliance?,
+        eal: eal?,
+        ports: all(network.ports)?,
+        routes: all(network.routes)?,
+        vips: all(network.vips)?,
+        targets: all(network.targets)?,
+        services: all(network.services)?,
+        connections: all(connections)?,
+        static_children: static_children?,
+    })
+}
+
+fn all<T>(items: Vec<Option<T>>) -> Option<Vec<T>> {
+    items.into_iter().collect()
+}

@@ -1,0 +1,270 @@
+//! A checked configuration: what holds here needs no second check.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use vipsec_dataplane::api::{PortId, Side};
+use vipsec_esp::sa::{ChildSa, Selector};
+use vipsec_wire::ethernet::MacAddr;
+use vipsec_wire::ip::Prefix;
+use vipsec_wire::iv::ApplianceId;
+
+use super::identity::Identity;
+use super::proposal::{EspProposal, IkeProposal};
+use super::secret::Secret;
+
+/// Everything an appliance is told at its start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[appliance]`
+    pub appliance: Appliance,
+    /// `[eal]`
+    pub eal: Eal,
+    /// `[[port]]`, indexed by [`PortId`]; at least one.
+    pub ports: Vec<Port>,
+    /// `[[route]]`
+    pub routes: Vec<Route>,
+    /// `[[vip]]`; the index is [`ChildSa::vip`].
+    pub vips: Vec<Vip>,
+    /// `[[target]]`
+    pub targets: Vec<Target>,
+    /// `[[service]]`
+    pub services: Vec<Service>,
+    /// `[[connection]]`
+    pub connections: Vec<Connection>,
+    /// Static child SAs of a test configuration.
+    pub static_children: Vec<ChildSa>,
+}
+
+/// What is this appliance's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appliance {
+    /// Unique in its group.
+    pub id: ApplianceId,
+    /// For people.
+    pub name: String,
+    /// Where the control API listens. Default: `/run/vipsec/<name>.sock`.
+    pub control_socket: PathBuf,
+    /// What has to outlive the process. Default: `/var/lib/vipsec/<name>`.
+    pub state_dir: PathBuf,
+    /// How workers wait for packets.
+    pub polling: Polling,
+    /// Which implementation seals and opens packets.
+    pub engine: Engine,
+    /// How much is logged.
+    pub log: LogLevel,
+}
+
+/// How workers wait for packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Polling {
+    /// Sleep when idle.
+    Adaptive,
+    /// Never sleep: lowest latency, one core each.
+    Busy,
+}
+
+/// Which implementation seals and opens packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// The fastest that this machine has.
+    Auto,
+    /// aws-lc-rs.
+    AwsLcRs,
+    /// RustCrypto's aes-gcm.
+    AesGcm,
+}
+
+/// The least severe messages that are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Only errors.
+    Error,
+    /// And warnings.
+    Warn,
+    /// And what an operator wants to see.
+    Info,
+    /// And what a developer wants to see.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// As a filter directive.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// How DPDK's environment is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eal {
+    /// Tells the DPDK processes of one machine apart. Default: `vipsec-<name>`.
+    pub file_prefix: String,
+    /// Memory for packets and tables, in MiB.
+    pub memory_mib: u32,
+    /// Where that memory comes from.
+    pub hugepages: Hugepages,
+}
+
+/// Are hugepages used?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hugepages {
+    /// If there are any.
+    Auto,
+    /// No.
+    Never,
+    /// Fail without.
+    Always,
+}
+
+/// A DPDK port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// For other tables to refer to.
+    pub name: String,
+    /// Its network.
+    pub side: Side,
+    /// DPDK's device string.
+    pub device: String,
+    /// `None`: what the device says.
+    pub mac: Option<MacAddr>,
+    /// Own addresses with their on-link prefixes; at least one.
+    pub addresses: Vec<(IpAddr, Prefix)>,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+}
+
+/// A static route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Destination.
+    pub prefix: Prefix,
+    /// Next hop, on-link at `port`.
+    pub via: IpAddr,
+    /// Port to leave by.
+    pub port: PortId,
+}
+
+/// A virtual IP address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vip {
+    /// For other tables to refer to.
+    pub name: String,
+    /// Address, MAC and outside port.
+    pub floating: Floating,
+    /// Inside gateways that move with it.
+    pub gateways: Vec<Floating>,
+}
+
+/// An address that moves between appliances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Floating {
+    /// The address.
+    pub address: IpAddr,
+    /// Configured, or [derived](virtual_mac) from the address.
+    pub mac: MacAddr,
+    /// The port it lives on.
+    pub port: PortId,
+}
+
+/// The virtual MAC address of an address whose table names none: the same on every appliance without an agreement between them.
+///
+/// IPv4: `02:76` and the address, so that two addresses never share one. Both are locally administered unicast addresses
+/// (the second bit of the first byte set, the first clear).
+pub fn virtual_mac(address: std::net::Ipv4Addr) -> MacAddr {
+    let [a, b, c, d] = address.octets();
+    MacAddr([0x02, 0x76, a, b, c, d])
+}
+
+/// A host that runs the application behind a VIP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// For services to refer to.
+    pub name: String,
+    /// On-link at `port`.
+    pub address: IpAddr,
+    /// The inside port that reaches it.
+    pub port: PortId,
+}
+
+/// What is distributed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Index into [`Config::vips`].
+    pub vip: u16,
+    /// Protocol.
+    pub protocol: ServiceProtocol,
+    /// Destination port; `None` is any.
+    pub port: Option<u16>,
+    /// Indices into [`Config::targets`], each once; at least one.
+    pub targets: Vec<usize>,
+}
+
+/// A service's protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ServiceProtocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// Every protocol.
+    Any,
+}
+
+/// Remote peers that call with the same policy.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// For people and commands.
+    pub name: String,
+    /// Index into [`Config::vips`].
+    pub vip: u16,
+    /// Where the peers may be.
+    pub remote_addrs: Vec<RemoteAddr>,
+    /// Who we are. Default: the VIP's address.
+    pub local_id: Identity,
+    /// Who the peer has to be.
+    pub remote_id: Identity,
+    /// Pre-shared key.
+    pub secret: Secret,
+    /// In the order of preference.
+    pub proposals: Vec<IkeProposal>,
+    /// Silence after which the peer is asked whether it lives (RFC 7296 §2.4).
+    pub dpd_delay: Duration,
+    /// Age at which the IKE SA is rekeyed.
+    pub rekey_time: Duration,
+    /// At least one.
+    pub children: Vec<Child>,
+}
+
+/// Where a remote peer may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RemoteAddr {
+    /// `%any`
+    Any,
+    /// An address (prefix of full length) or network.
+    In(Prefix),
+}
+
+/// The policy of a child SA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Child {
+    /// Unique in its connection.
+    pub name: String,
+    /// What our side may be. Default: the VIP.
+    pub local_ts: Vec<Selector>,
+    /// What the remote side may be.
+    pub remote_ts: Vec<Selector>,
+    /// In the order of preference.
+    pub esp_proposals: Vec<EspProposal>,
+    /// Age at which the child SA is rekeyed.
+    pub rekey_time: Duration,
+}

@@ -1,0 +1,278 @@
+//! `[[port]]`, `[[route]]`, `[[vip]]`, `[[target]]` and `[[service]]`: who can be reached where.
+//!
+//! A table with a mistake becomes `None` and keeps its place, so that the others' references to it stay right.
+
+use std::net::IpAddr;
+
+use vipsec_dataplane::api::{PortId, Side};
+use vipsec_wire::ip::Prefix;
+
+use super::error::Reason;
+use super::model::{Floating, Port, Route, Service, ServiceProtocol, Target, Vip, virtual_mac};
+use super::names::{Names, Once};
+use super::read::{Field, Section, every};
+use super::value;
+
+/// Most `[[port]]` tables.
+pub const PORTS_MAX: usize = 16;
+/// Most addresses of a port.
+pub const PORT_ADDRESSES_MAX: usize = 16;
+/// Most `[[route]]` tables.
+pub const ROUTES_MAX: usize = 256;
+/// Most `[[vip]]` tables.
+pub const VIPS_MAX: usize = 256;
+/// Most inside gateways of a VIP.
+pub const GATEWAYS_MAX: usize = 8;
+/// Most `[[target]]` tables.
+pub const TARGETS_MAX: usize = 1024;
+/// Most targets of a service.
+pub const SERVICE_TARGETS_MAX: usize = vipsec_distribute::maglev::TARGETS_MAX;
+/// Most `[[service]]` tables.
+pub const SERVICES_MAX: usize = 1024;
+
+const SIDES: [(&str, Side); 2] = [("outside", Side::Outside), ("inside", Side::Inside)];
+const PROTOCOLS: [(&str, ServiceProtocol); 3] =
+    [("tcp", ServiceProtocol::Tcp), ("udp", ServiceProtocol::Udp), ("any", ServiceProtocol::Any)];
+
+/// The network as far as it was read.
+pub(super) struct Network {
+    pub(super) ports: Vec<Option<Port>>,
+    pub(super) routes: Vec<Option<Route>>,
+    pub(super) vips: Vec<Option<Vip>>,
+    pub(super) targets: Vec<Option<Target>>,
+    pub(super) services: Vec<Option<Service>>,
+    pub(super) vip_names: Names,
+}
+
+impl Network {
+    pub(super) fn read(root: &Section) -> Self {
+        let mut reader = Reader {
+            ports: Vec::new(),
+            port_names: Names::new("port"),
+            addresses: Once::default(),
+            macs: Once::default(),
+        };
+        reader.read_ports(root);
+        let routes = reader.read_routes(root);
+        let (vips, vip_names) = reader.read_vips(root);
+        let (targets, target_names) = reader.read_targets(root);
+        let services = read_services(root, &vip_names, &target_names);
+        Self { ports: reader.ports, routes, vips, targets, services, vip_names }
+    }
+}
+
+struct Reader {
+    ports: Vec<Option<Port>>,
+    port_names: Names,
+    /// Addresses are unique over all tables.
+    addresses: Once,
+    /// So are MAC addresses.
+    macs: Once,
+}
+
+impl Reader {
+    fn read_ports(&mut self, root: &Section) {
+        let sections = root.tables("port", PORTS_MAX);
+        if sections.is_empty() {
+            root.report("port", Reason::Empty);
+        }
+        let mut devices = Once::default();
+        let mut prefixes = Vec::new();
+        for (index, section) in sections.into_iter().enumerate() {
+            let name = self.port_names.declare(index, &section);
+            let side = section.required("side").and_then(|field| field.choice(&SIDES));
+            let device = section.required("device").and_then(|field| {
+                let device = field.parse(device)?;
+                devices.claim(&field, &device.split(',').next().unwrap_or_default());
+                Some(device)
+            });
+            let mac = section.optional("mac").map(|field| {
+                let mac = field.parse(value::mac)?;
+                self.macs.claim(&field, &mac);
+                Some(mac)
+            });
+            let addresses = section.required("addresses").and_then(|field| self.port_addresses(&field, &mut prefixes));
+            let mtu = section.optional("mtu").map_or(Some(1500), |field| field.number(1280..=9000));
+            section.finish();
+            self.ports.push((|| {
+                let mac = mac.map_or(Some(None), |mac| mac.map(Some))?;
+                Some(Port { name: name?, side: side?, device: device?, mac, addresses: addresses?, mtu: mtu? })
+            })());
+        }
+    }
+
+    /// A port's addresses; their prefixes overlap with no other's, or it would be unclear which port reaches a host.
+    fn port_addresses(&mut self, field: &Field, prefixes: &mut Vec<(Prefix, usize)>) -> Option<Vec<(IpAddr, Prefix)>> {
+        let items = field.filled_list(PORT_ADDRESSES_MAX);
+        let known = prefixes.len();
+        every(items.iter().map(|item| {
+            let (address, prefix) = item.parse(value::interface)?;
+            self.addresses.claim(item, &address);
+            // Two addresses of one port may well share a prefix.
+            let overlap = prefixes.iter().take(known).find(|(other, _)| value::overlap(*other, prefix));
+            if let Some((_, first_line)) = overlap {
+                item.report(Reason::Overlap { prefix: prefix.to_string(), first_line: *first_line });
+            }
+            prefixes.push((prefix, item.line()));
+            Some((address, prefix))
+        }))
+    }
+
+    /// The port that `field` names, which has to be on `side` if one is given.
+    fn port(&self, field: &Field, side: Option<Side>) -> Option<(PortId, &Port)> {
+        let index = self.port_names.resolve(field)?;
+        let port = self.ports.get(index)?.as_ref()?;
+        if let Some(side) = side.filter(|side| *side != port.side) {
+            let expected = match side {
+                Side::Outside => "outside",
+                Side::Inside => "inside",
+            };
+            field.report(Reason::WrongSide { port: port.name.clone(), expected });
+            return None;
+        }
+        Some((PortId(u8::try_from(index).ok()?), port))
+    }
+
+    /// `address`, which has to be on-link at the port that `port` names.
+    fn on_link(&self, address: &Field, port: Option<&Field>, side: Option<Side>) -> Option<(IpAddr, PortId)> {
+        let host = address.parse(value::ipv4_host);
+        let (id, port) = port.and_then(|field| self.port(field, side))?;
+        let host = host?;
+        if !reaches(port, host) {
+            address.report(Reason::NotOnLink { address: host.to_string(), port: port.name.clone() });
+            return None;
+        }
+        Some((host, id))
+    }
+
+    fn read_routes(&self, root: &Section) -> Vec<Option<Route>> {
+        let mut prefixes = Once::default();
+        let read = |section: Section| {
+            let prefix = section.required("prefix").and_then(|field| {
+                let prefix = field.parse(value::ipv4_prefix)?;
+                prefixes.claim(&field, &prefix);
+                Some(prefix)
+            });
+            let via = section.required("via");
+            let port = section.required("port");
+            let hop = via.and_then(|via| self.on_link(&via, port.as_ref(), None));
+            section.finish();
+            let (via, port) = hop?;
+            Some(Route { prefix: prefix?, via, port })
+        };
+        root.tables("route", ROUTES_MAX).into_iter().map(read).collect()
+    }
+
+    fn read_vips(&mut self, root: &Section) -> (Vec<Option<Vip>>, Names) {
+        let mut names = Names::new("vip");
+        let mut vips = Vec::new();
+        for (index, section) in root.tables("vip", VIPS_MAX).into_iter().enumerate() {
+            let name = names.declare(index, &section);
+            let floating = self.floating(&section, Side::Outside);
+            let gateways = section.optional("gateways").map_or_else(Vec::new, |field| field.list(GATEWAYS_MAX));
+            let gateways = every(gateways.iter().map(|gateway| {
+                let section = gateway.table()?;
+                let floating = self.floating(&section, Side::Inside);
+                section.finish();
+                floating
+            }));
+            section.finish();
+            vips.push((|| Some(Vip { name: name?, floating: floating?, gateways: gateways? }))());
+        }
+        (vips, names)
+    }
+
+    /// `address`, `port` and perhaps `mac` of an address that moves.
+    fn floating(&mut self, section: &Section, side: Side) -> Option<Floating> {
+        let address = section.required("address");
+        let port = section.required("port");
+        let mac = section.optional("mac");
+        let place = address.as_ref().and_then(|field| self.on_link(field, port.as_ref(), Some(side)));
+        let configured = mac.as_ref().map(|field| field.parse(value::mac));
+        let (host, port) = place?;
+        let address = address?;
+        self.addresses.claim(&address, &host);
+        let derived = match host {
+            IpAddr::V4(v4) => virtual_mac(v4),
+            IpAddr::V6(_) => return None,
+        };
+        let chosen = configured.unwrap_or(Some(derived))?;
+        self.macs.claim(mac.as_ref().unwrap_or(&address), &chosen);
+        Some(Floating { address: host, mac: chosen, port })
+    }
+
+    fn read_targets(&mut self, root: &Section) -> (Vec<Option<Target>>, Names) {
+        let mut names = Names::new("target");
+        let mut targets = Vec::new();
+        for (index, section) in root.tables("target", TARGETS_MAX).into_iter().enumerate() {
+            let name = names.declare(index, &section);
+            let place = section.required("address").and_then(|field| {
+                let address = field.parse(value::ipv4_host)?;
+                self.addresses.claim(&field, &address);
+                let port = self.inside_port(address);
+                // With a broken port among them it is unclear whether one of them would have reached the target.
+                if port.is_none() && self.ports.iter().all(Option::is_some) {
+                    field.report(Reason::TargetNotOnLink(address.to_string()));
+                }
+                Some((address, port?))
+            });
+            section.finish();
+            targets.push(name.zip(place).map(|(name, (address, port))| Target { name, address, port }));
+        }
+        (targets, names)
+    }
+
+    fn inside_port(&self, address: IpAddr) -> Option<PortId> {
+        let reaches = |port: &Port| port.side == Side::Inside && reaches(port, address);
+        let index = self.ports.iter().position(|port| port.as_ref().is_some_and(reaches))?;
+        u8::try_from(index).ok().map(PortId)
+    }
+}
+
+fn reaches(port: &Port, address: IpAddr) -> bool {
+    port.addresses.iter().any(|(_, prefix)| prefix.contains(address))
+}
+
+fn device(text: &str) -> Result<String, Reason> {
+    // One argument of DPDK's command line: a driver's name, a number, and arguments behind commas.
+    if text.is_empty() || text.len() > 255 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Reason::Malformed {
+            value: text.to_owned(),
+            expected: "a DPDK device like \"net_af_packet0,iface=eth0\"",
+        });
+    }
+    Ok(text.to_owned())
+}
+
+fn read_services(root: &Section, vip_names: &Names, target_names: &Names) -> Vec<Option<Service>> {
+    let mut keys = Once::default();
+    let read = |section: Section| {
+        let vip_field = section.required("vip");
+        let vip = vip_field.as_ref().and_then(|field| vip_names.resolve(field));
+        let protocol =
+            section.optional("protocol").map_or(Some(ServiceProtocol::Any), |field| field.choice(&PROTOCOLS));
+        let port = section.optional("port").map(|field| field.number(1..=65_535));
+        let targets = section.required("targets").map_or_else(Vec::new, |field| field.filled_list(SERVICE_TARGETS_MAX));
+        let mut once = Once::default();
+        let targets = every(targets.iter().map(|field| {
+            let target = target_names.resolve(field)?;
+            once.claim(field, &field.text()?);
+            Some(target)
+        }));
+        section.finish();
+        let port = port.map_or(Some(None), |port| port.map(Some))?;
+        let service = Service { vip: u16::try_from(vip?).ok()?, protocol: protocol?, port, targets: targets? };
+        let key = format!("{} {}", vip_field.as_ref()?.text()?, describe(service.protocol, service.port));
+        keys.claim(&vip_field?, &key);
+        Some(service)
+    };
+    root.tables("service", SERVICES_MAX).into_iter().map(read).collect()
+}
+
+fn describe(protocol: ServiceProtocol, port: Option<u16>) -> String {
+    let protocol = PROTOCOLS.iter().find(|(_, known)| *known == protocol).map_or("?", |(word, _)| word);
+    match port {
+        Some(port) => format!("{protocol}/{port}"),
+        None => protocol.to_owned(),
+    }
+}

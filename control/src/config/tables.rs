@@ -1,0 +1,70 @@
+//! From the configuration to what the workers read.
+
+use vipsec_dataplane::api::{self, FloatingAddress, Policer, PortId, PortTable, Tables, VipTable};
+use vipsec_distribute::service::{self, ServiceError, ServiceTable, TargetId, TargetState};
+use vipsec_wire::ethernet::MacAddr;
+use vipsec_wire::ip::protocol;
+
+use super::model::{Config, Floating, Service, ServiceProtocol, Target};
+
+/// IKE datagrams that a worker lets through to the control core. A remote peer's whole call takes about four; a flood of more costs
+/// the control core less than a tenth of its time.
+const IKE_POLICER: Policer = Policer { rate: 2000, burst: 500 };
+
+impl Config {
+    /// The workers' tables: no VIP is owned yet, every target is up.
+    ///
+    /// `device_mac` tells what a port's device says; a configured MAC address wins.
+    ///
+    /// # Errors
+    /// What [`ServiceTable::new`] refuses; nothing that the checks let through.
+    pub fn tables(&self, device_mac: impl Fn(PortId) -> MacAddr) -> Result<Tables, ServiceError> {
+        let ports = self.ports.iter().zip(0..).map(|(port, id)| PortTable {
+            side: port.side,
+            mac: port.mac.unwrap_or_else(|| device_mac(PortId(id))),
+            addresses: port.addresses.clone(),
+            mtu: port.mtu,
+        });
+        let vips = self.vips.iter().map(|vip| VipTable {
+            vip: floating(&vip.floating),
+            gateways: vip.gateways.iter().map(floating).collect(),
+            owned: false,
+        });
+        let routes =
+            self.routes.iter().map(|route| api::Route { prefix: route.prefix, via: route.via, port: route.port });
+        Ok(Tables {
+            ports: ports.collect(),
+            vips: vips.collect(),
+            routes: routes.collect(),
+            services: self.service_table()?,
+            ike_policer: IKE_POLICER,
+        })
+    }
+
+    fn service_table(&self) -> Result<ServiceTable, ServiceError> {
+        let targets = self.targets.iter().zip(0..).map(|(target, id)| distributed(target, TargetId(id)));
+        let services = self.services.iter().filter_map(|service| self.distributed_service(service));
+        ServiceTable::new(targets.collect(), services.collect())
+    }
+
+    fn distributed_service(&self, service: &Service) -> Option<service::Service> {
+        Some(service::Service {
+            vip: self.vips.get(usize::from(service.vip))?.floating.address,
+            protocol: match service.protocol {
+                ServiceProtocol::Tcp => Some(protocol::TCP),
+                ServiceProtocol::Udp => Some(protocol::UDP),
+                ServiceProtocol::Any => None,
+            },
+            port: service.port,
+            targets: service.targets.iter().filter_map(|index| u16::try_from(*index).ok()).map(TargetId).collect(),
+        })
+    }
+}
+
+fn floating(floating: &Floating) -> FloatingAddress {
+    FloatingAddress { address: floating.address, mac: floating.mac, port: floating.port }
+}
+
+fn distributed(target: &Target, id: TargetId) -> service::Target {
+    service::Target { id, address: target.address, weight: 1, state: TargetState::Up }
+}

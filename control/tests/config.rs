@@ -1,0 +1,261 @@
+//! Configurations as users write them: good ones load, bad ones are refused with every mistake named.
+
+use std::fs::{self, Permissions};
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use vipsec_control::config::{Config, ConfigErrors, Identity, Reason, TestConfiguration, load};
+use vipsec_wire::ethernet::MacAddr;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn example() -> String {
+    fs::read_to_string(root().join("examples/vipsec.toml")).unwrap()
+}
+
+fn write(folder: &Path, name: &str, mode: u32, content: impl AsRef<[u8]>) -> PathBuf {
+    let path = folder.join(name);
+    fs::write(&path, content).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+    path
+}
+
+/// A folder with secrets in every state, and `vipsec.toml` with the given text.
+fn folder_with(text: &str) -> (TempDir, PathBuf) {
+    let folder = TempDir::new().unwrap();
+    write(folder.path(), "branch.psk", 0o600, "correct horse battery staple\n");
+    write(folder.path(), "exposed.psk", 0o640, "secret\n");
+    write(folder.path(), "blank.psk", 0o600, "\n");
+    write(folder.path(), "large.psk", 0o600, [b'x'; 1025]);
+    fs::create_dir(folder.path().join("folder.psk")).unwrap();
+    let config = write(folder.path(), "vipsec.toml", 0o644, text);
+    (folder, config)
+}
+
+fn load_text(text: &str) -> Result<Config, ConfigErrors> {
+    let (_folder, config) = folder_with(text);
+    load(&config, TestConfiguration::Refused)
+}
+
+#[test]
+fn example_loads_as_documented() {
+    let config = load_text(&example()).unwrap();
+    assert_eq!(config.appliance.id.get(), 1);
+    assert_eq!(config.ports.len(), 2);
+    let web = &config.vips[0];
+    assert_eq!(web.floating.address, "192.0.2.1".parse::<IpAddr>().unwrap());
+    assert_eq!(web.floating.mac, MacAddr([0x02, 0x76, 0x70, 0, 0, 1]));
+    assert_eq!(web.gateways[0].mac, MacAddr([0x02, 0x76, 10, 1, 0, 1]), "derived from 10.1.0.1");
+    let branch = &config.connections[0];
+    assert_eq!(branch.secret.expose(), b"correct horse battery staple", "without the newline");
+    assert_eq!(branch.remote_id, Identity::Fqdn("branch.example".to_owned()));
+    assert_eq!((branch.dpd_delay, branch.rekey_time), (Duration::from_secs(2), Duration::from_secs(14_400)));
+}
+
+#[test]
+fn defaults_are_as_documented() {
+    let text = r#"
+        appliance = { id = 7, name = "b" }
+        [[port]]
+        name = "out"
+        side = "outside"
+        device = "net_ring0"
+        addresses = ["192.0.2.12/24"]
+        [[vip]]
+        name = "web"
+        address = "192.0.2.1"
+        port = "out"
+        [[connection]]
+        name = "branch"
+        vip = "web"
+        remote_id = "%any"
+        secret_file = "branch.psk"
+        [[connection.child]]
+        name = "net"
+        remote_ts = ["10.9.0.0/16"]
+    "#;
+    let config = load_text(text).unwrap();
+    assert_eq!(config.appliance.control_socket, Path::new("/run/vipsec/b.sock"));
+    assert_eq!(config.appliance.state_dir, Path::new("/var/lib/vipsec/b"));
+    assert_eq!((config.eal.file_prefix.as_str(), config.eal.memory_mib), ("vipsec-b", 256));
+    assert_eq!((config.ports[0].mac, config.ports[0].mtu), (None, 1500));
+    assert_eq!(config.vips[0].floating.mac, MacAddr([0x02, 0x76, 192, 0, 2, 1]));
+    let vip: IpAddr = "192.0.2.1".parse().unwrap();
+    assert_eq!(config.connections[0].local_id, Identity::Address(vip));
+    assert_eq!(config.connections[0].children[0].local_ts[0].addresses, vip..=vip);
+}
+
+/// Each `bad/*.toml` is refused with the lines in the `.txt` beside it: all of them, in this order, and no more.
+#[test]
+fn every_mistake_is_named_with_its_line() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/bad");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut cases = 0;
+    for file in files.filter(|path| path.extension().is_some_and(|extension| extension == "toml")) {
+        let (folder, config) = folder_with(&fs::read_to_string(&file).unwrap());
+        let errors = load(&config, TestConfiguration::Refused).expect_err(&file.display().to_string());
+        let found = errors.to_string().replace(&format!("{}/", folder.path().display()), "");
+        let expected = fs::read_to_string(file.with_extension("txt")).unwrap_or_default();
+        assert_eq!(found, expected.trim_end(), "{}", file.display());
+        cases += 1;
+    }
+    assert!(cases >= 17, "{cases} cases found");
+}
+
+#[test]
+fn becomes_the_workers_tables() {
+    let device_mac = MacAddr([2, 0, 0, 0, 9, 9]);
+    let tables = load_text(&example()).unwrap().tables(|_| device_mac).unwrap();
+    let [outside, inside] = &tables.ports[..] else { panic!("two ports") };
+    assert_eq!(outside.mac, MacAddr([2, 0, 0, 0, 1, 10]), "the configuration wins over the device");
+    assert_eq!(inside.mac, device_mac);
+    assert!(!tables.vips[0].owned, "nobody owns a VIP before ownership says so");
+    assert_eq!(tables.routes[0].prefix.bits(), 0);
+    let service = &tables.services.services()[0];
+    assert_eq!((service.vip, service.protocol, service.port), ("192.0.2.1".parse().unwrap(), Some(6), Some(80)));
+    assert_eq!(tables.services.targets()[1].address, "10.1.0.22".parse::<IpAddr>().unwrap());
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let errors = load(Path::new("/nonexistent/vipsec.toml"), TestConfiguration::Refused).unwrap_err();
+    assert!(matches!(errors.0[0].reason, Reason::Unreadable(_)));
+    assert!(errors.to_string().starts_with("/nonexistent/vipsec.toml: cannot be read: "), "{errors}");
+}
+
+#[test]
+fn secrets_never_show() {
+    let config = load_text(&example()).unwrap();
+    assert!(!format!("{config:?}").contains("horse"));
+}
+
+mod digest {
+    use super::*;
+
+    fn of(text: &str) -> [u8; 32] {
+        *load_text(text).unwrap().digest().as_bytes()
+    }
+
+    #[test]
+    fn is_the_same_for_what_is_an_appliances_own() {
+        let reference = of(&example());
+        for (from, to) in [
+            ("id = 1\n", "id = 2\n"),
+            ("name = \"a\"", "name = \"b\""),
+            ("192.0.2.11/24", "192.0.2.12/24"),
+            ("02:00:00:00:01:0a", "02:00:00:00:01:0b"),
+            ("iface=out0", "iface=eth1"),
+            ("memory_mib = 256", "memory_mib = 512"),
+            ("[\"t1\", \"t2\"]", "[\"t2\", \"t1\"]"),
+            ("log = \"info\"", "log = \"debug\""),
+            ("via = \"192.0.2.254\"", "via = \"192.0.2.253\""),
+        ] {
+            assert!(example().contains(from), "{from}");
+            assert_eq!(of(&example().replace(from, to)), reference, "{from} -> {to}");
+        }
+    }
+
+    #[test]
+    fn differs_with_what_a_successor_relies_on() {
+        let reference = of(&example());
+        for (from, to) in [
+            ("address = \"192.0.2.1\"", "address = \"192.0.2.2\""),
+            ("02:76:70:00:00:01", "02:76:70:00:00:02"),
+            ("address = \"10.1.0.1\"", "address = \"10.1.0.2\""),
+            ("address = \"10.1.0.22\"", "address = \"10.1.0.23\""),
+            ("[\"t1\", \"t2\"]", "[\"t1\"]"),
+            ("port = 80", "port = 81"),
+            ("remote_addrs = [\"%any\"]", "remote_addrs = [\"198.51.100.0/24\"]"),
+            ("remote_id = \"branch.example\"", "remote_id = \"x.example\""),
+            ("proposals = [\"aes256gcm16-prfsha256-x25519\"]", "proposals = [\"aes256gcm16-prfsha384-x25519\"]"),
+            ("\"aes128gcm16\"]", "\"aes256gcm16\"]"),
+            ("remote_ts = [\"10.9.0.0/16\"]", "remote_ts = [\"10.9.0.0/17\"]"),
+            ("rekey_time = \"1h\"", "rekey_time = \"2h\""),
+        ] {
+            assert!(example().contains(from), "{from}");
+            assert_ne!(of(&example().replace(from, to)), reference, "{from} -> {to}");
+        }
+    }
+
+    #[test]
+    fn differs_with_the_secret() {
+        let (folder, config) = folder_with(&example());
+        let before = load(&config, TestConfiguration::Refused).unwrap().digest();
+        write(folder.path(), "branch.psk", 0o600, "another");
+        assert_ne!(load(&config, TestConfiguration::Refused).unwrap().digest(), before);
+    }
+}
+
+mod static_children {
+    use super::*;
+
+    const GOOD: &str = r#"
+[[child]]
+spi_in = 0x01000001
+spi_out = 0x02000001
+algorithm = "aes128gcm16"
+key_in = "000102030405060708090a0b0c0d0e0fa0a1a2a3"
+key_out = "101112131415161718191a1b1c1d1e1fb0b1b2b3"
+local = "192.0.2.1"
+remote = "198.51.100.7"
+udp = { local = 4500, remote = 40001 }
+local_ts = ["192.0.2.1/32"]
+remote_ts = ["10.9.0.0/16"]
+esn = true
+window = 256
+"#;
+
+    fn load_with(keys: &str, mode: u32, test: TestConfiguration) -> Result<Config, String> {
+        let (folder, config) = folder_with(&format!("{}\n[test]\nkeys_file = \"keys.toml\"\n", example()));
+        write(folder.path(), "keys.toml", mode, keys);
+        load(&config, test).map_err(|errors| errors.to_string().replace(&format!("{}/", folder.path().display()), ""))
+    }
+
+    #[test]
+    fn load_in_a_test_configuration() {
+        let config = load_with(GOOD, 0o600, TestConfiguration::Accepted).unwrap();
+        let child = &config.static_children[0];
+        assert_eq!((child.vip, child.inbound.spi.get(), child.outbound.spi.get()), (0, 0x0100_0001, 0x0200_0001));
+        assert_eq!(child.inbound.key.key(), (0..16).collect::<Vec<u8>>());
+        assert_eq!(child.inbound.key.salt(), [0xa0, 0xa1, 0xa2, 0xa3]);
+        assert_eq!(child.outbound.key.salt(), [0xb0, 0xb1, 0xb2, 0xb3]);
+        assert_eq!(child.tunnel.udp, Some((4500, 40001)));
+        assert_eq!((child.inbound.esn, child.outbound.esn, child.inbound.window), (true, true, 256));
+    }
+
+    #[test]
+    fn are_refused_elsewhere() {
+        let errors = load_with(GOOD, 0o600, TestConfiguration::Refused).unwrap_err();
+        assert!(errors.contains("test: static child SAs are for tests only"), "{errors}");
+    }
+
+    #[test]
+    fn keep_their_file_private() {
+        let errors = load_with(GOOD, 0o644, TestConfiguration::Accepted).unwrap_err();
+        assert!(errors.contains("test.keys_file: keys.toml can be accessed by group or others"), "{errors}");
+    }
+
+    #[test]
+    fn name_every_mistake_but_no_key() {
+        let bad = GOOD
+            .replace("spi_in = 0x01000001", "spi_in = 255")
+            .replace("a0a1a2a3", "a0a1a2")
+            .replace("b0b1b2b3", "b0b1b2bx")
+            .replace("local = \"192.0.2.1\"", "local = \"192.0.2.9\"")
+            .replace("window = 256", "window = 65\ncolour = \"red\"");
+        let errors = load_with(&bad, 0o600, TestConfiguration::Accepted).unwrap_err();
+        let expected = "\
+keys.toml:3: child.spi_in: 255 is not in 256..=4294967295
+keys.toml:6: child.key_in: expected 20 bytes in hexadecimal: the key, then 4 bytes of salt
+keys.toml:7: child.key_out: expected 20 bytes in hexadecimal: the key, then 4 bytes of salt
+keys.toml:8: child.local: 192.0.2.9 is not the address of a VIP
+keys.toml:14: child.window: \"65\" is not a multiple of 64
+keys.toml:15: child.colour: is not a key of this table (known: spi_in, spi_out, algorithm, key_in, key_out, local, remote, udp, local_ts, remote_ts, esn, window)";
+        assert_eq!(errors, expected);
+    }
+}
