@@ -1,0 +1,167 @@
+//! Following a writer through the journal.
+//!
+//! The journal is a ring with one word per write: the place that was written and the one that it superseded. A reader
+//! that was lapped looks at the whole region and goes on from there. The journal isn't authenticated: it says where to
+//! look, never what to believe.
+
+use std::sync::atomic::{Ordering, fence};
+
+use crate::geometry::{AT_LAST, Geometry};
+use crate::history::History;
+use crate::place::{Content, Copied, Look, look_at};
+use crate::region::Words;
+use crate::seal::{Opener, Reason, Rejected};
+use crate::snapshot::{Copier, Copy, record};
+use crate::{Record, RecordKey};
+
+/// A change that a live reader saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The reader lagged too far behind: forget all records; those that exist follow as `Stored`.
+    Resync,
+    /// A record is new, or has a new version.
+    Stored(Record),
+    /// A record is gone.
+    Removed(RecordKey),
+    /// A place was left out.
+    Rejected(Rejected),
+}
+
+/// How far a live reader is.
+#[derive(Debug)]
+pub(crate) enum Watch {
+    /// All writes up to this one were looked at.
+    Following(u64),
+    Copying(Copier),
+    Opening {
+        cut: u64,
+        end: u64,
+        records: std::vec::IntoIter<Vec<Copied>>,
+    },
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self::Following(0)
+    }
+}
+
+impl Watch {
+    pub(crate) fn poll(
+        &mut self,
+        words: &impl Words,
+        geometry: &Geometry,
+        opener: &Opener,
+        history: &mut History,
+        places_max: u32,
+    ) -> Vec<Change> {
+        let mut changes = Vec::new();
+        match self {
+            Self::Following(seen) => match follow(*seen, words, geometry, opener, history, places_max, &mut changes) {
+                Ok(now) => *seen = now,
+                Err(Lapped) => {
+                    history.forget_records();
+                    changes.push(Change::Resync);
+                    *self = Self::Copying(Copier::new(words));
+                }
+            },
+            Self::Copying(copier) => {
+                copier.step(words, geometry, places_max);
+                if copier.is_done(geometry) {
+                    let copier = std::mem::replace(copier, Copier::new(words));
+                    let copy = copier.finish(words, geometry);
+                    let (cut, end) = (copy.cut, copy.end());
+                    let (records, rejected) = copy.into_records();
+                    changes.extend(rejected.into_iter().map(Change::Rejected));
+                    *self = Self::Opening { cut, end, records: records.into_iter() };
+                }
+            }
+            Self::Opening { cut, end, records } => {
+                for versions in records.by_ref().take(places_max as usize) {
+                    match Copy::open(*end, opener, history.floors(), &versions) {
+                        // The newer version moved while we copied; the journal will say where to.
+                        Err(Rejected { reason: Reason::Rollback, .. }) => {}
+                        Err(rejected) => changes.push(Change::Rejected(rejected)),
+                        Ok(None) => {}
+                        Ok(Some((place, header, bytes))) => match header.content {
+                            Content::Record => {
+                                history.stored(header.key, place, header.version);
+                                changes.push(Change::Stored(record((place, header, bytes))));
+                            }
+                            _ => history.removed(header.key, place, header.version),
+                        },
+                    }
+                }
+                if records.len() == 0 {
+                    *self = Self::Following(*cut);
+                }
+            }
+        }
+        changes
+    }
+}
+
+struct Lapped;
+
+fn follow(
+    seen: u64,
+    words: &impl Words,
+    geometry: &Geometry,
+    opener: &Opener,
+    history: &mut History,
+    places_max: u32,
+    changes: &mut Vec<Change>,
+) -> Result<u64, Lapped> {
+    let last = words.load(AT_LAST);
+    fence(Ordering::Acquire);
+    if last < seen || last - seen > geometry.journal_entries() {
+        return Err(Lapped);
+    }
+    let upto = last.min(seen.saturating_add(u64::from(places_max)));
+    let entries: Vec<(u64, u64)> =
+        (seen.saturating_add(1)..=upto).map(|version| (version, words.load(geometry.journal_at(version)))).collect();
+    fence(Ordering::Acquire);
+    // The entry of write n + entries overwrites that of write n, before the head says so.
+    let now = words.load(AT_LAST);
+    if now.saturating_sub(seen) >= geometry.journal_entries() && !entries.is_empty() {
+        return Err(Lapped);
+    }
+    for (version, entry) in entries {
+        let (place, old) = (entry as u32, (entry >> 32) as u32);
+        if geometry.is_counter_place(place) || geometry.place(place).is_none() {
+            continue;
+        }
+        let gone = history.moved(place, (old != u32::MAX).then_some(old));
+        changes.extend(gone.map(Change::Removed));
+        // Another version: overwritten since, which a later entry tells.
+        if let Look::Found(copied) = look_at(words, geometry, place)
+            && copied.version() == version
+        {
+            changes.extend(look(&copied, opener, history));
+        }
+    }
+    Ok(upto)
+}
+
+fn look(copied: &Copied, opener: &Opener, history: &mut History) -> Vec<Change> {
+    let (header, bytes) = match opener.open(copied) {
+        Ok(opened) => opened,
+        Err(rejected) => return vec![Change::Rejected(rejected)],
+    };
+    let reject = |reason| vec![Change::Rejected(Rejected { place: copied.place, claimed: Some(header.key), reason })];
+    if header.version < history.floor(copied.place) {
+        return reject(Reason::Rollback);
+    }
+    match header.content {
+        Content::Counters => reject(Reason::UnknownLayout),
+        Content::Tombstone => {
+            history.removed(header.key, copied.place, header.version);
+            vec![Change::Removed(header.key)]
+        }
+        Content::Record => {
+            let gone = history.stored(header.key, copied.place, header.version);
+            let stored = Change::Stored(record((copied.place, header, bytes)));
+            gone.map(Change::Removed).into_iter().chain([stored]).collect()
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! A shared mapping of a memory file.
+
+use std::ffi::c_void;
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap, munmap};
+
+/// How well a mapping's content is kept in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protection {
+    /// It never goes to swap. Needs `RLIMIT_MEMLOCK` or `CAP_IPC_LOCK`.
+    pub locked: bool,
+    /// It is left out of core dumps, and forked children don't get it.
+    pub private: bool,
+}
+
+/// Shared memory of whole 64-bit words, mapped until dropped.
+#[derive(Debug)]
+pub struct Mapping {
+    base: NonNull<c_void>,
+    bytes: NonZeroUsize,
+    protection: Protection,
+}
+
+// SAFETY: the mapping belongs to no thread; all access goes through `words`, which hands out atomics only.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+const SIZE_SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
+
+/// Creates a zeroed memory file of `bytes`, whose size nobody can change any more.
+pub(crate) fn create_memory(bytes: usize) -> Result<OwnedFd, Errno> {
+    let fd = memfd_create("vipsec-store", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let size = i64::try_from(bytes).map_err(|_| Errno::EFBIG)?;
+    nix::unistd::ftruncate(&fd, size)?;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(SIZE_SEALS))?;
+    Ok(fd)
+}
+
+impl Mapping {
+    /// Maps the first `bytes` of a memory file, whoever made it. Refuses (`EINVAL`) one that is shorter, or that could
+    /// become so: touching the missing part would be fatal.
+    pub(crate) fn new(fd: impl AsFd, bytes: usize) -> Result<Self, Errno> {
+        let fd = fd.as_fd();
+        let seals = SealFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GET_SEALS)?);
+        let size = File::from(fd.try_clone_to_owned().map_err(|_| Errno::EMFILE)?)
+            .metadata()
+            .map_err(|_| Errno::EINVAL)?
+            .len();
+        if !seals.contains(SealFlag::F_SEAL_SHRINK) || size < bytes as u64 {
+            return Err(Errno::EINVAL);
+        }
+        let bytes = NonZeroUsize::new(bytes).ok_or(Errno::EINVAL)?;
+        // SAFETY: a new mapping at an address that the kernel chooses; it aliases no memory of this process.
+        let base =
+            unsafe { mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)? };
+        // SAFETY: the range is the mapping made above. MADV_DONTDUMP and MADV_DONTFORK change no byte of it.
+        let private = unsafe {
+            madvise(base, bytes.get(), MmapAdvise::MADV_DONTDUMP).is_ok()
+                && madvise(base, bytes.get(), MmapAdvise::MADV_DONTFORK).is_ok()
+        };
+        // SAFETY: the range is the mapping made above.
+        let locked = unsafe { mlock(base, bytes.get()).is_ok() };
+        Ok(Self { base, bytes, protection: Protection { locked, private } })
+    }
+
+    /// What could be done for its content. What could not is worth a warning.
+    pub fn protection(&self) -> Protection {
+        self.protection
+    }
+
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is page-aligned, readable and writable, `bytes` long, initialised (a memory file starts as
+        // zeros) and stays until `self` is dropped, which the lifetime of the slice excludes. Its file can't shrink. Every
+        // bit pattern is an AtomicU64. The peer process writes to it: with word-sized stores, which relaxed atomic loads
+        // here are made for; whatever it writes, these are numbers that the callers check.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast::<AtomicU64>(), self.bytes.get() / 8) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: made by mmap with this length, unmapped once; no slice of `words` outlives `self`.
+        let _ = unsafe { munmap(self.base, self.bytes.get()) };
+    }
+}

@@ -1,0 +1,84 @@
+//! What the owner needs from a link to a region in another process: ordered one-sided writes, and a look at the grant.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use crate::geometry::{AT_GRANT, Geometry};
+use crate::region::Region;
+use crate::{StoreError, WriteId};
+
+/// The grant word, as it stood after all writes up to `upto` were in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// The newest write that was in place when the word was read.
+    pub upto: WriteId,
+    /// The word.
+    pub grant: u64,
+}
+
+/// A region, written from afar. Nobody at the other end takes part.
+///
+/// | | shared memory | RDMA |
+/// | --- | --- | --- |
+/// | `write` | release fence, stores | WRITE, ordered after earlier ones |
+/// | `ask` | full fence, load of the grant word | READ of the grant word, ordered after earlier writes |
+/// | `answered` | what the load saw | the READ's completion |
+///
+/// An error is final: the link is gone ([`StoreError::LinkLost`]).
+pub trait OneSided {
+    /// What lies where in the region.
+    fn geometry(&self) -> &Geometry;
+
+    /// Writes `words` from word offset `at` on. Who sees a word of this call sees all words of the calls before; within
+    /// the call there is no order.
+    fn write(&mut self, at: usize, words: &[u64]) -> Result<(), StoreError>;
+
+    /// Starts reading the grant word, ordered after all writes so far, of which `upto` is the newest. Never waits.
+    fn ask(&mut self, upto: WriteId) -> Result<(), StoreError>;
+
+    /// The answer to the newest question that has been answered since the last call.
+    fn answered(&mut self) -> Result<Option<Answer>, StoreError>;
+}
+
+/// A region in shared memory, or in this very process.
+#[derive(Debug)]
+pub struct LocalMemory {
+    region: Arc<Region>,
+    answer: Option<Answer>,
+}
+
+impl LocalMemory {
+    /// A way to write into `region`.
+    pub fn new(region: Arc<Region>) -> Self {
+        Self { region, answer: None }
+    }
+}
+
+impl OneSided for LocalMemory {
+    fn geometry(&self) -> &Geometry {
+        self.region.geometry()
+    }
+
+    fn write(&mut self, at: usize, words: &[u64]) -> Result<(), StoreError> {
+        // Pairs with the readers' acquire fences: who sees one of these stores sees everything before this line.
+        fence(Ordering::Release);
+        let target = at.checked_add(words.len()).and_then(|end| self.region.words().get(at..end));
+        for (into, word) in target.ok_or(StoreError::LinkLost)?.iter().zip(words) {
+            into.store(*word, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, upto: WriteId) -> Result<(), StoreError> {
+        // The reader swaps the grant, passes its own full fence, and then reads. When the load below misses the swap,
+        // this fence comes before that one, and the reader sees all stores above it.
+        fence(Ordering::SeqCst);
+        let grant = self.region.word(AT_GRANT).ok_or(StoreError::LinkLost)?.load(Ordering::Relaxed);
+        self.answer = Some(Answer { upto, grant });
+        Ok(())
+    }
+
+    fn answered(&mut self) -> Result<Option<Answer>, StoreError> {
+        Ok(self.answer.take())
+    }
+}

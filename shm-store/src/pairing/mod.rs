@@ -1,0 +1,242 @@
+//! Pairing: two appliances prove to each other that they know the pairing secret, and leave with fresh keys.
+//!
+//! ```text
+//! A                                         B
+//! HELLO { version, id, incarnation, configuration digest, region, sizes, X25519 share } -->
+//!                                       <-- HELLO { … }
+//! CONFIRM { HMAC over both hellos } -->
+//!                                       <-- CONFIRM { … }
+//! ```
+//!
+//! Both sides send at once and run the same machine; the appliance ids tell the directions apart. The keys come from the
+//! ephemeral exchange and the secret, and are bound to both hellos: whoever records today's link can't open it with
+//! tomorrow's secret, and nothing in a hello can be changed unnoticed. The secret must not be guessable: an active attacker
+//! learns one HMAC against which to try guesses.
+
+mod hello;
+mod schedule;
+
+use std::fmt;
+
+use aws_lc_rs::agreement::{PrivateKey, X25519};
+use rand_core::CryptoRng;
+use thiserror::Error;
+use vipsec_wire::iv::ApplianceId;
+use zeroize::Zeroizing;
+
+use crate::channel::Channel;
+use crate::geometry::{BadSizes, Geometry, Sizes};
+use crate::grant::{ReaderKeys, WriterKeys};
+use crate::region::RegionId;
+use hello::{CONFIRM, Hello};
+use schedule::Schedule;
+
+/// Bytes that a pairing secret has at least.
+pub const SECRET_BYTES_MIN: usize = 32;
+
+/// The secret that both appliances of a pair are configured with: random bytes, not a password.
+pub struct PairingSecret(Zeroizing<Vec<u8>>);
+
+impl PairingSecret {
+    /// Refuses less than [`SECRET_BYTES_MIN`] bytes.
+    pub fn new(bytes: Zeroizing<Vec<u8>>) -> Result<Self, PairingError> {
+        if bytes.len() < SECRET_BYTES_MIN { Err(PairingError::SecretTooShort) } else { Ok(Self(bytes)) }
+    }
+}
+
+impl fmt::Debug for PairingSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PairingSecret")
+    }
+}
+
+/// What one side brings to a pairing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Side {
+    /// Its configured id.
+    pub appliance: ApplianceId,
+    /// Random, drawn when the process starts: tells a restarted process from the one before.
+    pub incarnation: [u8; 16],
+    /// Digest of the configuration that matters (VIPs, services, targets, policies).
+    pub config_digest: [u8; 32],
+    /// The region that it keeps for the other side to write into; fresh for each pairing.
+    pub region: RegionId,
+    /// That region's sizes.
+    pub sizes: Sizes,
+}
+
+/// Pairing failed; begin anew, on a new connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum PairingError {
+    /// The peer doesn't know the secret, or someone changed the messages.
+    #[error("the peer doesn't know the pairing secret")]
+    WrongSecret,
+    /// The peer has our id: ids are unique in a group.
+    #[error("the peer has our own appliance id")]
+    SameAppliance,
+    /// The peer lays its region out in another way.
+    #[error("the peer's layout version is {theirs}, ours is {}", crate::LAYOUT_VERSION)]
+    LayoutVersion {
+        /// The peer's.
+        theirs: u32,
+    },
+    /// A message that doesn't belong here.
+    #[error("not the pairing message that is due")]
+    Unexpected,
+    /// The sizes of a region make no sense.
+    #[error(transparent)]
+    BadSizes(#[from] BadSizes),
+    /// The pairing secret is too short.
+    #[error("a pairing secret has at least {SECRET_BYTES_MIN} bytes")]
+    SecretTooShort,
+    /// Not both sides have confirmed.
+    #[error("the pairing is not finished")]
+    Unfinished,
+}
+
+/// Whether the copies of this pairing may be counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Agreement {
+    /// Both sides have the same configuration, where it matters.
+    Agreed,
+    /// They don't: paired, but no copy is counted.
+    ConfigurationDiffers,
+}
+
+/// The other side, as it authenticated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its id.
+    pub appliance: ApplianceId,
+    /// Its process.
+    pub incarnation: [u8; 16],
+    /// The region that it keeps for us.
+    pub region: RegionId,
+    /// What lies where in that region.
+    pub geometry: Geometry,
+}
+
+/// A finished pairing.
+#[derive(Debug)]
+pub struct Pairing {
+    /// The other side.
+    pub peer: Peer,
+    /// Whether its copy may be counted, and ours.
+    pub agreement: Agreement,
+    /// For messages both ways.
+    pub channel: Channel,
+    /// For writing into the peer's region.
+    pub writer: WriterKeys,
+    /// For reading what the peer writes into ours.
+    pub reader: ReaderKeys,
+}
+
+enum State {
+    AwaitHello { private: PrivateKey },
+    AwaitConfirm { peer: Peer, agreement: Agreement, schedule: Schedule },
+    Done { peer: Peer, agreement: Agreement, schedule: Schedule },
+    Failed(PairingError),
+}
+
+/// The machine; messages in, messages out, in order and unharmed by the link.
+pub struct Handshake {
+    own: Hello,
+    secret: PairingSecret,
+    state: State,
+    /// At most a hello and a confirmation.
+    transmit: Vec<Vec<u8>>,
+}
+
+impl Handshake {
+    /// Begins: the hello is ready to be sent.
+    pub fn new(side: Side, secret: PairingSecret, rng: &mut impl CryptoRng) -> Result<Self, PairingError> {
+        Geometry::new(side.sizes.clone())?;
+        let mut seed = Zeroizing::new([0; 32]);
+        rng.fill_bytes(&mut *seed);
+        let private = PrivateKey::from_private_key(&X25519, &*seed).expect("X25519 takes any 32 bytes");
+        let public = private.compute_public_key().expect("X25519 has a public key for each private one");
+        let share = public.as_ref().try_into().expect("an X25519 share has 32 bytes");
+        let own = Hello { side, share };
+        let transmit = vec![own.encode()];
+        Ok(Self { own, secret, state: State::AwaitHello { private }, transmit })
+    }
+
+    /// The next message to send.
+    pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
+        (!self.transmit.is_empty()).then(|| self.transmit.remove(0))
+    }
+
+    /// Takes a message of the peer's. An error is final.
+    pub fn handle_message(&mut self, message: &[u8]) -> Result<(), PairingError> {
+        let state = std::mem::replace(&mut self.state, State::Failed(PairingError::Unexpected));
+        let next = match state {
+            State::AwaitHello { private } => self.handle_hello(private, message),
+            State::AwaitConfirm { peer, agreement, schedule } => match message.split_first() {
+                Some((&CONFIRM, tag)) if schedule.peer_confirms(tag) => Ok(State::Done { peer, agreement, schedule }),
+                Some((&CONFIRM, _)) => Err(PairingError::WrongSecret),
+                _ => Err(PairingError::Unexpected),
+            },
+            State::Done { .. } => Err(PairingError::Unexpected),
+            State::Failed(error) => Err(error),
+        };
+        match next {
+            Ok(next) => {
+                self.state = next;
+                Ok(())
+            }
+            Err(error) => {
+                self.state = State::Failed(error);
+                self.transmit.clear();
+                Err(error)
+            }
+        }
+    }
+
+    fn handle_hello(&mut self, private: PrivateKey, message: &[u8]) -> Result<State, PairingError> {
+        let hello = Hello::decode(message)?;
+        if hello.side.appliance == self.own.side.appliance {
+            return Err(PairingError::SameAppliance);
+        }
+        let schedule = Schedule::new(private, &self.secret.0, &self.own, &hello).ok_or(PairingError::WrongSecret)?;
+        let Side { appliance, incarnation, config_digest, region, sizes } = hello.side;
+        let agreement = if config_digest == self.own.side.config_digest {
+            Agreement::Agreed
+        } else {
+            Agreement::ConfigurationDiffers
+        };
+        let peer = Peer { appliance, incarnation, region, geometry: Geometry::new(sizes)? };
+        let mut confirm = vec![CONFIRM];
+        confirm.extend_from_slice(&schedule.confirmation());
+        self.transmit.push(confirm);
+        Ok(State::AwaitConfirm { peer, agreement, schedule })
+    }
+
+    /// Whether both sides have proved themselves and everything was sent.
+    pub fn is_done(&self) -> bool {
+        matches!(self.state, State::Done { .. }) && self.transmit.is_empty()
+    }
+
+    /// Takes the result.
+    pub fn finish(self) -> Result<Pairing, PairingError> {
+        match self.state {
+            State::Done { peer, agreement, schedule } if self.transmit.is_empty() => {
+                let (channel, writer, reader) = schedule.into_keys();
+                Ok(Pairing {
+                    channel,
+                    writer: WriterKeys::new(writer, self.own.side.appliance),
+                    reader: ReaderKeys::new(reader, peer.appliance),
+                    peer,
+                    agreement,
+                })
+            }
+            State::Failed(error) => Err(error),
+            _ => Err(PairingError::Unfinished),
+        }
+    }
+}
+
+impl fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handshake").field("side", &self.own.side).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,140 @@
+//! One place: a header in the clear, then the sealed bytes.
+//!
+//! ```text
+//! word 0   version of the content: the number of the write; 0: nothing here
+//! word 1   kind (8) | flags (8) | VIP (16) | epoch (32), from the low end
+//! word 2   id
+//! word 3   length of the sealed bytes (32) | writer (8) | 0 (24)
+//! word 4,5 tag
+//! word 6.. sealed bytes, the last word filled up with zeros
+//! ```
+//!
+//! Words 0 to 3 and the number of the place are authenticated with the bytes.
+
+use std::sync::atomic::{Ordering, fence};
+
+use vipsec_wire::iv::{ApplianceId, Epoch};
+
+use crate::RecordKey;
+use crate::geometry::{Geometry, HEADER_WORDS};
+use crate::region::Words;
+
+/// The numbers are part of the layout: kept in the flags of word 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    Record = 0,
+    /// The record is gone; the place tells the reader.
+    Tombstone = 1,
+    Counters = 2,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) version: u64,
+    pub(crate) content: Content,
+    pub(crate) key: RecordKey,
+    pub(crate) epoch: Epoch,
+    pub(crate) writer: ApplianceId,
+    pub(crate) len: u32,
+}
+
+impl Header {
+    pub(crate) fn encode(&self) -> [u64; 4] {
+        let meta = u64::from(self.key.kind)
+            | (self.content as u64) << 8
+            | u64::from(self.key.vip) << 16
+            | u64::from(self.epoch.0) << 32;
+        [self.version, meta, self.key.id, u64::from(self.len) | u64::from(self.writer.get()) << 32]
+    }
+
+    /// `None`: written by nobody who knows this layout.
+    pub(crate) fn decode([version, meta, id, len_writer]: [u64; 4]) -> Option<Self> {
+        let content = match (meta >> 8) as u8 {
+            0 => Content::Record,
+            1 => Content::Tombstone,
+            2 => Content::Counters,
+            _ => return None,
+        };
+        Some(Self {
+            version,
+            content,
+            key: RecordKey { kind: meta as u8, vip: (meta >> 16) as u16, id },
+            epoch: Epoch((meta >> 32) as u32),
+            writer: ApplianceId::new(u8::try_from(len_writer >> 32).ok()?).ok()?,
+            len: len_writer as u32,
+        })
+    }
+}
+
+/// What is authenticated beside the sealed bytes.
+pub(crate) fn associated_data(place: u32, head: [u64; 4]) -> [u8; 40] {
+    let [version, meta, id, len_writer] = head;
+    let mut out = [0; 40];
+    for (into, word) in out.chunks_exact_mut(8).zip([u64::from(place), version, meta, id, len_writer]) {
+        into.copy_from_slice(&word.to_le_bytes());
+    }
+    out
+}
+
+/// A private copy of one place.
+#[derive(Debug, Clone)]
+pub(crate) struct Copied {
+    pub(crate) place: u32,
+    pub(crate) head: [u64; 4],
+    pub(crate) tag: [u8; 16],
+    /// `None`: the header's length doesn't fit the place.
+    pub(crate) sealed: Option<Vec<u8>>,
+}
+
+/// What a look at a place found.
+#[derive(Debug, Clone)]
+pub(crate) enum Look {
+    Empty,
+    /// The writer began to reuse the place meanwhile; what it held was superseded by an acknowledged write.
+    Torn,
+    Found(Copied),
+}
+
+impl Copied {
+    pub(crate) fn version(&self) -> u64 {
+        self.head[0]
+    }
+
+    /// What the header claims, authentic or not.
+    pub(crate) fn header(&self) -> Option<Header> {
+        Header::decode(self.head)
+    }
+}
+
+/// Copies a place out.
+///
+/// A place is only overwritten after its version was set to 0, and versions never return: when the version is the same
+/// before and after, the words between belong together. The acquire fences pair with the release fence that precedes
+/// each write.
+pub(crate) fn look_at(words: &impl Words, geometry: &Geometry, place: u32) -> Look {
+    let Some(bounds) = geometry.place(place) else { return Look::Empty };
+    let version = words.load(bounds.at);
+    if version == 0 {
+        return Look::Empty;
+    }
+    fence(Ordering::Acquire);
+    let [meta, id, len_writer, tag_low, tag_high] = [1, 2, 3, 4, 5].map(|nth| words.load(bounds.at + nth));
+    let len = len_writer as u32 as usize;
+    let sealed = (len <= bounds.bytes_max).then(|| {
+        let mut bytes = Vec::with_capacity(len.next_multiple_of(8));
+        for nth in 0..len.div_ceil(8) {
+            bytes.extend_from_slice(&words.load(bounds.at + HEADER_WORDS + nth).to_le_bytes());
+        }
+        bytes.truncate(len);
+        bytes
+    });
+    fence(Ordering::Acquire);
+    if words.load(bounds.at) != version {
+        return Look::Torn;
+    }
+    let mut tag = [0; 16];
+    for (into, word) in tag.chunks_exact_mut(8).zip([tag_low, tag_high]) {
+        into.copy_from_slice(&word.to_le_bytes());
+    }
+    Look::Found(Copied { place, head: [version, meta, id, len_writer], tag, sealed })
+}

@@ -1,0 +1,121 @@
+//! The backup's side: grant, watch, fence, copy.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use rand_core::CryptoRng;
+use thiserror::Error;
+
+use crate::changes::{Change, Watch};
+use crate::geometry::AT_GRANT;
+use crate::grant::{Grant, ReaderKeys};
+use crate::history::History;
+use crate::region::{Region, Words};
+use crate::seal::Opener;
+use crate::snapshot::{Copier, Snapshot};
+
+/// The region can't be copied, or joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ReaderError {
+    /// The writer may still be granted to write: fence first.
+    #[error("the region is not fenced")]
+    NotFenced,
+    /// Nothing was ever granted: there is nothing to copy.
+    #[error("no grant was given under this pairing")]
+    NothingGranted,
+    /// The pairing's grants are used up: pair anew.
+    #[error("the pairing's grants are used up")]
+    GrantsUsedUp,
+}
+
+/// The backup's hold on the region that a peer writes.
+#[derive(Debug)]
+pub struct Reader {
+    region: Arc<Region>,
+    keys: ReaderKeys,
+    opener: Option<Arc<Opener>>,
+    history: History,
+    watch: Watch,
+    standing: bool,
+}
+
+impl Reader {
+    /// Takes a fresh region. Nobody can write into it before [`Self::join`].
+    pub fn new(region: Arc<Region>, keys: ReaderKeys) -> Self {
+        let history = History::new(region.geometry().places());
+        Self { region, keys, opener: None, history, watch: Watch::default(), standing: false }
+    }
+
+    /// Begins a join: fences what was granted before, empties the region, and grants anew. What was written under an
+    /// earlier grant is gone, and can't come back: it doesn't authenticate under the new one.
+    pub fn join(&mut self, rng: &mut impl CryptoRng) -> Result<Grant, ReaderError> {
+        self.fence();
+        let (grant, opener) = self.keys.next_grant(rng).ok_or(ReaderError::GrantsUsedUp)?;
+        let geometry = self.region.geometry();
+        let emptied = self.region.words().get(AT_GRANT..geometry.words()).unwrap_or_default();
+        for word in emptied {
+            word.store(0, Ordering::Relaxed);
+        }
+        self.history = History::new(geometry.places());
+        self.watch = Watch::default();
+        self.opener = Some(Arc::new(opener));
+        if let Some(word) = self.region.word(AT_GRANT) {
+            word.store(grant.word(), Ordering::SeqCst);
+        }
+        self.standing = true;
+        Ok(grant)
+    }
+
+    /// Revokes the grant: from here on no write is acknowledged any more. A link that can also shut the writer out from
+    /// outside (RDMA: the memory registration) does that first and waits until nothing is in flight.
+    pub fn fence(&mut self) {
+        if let Some(word) = self.region.word(AT_GRANT) {
+            word.swap(0, Ordering::SeqCst);
+        }
+        // See LocalMemory::ask: what was acknowledged is visible to all loads below this line.
+        fence(Ordering::SeqCst);
+        self.standing = false;
+    }
+
+    /// Copies the fenced region out.
+    pub fn copy(&self) -> Result<Snapshot, ReaderError> {
+        let opener = self.opener.as_ref().ok_or(ReaderError::NothingGranted)?;
+        if self.standing {
+            return Err(ReaderError::NotFenced);
+        }
+        Ok(self.copy_from(&*self.region, opener))
+    }
+
+    fn copy_from(&self, words: &impl Words, opener: &Arc<Opener>) -> Snapshot {
+        let geometry = self.region.geometry();
+        let mut copier = Copier::new(words);
+        copier.step(words, geometry, u32::MAX);
+        let copy = copier.finish(words, geometry);
+        Snapshot::new(copy, opener.clone(), self.history.floors().to_vec())
+    }
+
+    /// Follows the writer while the grant stands: what changed since the last call, looking at `places_max` places at
+    /// most. A convenience that keeps a warm copy; the truth is [`Self::copy`].
+    pub fn poll_changes(&mut self, places_max: u32) -> Vec<Change> {
+        let Some(opener) = self.opener.as_ref().filter(|_| self.standing) else { return Vec::new() };
+        self.watch.poll(&*self.region, self.region.geometry(), opener, &mut self.history, places_max)
+    }
+
+    /// The region.
+    pub fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    /// Who writes into it.
+    pub fn peer(&self) -> vipsec_wire::iv::ApplianceId {
+        self.keys.peer()
+    }
+}
+
+#[cfg(test)]
+impl Reader {
+    /// The snapshot that a fenced reader would make of this memory.
+    pub(crate) fn copy_of(&self, words: &impl Words) -> Snapshot {
+        self.copy_from(words, self.opener.as_ref().expect("joined"))
+    }
+}

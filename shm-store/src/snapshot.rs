@@ -1,0 +1,191 @@
+//! A private copy of a region, and what is authentic in it.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use zeroize::Zeroizing;
+
+use crate::counters::{self, CounterBlock};
+use crate::geometry::{AT_LAST, Geometry};
+use crate::history;
+use crate::place::{Content, Copied, Header, Look, look_at};
+use crate::region::Words;
+use crate::seal::{Opener, Reason, Rejected};
+use crate::{Record, WriteId};
+
+/// Copies a region place by place.
+#[derive(Debug)]
+pub(crate) struct Copier {
+    cut: u64,
+    next: u32,
+    copied: Vec<Copied>,
+    unfinished: u32,
+}
+
+impl Copier {
+    /// Notes the newest published write first: that is where the copy ends, whatever is written while it is made.
+    pub(crate) fn new(words: &impl Words) -> Self {
+        let cut = words.load(AT_LAST);
+        fence(Ordering::Acquire);
+        Self { cut, next: 0, copied: Vec::new(), unfinished: 0 }
+    }
+
+    /// Copies the next `places`.
+    pub(crate) fn step(&mut self, words: &impl Words, geometry: &Geometry, places: u32) {
+        let end = self.next.saturating_add(places).min(geometry.places());
+        for place in self.next..end {
+            match look_at(words, geometry, place) {
+                Look::Empty => {}
+                Look::Torn => self.unfinished += 1,
+                Look::Found(copied) => self.copied.push(copied),
+            }
+        }
+        self.next = end;
+    }
+
+    pub(crate) fn is_done(&self, geometry: &Geometry) -> bool {
+        self.next >= geometry.places()
+    }
+
+    pub(crate) fn finish(self, words: &impl Words, geometry: &Geometry) -> Copy {
+        fence(Ordering::Acquire);
+        // Whoever writes while we copy may be in the middle of one more write.
+        let end = words.load(AT_LAST).max(self.cut).saturating_add(1);
+        let Self { cut, copied, mut unfinished, .. } = self;
+        let mut copy =
+            Copy { cut, end, records: Vec::new(), counters: Vec::new(), rejected: Vec::new(), unfinished: 0 };
+        for copied in copied {
+            if copied.version() > cut && copied.version() <= end {
+                unfinished += 1;
+            } else if geometry.is_counter_place(copied.place) {
+                copy.counters.push(copied);
+            } else if copied.header().is_some_and(|header| header.content != Content::Counters) {
+                copy.records.push(copied);
+            } else {
+                copy.rejected.push(Rejected { place: copied.place, claimed: None, reason: Reason::UnknownLayout });
+            }
+        }
+        copy.unfinished = unfinished;
+        copy.records.sort_by_key(|copied| (copied.header().map(|header| header.key), copied.version()));
+        copy
+    }
+}
+
+/// A finished copy, ordered.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    pub(crate) cut: u64,
+    end: u64,
+    /// By claimed key, then version.
+    records: Vec<Copied>,
+    /// By place.
+    counters: Vec<Copied>,
+    rejected: Vec<Rejected>,
+    unfinished: u32,
+}
+
+impl Copy {
+    /// All places that claim the same record, newest last.
+    pub(crate) fn records(&self) -> impl Iterator<Item = &[Copied]> {
+        self.records.chunk_by(|a, b| a.header().map(|h| h.key) == b.header().map(|h| h.key))
+    }
+
+    pub(crate) fn into_records(self) -> (Vec<Vec<Copied>>, Vec<Rejected>) {
+        (self.records().map(<[Copied]>::to_vec).collect(), self.rejected)
+    }
+
+    /// Opens all versions of one thing, and returns the newest.
+    ///
+    /// Nothing of it is used when any of them fails: an older version is no substitute for a damaged newer one, since the
+    /// owner has moved on.
+    pub(crate) fn open(
+        end: u64,
+        opener: &Opener,
+        floors: &[u64],
+        versions: &[Copied],
+    ) -> Result<Option<(u32, Header, Zeroizing<Vec<u8>>)>, Rejected> {
+        let mut newest: Option<(u32, Header, Zeroizing<Vec<u8>>)> = None;
+        for copied in versions {
+            let (header, bytes) = opener.open(copied)?;
+            if header.version > end {
+                return Err(reject(copied, Reason::Unpublished));
+            }
+            if newest.as_ref().is_none_or(|(_, newest, _)| newest.version < header.version) {
+                newest = Some((copied.place, header, bytes));
+            }
+        }
+        if let Some((place, header, _)) = &newest
+            && header.version < history::floor(floors, *place)
+        {
+            return Err(Rejected { place: *place, claimed: Some(header.key), reason: Reason::Rollback });
+        }
+        Ok(newest)
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+}
+
+fn reject(copied: &Copied, reason: Reason) -> Rejected {
+    Rejected { place: copied.place, claimed: copied.header().map(|header| header.key), reason }
+}
+
+pub(crate) fn record((_, header, bytes): (u32, Header, Zeroizing<Vec<u8>>)) -> Record {
+    let Header { version, key, epoch, writer, .. } = header;
+    Record { key, epoch, writer, version: WriteId(version), bytes }
+}
+
+/// A private copy of a fenced region: the state after write [`Self::cut`], to which all acknowledged writes belong, and
+/// to which no later one can add.
+#[derive(Debug)]
+pub struct Snapshot {
+    copy: Copy,
+    opener: Arc<Opener>,
+    floors: Vec<u64>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(copy: Copy, opener: Arc<Opener>, floors: Vec<u64>) -> Self {
+        Self { copy, opener, floors }
+    }
+
+    /// The newest write that belongs to it.
+    pub fn cut(&self) -> WriteId {
+        WriteId(self.copy.cut)
+    }
+
+    /// Places in which a write was under way or came too late. None of these writes was acknowledged; what they would
+    /// have replaced is in the snapshot.
+    pub fn unfinished(&self) -> u32 {
+        self.copy.unfinished
+    }
+
+    /// Authenticates and opens each record, in the order of their keys; what fails comes with its reason, and no older
+    /// version instead.
+    pub fn records(&self) -> impl Iterator<Item = Result<Record, Rejected>> {
+        let opened = self.copy.records().filter_map(|versions| {
+            match Copy::open(self.copy.end, &self.opener, &self.floors, versions) {
+                Err(rejected) => Some(Err(rejected)),
+                Ok(newest) => {
+                    newest.filter(|(_, header, _)| header.content == Content::Record).map(|newest| Ok(record(newest)))
+                }
+            }
+        });
+        self.copy.rejected.iter().map(|rejected| Err(*rejected)).chain(opened)
+    }
+
+    /// Authenticates and opens each counter block that was ever written.
+    pub fn counters(&self) -> impl Iterator<Item = Result<CounterBlock, Rejected>> {
+        let blocks = self.copy.counters.chunk_by(|a, b| a.place / 2 == b.place / 2);
+        blocks.filter_map(|versions| {
+            let newest = Copy::open(self.copy.end, &self.opener, &self.floors, versions).transpose()?;
+            Some(newest.and_then(|(place, header, bytes)| {
+                let entries = counters::decode(&bytes).filter(|_| header.content == Content::Counters);
+                let entries =
+                    entries.ok_or(Rejected { place, claimed: Some(header.key), reason: Reason::UnknownLayout })?;
+                Ok(CounterBlock { index: place / 2, version: WriteId(header.version), entries })
+            }))
+        })
+    }
+}

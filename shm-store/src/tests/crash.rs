@@ -1,0 +1,28 @@
+//! The writer dies between any two stores: the reader sees a prefix of the writes, whole, with all acknowledged ones.
+
+use proptest::prelude::*;
+
+use super::support::{Step, Stepped, contents, op, record};
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn after_a_crash_at_any_store_the_region_holds_a_prefix(ops in prop::collection::vec(op(), 1..60), seed: u64) {
+        let recording = record(&ops, seed);
+        let mut memory = vec![0; recording.pair.region.geometry().words()];
+        let mut acknowledged = 0;
+        for step in [None].into_iter().chain(recording.steps.iter().map(Some)) {
+            match step {
+                Some(&Step::Store { at, word }) => memory[at] = word,
+                Some(&Step::Look { upto }) => acknowledged = upto,
+                None => {}
+            }
+            let snapshot = recording.pair.reader.copy_of(&Stepped::new(&memory, &[], |_| 0));
+            let cut = snapshot.cut().0;
+            prop_assert!(cut >= acknowledged);
+            prop_assert!(snapshot.unfinished() <= 1, "one write at most is under way");
+            prop_assert_eq!(&contents(&snapshot), &recording.model.after[cut as usize]);
+        }
+    }
+}

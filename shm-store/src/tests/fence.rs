@@ -1,0 +1,132 @@
+//! The fence falls between any two steps of a writer that goes on until it looks at the grant: the snapshot holds a
+//! prefix of its writes, with all that it counted as acknowledged, whatever it stores while the copy is made.
+
+use proptest::prelude::*;
+
+use super::support::{Op, Pair, Recording, Step, Stepped, contents, key, op, record, small_sizes};
+use crate::LocalMemory;
+use crate::{Reader, ReaderError, StoreError, StoreWriter, Writer};
+use vipsec_wire::iv::Epoch;
+
+/// Calls `check` for each place of the fence with memory, acknowledged write, and the steps that come too late.
+fn for_each_fence(recording: &Recording, mut check: impl FnMut(&Reader, &[u64], u64, &[Step])) {
+    let mut memory = vec![0; recording.pair.region.geometry().words()];
+    let mut acknowledged = 0;
+    for fence_at in 0..=recording.steps.len() {
+        let rest = &recording.steps[fence_at..];
+        // The first look behind the fence finds the grant revoked: nothing comes after it.
+        let late = rest.iter().position(|step| matches!(step, Step::Look { .. })).unwrap_or(rest.len());
+        check(&recording.pair.reader, &memory, acknowledged, &rest[..late]);
+        match rest.first() {
+            Some(&Step::Store { at, word }) => memory[at] = word,
+            Some(&Step::Look { upto }) => acknowledged = upto,
+            None => {}
+        }
+    }
+}
+
+fn assert_prefix(recording: &Recording, reader: &Reader, memory: &Stepped<'_>, acknowledged: u64) {
+    let snapshot = reader.copy_of(memory);
+    let cut = snapshot.cut().0;
+    assert!(cut >= acknowledged, "write {acknowledged} was acknowledged, the snapshot ends at {cut}");
+    assert_eq!(contents(&snapshot), recording.model.after[cut as usize]);
+}
+
+/// All late steps at once, before each single load of the copy.
+#[test]
+fn every_late_burst_at_every_load_of_the_copy() {
+    let rounds = [Op::Put(0, 16), Op::Remove(1), Op::Poll, Op::Put(1, 30), Op::Counters(0, 2), Op::Put(0, 3), Op::Poll];
+    let ops: Vec<Op> = rounds.iter().cycle().take(70).cloned().collect();
+    let recording = record(&ops, 5);
+    let mut schedules = 0;
+    for_each_fence(&recording, |reader, memory, acknowledged, late| {
+        let quiet = Stepped::new(memory, late, |_| 0);
+        assert_prefix(&recording, reader, &quiet, acknowledged);
+        for load in 0..if late.is_empty() { 0 } else { quiet.loads() } {
+            let burst = Stepped::new(memory, late, |now| if now == load { usize::MAX } else { 0 });
+            assert_prefix(&recording, reader, &burst, acknowledged);
+            schedules += 1;
+        }
+    });
+    assert!(schedules > 10_000, "{schedules}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Late steps spread over the copy at random.
+    #[test]
+    fn late_steps_change_nothing(
+        ops in prop::collection::vec(op(), 1..60),
+        seed: u64,
+        pace in prop::collection::vec(prop_oneof![3 => Just(0usize), 2 => Just(1), 1 => 2..12usize], 8..64),
+        offset in 0..64usize,
+    ) {
+        let recording = record(&ops, seed);
+        for_each_fence(&recording, |reader, memory, acknowledged, late| {
+            let stepped = Stepped::new(memory, late, |load| pace[(load + offset) % pace.len()]);
+            assert_prefix(&recording, reader, &stepped, acknowledged);
+        });
+    }
+}
+
+#[test]
+fn a_write_behind_the_fence_is_refused_for_ever() {
+    let mut pair = Pair::new(small_sizes());
+    let mut writer = pair.join();
+    let counted = writer.put(key(0), Epoch(3), b"counted").unwrap();
+    assert_eq!(writer.poll_acknowledged(), Ok(counted));
+    let late = writer.put(key(1), Epoch(3), b"late").unwrap();
+    pair.reader.fence();
+    assert_eq!(writer.poll_acknowledged(), Err(StoreError::Refused));
+    assert_eq!(writer.poll_acknowledged(), Err(StoreError::Refused));
+    assert_eq!(writer.put(key(1), Epoch(3), b"more"), Err(StoreError::Refused));
+    assert_eq!(writer.remove(key(0)), Err(StoreError::Refused));
+    assert_eq!(writer.put_counters(0, &[]), Err(StoreError::Refused));
+    // Published before the fence, though never acknowledged: the successor may know more than the owner counted on.
+    assert_eq!(pair.reader.copy().unwrap().cut(), late);
+}
+
+#[test]
+fn an_idle_writer_learns_of_the_fence_too() {
+    let mut pair = Pair::new(small_sizes());
+    let mut writer = pair.join();
+    assert_eq!(writer.poll_acknowledged().map(|id| id.0), Ok(0));
+    pair.reader.fence();
+    assert_eq!(writer.poll_acknowledged(), Err(StoreError::Refused));
+}
+
+#[test]
+fn copying_takes_a_grant_and_a_fence() {
+    let mut pair = Pair::new(small_sizes());
+    assert_eq!(pair.reader.copy().unwrap_err(), ReaderError::NothingGranted);
+    pair.join();
+    assert_eq!(pair.reader.copy().unwrap_err(), ReaderError::NotFenced);
+    pair.reader.fence();
+    assert_eq!(contents(&pair.reader.copy().unwrap()), Default::default());
+}
+
+#[test]
+fn a_new_join_starts_empty_and_old_grants_write_nothing_into_it() {
+    let mut pair = Pair::new(small_sizes());
+    let first = pair.reader.join(&mut pair.rng).unwrap();
+    let again = crate::Grant::from_bytes(first.to_bytes());
+    let mut old = Writer::new(LocalMemory::new(pair.region.clone()), &mut pair.owner.writer, first).unwrap();
+    old.put(key(0), Epoch(3), b"old").unwrap();
+    old.poll_acknowledged().unwrap();
+
+    let mut new = pair.join();
+    // A late write under the old grant, in the middle of the new one.
+    old.put(key(1), Epoch(3), b"late").unwrap();
+    assert_eq!(old.poll_acknowledged(), Err(StoreError::Refused));
+    let stale = Writer::new(LocalMemory::new(pair.region.clone()), &mut pair.owner.writer, again);
+    assert!(matches!(stale, Err(StoreError::StaleGrant)));
+
+    new.put(key(2), Epoch(3), b"new").unwrap();
+    new.put(key(3), Epoch(3), b"newer").unwrap();
+    new.poll_acknowledged().unwrap();
+    pair.reader.fence();
+    let snapshot = pair.reader.copy().unwrap();
+    let keys: Vec<_> = snapshot.records().filter_map(Result::ok).map(|record| record.key).collect();
+    assert_eq!(keys, [key(2), key(3)]);
+}

@@ -1,0 +1,248 @@
+//! The owner's side: publish, remove, and learn what is acknowledged.
+//!
+//! The rule that carries everything: **a place is overwritten only when an acknowledged write has superseded it.** As
+//! long as the grant stands, the newest acknowledged version of every record lies in the region; once it is revoked no
+//! acknowledgement comes, so the writer, however late it learns, has nothing left to overwrite but versions that an
+//! acknowledged write superseded, all of which the fencing reader sees.
+
+use std::collections::{HashMap, VecDeque};
+
+use vipsec_wire::iv::Epoch;
+
+use crate::counters::{self, BLOCK_ENTRIES_MAX, CounterEntry};
+use crate::geometry::AT_LAST;
+use crate::grant::{Grant, WriterKeys};
+use crate::one_sided::OneSided;
+use crate::place::{Content, Header};
+use crate::pool::Pool;
+use crate::seal::Sealer;
+use crate::{RecordKey, StoreError, WriteId};
+
+/// The owner's view of a copy, over any transport.
+///
+/// Writing and learning of the acknowledgement are separate: what is written counts for nothing before
+/// [`Self::poll_acknowledged`] has returned its number.
+pub trait StoreWriter {
+    /// Writes a record, in place of an older version under the same key. The old version stays until the new one is
+    /// acknowledged.
+    fn put(&mut self, key: RecordKey, epoch: Epoch, bytes: &[u8]) -> Result<WriteId, StoreError>;
+
+    /// Removes a record. A write like any other; `None`: there was none.
+    fn remove(&mut self, key: RecordKey) -> Result<Option<WriteId>, StoreError>;
+
+    /// Writes a whole counter block. One write per block may wait for its acknowledgement ([`StoreError::Behind`]).
+    fn put_counters(&mut self, block: u32, entries: &[CounterEntry]) -> Result<WriteId, StoreError>;
+
+    /// Asks, where that needs asking, and tells up to which number all writes are acknowledged. Never waits.
+    /// [`StoreError::Refused`], once returned, is returned for ever, by every method.
+    fn poll_acknowledged(&mut self) -> Result<WriteId, StoreError>;
+
+    /// How many more records of `bytes` each there is room for.
+    fn free_slots(&self, bytes: usize) -> u32;
+}
+
+/// A place that an acknowledgement sets free.
+#[derive(Debug)]
+struct Superseded {
+    by: u64,
+    place: u32,
+    tombstone: Option<u32>,
+}
+
+/// A tombstone whose record is gone from the region.
+#[derive(Debug)]
+struct Grave {
+    /// Newest write when the record's place was emptied.
+    emptied_after: u64,
+    tombstone: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct BlockState {
+    newest: u64,
+    /// Which of the block's two places holds it.
+    odd: bool,
+}
+
+/// [`StoreWriter`] over a link.
+#[derive(Debug)]
+pub struct Writer<L> {
+    link: L,
+    own: vipsec_wire::iv::ApplianceId,
+    grant: u64,
+    sealer: Sealer,
+    pool: Pool,
+    /// Place of the newest version, by key.
+    index: HashMap<RecordKey, (u32, Epoch)>,
+    blocks: Vec<BlockState>,
+    superseded: VecDeque<Superseded>,
+    graves: VecDeque<Grave>,
+    acknowledged: u64,
+    asked: u64,
+    asking: bool,
+    ended: Option<StoreError>,
+    sealed: Vec<u64>,
+    plain: Vec<u8>,
+}
+
+impl<L: OneSided> Writer<L> {
+    /// Starts writing into a region that was emptied for `grant`.
+    pub fn new(link: L, keys: &mut WriterKeys, grant: Grant) -> Result<Self, StoreError> {
+        let geometry = link.geometry();
+        Ok(Self {
+            own: keys.own(),
+            grant: grant.word(),
+            sealer: keys.sealer(&grant)?,
+            pool: Pool::new(geometry),
+            index: HashMap::new(),
+            blocks: vec![BlockState::default(); geometry.sizes().counter_blocks as usize],
+            superseded: VecDeque::new(),
+            graves: VecDeque::new(),
+            acknowledged: 0,
+            asked: 0,
+            asking: false,
+            ended: None,
+            sealed: Vec::new(),
+            plain: Vec::new(),
+            link,
+        })
+    }
+
+    /// The newest write.
+    pub fn written(&self) -> WriteId {
+        WriteId(self.sealer.written())
+    }
+
+    fn standing(&self) -> Result<(), StoreError> {
+        self.ended.map_or(Ok(()), Err)
+    }
+
+    /// After an error of the link nothing is certain any more.
+    fn or_end<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        result.inspect_err(|error| self.ended = Some(*error))
+    }
+
+    /// Seals `bytes` into a free place, notes that in the journal, and publishes: a reader believes in nothing beyond the
+    /// number in the region's head, which is written last.
+    fn write(&mut self, place: u32, old: Option<u32>, header: Header, bytes: &[u8]) -> Result<WriteId, StoreError> {
+        let version = self.sealer.seal(place, header, bytes, &mut self.sealed)?;
+        let geometry = self.link.geometry();
+        let at = geometry.place(place).ok_or(StoreError::Full)?.at;
+        let journal_at = geometry.journal_at(version);
+        let written = self
+            .link
+            .write(at, &self.sealed)
+            .and_then(|()| self.link.write(journal_at, &[journal_entry(place, old)]))
+            .and_then(|()| self.link.write(AT_LAST, &[version]));
+        self.or_end(written)?;
+        Ok(WriteId(version))
+    }
+
+    fn empty(&mut self, place: u32) -> Result<(), StoreError> {
+        let at = self.link.geometry().place(place).ok_or(StoreError::Full)?.at;
+        let emptied = self.link.write(at, &[0]);
+        self.or_end(emptied)
+    }
+
+    /// Frees what acknowledged writes superseded.
+    ///
+    /// A tombstone goes later: when its record's place was seen empty before a fence, which the acknowledgement of any
+    /// write after the emptying proves. Otherwise a reader could miss the tombstone and still meet the record.
+    fn free_superseded(&mut self) -> Result<(), StoreError> {
+        while let Some(grave) = self.graves.pop_front_if(|grave| self.acknowledged > grave.emptied_after) {
+            self.empty(grave.tombstone)?;
+            self.pool.give(grave.tombstone);
+        }
+        while let Some(superseded) = self.superseded.pop_front_if(|superseded| superseded.by <= self.acknowledged) {
+            self.empty(superseded.place)?;
+            self.pool.give(superseded.place);
+            if let Some(tombstone) = superseded.tombstone {
+                self.graves.push_back(Grave { emptied_after: self.sealer.written(), tombstone });
+            }
+        }
+        Ok(())
+    }
+
+    fn header(&self, content: Content, key: RecordKey, epoch: Epoch) -> Header {
+        Header { version: 0, content, key, epoch, writer: self.own, len: 0 }
+    }
+}
+
+/// Place written (low half) and place superseded (high half, all ones: none).
+fn journal_entry(place: u32, old: Option<u32>) -> u64 {
+    u64::from(place) | u64::from(old.unwrap_or(u32::MAX)) << 32
+}
+
+impl<L: OneSided> StoreWriter for Writer<L> {
+    fn put(&mut self, key: RecordKey, epoch: Epoch, bytes: &[u8]) -> Result<WriteId, StoreError> {
+        self.standing()?;
+        let old = self.index.get(&key).map(|(place, _)| *place);
+        let place = self.pool.take(bytes.len(), old)?;
+        let id = self.write(place, old, self.header(Content::Record, key, epoch), bytes)?;
+        self.index.insert(key, (place, epoch));
+        if let Some(place) = old {
+            self.superseded.push_back(Superseded { by: id.0, place, tombstone: None });
+        }
+        Ok(id)
+    }
+
+    fn remove(&mut self, key: RecordKey) -> Result<Option<WriteId>, StoreError> {
+        self.standing()?;
+        let Some(&(place, epoch)) = self.index.get(&key) else { return Ok(None) };
+        let tombstone = self.pool.take_tombstone(place)?;
+        let id = self.write(tombstone, Some(place), self.header(Content::Tombstone, key, epoch), &[])?;
+        self.index.remove(&key);
+        self.superseded.push_back(Superseded { by: id.0, place, tombstone: Some(tombstone) });
+        Ok(Some(id))
+    }
+
+    fn put_counters(&mut self, block: u32, entries: &[CounterEntry]) -> Result<WriteId, StoreError> {
+        self.standing()?;
+        let state = *self.blocks.get(block as usize).ok_or(StoreError::NoSuchBlock)?;
+        if entries.len() > BLOCK_ENTRIES_MAX {
+            return Err(StoreError::NoSuchBlock);
+        }
+        if state.newest > self.acknowledged {
+            return Err(StoreError::Behind);
+        }
+        let odd = !state.odd;
+        let place = 2 * block + u32::from(odd);
+        self.empty(place)?;
+        let mut plain = std::mem::take(&mut self.plain);
+        counters::encode(entries, &mut plain);
+        let key = RecordKey { kind: 0, vip: 0, id: u64::from(block) };
+        let written = self.write(place, None, self.header(Content::Counters, key, Epoch(0)), &plain);
+        self.plain = plain;
+        let id = written?;
+        if let Some(state) = self.blocks.get_mut(block as usize) {
+            *state = BlockState { newest: id.0, odd };
+        }
+        Ok(id)
+    }
+
+    fn poll_acknowledged(&mut self) -> Result<WriteId, StoreError> {
+        self.standing()?;
+        let written = self.sealer.written();
+        // With nothing new to ask about, ask again all the same: that the grant still stands.
+        if written > self.asked || !self.asking {
+            let asked = self.link.ask(WriteId(written));
+            self.or_end(asked)?;
+            self.asked = written;
+            self.asking = true;
+        }
+        let answered = self.link.answered();
+        if let Some(answer) = self.or_end(answered)? {
+            if answer.grant != self.grant {
+                return self.or_end(Err(StoreError::Refused));
+            }
+            self.asking = answer.upto.0 < self.asked;
+            self.acknowledged = self.acknowledged.max(answer.upto.0);
+            self.free_superseded()?;
+        }
+        Ok(WriteId(self.acknowledged))
+    }
+
+    fn free_slots(&self, bytes: usize) -> u32 {
+        self.pool.room(bytes)
+    }
+}
