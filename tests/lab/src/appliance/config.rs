@@ -1,0 +1,236 @@
+//! vipsecd's configuration for an appliance of the lab.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::error::{LabError, Result};
+use crate::target::{ECHO_PORT, HTTP_PORT, SOURCE_PORT};
+use crate::topology::{AppliancePlan, INNER_NETWORK, INSIDE_GATEWAY, Plan, VIP};
+
+/// What both ends of the tunnels agree on.
+#[derive(Clone)]
+pub struct IkeSettings {
+    /// The gateway's identity.
+    pub gateway_id: String,
+    /// The pre-shared key.
+    pub secret: String,
+    /// IKE proposals.
+    pub proposals: Vec<String>,
+    /// ESP proposals.
+    pub esp_proposals: Vec<String>,
+}
+
+impl Default for IkeSettings {
+    fn default() -> Self {
+        Self {
+            gateway_id: "vip.example".to_owned(),
+            secret: "a secret of the lab only".to_owned(),
+            proposals: vec!["aes256gcm16-prfsha256-x25519".to_owned()],
+            esp_proposals: vec!["aes256gcm16-x25519".to_owned()],
+        }
+    }
+}
+
+/// A remote peer's connection, as the appliance is told.
+#[derive(Clone)]
+pub(super) struct ApplianceConnection {
+    pub(super) name: String,
+    pub(super) remote_id: String,
+    pub(super) secret: String,
+}
+
+/// Everything that goes into an appliance's configuration.
+#[derive(Clone)]
+pub struct ApplianceConfig {
+    plan: AppliancePlan,
+    targets: Vec<(String, String)>,
+    pub(super) connections: Vec<ApplianceConnection>,
+    settings: IkeSettings,
+    dpd_delay: Duration,
+    file_prefix: String,
+}
+
+impl ApplianceConfig {
+    /// The configuration of `appliance` in `plan`; `file_prefix` keeps DPDK's files apart from those of other runs.
+    pub fn new(
+        plan: &Plan,
+        appliance: &AppliancePlan,
+        settings: &IkeSettings,
+        dpd_delay: Duration,
+        file_prefix: String,
+    ) -> Self {
+        let connection = |peer: &crate::topology::PeerPlan| ApplianceConnection {
+            name: peer.connection.clone(),
+            remote_id: peer.identity.clone(),
+            secret: settings.secret.clone(),
+        };
+        Self {
+            plan: appliance.clone(),
+            targets: plan.targets.iter().map(|target| (target.name.clone(), target.inside.to_string())).collect(),
+            connections: plan.peers.iter().map(connection).collect(),
+            settings: settings.clone(),
+            dpd_delay,
+            file_prefix,
+        }
+    }
+
+    pub(super) fn to_toml(&self, folder: &Path) -> Result<String> {
+        let targets: Vec<&str> = self.targets.iter().map(|(name, _)| name.as_str()).collect();
+        let service = |protocol, port| Service { vip: "web", protocol, port, targets: targets.clone() };
+        let file = File {
+            appliance: ApplianceTable {
+                id: self.plan.id,
+                name: &self.plan.name,
+                control_socket: control_socket(folder),
+                state_dir: folder.join("state"),
+                polling: "adaptive",
+                engine: "auto",
+                log: "info",
+            },
+            eal: Eal { file_prefix: &self.file_prefix, memory_mib: 256, hugepages: "auto" },
+            port: vec![
+                Port::of("outside", "net_af_packet0,iface=out0", format!("{}/24", self.plan.outside)),
+                Port::of("inside", "net_af_packet1,iface=in0", format!("{}/24", self.plan.inside)),
+            ],
+            vip: vec![Vip {
+                name: "web",
+                address: VIP.to_string(),
+                port: "outside",
+                gateways: vec![Gateway { address: INSIDE_GATEWAY.to_string(), port: "inside" }],
+            }],
+            target: self.targets.iter().map(|(name, address)| Target { name, address }).collect(),
+            service: vec![service("tcp", HTTP_PORT), service("udp", ECHO_PORT), service("udp", SOURCE_PORT)],
+            connection: self.connections.iter().map(|connection| self.connection(connection)).collect(),
+        };
+        toml::to_string(&file).map_err(|error| LabError::Answer {
+            what: "writing vipsecd's configuration".to_owned(),
+            answer: error.to_string(),
+        })
+    }
+
+    fn connection<'a>(&'a self, connection: &'a ApplianceConnection) -> Connection<'a> {
+        Connection {
+            name: &connection.name,
+            vip: "web",
+            remote_addrs: ["%any"],
+            local_id: &self.settings.gateway_id,
+            remote_id: &connection.remote_id,
+            secret_file: secret_file(connection),
+            proposals: &self.settings.proposals,
+            dpd_delay: format!("{}s", self.dpd_delay.as_secs().max(1)),
+            rekey_time: "4h",
+            child: [Child {
+                name: "net",
+                local_ts: [format!("{VIP}/32")],
+                remote_ts: [INNER_NETWORK],
+                esp_proposals: &self.settings.esp_proposals,
+                rekey_time: "1h",
+            }],
+        }
+    }
+}
+
+pub(super) fn control_socket(folder: &Path) -> PathBuf {
+    folder.join("control.sock")
+}
+
+pub(super) fn secret_file(connection: &ApplianceConnection) -> String {
+    format!("{}.psk", connection.name)
+}
+
+#[derive(Serialize)]
+struct File<'a> {
+    appliance: ApplianceTable<'a>,
+    eal: Eal<'a>,
+    port: Vec<Port>,
+    vip: Vec<Vip>,
+    target: Vec<Target<'a>>,
+    service: Vec<Service<'a>>,
+    connection: Vec<Connection<'a>>,
+}
+
+#[derive(Serialize)]
+struct ApplianceTable<'a> {
+    id: u8,
+    name: &'a str,
+    control_socket: PathBuf,
+    state_dir: PathBuf,
+    polling: &'static str,
+    engine: &'static str,
+    log: &'static str,
+}
+
+#[derive(Serialize)]
+struct Eal<'a> {
+    file_prefix: &'a str,
+    memory_mib: u32,
+    hugepages: &'static str,
+}
+
+#[derive(Serialize)]
+struct Port {
+    name: &'static str,
+    side: &'static str,
+    device: &'static str,
+    addresses: [String; 1],
+    mtu: u16,
+}
+
+impl Port {
+    fn of(side: &'static str, device: &'static str, address: String) -> Self {
+        Self { name: side, side, device, addresses: [address], mtu: 1500 }
+    }
+}
+
+#[derive(Serialize)]
+struct Vip {
+    name: &'static str,
+    address: String,
+    port: &'static str,
+    gateways: Vec<Gateway>,
+}
+
+#[derive(Serialize)]
+struct Gateway {
+    address: String,
+    port: &'static str,
+}
+
+#[derive(Serialize)]
+struct Target<'a> {
+    name: &'a str,
+    address: &'a str,
+}
+
+#[derive(Serialize)]
+struct Service<'a> {
+    vip: &'static str,
+    protocol: &'static str,
+    port: u16,
+    targets: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Connection<'a> {
+    name: &'a str,
+    vip: &'static str,
+    remote_addrs: [&'static str; 1],
+    local_id: &'a str,
+    remote_id: &'a str,
+    secret_file: String,
+    proposals: &'a [String],
+    dpd_delay: String,
+    rekey_time: &'static str,
+    child: [Child<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct Child<'a> {
+    name: &'static str,
+    local_ts: [String; 1],
+    remote_ts: [&'static str; 1],
+    esp_proposals: &'a [String],
+    rekey_time: &'static str,
+}

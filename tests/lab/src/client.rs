@@ -1,0 +1,11 @@
+//! Clients behind a remote peer: what users of the VIP would notice, counted and timed.
+
+mod connections;
+mod http;
+mod pingpong;
+mod probe;
+
+pub use connections::{ConnectionsReport, connections};
+pub use http::{BulkReport, Http, download, upload};
+pub use pingpong::{PingPong, PingPongReport};
+pub use probe::{FlowReport, ProbeReport, UdpProbe, echo_once};

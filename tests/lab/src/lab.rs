@@ -1,0 +1,270 @@
+//! The whole lab: namespaces, gateway, remote peers, targets and captures.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::appliance::{Appliance, ApplianceConfig, IkeSettings};
+use crate::capture::{Capture, Direction, Exchange};
+use crate::charon::{Charon, CharonConfig, Child, ChildSa, Connection, DpdAction, IkeSa, RemoteAddress, Retransmit};
+use crate::client::{self, BulkReport, ConnectionsReport, PingPong, UdpProbe};
+use crate::clock::Stamp;
+use crate::command;
+use crate::error::{Context, LabError, Result};
+use crate::gateway::{self, CHILD, Gateway, GatewayKind};
+use crate::netns::Namespace;
+use crate::supervisor::Run;
+use crate::target::Target;
+use crate::topology::{PeerPlan, Plan, Topology, VIP};
+use crate::wait;
+
+/// From the call to an established tunnel.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// How long one connection of a check may take.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a lab consists of.
+#[derive(Clone)]
+pub struct LabConfig {
+    /// Which gateway.
+    pub gateway: GatewayKind,
+    /// Who is there.
+    pub plan: Plan,
+    /// What both ends agree on.
+    pub ike: IkeSettings,
+    /// After how much silence the gateway asks its peers whether they live.
+    pub gateway_dpd_delay: Duration,
+    /// Likewise the remote peers; `None`: they don't ask.
+    pub peer_dpd_delay: Option<Duration>,
+    /// How soon charons give up.
+    pub retransmit: Retransmit,
+    /// Where captures and logs go, to stay; without it they go away with the lab.
+    pub out: Option<PathBuf>,
+}
+
+impl LabConfig {
+    /// One remote peer, two targets, one appliance.
+    pub fn new(gateway: GatewayKind) -> Self {
+        Self {
+            gateway,
+            plan: Plan::new(1, 2, 1),
+            ike: IkeSettings::default(),
+            gateway_dpd_delay: Duration::from_secs(2),
+            peer_dpd_delay: Some(Duration::from_secs(2)),
+            retransmit: Retransmit::default(),
+            out: None,
+        }
+    }
+}
+
+/// A lab at work. What is dropped first comes first.
+pub struct Lab {
+    peers: Vec<Charon>,
+    gateway: Gateway,
+    targets: Vec<Target>,
+    /// At the switch's ports to the appliances' outside interfaces.
+    pub outside: Capture,
+    /// At the switch's ports to the appliances' inside interfaces.
+    pub inside: Capture,
+    topology: Topology,
+    folder: PathBuf,
+    config: LabConfig,
+    run: Run,
+}
+
+impl Lab {
+    /// Builds the lab; `progress` hears of each step.
+    pub fn start(config: LabConfig, progress: &dyn Fn(&str)) -> Result<Self> {
+        command::check_requirements()?;
+        let run = Run::begin()?;
+        let folder = config.out.clone().unwrap_or_else(|| run.folder().to_owned());
+        std::fs::create_dir_all(&folder).context(|| format!("making {}", folder.display()))?;
+        let plan = &config.plan;
+        progress("building the switch, the hosts and the links between them");
+        let topology = Topology::build(&run, plan)?;
+        let ports = |name: fn(&_) -> String| plan.appliances.iter().map(name).collect::<Vec<_>>();
+        let outside = ports(Topology::outside_port);
+        let inside = ports(Topology::inside_port);
+        let outside = Capture::start(&topology.switch, &outside, &folder.join("outside.pcap"))?;
+        let inside = Capture::start(&topology.switch, &inside, &folder.join("inside.pcap"))?;
+        progress("starting the targets");
+        let targets = plan.targets.iter().zip(&topology.targets);
+        let targets = targets.map(|(plan, host)| Target::start(host, &plan.name)).collect::<Result<_>>()?;
+        progress(match config.gateway {
+            GatewayKind::Vipsec => "starting vipsecd",
+            GatewayKind::Strongswan => "starting strongSwan as the gateway",
+        });
+        let gateway = start_gateway(&config, &topology, &run)?;
+        progress("starting strongSwan as the remote peer");
+        let peers = plan.peers.iter().zip(&topology.peers);
+        let peers = peers.map(|(peer, host)| start_peer(&config, peer, host, &run)).collect::<Result<_>>()?;
+        Ok(Self { peers, gateway, targets, outside, inside, topology, folder, config, run })
+    }
+
+    /// The lab's name, which all its namespaces begin with.
+    pub fn name(&self) -> String {
+        self.run.name_of("*")
+    }
+
+    /// Where captures and logs are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Copies the daemons' logs to where captures and logs are.
+    pub fn save_logs(&self) -> Result<()> {
+        let peers = self.peers.iter().zip(&self.config.plan.peers);
+        let peers = peers.map(|(peer, plan)| (peer.log(), format!("{}.log", plan.name)));
+        for (log, name) in peers.chain([(self.gateway.log(), "gateway.log".to_owned())]) {
+            std::fs::copy(&log, self.folder.join(name)).context(|| format!("copying {}", log.display()))?;
+        }
+        Ok(())
+    }
+
+    /// The gateway.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// The gateway, to be killed.
+    pub fn gateway_mut(&mut self) -> &mut Gateway {
+        &mut self.gateway
+    }
+
+    /// The targets.
+    pub fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
+    /// The first remote peer's charon.
+    pub fn peer(&self) -> Result<&Charon> {
+        self.peers.first().ok_or_else(no_peer)
+    }
+
+    /// The first remote peer's namespace: where the clients are.
+    pub fn client_host(&self) -> Result<&Namespace> {
+        self.topology.peers.first().ok_or_else(no_peer)
+    }
+
+    /// The name of the first remote peer's connection.
+    pub fn connection(&self) -> Result<&str> {
+        self.config.plan.peers.first().map(|peer| peer.connection.as_str()).ok_or_else(no_peer)
+    }
+
+    /// Kills the first remote peer without a goodbye, and starts it anew, with no memory of its SAs.
+    pub fn restart_peer(&mut self, dpd_delay: Option<Duration>) -> Result<()> {
+        self.config.peer_dpd_delay = dpd_delay;
+        let plan = self.config.plan.peers.first().ok_or_else(no_peer)?;
+        let host = self.topology.peers.first().ok_or_else(no_peer)?;
+        let peer = self.peers.first_mut().ok_or_else(no_peer)?;
+        peer.kill()?;
+        *peer = start_peer(&self.config, plan, host, &self.run)?;
+        Ok(())
+    }
+
+    /// Lets the first remote peer call. Returns how long the handshake took on the wire: from the IKE_SA_INIT request to the
+    /// IKE_AUTH response (RFC 7296 §1.2).
+    pub fn bring_up(&self) -> Result<Duration> {
+        let begin = Stamp::now();
+        self.peer()?.initiate(CHILD, HANDSHAKE_LIMIT)?;
+        let last = |exchange, direction, response| self.outside.ike(begin, exchange, direction, response);
+        wait::until("the handshake to show in the capture", HANDSHAKE_LIMIT, || {
+            let request = last(Exchange::SaInit, Direction::ToHost, false).first().map(|frame| frame.stamp);
+            let response = last(Exchange::Auth, Direction::FromHost, true).last().map(|frame| frame.stamp);
+            Ok(request.zip(response).map(|(request, response)| response.since(request)))
+        })
+    }
+
+    /// The first remote peer's only established IKE SA.
+    pub fn ike_sa(&self) -> Result<Option<IkeSa>> {
+        let mut sas = self.peer()?.sas()?;
+        Ok(if sas.len() == 1 { sas.pop().filter(|sa| sa.state == "ESTABLISHED") } else { None })
+    }
+
+    /// The first remote peer's only installed child SA.
+    pub fn child_sa(&self) -> Result<Option<ChildSa>> {
+        let children = self.peer()?.sas()?.into_iter().flat_map(|sa| sa.children);
+        let mut installed: Vec<_> = children.filter(|child| child.state == "INSTALLED").collect();
+        Ok(if installed.len() == 1 { installed.pop() } else { None })
+    }
+
+    /// Short TCP connections through the tunnel.
+    pub fn connections(&self, total: u32, concurrency: u32) -> Result<ConnectionsReport> {
+        client::connections(self.client_host()?, VIP, total, concurrency, CONNECTION_LIMIT)
+    }
+
+    /// A bulk transfer from a target.
+    pub fn download(&self, bytes: u64, limit: Duration) -> Result<BulkReport> {
+        self.client_host()?.run(|| client::download(VIP, bytes, limit))
+    }
+
+    /// A bulk transfer to a target.
+    pub fn upload(&self, bytes: u64, limit: Duration) -> Result<BulkReport> {
+        self.client_host()?.run(|| client::upload(VIP, bytes, limit))
+    }
+
+    /// Numbered datagrams each way, until stopped.
+    pub fn start_probe(&self, interval: Duration) -> Result<UdpProbe> {
+        UdpProbe::start(self.client_host()?, VIP, interval)
+    }
+
+    /// A busy long-lived connection, until stopped.
+    pub fn start_pingpong(&self) -> Result<PingPong> {
+        PingPong::start(self.client_host()?, VIP)
+    }
+
+    /// One UDP datagram there and back.
+    pub fn echo(&self, limit: Duration) -> Result<Duration> {
+        client::echo_once(self.client_host()?, VIP, limit)
+    }
+}
+
+fn no_peer() -> LabError {
+    LabError::Expectation { what: "a lab with a remote peer".to_owned(), found: "its plan has none".to_owned() }
+}
+
+fn start_gateway(config: &LabConfig, topology: &Topology, run: &Run) -> Result<Gateway> {
+    let (Some(plan), Some(host)) = (config.plan.appliances.first(), topology.appliances.first()) else {
+        return Err(LabError::Expectation {
+            what: "a lab with an appliance".to_owned(),
+            found: "its plan has none".to_owned(),
+        });
+    };
+    let folder = run.folder().join(&plan.name);
+    match config.gateway {
+        GatewayKind::Vipsec => {
+            let prefix = run.name_of(&plan.name);
+            let settings = ApplianceConfig::new(&config.plan, plan, &config.ike, config.gateway_dpd_delay, prefix);
+            Ok(Gateway::Vipsec(Appliance::start(host, &folder, &settings)?))
+        }
+        GatewayKind::Strongswan => {
+            gateway::prepare_for_strongswan(host, &config.plan)?;
+            let settings =
+                gateway::strongswan_config(&config.plan, &config.ike, config.gateway_dpd_delay, config.retransmit);
+            Ok(Gateway::Strongswan(Charon::start(host, &folder, &settings)?))
+        }
+    }
+}
+
+fn start_peer(config: &LabConfig, peer: &PeerPlan, host: &Namespace, run: &Run) -> Result<Charon> {
+    let connection = Connection {
+        name: peer.connection.clone(),
+        local_address: peer.outside,
+        remote_address: RemoteAddress::Address(VIP),
+        local_id: peer.identity.clone(),
+        remote_id: config.ike.gateway_id.clone(),
+        secret: config.ike.secret.clone(),
+        proposals: config.ike.proposals.clone(),
+        dpd_delay: config.peer_dpd_delay,
+        rekey_time: None,
+        children: vec![Child {
+            name: CHILD.to_owned(),
+            local_ts: vec![peer.inner_network.clone()],
+            remote_ts: vec![format!("{VIP}/32")],
+            esp_proposals: config.ike.esp_proposals.clone(),
+            rekey_time: None,
+            dpd_action: DpdAction::Clear,
+        }],
+    };
+    let settings = CharonConfig { connections: vec![connection], retransmit: config.retransmit };
+    Charon::start(host, &run.folder().join(&peer.name), &settings)
+}

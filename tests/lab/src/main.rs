@@ -1,0 +1,95 @@
+//! `vipsec-lab`: the lab on one machine, for people and for make.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use vipsec_lab::error::Result;
+use vipsec_lab::gateway::GatewayKind;
+use vipsec_lab::scenario::demo::{self, DemoConfig};
+use vipsec_lab::scenario::{Outcome, Progress, exercise};
+use vipsec_lab::{command, supervisor};
+
+/// A remote peer, an appliance and targets in network namespaces of this machine.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Subcommand)]
+enum Scenario {
+    /// A tunnel comes up, connections spread over the targets, bulk data crosses intact, nothing readable is seen outside.
+    Demo {
+        /// What stands between the remote peer and the targets.
+        #[arg(long, value_enum, default_value_t = GatewayKind::Vipsec)]
+        gateway: GatewayKind,
+        /// Short TCP connections.
+        #[arg(long, default_value_t = 1000)]
+        connections: u32,
+        /// Bulk data each way, in MiB.
+        #[arg(long, default_value_t = 50)]
+        bulk_mib: u64,
+        /// Leave the lab up afterwards, until interrupted.
+        #[arg(long)]
+        keep: bool,
+        /// Folder for the report, the captures and the logs.
+        #[arg(long, default_value = "target/demo")]
+        out: PathBuf,
+    },
+    /// Rekeying by either end, liveness checks, deletion and coming back, each with a look at the traffic.
+    Exercise {
+        /// What stands between the remote peer and the targets.
+        #[arg(long, value_enum, default_value_t = GatewayKind::Vipsec)]
+        gateway: GatewayKind,
+        /// Folder for the report, the captures and the logs.
+        #[arg(long, default_value = "target/exercise")]
+        out: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match play(arguments.scenario) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("vipsec-lab: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn play(scenario: Scenario) -> Result<bool> {
+    command::check_requirements()?;
+    supervisor::clean_up_on_signals()?;
+    let progress = Progress::default();
+    match scenario {
+        Scenario::Demo { gateway, connections, bulk_mib, keep, out } => {
+            let config = DemoConfig { gateway, connections, bulk_mib, out };
+            let (lab, report) = demo::play(&config, &progress)?;
+            println!("\n{}", report.to_text());
+            println!("  report, captures and logs: {}", config.out.display());
+            if keep {
+                println!("  the lab stays up in the namespaces {} until interrupted", lab.name());
+                wait_for_signal();
+            }
+            Ok(report.passed)
+        }
+        Scenario::Exercise { gateway, out } => {
+            let results = exercise::play(gateway, &out, &progress)?;
+            let failed = results.iter().filter(|case| case.result == Outcome::Failed).count();
+            println!("\n{} cases, {failed} failed; report, captures and logs: {}", results.len(), out.display());
+            Ok(failed == 0)
+        }
+    }
+}
+
+/// Waits for a signal; the supervisor's thread takes the lab away and ends the process.
+fn wait_for_signal() -> ! {
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,221 @@
+//! Who is where in the lab, and the namespaces, bridges and links that make it so.
+
+use std::net::Ipv4Addr;
+
+use crate::command::{self, HOUSEKEEPING_LIMIT};
+use crate::error::Result;
+use crate::netns::Namespace;
+use crate::supervisor::Run;
+
+/// The virtual IP: end of the tunnels and address of the services.
+pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// Where the targets send their replies; moves with the VIP.
+pub const INSIDE_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+/// The networks behind the remote peers.
+pub const INNER_NETWORK: &str = "10.9.0.0/16";
+
+/// A remote peer: a namespace on the outside that runs charon and the clients.
+#[derive(Debug, Clone)]
+pub struct PeerPlan {
+    /// Short name, as in `p0`.
+    pub name: String,
+    /// Its address outside.
+    pub outside: Ipv4Addr,
+    /// The address behind its end of the tunnel.
+    pub inner: Ipv4Addr,
+    /// The network behind its end of the tunnel.
+    pub inner_network: String,
+    /// Its IKE identity.
+    pub identity: String,
+    /// Its connection, by name.
+    pub connection: String,
+}
+
+/// A target: a namespace on the inside that has the VIP on its loopback.
+#[derive(Debug, Clone)]
+pub struct TargetPlan {
+    /// Short name, as in `t1`.
+    pub name: String,
+    /// Its address inside.
+    pub inside: Ipv4Addr,
+}
+
+/// An appliance: a namespace on both sides, its interfaces without addresses of the kernel's.
+#[derive(Debug, Clone)]
+pub struct AppliancePlan {
+    /// Short name, as in `a`.
+    pub name: String,
+    /// Its id in the group.
+    pub id: u8,
+    /// Its own address outside (in vipsecd's configuration only).
+    pub outside: Ipv4Addr,
+    /// Its own address inside (likewise).
+    pub inside: Ipv4Addr,
+}
+
+/// How many of each.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The remote peers.
+    pub peers: Vec<PeerPlan>,
+    /// The targets.
+    pub targets: Vec<TargetPlan>,
+    /// The appliances.
+    pub appliances: Vec<AppliancePlan>,
+}
+
+impl Plan {
+    /// A plan with that many remote peers, targets and appliances: a peer's addresses end in 100+n, a target's in 21+n, an
+    /// appliance's in 11+n.
+    pub fn new(peers: u8, targets: u8, appliances: u8) -> Self {
+        let peer = |n: u8| PeerPlan {
+            name: format!("p{n}"),
+            outside: Ipv4Addr::new(192, 0, 2, 100 + n),
+            inner: Ipv4Addr::new(10, 9, n, 1),
+            inner_network: format!("10.9.{n}.0/24"),
+            identity: if n == 0 { "branch.example".to_owned() } else { format!("branch{n}.example") },
+            connection: if n == 0 { "branch".to_owned() } else { format!("branch{n}") },
+        };
+        let target = |n: u8| TargetPlan { name: format!("t{}", n + 1), inside: Ipv4Addr::new(10, 1, 0, 21 + n) };
+        let appliance = |n: u8| AppliancePlan {
+            name: char::from(b'a' + n).to_string(),
+            id: n + 1,
+            outside: Ipv4Addr::new(192, 0, 2, 11 + n),
+            inside: Ipv4Addr::new(10, 1, 0, 11 + n),
+        };
+        Self {
+            peers: (0..peers.min(50)).map(peer).collect(),
+            targets: (0..targets.min(50)).map(target).collect(),
+            appliances: (0..appliances.min(8)).map(appliance).collect(),
+        }
+    }
+}
+
+/// The namespaces, wired up.
+#[derive(Debug)]
+pub struct Topology {
+    /// The namespace with the two bridges.
+    pub switch: Namespace,
+    /// One per remote peer.
+    pub peers: Vec<Namespace>,
+    /// One per target.
+    pub targets: Vec<Namespace>,
+    /// One per appliance.
+    pub appliances: Vec<Namespace>,
+}
+
+/// A link from the switch to a host.
+struct Link<'a> {
+    bridge: &'a str,
+    /// Its end at the switch.
+    port: String,
+    host: &'a Namespace,
+    /// Its end at the host.
+    interface: &'a str,
+    /// The host's MAC address.
+    mac: String,
+}
+
+impl Topology {
+    /// Builds what `plan` says.
+    pub fn build(run: &Run, plan: &Plan) -> Result<Self> {
+        let host = |name: &str| quiet_host(&run.name_of(name));
+        let topology = Self {
+            switch: host("sw")?,
+            peers: plan.peers.iter().map(|peer| host(&peer.name)).collect::<Result<_>>()?,
+            targets: plan.targets.iter().map(|target| host(&target.name)).collect::<Result<_>>()?,
+            appliances: plan.appliances.iter().map(|appliance| host(&appliance.name)).collect::<Result<_>>()?,
+        };
+        topology.switch.ip(&[
+            "link add outside type bridge stp_state 0",
+            "link add inside type bridge stp_state 0",
+            "link set outside up",
+            "link set inside up",
+        ])?;
+        topology.wire(plan)?;
+        topology.address(plan)?;
+        Ok(topology)
+    }
+
+    /// The switch's port to an appliance's outside interface.
+    pub fn outside_port(appliance: &AppliancePlan) -> String {
+        format!("{}-out", appliance.name)
+    }
+
+    /// The switch's port to an appliance's inside interface.
+    pub fn inside_port(appliance: &AppliancePlan) -> String {
+        format!("{}-in", appliance.name)
+    }
+
+    fn wire(&self, plan: &Plan) -> Result<()> {
+        for (n, (peer, host)) in plan.peers.iter().zip(&self.peers).enumerate() {
+            let mac = format!("02:00:00:00:02:{n:02x}");
+            self.connect(&Link {
+                bridge: "outside",
+                port: format!("{}-out", peer.name),
+                host,
+                interface: "out0",
+                mac,
+            })?;
+        }
+        for (n, (target, host)) in plan.targets.iter().zip(&self.targets).enumerate() {
+            let mac = format!("02:00:00:00:03:{n:02x}");
+            self.connect(&Link { bridge: "inside", port: format!("{}-in", target.name), host, interface: "in0", mac })?;
+        }
+        for (appliance, host) in plan.appliances.iter().zip(&self.appliances) {
+            let port = Self::outside_port(appliance);
+            let mac = format!("02:00:00:01:{:02x}:00", appliance.id);
+            self.connect(&Link { bridge: "outside", port, host, interface: "out0", mac })?;
+            let port = Self::inside_port(appliance);
+            let mac = format!("02:00:00:01:{:02x}:01", appliance.id);
+            self.connect(&Link { bridge: "inside", port, host, interface: "in0", mac })?;
+        }
+        Ok(())
+    }
+
+    fn connect(&self, link: &Link) -> Result<()> {
+        let Link { bridge, port, host, interface, mac } = link;
+        let namespace = host.name();
+        self.switch.ip(&[
+            format!("link add {port} type veth peer name {interface} address {mac} netns {namespace}"),
+            format!("link set {port} master {bridge} up"),
+        ])?;
+        host.ip(&[format!("link set {interface} up")])?;
+        // Frames of a user-space data plane must carry their checksums, and be no longer than the wire's MTU.
+        let mut ethtool = command::command("ethtool")?;
+        ethtool.args(["-K", interface, "rx", "off", "tx", "off", "tso", "off", "gso", "off", "gro", "off"]);
+        host.run(|| command::run(ethtool, HOUSEKEEPING_LIMIT))?;
+        Ok(())
+    }
+
+    fn address(&self, plan: &Plan) -> Result<()> {
+        for (peer, host) in plan.peers.iter().zip(&self.peers) {
+            host.ip(&[
+                format!("address add {}/24 dev out0", peer.outside),
+                format!("address add {}/32 dev lo", peer.inner),
+            ])?;
+        }
+        for (target, host) in plan.targets.iter().zip(&self.targets) {
+            // The VIP is an address of the appliance's: a target takes packets for it and answers no ARP for it.
+            host.sysctl("net/ipv4/conf/all/arp_ignore", "1")?;
+            host.sysctl("net/ipv4/conf/all/arp_announce", "2")?;
+            host.ip(&[
+                format!("address add {}/24 dev in0", target.inside),
+                format!("address add {VIP}/32 dev lo"),
+                format!("route add {INNER_NETWORK} via {INSIDE_GATEWAY}"),
+            ])?;
+        }
+        Ok(())
+    }
+}
+
+/// A namespace whose interfaces take packets whatever their source.
+fn quiet_host(name: &str) -> Result<Namespace> {
+    let host = Namespace::create(name)?;
+    for scope in ["all", "default"] {
+        host.sysctl(&format!("net/ipv4/conf/{scope}/rp_filter"), "0")?;
+        host.sysctl(&format!("net/ipv4/conf/{scope}/accept_redirects"), "0")?;
+        host.sysctl(&format!("net/ipv4/conf/{scope}/send_redirects"), "0")?;
+    }
+    Ok(host)
+}
