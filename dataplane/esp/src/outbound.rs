@@ -41,6 +41,9 @@ pub struct OutboundSa {
 }
 
 const _: () = assert!(std::mem::offset_of!(OutboundSa, context) <= 64);
+// Eleven lines; see `InboundSa`.
+#[cfg(target_arch = "x86_64")]
+const _: () = assert!(size_of::<OutboundSa>() <= 704);
 
 impl OutboundSa {
     /// Sets up an SA: expands the key. The first packet carries the number after [`OutboundParams::sent`].

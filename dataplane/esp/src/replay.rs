@@ -153,3 +153,117 @@ impl fmt::Debug for ReplayWindow {
         f.debug_struct("ReplayWindow").field("edge", &self.edge).field("size", &self.size).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The window by its definition: a set of numbers.
+    struct Model {
+        size: u64,
+        edge: u64,
+        /// Everything up to here counts as seen from the start.
+        start: u64,
+        seen: BTreeSet<u64>,
+    }
+
+    impl Model {
+        fn admit(&mut self, number: u64) -> bool {
+            let too_old = number.saturating_add(self.size) <= self.edge;
+            if too_old || number <= self.start || !self.seen.insert(number) {
+                return false;
+            }
+            self.edge = self.edge.max(number);
+            true
+        }
+    }
+
+    fn sizes() -> impl Strategy<Value = u32> {
+        (SIZE_MIN / 64..=SIZE_MAX / 64).prop_map(|blocks| blocks * 64)
+    }
+
+    fn starts() -> impl Strategy<Value = u64> {
+        prop_oneof![Just(0), 0..300u64, any::<u64>().prop_map(|number| number >> 1)]
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_set(
+            size in prop_oneof![Just(64), sizes()],
+            start in starts(),
+            // Steps from the edge: in order, a little around it, within the window, beyond it, and far ahead.
+            steps in prop::collection::vec(
+                prop_oneof![8 => Just(1i64), 8 => -80..80i64, 4 => -8300..8300i64, 1 => -20_000..(1i64 << 40)],
+                1..600,
+            ),
+        ) {
+            let mut window = ReplayWindow::new(size, start).unwrap();
+            let mut model = Model { size: u64::from(size), edge: start, start, seen: BTreeSet::new() };
+            for step in steps {
+                let number = model.edge.saturating_add_signed(step);
+                let may_pass = window.check(number);
+                prop_assert_eq!(window.check(number), may_pass, "a check changes nothing");
+                let admitted = model.admit(number);
+                prop_assert_eq!(may_pass, admitted);
+                prop_assert_eq!(window.admit(number), admitted);
+                prop_assert_eq!(window.edge(), model.edge);
+            }
+        }
+
+        /// RFC 4303 appendix A2.2 says it in 32-bit arithmetic; here it is in 64-bit: of all numbers with that low half, the
+        /// one in the 2^32 numbers that start [`BEHIND_MAX`] behind the edge.
+        #[test]
+        fn infers_the_only_candidate(edge in starts(), number_from_edge in -70_000..(1i64 << 33)) {
+            let window = ReplayWindow::new(64, edge).unwrap();
+            let number = edge.saturating_add_signed(number_from_edge);
+            let inferred = window.infer(number as u32).unwrap();
+            prop_assert_eq!(inferred as u32, number as u32);
+            let first = (edge + 1).saturating_sub(u64::from(BEHIND_MAX));
+            prop_assert!((first..=first + u64::from(u32::MAX)).contains(&inferred), "{inferred:#x} with edge {edge:#x}");
+        }
+    }
+
+    #[test]
+    fn nothing_up_to_the_starting_edge_is_new() {
+        for edge in [0, 1, 63, 64, 65, 1000, u64::from(u32::MAX)] {
+            for size in [64, 128, 8192] {
+                let mut window = ReplayWindow::new(size, edge).unwrap();
+                assert!((0..=edge).rev().take(20_000).all(|number| !window.check(number)), "edge {edge}, size {size}");
+                let last = edge + 200;
+                for number in (edge + 1..=last).rev() {
+                    assert_eq!(
+                        window.admit(number),
+                        number + u64::from(size) > last,
+                        "number {number} of {last}, size {size}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_sizes_that_do_not_fit_the_ring() {
+        for size in [0, 1, 32, 63, 65, 100, SIZE_MAX + 64, u32::MAX] {
+            assert!(ReplayWindow::new(size, 0).is_err(), "size {size}");
+        }
+    }
+
+    #[test]
+    fn infers_across_subspaces() {
+        let infer = |edge, low| ReplayWindow::new(64, edge).unwrap().infer(low);
+        // Case A: just behind the edge, just ahead, and wrapped into the next subspace.
+        assert_eq!(infer(0x5_ffff_fff0, 0xffff_ffe0), Some(0x5_ffff_ffe0));
+        assert_eq!(infer(0x5_ffff_fff0, 0xffff_fff1), Some(0x5_ffff_fff1));
+        assert_eq!(infer(0x5_ffff_fff0, 0x0000_0001), Some(0x6_0000_0001));
+        // Case B: the late packets of the previous subspace.
+        assert_eq!(infer(0x6_0000_0004, 0xffff_fffe), Some(0x5_ffff_fffe));
+        assert_eq!(infer(0x6_0000_0004, 0x0000_0009), Some(0x6_0000_0009));
+        // There is no subspace before the first and none after the last.
+        assert_eq!(infer(4, 0xffff_fffe), Some(0xffff_fffe));
+        assert_eq!(infer(u64::MAX - 4, 1), None);
+    }
+}

@@ -10,7 +10,6 @@ use crate::sa::Algorithm;
 /// An expanded key and the GHASH key, inline; wiped on drop.
 pub struct AesGcm(Width);
 
-#[expect(clippy::large_enum_variant, reason = "both are round keys that sit inline in the SA")]
 enum Width {
     Aes128(Aes128Gcm),
     Aes256(Aes256Gcm),

@@ -5,6 +5,8 @@
 
 mod aes_gcm;
 mod aws_lc;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::str::FromStr;

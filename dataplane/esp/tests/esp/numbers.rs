@@ -1,0 +1,360 @@
+//! Who may use a number, and who may deliver it.
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+use vipsec_esp::engine::EngineKind;
+use vipsec_esp::error::{EspError, SetupError};
+use vipsec_esp::header::OVERHEAD_MAX;
+use vipsec_esp::inbound::{Admission, InboundSa};
+use vipsec_esp::outbound::{LEASE_BLOCK, OutboundSa};
+use vipsec_esp::sa::Algorithm;
+use vipsec_wire::buffer::{PacketBuf, VecBuf};
+use vipsec_wire::iv::NUMBER_MAX;
+
+use crate::support::{IPV4, bytes, inbound, inbound_params, iv_prefix, outbound_params, pair, seal};
+
+const ALGORITHM: Algorithm = Algorithm::Aes128Gcm;
+
+/// Opens and admits.
+fn receive(sa: &mut InboundSa, packet: &[u8]) -> Result<Admission, EspError> {
+    let opened = sa.open(&mut VecBuf::from_bytes(packet))?;
+    Ok(sa.admit(opened.number))
+}
+
+/// Seals `count` packets.
+fn packets(sa: &mut OutboundSa, count: usize) -> Vec<Vec<u8>> {
+    (0..count).map(|_| bytes(&seal(sa, &[0x45; 40]))).collect()
+}
+
+/// Reports and gets what was asked for.
+fn grant_all(sa: &mut InboundSa) {
+    let wanted = sa.horizon_wanted();
+    sa.handle_request();
+    sa.grant(wanted);
+}
+
+mod outbound_numbers {
+    use super::*;
+
+    #[test]
+    fn the_first_number_is_one() {
+        // RFC 4303 §3.3.3
+        let (mut out, _) = pair(|_, _| ());
+        let packet = bytes(&seal(&mut out, &[0x45; 20]));
+        assert_eq!(packet[4..8], [0, 0, 0, 1]);
+        assert_eq!(packet[8..16], [1, 0, 1, 0, 0, 0, 0, 1], "appliance id, epoch, number");
+        assert_eq!(out.sent(), 1);
+    }
+
+    #[test]
+    fn numbers_do_not_cycle() {
+        let last = u64::from(u32::MAX);
+        let (mut out, _) = pair(|out, _| out.sent = last - 1);
+        assert_eq!(out.seal(&mut VecBuf::from_bytes(&[0x45; 20]), IPV4), Ok(last));
+        for _ in 0..3 {
+            assert_eq!(out.seal(&mut VecBuf::from_bytes(&[0x45; 20]), IPV4), Err(EspError::NumbersExhausted));
+        }
+        assert_eq!(out.sent(), last);
+        assert!(!out.wants_more());
+    }
+
+    #[test]
+    fn extended_numbers_end_with_the_iv() {
+        let (mut out, _) = pair(|out, _| (out.esn, out.sent) = (true, u64::from(u32::MAX)));
+        let packet = bytes(&seal(&mut out, &[0x45; 20]));
+        assert_eq!(packet[4..8], [0, 0, 0, 0], "the low half of 2^32");
+        assert_eq!(packet[11..16], [1, 0, 0, 0, 0]);
+
+        let (mut out, _) = pair(|out, _| (out.esn, out.sent) = (true, NUMBER_MAX - 1));
+        assert_eq!(out.seal(&mut VecBuf::from_bytes(&[0x45; 20]), IPV4), Ok(NUMBER_MAX));
+        assert_eq!(out.seal(&mut VecBuf::from_bytes(&[0x45; 20]), IPV4), Err(EspError::NumbersExhausted));
+    }
+
+    #[test]
+    fn rekey_is_due_at_half() {
+        for (esn, half) in [(false, 1u64 << 31), (true, 1 << 39)] {
+            let (mut out, _) = pair(|out, _| (out.esn, out.sent) = (esn, half - 3));
+            seal(&mut out, &[0x45; 20]);
+            assert!(!out.rekey_due());
+            seal(&mut out, &[0x45; 20]);
+            assert!(out.rekey_due());
+        }
+    }
+
+    #[test]
+    fn owners_share_no_iv() {
+        // The same SA in three hands: two appliances, and a later load by the first.
+        let mut ivs = HashSet::new();
+        for (appliance, epoch) in [(1, 1), (2, 1), (1, 2)] {
+            let (mut out, _) = pair(|out, _| out.iv_prefix = iv_prefix(appliance, epoch));
+            for packet in packets(&mut out, 100) {
+                assert!(ivs.insert(packet[8..16].to_vec()));
+            }
+        }
+    }
+
+    #[test]
+    fn sealing_goes_on_past_the_lease() {
+        let (mut out, _) = pair(|out, _| out.lease = 2);
+        assert!(out.wants_more());
+        assert_eq!(packets(&mut out, 5).len(), 5);
+        assert_eq!(out.lease_wanted(), 5 + LEASE_BLOCK);
+        out.handle_request();
+        assert!(!out.wants_more(), "one report in flight");
+        out.grant(5 + LEASE_BLOCK);
+        assert!(!out.wants_more());
+        out.grant(7);
+        assert_eq!(out.lease(), 5 + LEASE_BLOCK, "a lease never moves back");
+    }
+
+    #[test]
+    fn a_lease_is_renewed_at_half() {
+        let (mut out, _) = pair(|out, _| (out.sent, out.lease) = (LEASE_BLOCK / 2 - 1, LEASE_BLOCK));
+        seal(&mut out, &[0x45; 20]);
+        assert!(!out.wants_more());
+        seal(&mut out, &[0x45; 20]);
+        assert!(out.wants_more());
+    }
+
+    #[test]
+    fn binding_gives_a_lease_to_an_sa_without() {
+        let (mut out, _) = pair(|_, _| ());
+        packets(&mut out, 3);
+        assert!(!out.wants_more());
+        out.bind();
+        assert_eq!(out.lease(), 3 + LEASE_BLOCK);
+        assert_eq!(out.lease_wanted(), out.lease());
+        seal(&mut out, &[0x45; 20]);
+        out.bind();
+        assert_eq!(out.lease(), 3 + LEASE_BLOCK, "already bound");
+        out.grant(u64::MAX);
+        assert_eq!((out.lease(), out.wants_more()), (u64::MAX, false));
+    }
+
+    proptest! {
+        /// I1: whatever fails, no two packets of an SA carry the same number or IV.
+        #[test]
+        fn no_number_is_used_twice(rooms in prop::collection::vec((0..40usize, 0..40usize), 1..60)) {
+            let (mut out, _) = pair(|_, _| ());
+            let (mut numbers, mut ivs) = (HashSet::new(), HashSet::new());
+            for (headroom, tailroom) in rooms {
+                let mut packet = VecBuf::with_room(headroom, tailroom);
+                match out.seal(&mut packet, IPV4) {
+                    Ok(number) => {
+                        prop_assert!(numbers.insert(number));
+                        prop_assert!(ivs.insert(packet.data()[8..16].to_vec()));
+                    }
+                    Err(error) => {
+                        prop_assert_eq!(error, EspError::NoRoom);
+                        prop_assert!(headroom < 16 || tailroom < OVERHEAD_MAX - 16);
+                    }
+                }
+            }
+        }
+    }
+}
+
+mod inbound_numbers {
+    use super::*;
+
+    #[test]
+    fn opening_leaves_the_window_alone() {
+        let (mut out, mut into) = pair(|_, _| ());
+        let packet = bytes(&seal(&mut out, &[0x45; 20]));
+        for _ in 0..3 {
+            assert_eq!(into.open(&mut VecBuf::from_bytes(&packet)).map(|opened| opened.number), Ok(1));
+        }
+        assert_eq!((into.admit(1), into.edge()), (Admission::Deliver, 1));
+        assert_eq!(into.admit(1), Admission::Replayed);
+        assert_eq!(receive(&mut into, &packet), Err(EspError::Replayed));
+    }
+
+    #[test]
+    fn forgeries_move_neither_edge_nor_horizon() {
+        let (mut out, mut into) = pair(|out, into| (out.sent, into.horizon) = (1_000_000, 0));
+        let mut packet = bytes(&seal(&mut out, &[0x45; 20]));
+        *packet.last_mut().unwrap() ^= 1;
+        assert_eq!(receive(&mut into, &packet), Err(EspError::BadIcv));
+        assert_eq!((into.edge(), into.horizon_wanted(), into.wants_more()), (0, 0, false));
+    }
+
+    #[test]
+    fn late_packets_within_the_window_pass() {
+        let (mut out, mut into) = pair(|_, _| ());
+        let sent = packets(&mut out, 70);
+        assert_eq!(receive(&mut into, &sent[69]), Ok(Admission::Deliver));
+        for (index, packet) in sent[..69].iter().enumerate().rev() {
+            let expected = if index + 64 > 69 { Ok(Admission::Deliver) } else { Err(EspError::Replayed) };
+            assert_eq!(receive(&mut into, packet), expected, "number {}", index + 1);
+        }
+    }
+
+    #[test]
+    fn extended_numbers_cross_subspaces_out_of_order() {
+        let start = (1u64 << 32) - 4;
+        let (mut out, mut into) = pair(|out, into| {
+            (out.esn, out.sent) = (true, start);
+            (into.esn, into.edge) = (true, start);
+        });
+        let sent = packets(&mut out, 10);
+        for index in [2, 1, 6, 0, 5, 3, 4, 9, 8, 7] {
+            assert_eq!(receive(&mut into, &sent[index]), Ok(Admission::Deliver), "packet {index}");
+            assert_eq!(receive(&mut into, &sent[index]), Err(EspError::Replayed), "packet {index} again");
+        }
+        assert_eq!(into.edge(), start + 10);
+    }
+
+    #[test]
+    fn windows_that_do_not_fit_are_refused() {
+        let mut params = inbound_params(ALGORITHM);
+        params.window = 100;
+        assert_eq!(InboundSa::new(EngineKind::auto(), &params).err(), Some(SetupError::Window(100)));
+        // Keying material for another algorithm.
+        params = inbound_params(ALGORITHM);
+        params.algorithm = Algorithm::Aes256Gcm;
+        assert_eq!(InboundSa::new(EngineKind::auto(), &params).err(), Some(SetupError::Key));
+    }
+}
+
+/// Rule R3 of the takeover protocol.
+mod horizon {
+    use super::*;
+
+    #[test]
+    fn nothing_above_is_delivered() {
+        let (mut out, mut into) = pair(|_, into| into.horizon = 2);
+        let sent = packets(&mut out, 5);
+        let admitted: Vec<_> = sent.iter().map(|packet| receive(&mut into, packet).unwrap()).collect();
+        use Admission::{AboveHorizon, Deliver};
+        assert_eq!(admitted, [Deliver, Deliver, AboveHorizon, AboveHorizon, AboveHorizon]);
+        assert_eq!((into.edge(), into.horizon_wanted(), into.wants_more()), (2, 5, true));
+
+        into.handle_request();
+        assert!(!into.wants_more(), "one report in flight");
+        into.grant(4);
+        assert_eq!([3, 4, 5].map(|number| into.admit(number)), [Deliver, Deliver, AboveHorizon]);
+        assert!(into.wants_more(), "one is still parked");
+        into.grant(5);
+        assert_eq!(into.admit(5), Deliver);
+        into.grant(3);
+        assert_eq!(into.horizon(), 5, "a horizon never moves back");
+    }
+
+    #[test]
+    fn a_parked_packet_is_checked_again() {
+        let (mut out, mut into) = pair(|_, into| into.horizon = 0);
+        let sent = packets(&mut out, 100);
+        // The same packet twice, both parked.
+        assert_eq!(receive(&mut into, &sent[0]), Ok(Admission::AboveHorizon));
+        assert_eq!(receive(&mut into, &sent[0]), Ok(Admission::AboveHorizon));
+        assert_eq!(receive(&mut into, &sent[1]), Ok(Admission::AboveHorizon));
+        into.grant(100);
+        assert_eq!(into.admit(1), Admission::Deliver);
+        assert_eq!(into.admit(1), Admission::Replayed);
+        // Meanwhile the window went past the other.
+        assert_eq!(receive(&mut into, &sent[99]), Ok(Admission::Deliver));
+        assert_eq!(into.admit(2), Admission::Replayed);
+    }
+
+    #[test]
+    fn a_successor_repeats_nothing_and_goes_on() {
+        // The owner delivers up to its horizon and parks the rest; the successor starts there.
+        let (mut out, mut owner) = pair(|_, into| into.horizon = 30);
+        let sent = packets(&mut out, 50);
+        let mut params = inbound_params(ALGORITHM);
+        (params.edge, params.horizon) = (30, u64::MAX);
+        let mut successor = inbound(&params);
+        for (index, packet) in sent.iter().enumerate() {
+            let by_owner = receive(&mut owner, packet) == Ok(Admission::Deliver);
+            let by_successor = receive(&mut successor, packet) == Ok(Admission::Deliver);
+            assert!(by_owner != by_successor, "number {}", index + 1);
+        }
+    }
+
+    #[test]
+    fn a_slow_sa_is_granted_just_what_arrived() {
+        // One packet per round trip: each is parked once, and a takeover at any moment costs none of the next ones.
+        let (mut out, mut into) = pair(|_, into| into.horizon = 0);
+        for number in 1..=1000 {
+            assert_eq!(receive(&mut into, &bytes(&seal(&mut out, &[0x45; 20]))), Ok(Admission::AboveHorizon));
+            assert!(into.wants_more());
+            grant_all(&mut into);
+            assert_eq!(into.horizon(), number);
+            assert_eq!(into.admit(number), Admission::Deliver);
+            assert!(!into.wants_more());
+        }
+    }
+
+    #[test]
+    fn a_fast_sa_stops_parking() {
+        let (mut out, mut into) = pair(|_, into| into.horizon = 0);
+        let mut parked = Vec::new();
+        let mut request = None;
+        let mut last_parked = 0;
+        for number in 1..=5000u64 {
+            if receive(&mut into, &bytes(&seal(&mut out, &[0x45; 20]))) == Ok(Admission::AboveHorizon) {
+                parked.push(number);
+                last_parked = number;
+            }
+            // The answer takes as long as 50 packets.
+            if let Some((sent_at, wanted)) = request
+                && number >= sent_at + 50
+            {
+                into.grant(wanted);
+                parked.retain(|number| into.admit(*number) != Admission::Deliver);
+                request = None;
+            }
+            if request.is_none() && into.wants_more() {
+                request = Some((number, into.horizon_wanted()));
+                into.handle_request();
+            }
+        }
+        assert!(last_parked < 500, "parked number {last_parked}");
+        assert!(parked.is_empty());
+        assert!(into.horizon() - 5000 <= 8 * 50, "a takeover would cost {} packets", into.horizon() - 5000);
+    }
+
+    #[test]
+    fn binding_limits_an_sa_without() {
+        let (mut out, mut into) = pair(|_, _| ());
+        let sent = packets(&mut out, 4);
+        for packet in &sent[..2] {
+            assert_eq!(receive(&mut into, packet), Ok(Admission::Deliver));
+        }
+        assert_eq!((into.wants_more(), into.horizon_wanted()), (false, u64::MAX));
+        into.bind();
+        assert_eq!((into.horizon(), into.horizon_wanted()), (2, 2), "a slow SA has no room");
+        assert_eq!(receive(&mut into, &sent[2]), Ok(Admission::AboveHorizon));
+        into.bind();
+        assert_eq!(into.horizon(), 2, "already bound");
+        // The last copy went away.
+        into.grant(u64::MAX);
+        assert_eq!(into.admit(3), Admission::Deliver);
+    }
+
+    #[test]
+    fn binding_leaves_a_fast_sa_room() {
+        let (mut out, mut into) = pair(|_, _| ());
+        for packet in packets(&mut out, 2000) {
+            assert_eq!(receive(&mut into, &packet), Ok(Admission::Deliver));
+        }
+        into.handle_beat();
+        into.bind();
+        assert_eq!(into.horizon(), 2000 + 40, "two hundredths of a second's traffic");
+        // Silent for a second: no more room is asked for.
+        into.handle_beat();
+        assert_eq!(into.horizon_wanted(), 2040);
+        assert!(!into.wants_more());
+    }
+}
+
+#[test]
+fn secrets_are_not_printed() {
+    let (out, into) = pair(|_, _| ());
+    let printed = format!("{out:?} {into:?} {:?} {:?}", outbound_params(ALGORITHM), inbound_params(ALGORITHM));
+    let key = crate::support::keymat(ALGORITHM);
+    for format in [hex::encode(&key[..4]), format!("{}, {}, {}", key[0], key[1], key[2])] {
+        assert!(!printed.contains(&format), "{printed}");
+    }
+}
