@@ -133,12 +133,15 @@ mod tests {
 
     #[test]
     fn slow_sa_gets_no_room() {
-        let mut room = Room::new(0);
-        for top in 1..1000 {
-            room.handle_wait();
-            room.handle_request(top);
-            room.handle_grant(top);
-            assert_eq!(room.packets, 0);
+        for per_round_trip in 0..SLOW_PACKETS {
+            let mut room = Room::new(0);
+            for round_trip in 1..1000 {
+                let top = round_trip * (per_round_trip + 1);
+                room.handle_wait();
+                room.handle_request(top);
+                room.handle_grant(top + per_round_trip);
+                assert_eq!(room.packets, 0, "{per_round_trip} packets per round trip");
+            }
         }
     }
 
