@@ -1,1 +1,4 @@
-//! 
+//! The operator's command and the lab.
+#![forbid(unsafe_code)]
+
+pub mod operator;

@@ -154,7 +154,7 @@ fn udp_ports(field: &Field) -> Option<(u16, u16)> {
 
 fn window(field: &Field) -> Option<u32> {
     let window: u32 = field.number(64..=WINDOW_MAX)?;
-    if window % 64 != 0 {
+    if !window.is_multiple_of(64) {
         field.report(Reason::Malformed { value: window.to_string(), expected: "a multiple of 64" });
         return None;
     }

@@ -53,7 +53,7 @@ impl<'a> Source<'a> {
     /// Everything that was found, in the order of the lines.
     pub(super) fn into_problems(self) -> Vec<ConfigError> {
         let mut problems = self.problems.into_inner();
-        problems.sort_by(|a, b| (&a.file != self.file, &a.file, a.line).cmp(&(&b.file != self.file, &b.file, b.line)));
+        problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
         problems
     }
 }

@@ -1,0 +1,176 @@
+//! Answers for people.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use vipsec_control::api::{Child, Connections, IkeSa, Neighbour, Response, Sas, Status};
+
+use super::table::Table;
+
+/// Writes an answer.
+pub(super) fn response(response: &Response, out: &mut impl Write) -> io::Result<()> {
+    match response {
+        Response::Status(answer) => status(answer, out),
+        Response::Sas(answer) => sas(answer, out),
+        Response::Connections(answer) => connections(answer, out),
+        Response::Neighbours { entries } => neighbours(entries, out),
+        Response::Counters(answer) => {
+            writeln!(out, "Counters")?;
+            counts(&answer.counters, out)?;
+            writeln!(out, "Dropped packets")?;
+            counts(&answer.drops, out)
+        }
+        Response::Done => writeln!(out, "done"),
+    }
+}
+
+/// Seconds as `3d 4h`, `4h 5m`, `5m 6s` or `6s`.
+fn age(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, _, _) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
+fn or_dash(value: Option<impl Display>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// A number up to which something is granted.
+fn limit(granted: Option<u64>) -> String {
+    granted.map_or_else(|| "no limit".to_owned(), |number| number.to_string())
+}
+
+fn list(items: &[impl Display]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn yes_no(value: bool) -> &'static str {
+    if value { "yes" } else { "no" }
+}
+
+fn counts(counts: &BTreeMap<String, u64>, out: &mut impl Write) -> io::Result<()> {
+    if counts.is_empty() {
+        return writeln!(out, "  none");
+    }
+    let mut table = Table::new(&["WHAT", ">COUNT"]);
+    for (what, count) in counts {
+        table.row([what.clone(), count.to_string()]);
+    }
+    table.write(2, out)
+}
+
+fn status(status: &Status, out: &mut impl Write) -> io::Result<()> {
+    let appliance = &status.appliance;
+    writeln!(
+        out,
+        "Appliance {} ({}), vipsecd {}, pid {}, up {}",
+        appliance.id,
+        appliance.name,
+        appliance.version,
+        appliance.pid,
+        age(appliance.uptime_s)
+    )?;
+    writeln!(out, "Engine {}, hugepages {}", status.engine, yes_no(status.hugepages))?;
+
+    writeln!(out, "VIPs")?;
+    let mut vips = Table::new(&["NAME", "ADDRESS", "MAC", "STATE", ">OWNER", ">EPOCH", "GATEWAYS"]);
+    for vip in &status.vips {
+        let (owner, epoch) = (or_dash(vip.owner), vip.epoch.to_string());
+        let (name, mac, state) = (vip.name.clone(), vip.mac.clone(), vip.state.clone());
+        vips.row([name, vip.address.to_string(), mac, state, owner, epoch, list(&vip.gateways)]);
+    }
+    vips.write(2, out)?;
+
+    writeln!(out, "Ports")?;
+    let columns =
+        ["NAME", "SIDE", "LINK", "MAC", ">RX PACKETS", ">RX BYTES", ">MISSED", ">TX PACKETS", ">TX BYTES", ">ERRORS"];
+    let mut ports = Table::new(&columns);
+    for port in &status.ports {
+        ports.row([
+            port.name.clone(),
+            port.side.clone(),
+            if port.link_up { "up" } else { "down" }.to_owned(),
+            port.mac.clone(),
+            port.rx_packets.to_string(),
+            port.rx_bytes.to_string(),
+            port.rx_missed.to_string(),
+            port.tx_packets.to_string(),
+            port.tx_bytes.to_string(),
+            port.tx_errors.to_string(),
+        ]);
+    }
+    ports.write(2, out)?;
+
+    writeln!(out, "Workers")?;
+    let mut workers = Table::new(&[">ID", ">CPU", "ALIVE", ">SAS", ">CONNECTIONS"]);
+    for worker in &status.workers {
+        let (sas, connections) = (worker.sas.to_string(), worker.connections.to_string());
+        workers.row([worker.id.to_string(), or_dash(worker.cpu), yes_no(worker.alive).to_owned(), sas, connections]);
+    }
+    workers.write(2, out)?;
+
+    writeln!(out, "Dropped packets")?;
+    counts(&status.drops, out)
+}
+
+fn sas(sas: &Sas, out: &mut impl Write) -> io::Result<()> {
+    if sas.ike_sas.is_empty() && sas.static_children.is_empty() {
+        return writeln!(out, "no SAs");
+    }
+    for sa in &sas.ike_sas {
+        ike_sa(sa, out)?;
+    }
+    if !sas.static_children.is_empty() {
+        writeln!(out, "static child SAs")?;
+        sas.static_children.iter().try_for_each(|sa| child(sa, out))?;
+    }
+    Ok(())
+}
+
+fn ike_sa(sa: &IkeSa, out: &mut impl Write) -> io::Result<()> {
+    let role = if sa.initiator { "initiator" } else { "responder" };
+    writeln!(out, "{}: {}, {role}, {}, age {}", sa.connection, sa.state, sa.proposal, age(sa.age_s))?;
+    writeln!(out, "  spi {} (peer {})", sa.spi, sa.peer_spi)?;
+    writeln!(out, "  {} ({}) <-> {} ({})", sa.local, sa.vip, sa.remote, sa.remote_id)?;
+    sa.children.iter().try_for_each(|sa| child(sa, out))
+}
+
+fn child(sa: &Child, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "  {}: {}, {}, age {}, peer {}", sa.name, sa.state, sa.proposal, age(sa.age_s), sa.remote)?;
+    writeln!(out, "    {} === {}", list(&sa.local_ts), list(&sa.remote_ts))?;
+    let mut table = Table::new(&["", "SPI", ">PACKETS", ">BYTES", ">NUMBER", ">GRANTED UP TO"]);
+    let count = |number: u64| number.to_string();
+    let (edge, horizon) = (count(sa.edge), limit(sa.horizon));
+    table.row(["in".to_owned(), sa.spi_in.to_string(), count(sa.packets_in), count(sa.bytes_in), edge, horizon]);
+    let (sent, lease) = (count(sa.sent), limit(sa.lease));
+    table.row(["out".to_owned(), sa.spi_out.to_string(), count(sa.packets_out), count(sa.bytes_out), sent, lease]);
+    table.write(4, out)
+}
+
+fn connections(answer: &Connections, out: &mut impl Write) -> io::Result<()> {
+    let mut table = Table::new(&["PROTOCOL", "CLIENT", "SERVICE", "TARGET", "STATE", ">AGE"]);
+    for entry in &answer.entries {
+        let (client, service) = (entry.client.to_string(), entry.service.to_string());
+        let (target, state) = (entry.target.clone(), entry.state.clone());
+        table.row([entry.protocol.clone(), client, service, target, state, age(entry.age_s)]);
+    }
+    table.write(0, out)?;
+    writeln!(out, "{} of {} connections", answer.entries.len(), answer.total)
+}
+
+fn neighbours(entries: &[Neighbour], out: &mut impl Write) -> io::Result<()> {
+    if entries.is_empty() {
+        return writeln!(out, "no neighbours");
+    }
+    let mut table = Table::new(&["ADDRESS", "MAC", "PORT"]);
+    for entry in entries {
+        let mac = entry.mac.clone().unwrap_or_else(|| "(asking)".to_owned());
+        table.row([entry.address.to_string(), mac, entry.port.clone()]);
+    }
+    table.write(0, out)
+}

@@ -1,0 +1,256 @@
+//! The operator's command as a process, against a control API with canned answers.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::thread;
+
+use crossbeam_channel::bounded;
+use tempfile::TempDir;
+use vipsec_control::api::{
+    ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, ErrorKind, EspSpi, IkeSa, IkeSpi, Limits,
+    Neighbour, Port, Request, Response, Sas, Server, Status, Vip, Worker,
+};
+
+fn vipsec(socket: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vipsec")).arg("--socket").arg(socket).args(arguments).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A daemon that answers everything, and what runs while it lives.
+fn with_daemon(ask: impl FnOnce(&Path)) -> Vec<Request> {
+    let folder = TempDir::new().unwrap();
+    let socket = folder.path().join("a.sock");
+    let (calls, received) = bounded(4);
+    let server = Server::bind(&socket, calls, Limits::default()).unwrap();
+    let core = thread::spawn(move || {
+        let mut seen = Vec::new();
+        for call in received {
+            seen.push(call.request.clone());
+            let answer = answer(&call.request);
+            call.answer(answer);
+        }
+        seen
+    });
+    ask(&socket);
+    drop(server);
+    core.join().unwrap()
+}
+
+fn answer(request: &Request) -> Result<Response, ApiError> {
+    Ok(match request {
+        Request::Status => Response::Status(Box::new(status())),
+        Request::Sas => Response::Sas(Sas { ike_sas: vec![ike_sa()], static_children: Vec::new() }),
+        Request::Connections { .. } => Response::Connections(Connections {
+            total: 7,
+            entries: vec![ConnectionEntry {
+                protocol: "tcp".into(),
+                client: "10.9.0.5:40001".parse().unwrap(),
+                service: "192.0.2.1:80".parse().unwrap(),
+                target: "t1".into(),
+                state: "established".into(),
+                age_s: 61,
+            }],
+        }),
+        Request::Neighbours => Response::Neighbours {
+            entries: vec![Neighbour { address: [10, 1, 0, 21].into(), mac: None, port: "inside".into() }],
+        },
+        Request::Counters => {
+            let counters = BTreeMap::from([("opened".into(), 12), ("sealed".into(), 345)]);
+            Response::Counters(Counters { counters, drops: BTreeMap::new() })
+        }
+        Request::RekeyIke { .. } => return Err(ApiError::new(ErrorKind::NotFound, "no such IKE SA")),
+        _ => Response::Done,
+    })
+}
+
+fn status() -> Status {
+    Status {
+        appliance: Appliance { id: 1, name: "a".into(), version: "0.1.0".into(), pid: 42, uptime_s: 93_784 },
+        vips: vec![Vip {
+            name: "web".into(),
+            address: [192, 0, 2, 1].into(),
+            mac: "02:76:c0:00:02:01".into(),
+            gateways: vec![[10, 1, 0, 1].into()],
+            owner: Some(1),
+            state: "owner".into(),
+            epoch: 3,
+        }],
+        ports: vec![Port {
+            name: "outside".into(),
+            side: "outside".into(),
+            device: "net_af_packet0,iface=out0".into(),
+            mac: "02:00:00:00:01:0a".into(),
+            link_up: true,
+            rx_packets: 1000,
+            rx_bytes: 64_000,
+            rx_missed: 0,
+            tx_packets: 9,
+            tx_bytes: 900,
+            tx_errors: 1,
+        }],
+        workers: vec![Worker { id: 0, cpu: None, alive: true, sas: 1, connections: 7 }],
+        hugepages: false,
+        engine: "aws-lc-rs".into(),
+        drops: BTreeMap::from([("replayed".into(), 2)]),
+    }
+}
+
+fn ike_sa() -> IkeSa {
+    IkeSa {
+        connection: "branch".into(),
+        vip: "web".into(),
+        state: "established".into(),
+        spi: IkeSpi(0x0123),
+        peer_spi: IkeSpi(u64::MAX),
+        initiator: false,
+        local: "192.0.2.1:4500".parse().unwrap(),
+        remote: "198.51.100.7:4500".parse().unwrap(),
+        remote_id: "branch.example".into(),
+        proposal: "aes256gcm16-prfsha256-x25519".into(),
+        age_s: 5,
+        children: vec![Child {
+            name: "net".into(),
+            state: "installed".into(),
+            spi_in: EspSpi(0x0100_00ab),
+            spi_out: EspSpi(0xc000_0001),
+            proposal: "aes256gcm16".into(),
+            remote: "198.51.100.7:4500".into(),
+            local_ts: vec!["192.0.2.1/32".into()],
+            remote_ts: vec!["10.9.0.0/16".into()],
+            age_s: 5,
+            edge: 10,
+            horizon: Some(64),
+            sent: 8,
+            lease: None,
+            packets_in: 10,
+            bytes_in: 1000,
+            packets_out: 8,
+            bytes_out: 80,
+        }],
+    }
+}
+
+#[test]
+fn answers_are_aligned_tables() {
+    with_daemon(|socket| {
+        let expected = "\
+Appliance 1 (a), vipsecd 0.1.0, pid 42, up 1d 2h
+Engine aws-lc-rs, hugepages no
+VIPs
+  NAME  ADDRESS    MAC                STATE  OWNER  EPOCH  GATEWAYS
+  web   192.0.2.1  02:76:c0:00:02:01  owner      1      3  10.1.0.1
+Ports
+  NAME     SIDE     LINK  MAC                RX PACKETS  RX BYTES  MISSED  TX PACKETS  TX BYTES  ERRORS
+  outside  outside  up    02:00:00:00:01:0a        1000     64000       0           9       900       1
+Workers
+  ID  CPU  ALIVE  SAS  CONNECTIONS
+   0    -  yes      1            7
+Dropped packets
+  WHAT      COUNT
+  replayed      2
+";
+        assert_eq!(stdout(&vipsec(socket, &["status"])), expected);
+
+        let expected = "\
+branch: established, responder, aes256gcm16-prfsha256-x25519, age 5s
+  spi 0000000000000123 (peer ffffffffffffffff)
+  192.0.2.1:4500 (web) <-> 198.51.100.7:4500 (branch.example)
+  net: installed, aes256gcm16, age 5s, peer 198.51.100.7:4500
+    192.0.2.1/32 === 10.9.0.0/16
+         SPI       PACKETS  BYTES  NUMBER  GRANTED UP TO
+    in   010000ab       10   1000      10             64
+    out  c0000001        8     80       8       no limit
+";
+        assert_eq!(stdout(&vipsec(socket, &["sas"])), expected);
+
+        let expected = "\
+PROTOCOL  CLIENT          SERVICE       TARGET  STATE          AGE
+tcp       10.9.0.5:40001  192.0.2.1:80  t1      established  1m 1s
+1 of 7 connections
+";
+        assert_eq!(stdout(&vipsec(socket, &["connections"])), expected);
+        assert_eq!(
+            stdout(&vipsec(socket, &["neighbours"])),
+            "ADDRESS    MAC       PORT\n10.1.0.21  (asking)  inside\n"
+        );
+        let expected = "Counters\n  WHAT    COUNT\n  opened     12\n  sealed    345\nDropped packets\n  none\n";
+        assert_eq!(stdout(&vipsec(socket, &["counters"])), expected);
+    });
+}
+
+#[test]
+fn json_is_the_apis_own_answer() {
+    with_daemon(|socket| {
+        let json = stdout(&vipsec(socket, &["--json", "sas"]));
+        assert_eq!(serde_json::from_str::<Response>(&json).unwrap(), answer(&Request::Sas).unwrap());
+    });
+}
+
+#[test]
+fn orders_reach_the_daemon() {
+    let seen = with_daemon(|socket| {
+        assert_eq!(stdout(&vipsec(socket, &["ike", "initiate", "branch", "--child", "net"])), "done\n");
+        assert_eq!(stdout(&vipsec(socket, &["ike", "rekey-child", "0x010000ab"])), "done\n");
+        assert_eq!(stdout(&vipsec(socket, &["ike", "delete", "123"])), "done\n");
+        assert_eq!(stdout(&vipsec(socket, &["shutdown"])), "done\n");
+    });
+    let expected = [
+        Request::Initiate { connection: "branch".into(), child: Some("net".into()) },
+        Request::RekeyChild { spi: EspSpi(0x0100_00ab) },
+        Request::Delete { spi: IkeSpi(0x123) },
+        Request::Shutdown,
+    ];
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn exit_codes_tell_what_went_wrong() {
+    with_daemon(|socket| {
+        let refused = vipsec(socket, &["ike", "rekey-ike", "1"]);
+        assert_eq!((refused.status.code(), stderr(&refused).as_str()), (Some(1), "vipsec: no such IKE SA\n"));
+        assert_eq!(vipsec(socket, &["ike", "rekey-ike", "xyz"]).status.code(), Some(2));
+    });
+    let nobody = vipsec(Path::new("/nonexistent/a.sock"), &["status"]);
+    let message = "vipsec: no vipsecd listens on /nonexistent/a.sock\n";
+    assert_eq!((nobody.status.code(), stderr(&nobody).as_str()), (Some(3), message));
+}
+
+#[test]
+fn configurations_are_checked_without_a_daemon() {
+    let folder = TempDir::new().unwrap();
+    let file: PathBuf = folder.path().join("vipsec.toml");
+    let good = "appliance = { id = 1, name = \"a\" }\n\
+        port = [{ name = \"out\", side = \"outside\", device = \"net_ring0\", addresses = [\"192.0.2.11/24\"] }]\n";
+    let check = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_vipsec")).arg("check-config").arg(&file).args(arguments).output().unwrap()
+    };
+    fs::write(&file, good).unwrap();
+    let expected = format!(
+        "{}: good: appliance 1 (a) with 1 ports, 0 VIPs, 0 targets, 0 services, 0 connections\n",
+        file.display()
+    );
+    assert_eq!(stdout(&check(&[])), expected);
+
+    fs::write(&file, good.replace("id = 1", "id = 0").replace("outside", "upside")).unwrap();
+    let bad = check(&[]);
+    assert_eq!(bad.status.code(), Some(1));
+    let expected = format!(
+        "{0}:1: appliance.id: 0 is not in 1..=255\n{0}:2: port.side: \"upside\" is not one of outside, inside\n",
+        file.display()
+    );
+    assert_eq!(stderr(&bad), expected);
+    let answer: serde_json::Value = serde_json::from_slice(&check(&["--json"]).stdout).unwrap();
+    assert_eq!(answer["valid"], false);
+    assert_eq!(answer["errors"][0]["line"], 1);
+    assert_eq!(answer["errors"][1]["key"], "port.side");
+}
