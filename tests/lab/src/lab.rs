@@ -187,6 +187,12 @@ impl Lab {
         Ok(if installed.len() == 1 { installed.pop() } else { None })
     }
 
+    /// ESP packets that the first remote peer lost by itself: under bulk traffic charon fetches them too slowly for its socket's
+    /// buffer. A loss that a probe finds while this counts isn't the gateway's, so probe and bulk transfer are run apart.
+    pub fn peer_overflows(&self) -> Result<u64> {
+        self.client_host()?.udp_overflows()
+    }
+
     /// Short TCP connections through the tunnel.
     pub fn connections(&self, total: u32, concurrency: u32) -> Result<ConnectionsReport> {
         client::connections(self.client_host()?, VIP, total, concurrency, CONNECTION_LIMIT)

@@ -77,6 +77,16 @@ impl Namespace {
         self.run(|| command::run(command, HOUSEKEEPING_LIMIT))
     }
 
+    /// UDP datagrams that sockets inside have dropped because their programs didn't fetch them in time (`RcvbufErrors`).
+    pub fn udp_overflows(&self) -> Result<u64> {
+        let file = "/proc/thread-self/net/snmp";
+        let text = self.run(|| std::fs::read_to_string(file).context(|| format!("reading {file}")))?;
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: ")).map(str::split_whitespace);
+        let (names, values) = (lines.next().into_iter().flatten(), lines.next().into_iter().flatten());
+        let overflows = names.zip(values).find(|(name, _)| *name == "RcvbufErrors");
+        Ok(overflows.and_then(|(_, value)| value.parse().ok()).unwrap_or(0))
+    }
+
     /// Sets a sysctl, by its path under /proc/sys.
     pub fn sysctl(&self, path: &str, value: &str) -> Result<()> {
         let file = Path::new("/proc/sys").join(path);

@@ -41,6 +41,8 @@ pub struct DemoReport {
     pub drops: BTreeMap<String, u64>,
     /// ESP packets that the remote peer refused.
     pub peer_rejects: EspRejects,
+    /// ESP packets that the remote peer lost because it fetched them too slowly.
+    pub peer_overflows: u64,
 }
 
 /// The bulk transfers of a demo.
@@ -162,6 +164,7 @@ impl DemoReport {
         );
         let drops = self.drops.iter().map(|(reason, count)| format!("{reason}: {count}")).collect::<Vec<_>>();
         line("gateway's drops", if drops.is_empty() { "none".to_owned() } else { drops.join(", ") });
+        line("remote peer's losses", format!("{} (its socket was full)", self.peer_overflows));
         for fault in &self.faults {
             line("FAULT", fault.clone());
         }

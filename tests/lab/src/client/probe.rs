@@ -16,6 +16,8 @@ use crate::netns::Namespace;
 use crate::target::udp::{Datagram, name_of, stamped_socket, wait_readable};
 use crate::target::{ECHO_PORT, SOURCE_PORT, Session, Target};
 
+/// Numbers of lost datagrams that a report lists; all are counted.
+const LOST_KEPT_MAX: usize = 20;
 /// How often a client tells the source that it is still there.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the last datagrams may still arrive after the probe was stopped.
@@ -51,6 +53,8 @@ pub struct FlowReport {
     pub received: u64,
     /// Sent and never received.
     pub lost: u64,
+    /// The first few numbers of those.
+    pub first_lost: Vec<u64>,
     /// Received once more.
     pub duplicated: u64,
     /// Received after one that was sent later.
@@ -78,6 +82,8 @@ impl FlowReport {
             highest = highest.max(Some(*number));
         }
         report.lost = sent - report.received;
+        let lost = (0..).zip(&seen).filter(|(_, seen)| !**seen).map(|(number, _)| number);
+        report.first_lost = lost.take(LOST_KEPT_MAX).collect();
         let gaps = arrivals.windows(2).filter_map(|pair| match pair {
             [(_, earlier), (_, later)] => Some((later.since(*earlier), *earlier)),
             _ => None,
@@ -219,6 +225,7 @@ mod tests {
             sent: 8,
             received: 5,
             lost: 3,
+            first_lost: vec![2, 3, 6],
             duplicated: 1,
             reordered: 1,
             largest_gap_ms: 39.0,
@@ -229,6 +236,9 @@ mod tests {
 
     #[test]
     fn nothing_received_is_all_lost() {
-        assert_eq!(FlowReport::of(3, &[]), FlowReport { sent: 3, lost: 3, ..FlowReport::default() });
+        assert_eq!(
+            FlowReport::of(3, &[]),
+            FlowReport { sent: 3, lost: 3, first_lost: vec![0, 1, 2], ..FlowReport::default() }
+        );
     }
 }

@@ -95,6 +95,7 @@ fn measure(lab: &Lab, config: &DemoConfig, progress: &Progress) -> Result<DemoRe
         inside: lab.inside.counts(),
         drops: lab.gateway().drops()?,
         peer_rejects: lab.peer()?.esp_rejects(),
+        peer_overflows: lab.peer_overflows()?,
     })
 }
 
