@@ -15,8 +15,8 @@ proptest! {
         for step in [None].into_iter().chain(recording.steps.iter().map(Some)) {
             match step {
                 Some(&Step::Store { at, word }) => memory[at] = word,
-                Some(&Step::Look { upto }) => acknowledged = upto,
-                None => {}
+                Some(&Step::Learn { look }) => acknowledged = recording.looked(look),
+                Some(&Step::Look { .. }) | None => {}
             }
             let snapshot = recording.pair.reader.copy_of(&Stepped::new(&memory, &[], |_| 0));
             let cut = snapshot.cut().0;

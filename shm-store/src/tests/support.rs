@@ -1,7 +1,7 @@
 //! A pair of appliances in one process, a model of what they should know, and memory that a test can step through.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -155,7 +155,7 @@ impl Model {
 }
 
 fn persist<W: StoreWriter, T>(writer: &mut W, mut write: impl FnMut(&mut W) -> Result<T, StoreError>) -> T {
-    for _ in 0..3 {
+    for _ in 0..100 {
         match write(writer) {
             Err(StoreError::Behind) => drop(writer.poll_acknowledged().unwrap()),
             result => return result.unwrap(),
@@ -185,19 +185,24 @@ pub(crate) enum Step {
         at: usize,
         word: u64,
     },
-    /// The writer looks at the grant word, all writes up to this one being in place.
+    /// The grant word is looked at, all writes up to this one being in place.
     Look {
         upto: u64,
     },
+    /// The writer learns what the look at that step saw.
+    Learn {
+        look: usize,
+    },
 }
 
-/// A link that keeps each store as a step of its own, in any order within a write.
+/// A link that keeps each store as a step of its own, in any order within a write, and whose answers are late.
 pub(crate) struct Recorder {
     geometry: Geometry,
     grant: u64,
-    pub(crate) steps: Rc<RefCell<Vec<Step>>>,
-    shuffle: StdRng,
-    answer: Option<Answer>,
+    steps: Rc<RefCell<Vec<Step>>>,
+    rng: StdRng,
+    /// Looks, as numbers of steps, that were not answered yet.
+    looks: VecDeque<(usize, WriteId)>,
 }
 
 impl OneSided for Recorder {
@@ -209,20 +214,24 @@ impl OneSided for Recorder {
         let mut stores: Vec<_> =
             words.iter().enumerate().map(|(nth, &word)| Step::Store { at: at + nth, word }).collect();
         for nth in (1..stores.len()).rev() {
-            stores.swap(nth, self.shuffle.next_u64() as usize % (nth + 1));
+            stores.swap(nth, self.rng.next_u64() as usize % (nth + 1));
         }
         self.steps.borrow_mut().append(&mut stores);
         Ok(())
     }
 
     fn ask(&mut self, upto: WriteId) -> Result<(), StoreError> {
-        self.steps.borrow_mut().push(Step::Look { upto: upto.0 });
-        self.answer = Some(Answer { upto, grant: self.grant });
+        let mut steps = self.steps.borrow_mut();
+        self.looks.push_back((steps.len(), upto));
+        steps.push(Step::Look { upto: upto.0 });
         Ok(())
     }
 
     fn answered(&mut self) -> Result<Option<Answer>, StoreError> {
-        Ok(self.answer.take())
+        let arrived = self.rng.next_u64() as usize % (self.looks.len() + 1);
+        let Some((look, upto)) = self.looks.drain(..arrived).next_back() else { return Ok(None) };
+        self.steps.borrow_mut().push(Step::Learn { look });
+        Ok(Some(Answer { upto, grant: self.grant }))
     }
 }
 
@@ -233,6 +242,16 @@ pub(crate) struct Recording {
     pub(crate) steps: Vec<Step>,
 }
 
+impl Recording {
+    /// The number up to which the look at this step acknowledges.
+    pub(crate) fn looked(&self, step: usize) -> u64 {
+        match self.steps[step] {
+            Step::Look { upto } => upto,
+            other => panic!("{other:?} is no look"),
+        }
+    }
+}
+
 pub(crate) fn record(ops: &[Op], seed: u64) -> Recording {
     let mut pair = Pair::new(small_sizes());
     let grant = pair.reader.join(&mut pair.rng).unwrap();
@@ -241,8 +260,8 @@ pub(crate) fn record(ops: &[Op], seed: u64) -> Recording {
         geometry: pair.region.geometry().clone(),
         grant: pair.region.load(AT_GRANT),
         steps: steps.clone(),
-        shuffle: StdRng::seed_from_u64(seed),
-        answer: None,
+        rng: StdRng::seed_from_u64(seed),
+        looks: VecDeque::new(),
     };
     let mut writer = Writer::new(recorder, &mut pair.owner.writer, grant).unwrap();
     let mut model = Model::new();
