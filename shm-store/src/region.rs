@@ -53,21 +53,22 @@ impl Region {
         region
     }
 
-    /// An empty region in memory that another process may map. `None`: the mapping is too small.
-    pub(crate) fn create(mapping: Mapping, geometry: Geometry, id: RegionId) -> Option<Self> {
+    /// An empty region in memory that another process may map.
+    pub(crate) fn create(mapping: Mapping, geometry: Geometry, id: RegionId) -> Result<Self, NotTheRegion> {
         let region = Self { id, geometry, memory: Memory::Mapped(mapping) };
-        (region.words().len() >= region.geometry.words()).then(|| {
-            region.write_header();
-            region
-        })
+        region.write_header();
+        region.check()
     }
 
     /// A region that the peer created.
     pub(crate) fn attach(mapping: Mapping, geometry: Geometry, id: RegionId) -> Result<Self, NotTheRegion> {
-        let region = Self { id, geometry, memory: Memory::Mapped(mapping) };
-        let right = region.words().len() >= region.geometry.words()
-            && region.header().all(|(at, word)| region.load(at) == word);
-        if right { Ok(region) } else { Err(NotTheRegion) }
+        Self { id, geometry, memory: Memory::Mapped(mapping) }.check()
+    }
+
+    fn check(self) -> Result<Self, NotTheRegion> {
+        let right =
+            self.words().len() >= self.geometry.words() && self.header().all(|(at, word)| self.load(at) == word);
+        if right { Ok(self) } else { Err(NotTheRegion) }
     }
 
     /// Its name.

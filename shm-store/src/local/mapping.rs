@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl, posix_fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap, munmap};
 
@@ -40,7 +40,8 @@ const SIZE_SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW
 pub(crate) fn create_memory(bytes: usize) -> Result<OwnedFd, Errno> {
     let fd = memfd_create("vipsec-store", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     let size = i64::try_from(bytes).map_err(|_| Errno::EFBIG)?;
-    nix::unistd::ftruncate(&fd, size)?;
+    // Takes the memory now: later, there would be nobody to tell that it has run out.
+    posix_fallocate(&fd, 0, size)?;
     fcntl(&fd, FcntlArg::F_ADD_SEALS(SIZE_SEALS))?;
     Ok(fd)
 }
