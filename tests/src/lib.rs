@@ -1,1 +1,2 @@
-//! 
+//! Simulation, interoperability and system tests.
+#![forbid(unsafe_code)]

@@ -1,0 +1,26 @@
+# Works on Debian 12 with Rust installed; `deps` brings the rest.
+.PHONY: help deps demo test lint
+
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+
+help:
+	@echo 'make demo   a takeover before your eyes, in network namespaces of this machine (root)'
+	@echo 'make test   all tests'
+	@echo 'make lint   formatting, clippy, and who may know whom'
+	@echo 'make deps   install what is missing'
+
+deps:
+	@tools/scripts/install-deps.sh
+
+demo: deps
+	cargo build --locked --release --bins
+	$(AS_ROOT) target/release/vipsec-lab demo
+
+test: deps
+	@tools/scripts/test.sh
+
+lint: deps
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@tools/scripts/check-directions
