@@ -179,6 +179,8 @@ pub enum Event {
     TablesInForce(u64),
     /// A child SA is installed: its packets are taken from now on.
     ChildInstalled(Spi),
+    /// A child SA could not be installed: nothing of it is there.
+    ChildRefused(Spi, ChildRefusal),
     /// An IKE message for a VIP that we own.
     Ike(IkeDatagram),
     /// An SA wants more room, or was asked by [`Command::Bind`].
@@ -213,6 +215,20 @@ pub enum Event {
         /// The answer.
         report: Report,
     },
+}
+
+/// Why a child SA could not be installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ChildRefusal {
+    /// The worker has as many SAs as its configuration allows.
+    #[error("the worker has as many child SAs as it may have")]
+    TooMany,
+    /// Its key or its anti-replay window is of a size that the engine doesn't take.
+    #[error("the key or the anti-replay window is of a wrong size")]
+    Setup,
+    /// It names a VIP that is not in the tables.
+    #[error("the VIP is not in the worker's tables")]
+    UnknownVip,
 }
 
 /// Where an SA's numbers stand and how far it would like to go.

@@ -1,5 +1,25 @@
 //! The data plane: packets in, packets out. No sockets, no clock, no DPDK types.
+//!
+//! [`worker::Worker`] is the pipeline, a state machine whose stages are the modules under `stage`; [`run`] turns it on a thread.
+//! Every packet that a stage doesn't pass on is dropped for a reason from [`drops`].
+//!
+//! Not here yet: IPv6, reassembly and fragmentation (IKE messages apart, which are fragmented when sent), ICMP time exceeded.
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod counters;
 pub mod deadline;
+pub mod drops;
+mod events;
+mod flow;
+mod lookup;
+mod neighbour;
+mod outer;
+mod parking;
+mod policer;
+mod route;
+pub mod run;
+mod sad;
+mod selector;
+mod stage;
+pub mod worker;

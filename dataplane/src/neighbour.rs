@@ -1,0 +1,284 @@
+//! The neighbour cache: who has which MAC address, as a state machine without I/O.
+//!
+//! ```text
+//!            resolve            answer                 30 s, used             answer
+//!  (unknown) -------> incomplete ------> reachable ---------------> probing --------> reachable
+//!                         |                  | 30 s, unused            |
+//!                         +--- 3 requests ---+------- forgotten -------+ 3 requests
+//! ```
+//!
+//! Requests go out at most once a second per neighbour (RFC 1122 §2.3.2.1).
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use arrayvec::ArrayVec;
+use vipsec_wire::ethernet::MacAddr;
+
+use crate::api::PortId;
+use crate::drops::DropReason;
+
+/// Packets that wait for one neighbour at most.
+pub(crate) const PENDING_MAX: usize = 8;
+
+/// Requests before we give up.
+const REQUESTS_MAX: u8 = 3;
+/// Time between two requests.
+const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an answer is believed before it is asked for again.
+const REACHABLE_TIME: Duration = Duration::from_secs(30);
+
+/// An ARP request to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// Port to send by.
+    pub(crate) port: PortId,
+    /// Who is asked for.
+    pub(crate) address: IpAddr,
+    /// Where it was last: asked there alone (RFC 1122 §2.3.2.1 (2), unicast poll). `None`: asked of everybody.
+    pub(crate) known: Option<MacAddr>,
+}
+
+/// Packets that waited for a neighbour.
+pub(crate) type Pending<B> = ArrayVec<B, PENDING_MAX>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Incomplete { requests: u8 },
+    Reachable { mac: MacAddr },
+    Probing { mac: MacAddr, requests: u8 },
+}
+
+#[derive(Debug)]
+struct Entry<B> {
+    state: State,
+    /// When the state ends.
+    until: Instant,
+    /// Since it became reachable.
+    used: bool,
+    pending: Pending<B>,
+}
+
+impl<B> Entry<B> {
+    fn mac(&self) -> Option<MacAddr> {
+        match self.state {
+            State::Incomplete { .. } => None,
+            State::Reachable { mac } | State::Probing { mac, .. } => Some(mac),
+        }
+    }
+}
+
+/// The neighbours of all ports.
+#[derive(Debug)]
+pub(crate) struct NeighbourCache<B> {
+    entries: HashMap<(PortId, IpAddr), Entry<B>>,
+    entries_max: usize,
+    requests: VecDeque<Request>,
+    /// No entry's state ends before.
+    next_timeout: Option<Instant>,
+}
+
+impl<B> NeighbourCache<B> {
+    /// An empty cache for at most `entries_max` neighbours.
+    pub(crate) fn new(entries_max: usize) -> Self {
+        Self {
+            entries: HashMap::with_capacity(entries_max),
+            entries_max,
+            requests: VecDeque::with_capacity(entries_max),
+            next_timeout: None,
+        }
+    }
+
+    /// The MAC address of a neighbour that is resolved.
+    pub(crate) fn resolved(&mut self, port: PortId, address: IpAddr) -> Option<MacAddr> {
+        let entry = self.entries.get_mut(&(port, address))?;
+        entry.used = true;
+        entry.mac()
+    }
+
+    /// Keeps a packet until its neighbour is resolved, and begins to resolve it.
+    /// Returns a reason when a packet, this one or an older one, was dropped for it.
+    pub(crate) fn wait(&mut self, now: Instant, port: PortId, address: IpAddr, packet: B) -> Result<(), DropReason> {
+        let full = self.entries.len() >= self.entries_max;
+        let entry = match self.entries.entry((port, address)) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(_) if full => return Err(DropReason::NeighbourTableFull),
+            std::collections::hash_map::Entry::Vacant(vacant) => {
+                let until = now + REQUEST_INTERVAL;
+                self.requests.push_back(Request { port, address, known: None });
+                self.next_timeout = Some(self.next_timeout.map_or(until, |next| next.min(until)));
+                vacant.insert(Entry {
+                    state: State::Incomplete { requests: 1 },
+                    until,
+                    used: true,
+                    pending: Pending::new(),
+                })
+            }
+        };
+        // RFC 1122 §2.3.2.2: "SHOULD save (rather than discard) at least one (the latest) packet of each set of packets destined
+        // to the same unresolved IP address": the oldest one makes room.
+        let dropped = if entry.pending.is_full() { entry.pending.pop_at(0) } else { None };
+        entry.pending.push(packet);
+        if dropped.is_some() { Err(DropReason::NeighbourQueueFull) } else { Ok(()) }
+    }
+
+    /// A station says that it has an address. Only neighbours that we are interested in are remembered.
+    /// Returns the packets that waited for it.
+    pub(crate) fn handle_claim(&mut self, now: Instant, port: PortId, address: IpAddr, mac: MacAddr) -> Pending<B> {
+        let Some(entry) = self.entries.get_mut(&(port, address)) else { return Pending::new() };
+        entry.state = State::Reachable { mac };
+        entry.until = now + REACHABLE_TIME;
+        // Packets that waited are a use.
+        entry.used = !entry.pending.is_empty();
+        // Timeouts only move back here, so the earliest known one stays a lower bound.
+        std::mem::take(&mut entry.pending)
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.next_timeout
+    }
+
+    /// Asks again, refreshes what is used, forgets what is not. Returns how many packets waited in vain.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> usize {
+        if self.next_timeout.is_none_or(|next| next > now) {
+            return 0;
+        }
+        let mut in_vain = 0;
+        let requests = &mut self.requests;
+        self.entries.retain(|&(port, address), entry| {
+            if entry.until > now {
+                return true;
+            }
+            let (known, count) = match entry.state {
+                State::Reachable { .. } if !entry.used => return false,
+                State::Reachable { mac } => (Some(mac), 1),
+                State::Incomplete { requests } => (None, requests.saturating_add(1)),
+                State::Probing { mac, requests } => (Some(mac), requests.saturating_add(1)),
+            };
+            if count > REQUESTS_MAX {
+                in_vain += entry.pending.len();
+                return false;
+            }
+            entry.state = match known {
+                Some(mac) => State::Probing { mac, requests: count },
+                None => State::Incomplete { requests: count },
+            };
+            entry.until = now + REQUEST_INTERVAL;
+            requests.push_back(Request { port, address, known });
+            true
+        });
+        self.next_timeout = self.entries.values().map(|entry| entry.until).min();
+        in_vain
+    }
+
+    /// The next request to send.
+    pub(crate) fn poll_request(&mut self) -> Option<Request> {
+        self.requests.pop_front()
+    }
+
+    /// All neighbours.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (IpAddr, Option<MacAddr>, PortId)> + '_ {
+        self.entries.iter().map(|(&(port, address), entry)| (address, entry.mac(), port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PORT: PortId = PortId(0);
+    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn host(n: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, n])
+    }
+
+    fn request(known: Option<MacAddr>) -> Option<Request> {
+        Some(Request { port: PORT, address: host(9), known })
+    }
+
+    #[test]
+    fn resolves_with_one_request_and_releases_in_order() {
+        let now = Instant::now();
+        let mut cache = NeighbourCache::new(4);
+        assert_eq!(cache.resolved(PORT, host(9)), None);
+        /* who has 192.0.2.9? --> */
+        cache.wait(now, PORT, host(9), 'a').unwrap();
+        cache.wait(now, PORT, host(9), 'b').unwrap();
+        assert_eq!(cache.poll_request(), request(None));
+        assert_eq!(cache.poll_request(), None, "one request, however many packets");
+        /* <-- 192.0.2.9 is at MAC */
+        assert_eq!(cache.handle_claim(now, PORT, host(9), MAC).as_slice(), ['a', 'b']);
+        assert_eq!(cache.resolved(PORT, host(9)), Some(MAC));
+        assert_eq!(cache.resolved(PortId(1), host(9)), None, "a neighbour belongs to a port");
+    }
+
+    #[test]
+    fn asks_three_times_once_a_second_then_gives_up() {
+        let now = Instant::now();
+        let mut cache = NeighbourCache::new(4);
+        cache.wait(now, PORT, host(9), 'a').unwrap();
+        assert_eq!(cache.poll_request(), request(None));
+        for n in 1..=2 {
+            assert_eq!(cache.handle_timeout(now + n * SECOND - Duration::from_millis(1)), 0);
+            assert_eq!(cache.poll_request(), None);
+            assert_eq!(cache.poll_timeout(), Some(now + n * SECOND));
+            assert_eq!(cache.handle_timeout(now + n * SECOND), 0);
+            assert_eq!(cache.poll_request(), request(None));
+        }
+        assert_eq!(cache.handle_timeout(now + 3 * SECOND), 1, "the packet waited in vain");
+        assert_eq!((cache.poll_request(), cache.poll_timeout(), cache.iter().count()), (None, None, 0));
+    }
+
+    #[test]
+    fn refreshes_what_is_used_at_its_place_and_forgets_the_rest() {
+        let now = Instant::now();
+        let mut cache = NeighbourCache::new(4);
+        for n in [8, 9] {
+            cache.wait(now, PORT, host(n), 'a').unwrap();
+            cache.handle_claim(now, PORT, host(n), MAC);
+            cache.handle_claim(now, PORT, host(n), MAC);
+        }
+        while cache.poll_request().is_some() {}
+        assert_eq!(cache.resolved(PORT, host(9)), Some(MAC));
+        cache.handle_timeout(now + 30 * SECOND);
+        assert_eq!(cache.poll_request(), request(Some(MAC)));
+        assert_eq!(cache.poll_request(), None, "the other one was not used");
+        assert_eq!(cache.resolved(PORT, host(8)), None);
+        assert_eq!(cache.resolved(PORT, host(9)), Some(MAC), "good while it is being asked");
+        for n in 31..=33 {
+            cache.handle_timeout(now + n * SECOND);
+        }
+        assert_eq!(cache.resolved(PORT, host(9)), None, "it didn't answer");
+    }
+
+    #[test]
+    fn believes_claims_about_known_neighbours_only() {
+        let now = Instant::now();
+        let mut cache: NeighbourCache<char> = NeighbourCache::new(4);
+        assert!(cache.handle_claim(now, PORT, host(9), MAC).is_empty());
+        assert_eq!(cache.resolved(PORT, host(9)), None);
+        cache.wait(now, PORT, host(9), 'a').unwrap();
+        cache.handle_claim(now, PORT, host(9), MAC);
+        let moved = MacAddr([2, 0, 0, 0, 0, 10]);
+        cache.handle_claim(now, PORT, host(9), moved);
+        assert_eq!(cache.resolved(PORT, host(9)), Some(moved));
+    }
+
+    #[test]
+    fn limits() {
+        let now = Instant::now();
+        let mut cache = NeighbourCache::new(1);
+        for n in 0..PENDING_MAX {
+            cache.wait(now, PORT, host(9), n).unwrap();
+        }
+        assert_eq!(cache.wait(now, PORT, host(9), PENDING_MAX), Err(DropReason::NeighbourQueueFull));
+        assert_eq!(cache.wait(now, PORT, host(8), 0), Err(DropReason::NeighbourTableFull));
+        let released = cache.handle_claim(now, PORT, host(9), MAC);
+        assert_eq!(released.first(), Some(&1), "the oldest made room");
+        assert_eq!(released.last(), Some(&PENDING_MAX));
+    }
+}

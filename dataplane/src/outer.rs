@@ -1,0 +1,25 @@
+//! What is remembered of a tunnel packet's outer headers once they are off.
+
+use std::net::{IpAddr, SocketAddr};
+
+use vipsec_wire::ip::Ecn;
+
+/// The outer headers of an ESP packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Outer {
+    /// The VIP that was addressed: an index into the tables.
+    pub(crate) vip: u16,
+    /// Who sent it.
+    pub(crate) source: IpAddr,
+    /// Its UDP port; `None` is protocol 50.
+    pub(crate) udp_port: Option<u16>,
+    /// Explicit congestion notification.
+    pub(crate) ecn: Ecn,
+}
+
+impl Outer {
+    /// Where the remote peer is, as far as UDP encapsulation shows.
+    pub(crate) fn remote(&self) -> Option<SocketAddr> {
+        self.udp_port.map(|port| SocketAddr::new(self.source, port))
+    }
+}

@@ -1,0 +1,161 @@
+//! The worker's loop: receive, handle, transmit, again. The one place where a worker sleeps.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use vipsec_wire::buffer::{BufferPool, Burst, PortIo};
+
+use crate::api::{Command, Event, PortId};
+use crate::drops::{DropReason, Tally};
+use crate::worker::Worker;
+
+/// What a worker does when there is nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Polling {
+    /// Ask again at once: for a core of its own.
+    Busy,
+    /// Sleep longer and longer.
+    Adaptive {
+        /// Empty rounds before the first sleep.
+        spin_rounds: u32,
+        /// The first sleep; each is twice as long as the last.
+        sleep_min: Duration,
+        /// The longest sleep: what latency an idle worker may add.
+        sleep_max: Duration,
+    },
+}
+
+impl Polling {
+    /// Backs off from 20 to 500 µs.
+    pub const ADAPTIVE: Self =
+        Self::Adaptive { spin_rounds: 64, sleep_min: Duration::from_micros(20), sleep_max: Duration::from_micros(500) };
+}
+
+/// How long a worker has been idle.
+#[derive(Debug)]
+struct Idle {
+    polling: Polling,
+    rounds: u32,
+    sleep: Duration,
+}
+
+impl Idle {
+    const fn new(polling: Polling) -> Self {
+        Self { polling, rounds: 0, sleep: Duration::ZERO }
+    }
+
+    /// Another round ended. Returns how long to sleep.
+    fn after_round(&mut self, was_busy: bool) -> Option<Duration> {
+        let Polling::Adaptive { spin_rounds, sleep_min, sleep_max } = self.polling else { return None };
+        if was_busy {
+            self.rounds = 0;
+            self.sleep = Duration::ZERO;
+            return None;
+        }
+        self.rounds = self.rounds.saturating_add(1);
+        if self.rounds <= spin_rounds {
+            return None;
+        }
+        self.sleep = (self.sleep * 2).clamp(sleep_min, sleep_max);
+        Some(self.sleep)
+    }
+}
+
+/// Commands taken per round, so that a flood of them doesn't starve the ports.
+const COMMANDS_PER_ROUND: usize = 32;
+
+/// Turns a worker until `stop` is set or the control core is gone. `ports` belong to the tables' ports of the same number.
+pub fn run<P, Io>(
+    mut worker: Worker<P>,
+    ports: &mut [(PortId, Io)],
+    commands: &Receiver<Command>,
+    events: &Sender<Event>,
+    mut clock: impl FnMut() -> Instant,
+    polling: Polling,
+    stop: &AtomicBool,
+) where
+    P: BufferPool,
+    Io: PortIo<Buf = P::Buf>,
+{
+    let mut idle = Idle::new(polling);
+    let mut owed: Option<Event> = None;
+    // What a device had no room for is offered again before anything newer.
+    let mut leaving: Vec<Burst<P::Buf>> = ports.iter().map(|_| Burst::new()).collect();
+    let mut received = Burst::new();
+    while !stop.load(Ordering::Relaxed) {
+        let mut was_busy = false;
+        let now = clock();
+        // While an event that must arrive is stuck, commands, which may cause more of them, wait.
+        if owed.is_none() {
+            for command in commands.try_iter().take(COMMANDS_PER_ROUND) {
+                worker.handle_command(now, command);
+                was_busy = true;
+            }
+        }
+        for (port, io) in &mut *ports {
+            if io.receive(&mut received) > 0 {
+                worker.handle_burst(clock(), *port, std::mem::take(&mut received));
+                was_busy = true;
+            }
+        }
+        if worker.poll_timeout().is_some_and(|timeout| timeout <= now) {
+            worker.handle_timeout(now);
+        }
+        for ((port, io), leaving) in ports.iter_mut().zip(&mut leaving) {
+            was_busy |= transmit(&mut worker, clock(), *port, io, leaving);
+        }
+        match pass_on(&mut worker, &mut owed, events) {
+            Ok(passed) => was_busy |= passed,
+            Err(Gone) => return,
+        }
+        worker.counters().count(Tally::Loops);
+        if let Some(sleep) = idle.after_round(was_busy) {
+            std::thread::sleep(sleep);
+        }
+    }
+}
+
+/// Sends what the worker has for a port. Returns whether anything left.
+fn transmit<P, Io>(worker: &mut Worker<P>, now: Instant, port: PortId, io: &mut Io, leaving: &mut Burst<P::Buf>) -> bool
+where
+    P: BufferPool,
+    Io: PortIo<Buf = P::Buf>,
+{
+    let mut sent = false;
+    loop {
+        if worker.is_past_deadline(now) && !leaving.is_empty() {
+            worker.counters().count_drops(DropReason::DeadlinePassed, leaving.len());
+            leaving.clear();
+        }
+        worker.poll_transmit(now, port, leaving);
+        if leaving.is_empty() || io.transmit(leaving) == 0 {
+            return sent;
+        }
+        sent = true;
+    }
+}
+
+/// The control core is gone.
+struct Gone;
+
+/// Passes events on. One that must arrive stays in `owed` when the channel is full; others are lost and counted.
+fn pass_on<P: BufferPool>(
+    worker: &mut Worker<P>,
+    owed: &mut Option<Event>,
+    events: &Sender<Event>,
+) -> Result<bool, Gone> {
+    let mut passed = false;
+    while let Some(event) = owed.take().or_else(|| worker.poll_event()) {
+        match events.try_send(event) {
+            Ok(()) => passed = true,
+            Err(TrySendError::Full(event)) if event.is_owed() => {
+                *owed = Some(event);
+                return Ok(passed);
+            }
+            Err(TrySendError::Full(_)) => worker.counters().count(Tally::EventsLost),
+            Err(TrySendError::Disconnected(_)) => return Err(Gone),
+        }
+    }
+    Ok(passed)
+}

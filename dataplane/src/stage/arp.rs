@@ -1,0 +1,82 @@
+//! ARP: answers for our addresses, learns about neighbours that we asked for, asks (RFC 826, RFC 5227).
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use vipsec_wire::arp::{FRAME_LEN, Operation, Packet};
+use vipsec_wire::buffer::{BufferPool, PacketBuf};
+use vipsec_wire::ethernet::{HEADER_LEN, MacAddr};
+
+use crate::api::PortId;
+use crate::drops::{DropReason, Tally};
+use crate::neighbour::Request;
+use crate::worker::{Verdict, Worker};
+
+impl<P: BufferPool> Worker<P> {
+    pub(super) fn arp(&mut self, now: Instant, port: PortId, mut frame: P::Buf) -> Verdict {
+        let payload = frame.data().get(HEADER_LEN..).unwrap_or_default();
+        let arp = Packet::parse(payload).map_err(|_| DropReason::MalformedArp)?;
+        if arp.sender_mac.is_multicast() || arp.sender_mac.is_unspecified() {
+            return Err(DropReason::MalformedArp);
+        }
+        if let Some(own) = self.lookup.own_address(port, arp.sender_ip.into()) {
+            // Another appliance with the same virtual MAC is not told apart here; advertisements are what settles ownership.
+            if own.active && own.mac != arp.sender_mac {
+                self.counters.count(Tally::AddressConflicts);
+            }
+        } else {
+            self.learn(now, port, arp.sender_ip.into(), arp.sender_mac);
+        }
+        match self.lookup.own_address(port, arp.target_ip.into()) {
+            Some(own) if own.active && arp.operation == Operation::Request && own.mac != arp.sender_mac => {
+                let reply = arp.reply_from(own.mac).to_frame(arp.sender_mac);
+                let padding = frame.data().len().saturating_sub(FRAME_LEN);
+                frame.trim_back(padding)?;
+                frame.data_mut().copy_from_slice(&reply);
+                self.transmit(port, frame)?;
+                self.counters.count(Tally::ArpReplies);
+                Ok(())
+            }
+            Some(own) if own.active => Ok(()),
+            _ => Err(DropReason::ArpNotForUs),
+        }
+    }
+
+    /// Takes a neighbour's word for its address, and sends what waited for it.
+    fn learn(&mut self, now: Instant, port: PortId, address: IpAddr, mac: MacAddr) {
+        for mut frame in self.neighbours.handle_claim(now, port, address, mac) {
+            let verdict = match frame.data_mut().first_chunk_mut() {
+                Some(destination) => {
+                    *destination = mac.octets();
+                    self.transmit(port, frame)
+                }
+                None => Err(DropReason::MalformedFrame),
+            };
+            self.count(verdict);
+        }
+    }
+
+    /// Sends the ARP requests that have become due.
+    pub(crate) fn send_requests(&mut self) {
+        while let Some(request) = self.neighbours.poll_request() {
+            let verdict = self.send_request(&request);
+            self.count(verdict);
+        }
+    }
+
+    fn send_request(&mut self, request: &Request) -> Verdict {
+        let Request { port, address: IpAddr::V4(target_ip), known } = *request else {
+            return Err(DropReason::OtherFamily);
+        };
+        let sender_mac = self.lookup.port(port).ok_or(DropReason::UnknownPort)?.mac;
+        let sender_ip = self.lookup.own_ipv4_near(port, target_ip.into()).ok_or(DropReason::NoRoute)?;
+        let target_mac = known.unwrap_or_default();
+        let arp = Packet { operation: Operation::Request, sender_mac, sender_ip, target_mac, target_ip };
+        let mut frame = self.pool.alloc().ok_or(DropReason::BufferPoolEmpty)?;
+        frame.append(FRAME_LEN)?;
+        frame.data_mut().copy_from_slice(&arp.to_frame(known.unwrap_or(MacAddr::BROADCAST)));
+        self.transmit(port, frame)?;
+        self.counters.count(Tally::ArpRequests);
+        Ok(())
+    }
+}

@@ -1,0 +1,131 @@
+//! What the control core wants of a worker.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use vipsec_esp::sa::{ChildSa, Spi};
+use vipsec_wire::buffer::{BufferPool, PacketBuf};
+
+use super::{Verdict, Worker};
+use crate::api::{ChildRefusal, Command, Event, PortId, Report, ReportKind, Tables};
+use crate::drops::{DropReason, Tally};
+use crate::lookup::Lookup;
+use crate::sad::SaIndex;
+
+impl<P: BufferPool> Worker<P> {
+    /// Does what the control core wants.
+    pub fn handle_command(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Tables { version, tables } => self.use_tables(version, tables),
+            Command::InstallChild(child) => self.install(*child),
+            Command::RemoveChild(spi) => self.remove(spi),
+            Command::Grant { spi, horizon, lease } => self.grant(now, spi, horizon, lease),
+            Command::Bind(spi) => self.bind(spi),
+            Command::SendIke(datagram) => {
+                let verdict = self.send_ike(now, &datagram);
+                self.count(verdict);
+            }
+            Command::MovePeer { spi, remote } => {
+                if let Some(sa) = self.known(spi).and_then(|index| self.sad.get_mut(index)) {
+                    sa.move_peer(remote);
+                }
+            }
+            Command::SendFrame { port, frame } => {
+                let verdict = self.send_frame(port, &frame);
+                self.count(verdict);
+            }
+            Command::Report { token, what } => {
+                let report = self.report(now, what);
+                self.tell(Event::Report { token, report });
+            }
+        }
+        self.send_requests();
+        self.report_numbers();
+        self.schedule(now);
+    }
+
+    fn use_tables(&mut self, version: u64, tables: Arc<Tables>) {
+        self.ike_policer.set_limits(tables.ike_policer);
+        self.lookup = Lookup::new(tables);
+        self.connections.services_changed();
+        self.tell(Event::TablesInForce(version));
+    }
+
+    fn install(&mut self, child: ChildSa) {
+        let spi = child.inbound.spi;
+        self.forget_parked(spi);
+        let installed = match self.lookup.vip(child.vip) {
+            Some(_) => self.sad.install(child),
+            None => Err(ChildRefusal::UnknownVip),
+        };
+        match installed {
+            Ok(index) => {
+                self.tell(Event::ChildInstalled(spi));
+                self.touch(index);
+            }
+            Err(refusal) => self.tell(Event::ChildRefused(spi, refusal)),
+        }
+    }
+
+    fn remove(&mut self, spi: Spi) {
+        if self.sad.remove(spi).is_err() {
+            self.counters.count(Tally::CommandsRefused);
+        }
+        self.forget_parked(spi);
+    }
+
+    fn forget_parked(&mut self, spi: Spi) {
+        let forgotten = self.parking.forget(spi);
+        self.counters.count_drops(DropReason::ParkedSaGone, forgotten);
+    }
+
+    fn grant(&mut self, now: Instant, spi: Spi, horizon: u64, lease: u64) {
+        let Some(index) = self.known(spi) else { return };
+        if let Some(sa) = self.sad.get_mut(index) {
+            sa.inbound.grant(horizon);
+            sa.outbound.grant(lease);
+        }
+        if self.deadline.has_passed(now) {
+            let stopped = self.parking.forget(spi);
+            self.counters.count_drops(DropReason::DeadlinePassed, stopped);
+        } else {
+            self.release(now, spi);
+        }
+        self.touch(index);
+    }
+
+    fn bind(&mut self, spi: Spi) {
+        let Some(sa) = self.known(spi).and_then(|index| self.sad.get_mut(index)) else { return };
+        sa.inbound.bind();
+        sa.outbound.bind();
+        let numbers = Event::Numbers(sa.report_numbers());
+        self.tell(numbers);
+    }
+
+    /// The SA of a command; one that is gone is counted.
+    fn known(&self, spi: Spi) -> Option<SaIndex> {
+        let index = self.sad.inbound(spi.get());
+        if index.is_none() {
+            self.counters.count(Tally::CommandsRefused);
+        }
+        index
+    }
+
+    fn send_frame(&mut self, port: PortId, frame: &[u8]) -> Verdict {
+        let mut packet = self.pool.alloc().ok_or(DropReason::BufferPoolEmpty)?;
+        packet.append(frame.len())?;
+        packet.data_mut().copy_from_slice(frame);
+        self.transmit(port, packet)
+    }
+
+    fn report(&self, now: Instant, what: ReportKind) -> Report {
+        match what {
+            ReportKind::Sas => Report::Sas(self.sad.iter().map(|sa| sa.report()).collect()),
+            ReportKind::Connections { max } => Report::Connections {
+                total: self.connections.len(),
+                entries: self.connections.reports(now, self.lookup.services()).take(max).collect(),
+            },
+            ReportKind::Neighbours => Report::Neighbours(self.neighbours.iter().collect()),
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! One worker: the pipeline with its tables and queues. No I/O and no clock: packets, commands and time come in as arguments.
+//!
+//! - [`Worker::handle_burst`]: packets that a port received.
+//! - [`Worker::handle_command`]: what the control core wants.
+//! - [`Worker::handle_timeout`]: call when [`Worker::poll_timeout`] says.
+//! - [`Worker::poll_transmit`], [`Worker::poll_event`]: what came of it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrayvec::ArrayVec;
+use vipsec_distribute::connection::{self, ConnectionTable};
+use vipsec_esp::engine::EngineKind;
+use vipsec_wire::buffer::{BURST_MAX, BufferPool, Burst, PacketBuf};
+
+use crate::api::{Event, Policer, PortId, Tables};
+use crate::counters::{Counters, PORTS_MAX};
+use crate::deadline::Deadline;
+use crate::drops::{DropReason, Tally};
+use crate::events::EventQueue;
+use crate::lookup::Lookup;
+use crate::neighbour::NeighbourCache;
+use crate::parking::Parking;
+use crate::policer::TokenBucket;
+use crate::sad::{SaIndex, Sad};
+
+mod command;
+
+/// What a worker is made for.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// The crypto engine.
+    pub engine: EngineKind,
+    /// Limits of the connection table.
+    pub connections: connection::Limits,
+    /// Keys the connection table's hash: a random number.
+    pub hash_seed: u64,
+    /// Most child SAs.
+    pub sas_max: usize,
+    /// Most neighbours.
+    pub neighbours_max: usize,
+    /// Most packets parked above the horizon.
+    pub parked_packets_max: usize,
+    /// Most packets waiting for each port.
+    pub transmit_packets_max: usize,
+    /// Most events waiting for the control core, those that must arrive apart.
+    pub events_max: usize,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            engine: EngineKind::auto(),
+            connections: connection::Limits::default(),
+            hash_seed: 0,
+            sas_max: 16_384,
+            neighbours_max: 1024,
+            parked_packets_max: 1024,
+            transmit_packets_max: 1024,
+            events_max: 1024,
+        }
+    }
+}
+
+/// Advertisements passed on; each peer sends some hundred a second at most.
+const ADVERTISEMENTS: Policer = Policer { rate: 2000, burst: 500 };
+/// Events about unknown SPIs.
+const UNKNOWN_SPIS: Policer = Policer { rate: 10, burst: 10 };
+/// RFC 1812 §4.3.2.8: a router SHOULD be able to limit the rate at which it generates ICMP error messages.
+const ICMP_ERRORS: Policer = Policer { rate: 100, burst: 50 };
+
+/// Time between two steps of housekeeping.
+const TICK: Duration = Duration::from_millis(10);
+/// Places of the connection table looked at per tick: a table of 65,536 is gone through in ten seconds.
+const EXPIRE_PER_TICK: usize = 64;
+/// Ticks in a second, in which each SA gets one beat.
+const TICKS_PER_BEAT: usize = 100;
+
+/// One worker.
+pub struct Worker<P: BufferPool> {
+    pub(crate) lookup: Lookup,
+    pub(crate) deadline: Deadline,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) pool: P,
+    pub(crate) sad: Sad,
+    pub(crate) parking: Parking<P::Buf>,
+    pub(crate) connections: ConnectionTable,
+    pub(crate) neighbours: NeighbourCache<P::Buf>,
+    pub(crate) events: EventQueue,
+    transmit: [VecDeque<P::Buf>; PORTS_MAX],
+    transmit_packets_max: usize,
+    /// SAs whose numbers moved in the burst at hand.
+    touched: ArrayVec<SaIndex, BURST_MAX>,
+    pub(crate) ike_policer: TokenBucket,
+    pub(crate) advertisement_policer: TokenBucket,
+    pub(crate) unknown_spi_policer: TokenBucket,
+    pub(crate) icmp_error_policer: TokenBucket,
+    /// Identification of the next IPv4 packet that we originate.
+    identification: u16,
+    next_tick: Option<Instant>,
+}
+
+/// What becomes of a packet that a stage took: it went on, or was dropped for a reason.
+pub(crate) type Verdict = Result<(), DropReason>;
+
+impl<P: BufferPool> Worker<P> {
+    /// A worker without SAs and connections.
+    pub fn new(
+        config: &WorkerConfig,
+        tables: Arc<Tables>,
+        deadline: Deadline,
+        counters: Arc<Counters>,
+        pool: P,
+    ) -> Self {
+        let ports = tables.ports.len();
+        let queue = |port| VecDeque::with_capacity(if port < ports { config.transmit_packets_max } else { 0 });
+        Self {
+            ike_policer: TokenBucket::new(tables.ike_policer),
+            lookup: Lookup::new(tables),
+            deadline,
+            counters,
+            pool,
+            sad: Sad::new(config.engine, config.sas_max),
+            parking: Parking::new(config.parked_packets_max),
+            connections: ConnectionTable::new(&config.connections, config.hash_seed),
+            neighbours: NeighbourCache::new(config.neighbours_max),
+            events: EventQueue::new(config.events_max),
+            transmit: std::array::from_fn(queue),
+            transmit_packets_max: config.transmit_packets_max,
+            touched: ArrayVec::new(),
+            advertisement_policer: TokenBucket::new(ADVERTISEMENTS),
+            unknown_spi_policer: TokenBucket::new(UNKNOWN_SPIS),
+            icmp_error_policer: TokenBucket::new(ICMP_ERRORS),
+            identification: 0,
+            next_tick: None,
+        }
+    }
+
+    /// Takes the packets that a port received.
+    pub fn handle_burst(&mut self, now: Instant, port: PortId, mut burst: Burst<P::Buf>) {
+        let may_act = !self.deadline.has_passed(now);
+        for packet in burst.drain(..) {
+            if let Some(counters) = self.counters.port(port) {
+                counters.received.count(packet.data().len());
+            }
+            let verdict = self.receive(now, port, packet, may_act);
+            self.count(verdict);
+        }
+        self.send_requests();
+        self.report_numbers();
+        self.schedule(now);
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.next_tick, self.neighbours.poll_timeout(), self.parking.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Does what time demands: asks neighbours again, forgets what is over.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let in_vain = self.neighbours.handle_timeout(now);
+        self.counters.count_drops(DropReason::NeighbourUnresolved, in_vain);
+        let expired = self.parking.expire(now);
+        self.counters.count_drops(DropReason::ParkedTooLong, expired);
+        if self.next_tick.is_some_and(|tick| tick <= now) {
+            let expired = self.connections.expire(now, EXPIRE_PER_TICK);
+            self.counters.count_many(Tally::ConnectionsExpired, expired);
+            self.sad.beat(self.sad.places().div_ceil(TICKS_PER_BEAT));
+            self.next_tick = None;
+        }
+        self.send_requests();
+        self.schedule(now);
+    }
+
+    /// Takes up to the burst's free capacity of what is to leave by a port. Past the deadline that is nothing (rule R5).
+    pub fn poll_transmit(&mut self, now: Instant, port: PortId, burst: &mut Burst<P::Buf>) {
+        let Some(queue) = self.transmit.get_mut(usize::from(port.0)) else { return };
+        if queue.is_empty() {
+            return;
+        }
+        if self.deadline.has_passed(now) {
+            self.counters.count_drops(DropReason::DeadlinePassed, queue.len());
+            queue.clear();
+            return;
+        }
+        let count = queue.len().min(burst.remaining_capacity());
+        for packet in queue.drain(..count) {
+            if let Some(counters) = self.counters.port(port) {
+                counters.transmitted.count(packet.data().len());
+            }
+            burst.push(packet);
+        }
+    }
+
+    /// The next thing to tell the control core.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop()
+    }
+
+    /// May it not act any more (rule R5)?
+    pub fn is_past_deadline(&self, now: Instant) -> bool {
+        self.deadline.has_passed(now)
+    }
+
+    /// The worker's counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(crate) fn count(&self, verdict: Verdict) {
+        if let Err(reason) = verdict {
+            self.counters.count_drops(reason, 1);
+        }
+    }
+
+    /// Queues a complete frame.
+    pub(crate) fn transmit(&mut self, port: PortId, frame: P::Buf) -> Verdict {
+        self.lookup.port(port).ok_or(DropReason::UnknownPort)?;
+        let queue = self.transmit.get_mut(usize::from(port.0)).ok_or(DropReason::UnknownPort)?;
+        if queue.len() >= self.transmit_packets_max {
+            return Err(DropReason::TransmitQueueFull);
+        }
+        queue.push_back(frame);
+        Ok(())
+    }
+
+    /// An event that may be lost.
+    pub(crate) fn tell(&mut self, event: Event) {
+        if self.events.push(event).is_err() {
+            self.counters.count(Tally::EventsLost);
+        }
+    }
+
+    pub(crate) fn next_identification(&mut self) -> u16 {
+        self.identification = self.identification.wrapping_add(1);
+        self.identification
+    }
+
+    /// An SA's numbers moved: it may want more before the burst is over.
+    pub(crate) fn touch(&mut self, index: SaIndex) {
+        if !self.touched.contains(&index) && self.touched.try_push(index).is_err() {
+            self.report_numbers();
+            self.touched.push(index);
+        }
+    }
+
+    /// One report per SA that wants one, however many of its packets were in the burst.
+    pub(crate) fn report_numbers(&mut self) {
+        for index in self.touched.drain(..) {
+            if let Some(sa) = self.sad.get_mut(index)
+                && sa.wants_more()
+            {
+                let numbers = Event::Numbers(sa.report_numbers());
+                if self.events.push(numbers).is_err() {
+                    self.counters.count(Tally::EventsLost);
+                }
+            }
+        }
+    }
+
+    fn schedule(&mut self, now: Instant) {
+        if self.next_tick.is_none() && (!self.connections.is_empty() || self.sad.len() > 0) {
+            self.next_tick = Some(now + TICK);
+        }
+    }
+}
