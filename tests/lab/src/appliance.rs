@@ -2,17 +2,14 @@
 
 mod config;
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
+use vipsec_control::api::{Client, ClientError, Counters, IkeSa, Request, Response, Status};
 
 pub use config::{ApplianceConfig, IkeSettings};
 
@@ -25,8 +22,6 @@ use crate::wait;
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// From the order to stop to the end of the process.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
-/// Version of the control API.
-const API_VERSION: u32 = 1;
 
 /// A running vipsecd.
 #[derive(Debug)]
@@ -62,35 +57,60 @@ impl Appliance {
         let mut appliance = Self { process, folder: folder.to_owned(), control_socket };
         wait::until_true("vipsecd to answer at its control socket", START_LIMIT, || {
             appliance.check_alive()?;
-            Ok(appliance.ask(&json!({"command": "status"})).is_ok())
+            Ok(appliance.status().is_ok())
         })?;
         Ok(appliance)
     }
 
-    /// How many IKE SAs it has.
-    pub fn ike_sas(&self) -> Result<Vec<Value>> {
-        let answer = self.ask(&json!({"command": "sas"}))?;
-        Ok(answer.get("ike_sas").and_then(Value::as_array).cloned().unwrap_or_default())
+    /// Its IKE SAs.
+    pub fn ike_sas(&self) -> Result<Vec<IkeSa>> {
+        match self.ask(&Request::Sas)? {
+            Response::Sas(sas) => Ok(sas.ike_sas),
+            other => Err(unexpected(&other)),
+        }
     }
 
-    /// Orders the rekeying of its (only) child SA.
+    /// Orders the rekeying of the first IKE SA's first child SA.
     pub fn rekey_child(&self) -> Result<()> {
-        let spi = self.ike_sas()?.iter().find_map(|sa| sa.pointer("/children/0/spi_in").cloned());
-        self.ask(&json!({"command": "rekey-child", "spi": spi})).map(drop)
+        let sas = self.ike_sas()?;
+        let child = sas.iter().find_map(|sa| sa.children.first());
+        self.order(&Request::RekeyChild { spi: child.ok_or_else(no_sa)?.spi_in })
     }
 
-    /// Orders the rekeying of its (only) IKE SA.
+    /// Orders the rekeying of the first IKE SA.
     pub fn rekey_ike(&self) -> Result<()> {
-        let spi = self.ike_sas()?.iter().find_map(|sa| sa.get("spi").cloned());
-        self.ask(&json!({"command": "rekey-ike", "spi": spi})).map(drop)
+        self.order(&Request::RekeyIke { spi: self.ike_sas()?.first().ok_or_else(no_sa)?.spi })
     }
 
-    /// Packets dropped, by reason; only those that occurred.
-    pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
-        let answer = self.ask(&json!({"command": "counters"}))?;
-        let drops = answer.get("drops").and_then(Value::as_object);
-        let counts = drops.into_iter().flatten().filter_map(|(reason, count)| Some((reason.clone(), count.as_u64()?)));
-        Ok(counts.filter(|(_, count)| *count > 0).collect())
+    /// Everything that it counts.
+    pub fn counters(&self) -> Result<Counters> {
+        match self.ask(&Request::Counters)? {
+            Response::Counters(counters) => Ok(counters),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// How it is.
+    pub fn status(&self) -> Result<Status> {
+        match self.ask(&Request::Status)? {
+            Response::Status(status) => Ok(*status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn order(&self, request: &Request) -> Result<()> {
+        match self.ask(request)? {
+            Response::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn ask(&self, request: &Request) -> Result<Response> {
+        let failed = |error: ClientError| LabError::Answer {
+            what: format!("asking vipsecd for {request:?}"),
+            answer: error.to_string(),
+        };
+        Client::connect(&self.control_socket, HOUSEKEEPING_LIMIT).map_err(failed)?.call(request).map_err(failed)
     }
 
     /// What the operator's command prints for `arguments`.
@@ -98,20 +118,6 @@ impl Appliance {
         let mut vipsec = Command::new(command::project_program("vipsec")?);
         vipsec.arg("--socket").arg(&self.control_socket).args(arguments);
         command::run(vipsec, HOUSEKEEPING_LIMIT)
-    }
-
-    /// Asks at the control socket; returns what is under `ok`.
-    fn ask(&self, request: &Value) -> Result<Value> {
-        let what = || format!("asking vipsecd: {request}");
-        let mut stream = UnixStream::connect(&self.control_socket).context(what)?;
-        stream.set_read_timeout(Some(HOUSEKEEPING_LIMIT)).context(what)?;
-        let line = json!({"version": API_VERSION, "request": request}).to_string() + "\n";
-        stream.write_all(line.as_bytes()).context(what)?;
-        let mut answer = String::new();
-        BufReader::new(stream).read_line(&mut answer).context(what)?;
-        let parsed: Option<Value> = serde_json::from_str(&answer).ok();
-        let ok = parsed.and_then(|mut parsed| parsed.get_mut("ok").map(Value::take));
-        ok.ok_or_else(|| LabError::Answer { what: what(), answer })
     }
 
     /// Its log file.
@@ -174,6 +180,14 @@ impl Drop for Appliance {
             let _ = self.process.wait();
         }
     }
+}
+
+fn unexpected(response: &Response) -> LabError {
+    LabError::Answer { what: "asking vipsecd".to_owned(), answer: format!("{response:?}") }
+}
+
+fn no_sa() -> LabError {
+    LabError::Expectation { what: "a vipsecd with an SA".to_owned(), found: "it has none".to_owned() }
 }
 
 /// Writes a file that only root may read: vipsecd takes no secret that others can see.

@@ -84,7 +84,7 @@ impl Gateway {
     /// Packets that it dropped, by reason.
     pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
         match self {
-            Self::Vipsec(appliance) => appliance.drops(),
+            Self::Vipsec(appliance) => Ok(appliance.counters()?.drops.into_iter().filter(|(_, n)| *n > 0).collect()),
             Self::Strongswan(charon) => {
                 let rejects = charon.esp_rejects();
                 let counts = [

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::appliance::{Appliance, ApplianceConfig, IkeSettings};
-use crate::capture::{Capture, Direction, Exchange};
+use crate::capture::{Capture, Direction, Exchange, PortSocket};
 use crate::charon::{Charon, CharonConfig, Child, ChildSa, Connection, DpdAction, IkeSa, RemoteAddress, Retransmit};
 use crate::client::{self, BulkReport, ConnectionsReport, PingPong, UdpProbe};
 use crate::clock::Stamp;
@@ -75,6 +75,10 @@ impl Lab {
     /// Builds the lab; `progress` hears of each step.
     pub fn start(config: LabConfig, progress: &dyn Fn(&str)) -> Result<Self> {
         command::check_requirements()?;
+        if config.gateway == GatewayKind::Vipsec {
+            command::project_program("vipsecd")?;
+            command::project_program("vipsec")?;
+        }
         let run = Run::begin()?;
         let folder = config.out.clone().unwrap_or_else(|| run.folder().to_owned());
         std::fs::create_dir_all(&folder).context(|| format!("making {}", folder.display()))?;
@@ -187,6 +191,13 @@ impl Lab {
         Ok(if installed.len() == 1 { installed.pop() } else { None })
     }
 
+    /// Sends a frame to an appliance's outside interface, as if it came from the outside network.
+    pub fn inject_outside(&self, appliance: usize, frame: &[u8]) -> Result<()> {
+        let plan = self.config.plan.appliances.get(appliance).ok_or_else(no_appliance)?;
+        let port = Topology::outside_port(plan);
+        self.topology.switch.run(|| PortSocket::open(&port)?.inject(frame))
+    }
+
     /// ESP packets that the first remote peer lost by itself: under bulk traffic charon fetches them too slowly for its socket's
     /// buffer. A loss that a probe finds while this counts isn't the gateway's, so probe and bulk transfer are run apart.
     pub fn peer_overflows(&self) -> Result<u64> {
@@ -228,12 +239,13 @@ fn no_peer() -> LabError {
     LabError::Expectation { what: "a lab with a remote peer".to_owned(), found: "its plan has none".to_owned() }
 }
 
+fn no_appliance() -> LabError {
+    LabError::Expectation { what: "a lab with such an appliance".to_owned(), found: "its plan has none".to_owned() }
+}
+
 fn start_gateway(config: &LabConfig, topology: &Topology, run: &Run) -> Result<Gateway> {
     let (Some(plan), Some(host)) = (config.plan.appliances.first(), topology.appliances.first()) else {
-        return Err(LabError::Expectation {
-            what: "a lab with an appliance".to_owned(),
-            found: "its plan has none".to_owned(),
-        });
+        return Err(no_appliance());
     };
     let folder = run.folder().join(&plan.name);
     match config.gateway {

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use vipsec_lab::capture::{Direction, Kind};
+use vipsec_lab::clock::Stamp;
 use vipsec_lab::gateway::GatewayKind;
 use vipsec_lab::lab::{Lab, LabConfig};
-use vipsec_lab::netns;
+use vipsec_lab::topology::VIP;
+use vipsec_lab::{netns, wait};
 
 /// A tunnel comes up, both targets serve, content crosses intact both ways, datagrams cross without loss, nothing readable is
 /// seen outside while the same is readable inside, and the lab leaves nothing behind.
@@ -14,6 +17,11 @@ fn the_lab_works_and_leaves_nothing_behind() {
         Ok(lab) => lab,
         Err(error) => panic!("{error}"),
     };
+    // Without a tunnel a datagram crosses the outside readable, and the capture says so: it would say so later, too.
+    assert!(lab.echo(Duration::from_millis(300)).is_err());
+    let readable = lab.outside.counts().clear_text;
+    assert!(readable > 0);
+
     let handshake = lab.bring_up().expect("the tunnel comes up");
     assert!(handshake < Duration::from_secs(1), "the handshake took {handshake:?}");
 
@@ -46,13 +54,33 @@ fn the_lab_works_and_leaves_nothing_behind() {
     assert!(long_lived.round_trips > 0);
 
     let (outside, inside) = (lab.outside.counts(), lab.inside.counts());
-    assert_eq!((outside.clear_text, outside.marked, outside.missed), (0, 0, 0));
+    assert_eq!((outside.clear_text, outside.marked, outside.missed), (readable, 0, 0));
     assert!(outside.esp_bytes_from_hosts > 2 << 20 && outside.esp_bytes_to_hosts > 2 << 20);
     assert!(inside.marked > 0, "what is encrypted outside can be read inside");
+
+    // An ARP request for the VIP, made up and sent at the switch: the gateway answers it.
+    let begin = Stamp::now();
+    lab.inject_outside(0, &arp_request([192, 0, 2, 77], VIP.octets())).expect("a frame is sent");
+    let answer = wait::until_true("an ARP reply", Duration::from_secs(2), || {
+        let replies = lab.outside.frames(begin, |frame| {
+            frame.direction == Direction::FromHost
+                && matches!(frame.kind, Kind::Arp { operation: 2, sender, .. } if sender == VIP)
+        });
+        Ok(!replies.is_empty())
+    });
+    answer.expect("the gateway answers");
 
     let name = lab.name();
     let prefix = name.trim_end_matches('*').to_owned();
     drop(lab);
     let left = netns::names().into_iter().filter(|name| name.starts_with(&prefix)).count();
     assert_eq!(left, 0, "namespaces of {prefix}");
+}
+
+/// A broadcast ARP request (RFC 826) for `wanted`.
+fn arp_request(sender: [u8; 4], wanted: [u8; 4]) -> Vec<u8> {
+    let mac = [2, 0, 0, 0, 9, 9];
+    let ethernet = [&[0xff; 6][..], &mac, &[0x08, 0x06]].concat();
+    let arp = [&[0, 1, 8, 0, 6, 4, 0, 1][..], &mac, &sender, &[0; 6], &wanted].concat();
+    [ethernet, arp].concat()
 }

@@ -234,3 +234,36 @@ struct Child<'a> {
     esp_proposals: &'a [String],
     rekey_time: &'static str,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use vipsec_control::config::{TestConfiguration, load};
+
+    use super::*;
+
+    /// vipsecd's own reader is the judge.
+    #[test]
+    fn vipsecd_takes_the_configuration() {
+        let plan = Plan::new(2, 3, 2);
+        let appliance = &plan.appliances[1];
+        let settings = IkeSettings::default();
+        let config = ApplianceConfig::new(&plan, appliance, &settings, Duration::from_secs(2), "vl1-0-b".to_owned());
+        let folder = std::env::temp_dir().join(format!("vl-config-test-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        for connection in &config.connections {
+            let file = folder.join(secret_file(connection));
+            std::fs::write(&file, &connection.secret).expect("a secret");
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("its mode");
+        }
+        let file = folder.join("vipsec.toml");
+        std::fs::write(&file, config.to_toml(&folder).expect("a text")).expect("a file");
+        let loaded = load(&file, TestConfiguration::Refused);
+        std::fs::remove_dir_all(&folder).expect("the folder goes");
+        let loaded = loaded.unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(loaded.targets.len(), 3);
+        assert_eq!(loaded.connections.len(), 2);
+        assert_eq!(loaded.services.len(), 3);
+    }
+}

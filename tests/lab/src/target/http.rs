@@ -1,10 +1,11 @@
 //! As much HTTP/1.1 as the lab's clients speak: `GET /id`, `GET /bytes/N`, `POST /bytes`, with persistent connections.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -27,25 +28,52 @@ pub(super) fn serve(name: String, observed: Arc<Observed>, stop: Arc<AtomicBool>
         TcpListener::bind((Ipv4Addr::UNSPECIFIED, HTTP_PORT)).context(|| format!("listening at TCP {HTTP_PORT}"))?;
     listener.set_nonblocking(true).context(|| "preparing the HTTP listener".to_owned())?;
     Ok(std::thread::spawn(move || {
-        let open = Arc::new(AtomicUsize::new(0));
+        let open = Arc::new(OpenConnections::default());
         while !stop.load(Ordering::Relaxed) {
             let timeout = PollTimeout::try_from(STOP_INTERVAL).unwrap_or(PollTimeout::ZERO);
             let _ = poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], timeout);
             while let Ok((stream, _)) = listener.accept() {
-                if open.load(Ordering::Relaxed) >= CONNECTIONS_MAX {
+                let number = observed.connections.fetch_add(1, Ordering::Relaxed);
+                if !open.add(number, &stream) {
                     continue;
                 }
-                observed.connections.fetch_add(1, Ordering::Relaxed);
-                open.fetch_add(1, Ordering::Relaxed);
                 let (name, observed, open) = (name.clone(), observed.clone(), open.clone());
                 std::thread::spawn(move || {
                     // A client that goes away in the middle is its own observation: nothing to add here.
                     let _ = converse(&stream, &name, &observed);
-                    open.fetch_sub(1, Ordering::Relaxed);
+                    open.remove(number);
                 });
             }
         }
+        open.shut_down();
     }))
+}
+
+/// The connections that are being served, by their number, so that none outlives the server.
+#[derive(Default)]
+struct OpenConnections(Mutex<HashMap<u64, TcpStream>>);
+
+impl OpenConnections {
+    /// Takes a connection in, unless there are too many.
+    fn add(&self, number: u64, stream: &TcpStream) -> bool {
+        let mut open = self.lock();
+        let Ok(stream) = stream.try_clone() else { return false };
+        open.len() < CONNECTIONS_MAX && open.insert(number, stream).is_none()
+    }
+
+    fn remove(&self, number: u64) {
+        self.lock().remove(&number);
+    }
+
+    fn shut_down(&self) {
+        for stream in self.lock().values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, TcpStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A request's head, as far as it matters here.
