@@ -98,7 +98,10 @@ impl Http {
     fn small_body(&mut self, answer: &Answer) -> Result<String> {
         let length = answer.length.min(SMALL_BODY_BYTES_MAX);
         let mut body = vec![0; usize::try_from(length).unwrap_or(0)];
-        self.arm().and_then(|()| self.reader.read_exact(&mut body)).context(|| "reading an answer".to_owned())?;
+        self.arm()
+            .and_then(|()| self.reader.read_exact(&mut body))
+            .map_err(timely)
+            .context(|| "reading an answer".to_owned())?;
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
@@ -114,16 +117,21 @@ impl Http {
 
     fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.arm()?;
-        self.reader.get_mut().write_all(bytes)
+        self.reader.get_mut().write_all(bytes).map_err(timely)
     }
 
     fn read_line(&mut self, line: &mut String) -> std::io::Result<()> {
         self.arm()?;
-        match self.reader.read_line(line)? {
+        match self.reader.read_line(line).map_err(timely)? {
             0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
             _ => Ok(()),
         }
     }
+}
+
+/// A socket whose time is up says EAGAIN; what that means here is that the deadline has passed.
+fn timely(error: std::io::Error) -> std::io::Error {
+    if error.kind() == std::io::ErrorKind::WouldBlock { std::io::ErrorKind::TimedOut.into() } else { error }
 }
 
 /// A bulk transfer.
@@ -151,7 +159,8 @@ pub fn download(address: Ipv4Addr, bytes: u64, limit: Duration) -> Result<BulkRe
     let (mut taken, mut intact) = (0, true);
     while taken < answer.length {
         http.arm().context(|| format!("downloading, after {taken} bytes"))?;
-        let length = http.reader.read(&mut buffer).context(|| format!("downloading, after {taken} bytes"))?;
+        let length =
+            http.reader.read(&mut buffer).map_err(timely).context(|| format!("downloading, after {taken} bytes"))?;
         let piece = buffer.get(..length).unwrap_or_default();
         if piece.is_empty() {
             break;
