@@ -155,7 +155,7 @@ fn a_core_that_is_silent_or_swamped_costs_a_client_an_error() {
 
 #[test]
 fn clients_are_limited_and_idle_ones_let_go() {
-    let idle = Duration::from_millis(300);
+    let idle = Duration::from_millis(1500);
     let (daemon, _calls) = Daemon::start(Limits { clients_max: 1, idle, ..Limits::default() });
     let mut first = daemon.raw();
     let mut second = String::new();

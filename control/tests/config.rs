@@ -122,6 +122,41 @@ fn becomes_the_workers_tables() {
 }
 
 #[test]
+fn there_is_a_limit_to_everything() {
+    let ports = (0..17).map(|n| {
+        format!(
+            "[[port]]\nname = \"p{n}\"\nside = \"inside\"\ndevice = \"net_ring{n}\"\naddresses = [\"10.{n}.0.1/24\"]\n"
+        )
+    });
+    let errors =
+        load_text(&format!("appliance = {{ id = 1, name = \"a\" }}\n{}", ports.collect::<String>())).unwrap_err();
+    assert_eq!(errors.0.len(), 1, "{errors}");
+    assert_eq!(errors.0[0].reason, Reason::TooMany { count: 17, max: 16 });
+    let errors = load_text(&"#\n".repeat(2 << 20 | 1)).unwrap_err();
+    assert_eq!(errors.0[0].reason, Reason::FileTooLarge { max: 4 << 20 });
+}
+
+/// Whatever is missing or cut off, the answer is a configuration or a list of mistakes in lines of the file.
+#[test]
+fn a_damaged_file_is_survived() {
+    let example = example();
+    let without = (0..example.lines().count()).map(|gone| {
+        let rest = example.lines().enumerate().filter(|(number, _)| *number != gone).map(|(_, line)| line);
+        rest.collect::<Vec<_>>().join("\n")
+    });
+    let cut = example.char_indices().step_by(7).map(|(end, _)| example[..end].to_owned());
+    let (_folder, path) = folder_with("");
+    for text in without.chain(cut) {
+        fs::write(&path, &text).unwrap();
+        if let Err(errors) = load(&path, TestConfiguration::Refused) {
+            let lines = 1..=text.lines().count().max(1) + 1;
+            assert!(!errors.0.is_empty());
+            assert!(errors.0.iter().all(|error| error.line.is_some_and(|line| lines.contains(&line))), "{errors}");
+        }
+    }
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let errors = load(Path::new("/nonexistent/vipsec.toml"), TestConfiguration::Refused).unwrap_err();
     assert!(matches!(errors.0[0].reason, Reason::Unreadable(_)));

@@ -14,12 +14,15 @@ use super::error::{ConfigError, Reason};
 pub(super) struct Source<'a> {
     file: &'a Path,
     text: &'a str,
+    /// Where the lines end.
+    newlines: Vec<usize>,
     problems: RefCell<Vec<ConfigError>>,
 }
 
 impl<'a> Source<'a> {
     pub(super) fn new(file: &'a Path, text: &'a str) -> Self {
-        Self { file, text, problems: RefCell::default() }
+        let newlines = text.match_indices('\n').map(|(offset, _)| offset).collect();
+        Self { file, text, newlines, problems: RefCell::default() }
     }
 
     /// Parses the text. `None` when it isn't TOML: then the tables would be guesses.
@@ -37,7 +40,7 @@ impl<'a> Source<'a> {
 
     /// The line of a byte offset, counted from 1.
     fn line(&self, offset: usize) -> usize {
-        1 + self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+        1 + self.newlines.partition_point(|newline| *newline < offset)
     }
 
     fn report(&self, offset: usize, key: String, reason: Reason) {
