@@ -8,10 +8,10 @@ use std::sync::atomic::{Ordering, fence};
 
 use crate::geometry::{AT_LAST, Geometry};
 use crate::history::History;
-use crate::place::{Content, Copied, Look, look_at};
+use crate::place::{Content, Copied, Header, Look, look_at};
 use crate::region::Words;
 use crate::seal::{Opener, Reason, Rejected};
-use crate::snapshot::{Copier, Copy, record};
+use crate::snapshot::{Bounds, Copier, Opened, RegionCopy};
 use crate::{Record, RecordKey};
 
 /// A change that a live reader saw.
@@ -34,8 +34,7 @@ pub(crate) enum Watch {
     Following(u64),
     Copying(Copier),
     Opening {
-        cut: u64,
-        end: u64,
+        bounds: Bounds,
         records: std::vec::IntoIter<Vec<Copied>>,
     },
 }
@@ -70,30 +69,32 @@ impl Watch {
                 if copier.is_done(geometry) {
                     let copier = std::mem::replace(copier, Copier::new(words));
                     let copy = copier.finish(words, geometry);
-                    let (cut, end) = (copy.cut, copy.end());
+                    let bounds = copy.bounds();
                     let (records, rejected) = copy.into_records();
                     changes.extend(rejected.into_iter().map(Change::Rejected));
-                    *self = Self::Opening { cut, end, records: records.into_iter() };
+                    *self = Self::Opening { bounds, records: records.into_iter() };
                 }
             }
-            Self::Opening { cut, end, records } => {
+            Self::Opening { bounds, records } => {
                 for versions in records.by_ref().take(places_max as usize) {
-                    match Copy::open(*end, opener, history.floors(), &versions) {
+                    match RegionCopy::open(*bounds, opener, history.floors(), &versions) {
                         // The newer version moved while we copied; the journal will say where to.
                         Err(Rejected { reason: Reason::Rollback, .. }) => {}
                         Err(rejected) => changes.push(Change::Rejected(rejected)),
                         Ok(None) => {}
-                        Ok(Some((place, header, bytes))) => match header.content {
-                            Content::Record => {
-                                history.stored(header.key, place, header.version);
-                                changes.push(Change::Stored(record((place, header, bytes))));
+                        Ok(Some(opened)) => {
+                            let Header { key, version, content, .. } = opened.header;
+                            if content == Content::Record {
+                                history.stored(key, opened.place, version);
+                                changes.push(Change::Stored(opened.into()));
+                            } else {
+                                history.removed(key, opened.place, version);
                             }
-                            _ => history.removed(header.key, place, header.version),
-                        },
+                        }
                     }
                 }
                 if records.len() == 0 {
-                    *self = Self::Following(*cut);
+                    *self = Self::Following(bounds.cut);
                 }
             }
         }
@@ -160,7 +161,7 @@ fn look(copied: &Copied, opener: &Opener, history: &mut History) -> Vec<Change> 
         }
         Content::Record => {
             let gone = history.stored(header.key, copied.place, header.version);
-            let stored = Change::Stored(record((copied.place, header, bytes)));
+            let stored = Change::Stored(Opened { place: copied.place, header, bytes }.into());
             gone.map(Change::Removed).into_iter().chain([stored]).collect()
         }
     }

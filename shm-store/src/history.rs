@@ -16,8 +16,8 @@ struct Known {
 /// Bounded by the region: one number per place, and one known record per place at most.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    /// Lowest version that a place may hold, by place. Only authentic records raise it: the version seen in the place, or
-    /// one above the version that superseded it, since a place is reused only later.
+    /// Lowest version that a place may hold, by place. Only authentic records raise it: to the version seen in the place,
+    /// and above it when the record was seen elsewhere with a newer one.
     floors: Vec<u64>,
     known: HashMap<RecordKey, Known>,
     /// The reverse of `Known::at`.
@@ -69,8 +69,8 @@ impl History {
         self.raise(place, version);
         if let Some(before) = self.known.remove(&key) {
             self.occupants.remove(&before.at);
-            if before.place != place && before.version < version {
-                self.raise(before.place, version + 1);
+            if before.version < version {
+                self.raise(before.place, before.version + 1);
             }
         }
     }

@@ -30,13 +30,14 @@
 //!
 //! # A write
 //!
-//! 1. The record is sealed into a *free* place, under the number of the write, which is nonce and version at once.
+//! 1. The record is sealed for a *free* place, under the number of the write, which is nonce and version at once. The place
+//!    gets the bytes first, then the version: a place that has a version is whole.
 //! 2. The journal notes the place.
 //! 3. `last` is set to the number. Until then the record doesn't exist: a reader ignores what lies beyond `last`. So a
 //!    record is old or new, wherever the writer dies, and who sees a write sees all earlier ones.
 //! 4. The owner asks for the grant word, ordered behind the write. If the grant stands, the write is *acknowledged*.
 //! 5. Only now the place of the old version is emptied and free to be used again. A removal is a write like any other
-//!    (a tombstone); its place is free when a later acknowledgement shows that the record's place is empty.
+//!    (a tombstone); its place may be used again when a later acknowledgement shows that the record's place is empty.
 //!
 //! # A fence
 //!

@@ -1,13 +1,11 @@
 //! The backup's side: grant, watch, fence, copy.
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 use rand_core::CryptoRng;
 use thiserror::Error;
 
 use crate::changes::{Change, Watch};
-use crate::geometry::AT_GRANT;
 use crate::grant::{Grant, ReaderKeys};
 use crate::history::History;
 use crate::region::{Region, Words};
@@ -51,17 +49,11 @@ impl Reader {
     pub fn join(&mut self, rng: &mut impl CryptoRng) -> Result<Grant, ReaderError> {
         self.fence();
         let (grant, opener) = self.keys.next_grant(rng).ok_or(ReaderError::GrantsUsedUp)?;
-        let geometry = self.region.geometry();
-        let emptied = self.region.words().get(AT_GRANT..geometry.words()).unwrap_or_default();
-        for word in emptied {
-            word.store(0, Ordering::Relaxed);
-        }
-        self.history = History::new(geometry.places());
+        self.region.empty();
+        self.history = History::new(self.region.geometry().places());
         self.watch = Watch::default();
         self.opener = Some(Arc::new(opener));
-        if let Some(word) = self.region.word(AT_GRANT) {
-            word.store(grant.word(), Ordering::SeqCst);
-        }
+        self.region.set_grant(grant.word());
         self.standing = true;
         Ok(grant)
     }
@@ -69,11 +61,7 @@ impl Reader {
     /// Revokes the grant: from here on no write is acknowledged any more. A link that can also shut the writer out from
     /// outside (RDMA: the memory registration) does that first and waits until nothing is in flight.
     pub fn fence(&mut self) {
-        if let Some(word) = self.region.word(AT_GRANT) {
-            word.swap(0, Ordering::SeqCst);
-        }
-        // See LocalMemory::ask: what was acknowledged is visible to all loads below this line.
-        fence(Ordering::SeqCst);
+        self.region.set_grant(0);
         self.standing = false;
     }
 

@@ -1,10 +1,12 @@
 //! The memory of a region: 64-bit words at offsets, touched with atomics only.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use thiserror::Error;
 
-use crate::geometry::{AT_LAYOUT_VERSION, AT_MAGIC, AT_REGION_ID, AT_SIZES, Geometry, LAYOUT_VERSION, MAGIC, Sizes};
+use crate::geometry::{
+    AT_GRANT, AT_LAYOUT_VERSION, AT_MAGIC, AT_REGION_ID, AT_SIZES, Geometry, LAYOUT_VERSION, MAGIC, Sizes,
+};
 use crate::local::Mapping;
 
 /// A random name, fresh for every region. A pairing binds its keys to it.
@@ -90,6 +92,22 @@ impl Region {
 
     pub(crate) fn word(&self, at: usize) -> Option<&AtomicU64> {
         self.words().get(at)
+    }
+
+    /// Grants to whom this word was given; 0: to nobody. What was acknowledged before is visible to all loads after.
+    pub(crate) fn set_grant(&self, grant: u64) {
+        if let Some(word) = self.word(AT_GRANT) {
+            word.swap(grant, Ordering::SeqCst);
+        }
+        // Pairs with the fence in LocalMemory::ask.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Forgets everything behind the header. Nobody must be granted to write.
+    pub(crate) fn empty(&self) {
+        for word in self.words().get(AT_GRANT..self.geometry.words()).unwrap_or_default() {
+            word.store(0, Ordering::Relaxed);
+        }
     }
 
     fn header(&self) -> impl Iterator<Item = (usize, u64)> {

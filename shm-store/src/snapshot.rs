@@ -47,17 +47,23 @@ impl Copier {
         self.next >= geometry.places()
     }
 
-    pub(crate) fn finish(self, words: &impl Words, geometry: &Geometry) -> Copy {
+    pub(crate) fn finish(self, words: &impl Words, geometry: &Geometry) -> RegionCopy {
         fence(Ordering::Acquire);
         // Whoever writes while we copy may be in the middle of one more write.
         let end = words.load(AT_LAST).max(self.cut).saturating_add(1);
         let Self { cut, copied, mut unfinished, .. } = self;
-        let mut copy =
-            Copy { cut, end, records: Vec::new(), counters: Vec::new(), rejected: Vec::new(), unfinished: 0 };
+        let mut copy = RegionCopy {
+            bounds: Bounds { cut, end },
+            records: Vec::new(),
+            counters: Vec::new(),
+            rejected: Vec::new(),
+            unfinished: 0,
+        };
         for copied in copied {
             if copied.version() > cut && copied.version() <= end {
                 unfinished += 1;
-            } else if geometry.is_counter_place(copied.place) {
+            }
+            if geometry.is_counter_place(copied.place) {
                 copy.counters.push(copied);
             } else if copied.header().is_some_and(|header| header.content != Content::Counters) {
                 copy.records.push(copied);
@@ -71,11 +77,27 @@ impl Copier {
     }
 }
 
+/// Which writes a copy knows of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// The newest write that belongs to it.
+    pub(crate) cut: u64,
+    /// The newest write that may have been under way while it was made.
+    pub(crate) end: u64,
+}
+
+/// One version of something, authentic.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) place: u32,
+    pub(crate) header: Header,
+    pub(crate) bytes: Zeroizing<Vec<u8>>,
+}
+
 /// A finished copy, ordered.
 #[derive(Debug)]
-pub(crate) struct Copy {
-    pub(crate) cut: u64,
-    end: u64,
+pub(crate) struct RegionCopy {
+    bounds: Bounds,
     /// By claimed key, then version.
     records: Vec<Copied>,
     /// By place.
@@ -84,7 +106,7 @@ pub(crate) struct Copy {
     unfinished: u32,
 }
 
-impl Copy {
+impl RegionCopy {
     /// All places that claim the same record, newest last.
     pub(crate) fn records(&self) -> impl Iterator<Item = &[Copied]> {
         self.records.chunk_by(|a, b| a.header().map(|h| h.key) == b.header().map(|h| h.key))
@@ -94,27 +116,29 @@ impl Copy {
         (self.records().map(<[Copied]>::to_vec).collect(), self.rejected)
     }
 
-    /// Opens all versions of one thing, and returns the newest.
+    /// Opens all versions of one thing, and returns the newest that belongs to the copy.
     ///
     /// Nothing of it is used when any of them fails: an older version is no substitute for a damaged newer one, since the
-    /// owner has moved on.
+    /// owner has moved on. A place that has a version is whole, so also a write that came too late authenticates.
     pub(crate) fn open(
-        end: u64,
+        bounds: Bounds,
         opener: &Opener,
         floors: &[u64],
         versions: &[Copied],
-    ) -> Result<Option<(u32, Header, Zeroizing<Vec<u8>>)>, Rejected> {
-        let mut newest: Option<(u32, Header, Zeroizing<Vec<u8>>)> = None;
+    ) -> Result<Option<Opened>, Rejected> {
+        let mut newest: Option<Opened> = None;
         for copied in versions {
             let (header, bytes) = opener.open(copied)?;
-            if header.version > end {
-                return Err(reject(copied, Reason::Unpublished));
+            if header.version > bounds.end {
+                return Err(Rejected { place: copied.place, claimed: Some(header.key), reason: Reason::Unpublished });
             }
-            if newest.as_ref().is_none_or(|(_, newest, _)| newest.version < header.version) {
-                newest = Some((copied.place, header, bytes));
+            if header.version <= bounds.cut
+                && newest.as_ref().is_none_or(|newest| newest.header.version < header.version)
+            {
+                newest = Some(Opened { place: copied.place, header, bytes });
             }
         }
-        if let Some((place, header, _)) = &newest
+        if let Some(Opened { place, header, .. }) = &newest
             && header.version < history::floor(floors, *place)
         {
             return Err(Rejected { place: *place, claimed: Some(header.key), reason: Reason::Rollback });
@@ -122,37 +146,35 @@ impl Copy {
         Ok(newest)
     }
 
-    pub(crate) fn end(&self) -> u64 {
-        self.end
+    pub(crate) fn bounds(&self) -> Bounds {
+        self.bounds
     }
 }
 
-fn reject(copied: &Copied, reason: Reason) -> Rejected {
-    Rejected { place: copied.place, claimed: copied.header().map(|header| header.key), reason }
-}
-
-pub(crate) fn record((_, header, bytes): (u32, Header, Zeroizing<Vec<u8>>)) -> Record {
-    let Header { version, key, epoch, writer, .. } = header;
-    Record { key, epoch, writer, version: WriteId(version), bytes }
+impl From<Opened> for Record {
+    fn from(Opened { header, bytes, .. }: Opened) -> Self {
+        let Header { version, key, epoch, writer, .. } = header;
+        Self { key, epoch, writer, version: WriteId(version), bytes }
+    }
 }
 
 /// A private copy of a fenced region: the state after write [`Self::cut`], to which all acknowledged writes belong, and
 /// to which no later one can add.
 #[derive(Debug)]
 pub struct Snapshot {
-    copy: Copy,
+    copy: RegionCopy,
     opener: Arc<Opener>,
     floors: Vec<u64>,
 }
 
 impl Snapshot {
-    pub(crate) fn new(copy: Copy, opener: Arc<Opener>, floors: Vec<u64>) -> Self {
+    pub(crate) fn new(copy: RegionCopy, opener: Arc<Opener>, floors: Vec<u64>) -> Self {
         Self { copy, opener, floors }
     }
 
     /// The newest write that belongs to it.
     pub fn cut(&self) -> WriteId {
-        WriteId(self.copy.cut)
+        WriteId(self.copy.bounds.cut)
     }
 
     /// Places in which a write was under way or came too late. None of these writes was acknowledged; what they would
@@ -165,10 +187,10 @@ impl Snapshot {
     /// version instead.
     pub fn records(&self) -> impl Iterator<Item = Result<Record, Rejected>> {
         let opened = self.copy.records().filter_map(|versions| {
-            match Copy::open(self.copy.end, &self.opener, &self.floors, versions) {
+            match RegionCopy::open(self.copy.bounds, &self.opener, &self.floors, versions) {
                 Err(rejected) => Some(Err(rejected)),
                 Ok(newest) => {
-                    newest.filter(|(_, header, _)| header.content == Content::Record).map(|newest| Ok(record(newest)))
+                    newest.filter(|newest| newest.header.content == Content::Record).map(|newest| Ok(newest.into()))
                 }
             }
         });
@@ -179,8 +201,8 @@ impl Snapshot {
     pub fn counters(&self) -> impl Iterator<Item = Result<CounterBlock, Rejected>> {
         let blocks = self.copy.counters.chunk_by(|a, b| a.place / 2 == b.place / 2);
         blocks.filter_map(|versions| {
-            let newest = Copy::open(self.copy.end, &self.opener, &self.floors, versions).transpose()?;
-            Some(newest.and_then(|(place, header, bytes)| {
+            let newest = RegionCopy::open(self.copy.bounds, &self.opener, &self.floors, versions).transpose()?;
+            Some(newest.and_then(|Opened { place, header, bytes }| {
                 let entries = counters::decode(&bytes).filter(|_| header.content == Content::Counters);
                 let entries =
                     entries.ok_or(Rejected { place, claimed: Some(header.key), reason: Reason::UnknownLayout })?;

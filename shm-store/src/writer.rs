@@ -5,7 +5,7 @@
 //! acknowledgement comes, so the writer, however late it learns, has nothing left to overwrite but versions that an
 //! acknowledged write superseded, all of which the fencing reader sees.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use vipsec_wire::iv::Epoch;
 
@@ -77,6 +77,8 @@ pub struct Writer<L> {
     blocks: Vec<BlockState>,
     superseded: VecDeque<Superseded>,
     graves: VecDeque<Grave>,
+    /// Places with a tombstone, free or not: it stays until its place is needed, for readers who come late.
+    tombstones: HashSet<u32>,
     acknowledged: u64,
     asked: u64,
     asking: bool,
@@ -98,6 +100,7 @@ impl<L: OneSided> Writer<L> {
             blocks: vec![BlockState::default(); geometry.sizes().counter_blocks as usize],
             superseded: VecDeque::new(),
             graves: VecDeque::new(),
+            tombstones: HashSet::new(),
             acknowledged: 0,
             asked: 0,
             asking: false,
@@ -122,16 +125,20 @@ impl<L: OneSided> Writer<L> {
         result.inspect_err(|error| self.ended = Some(*error))
     }
 
-    /// Seals `bytes` into a free place, notes that in the journal, and publishes: a reader believes in nothing beyond the
-    /// number in the region's head, which is written last.
+    /// Seals `bytes` into a free place, then sets its version, so that a place that has one is whole, notes it in the
+    /// journal, and publishes: a reader believes in nothing beyond the number in the region's head.
     fn write(&mut self, place: u32, old: Option<u32>, header: Header, bytes: &[u8]) -> Result<WriteId, StoreError> {
+        if self.tombstones.remove(&place) {
+            self.empty(place)?;
+        }
         let version = self.sealer.seal(place, header, bytes, &mut self.sealed)?;
         let geometry = self.link.geometry();
         let at = geometry.place(place).ok_or(StoreError::Full)?.at;
         let journal_at = geometry.journal_at(version);
         let written = self
             .link
-            .write(at, &self.sealed)
+            .write(at + 1, self.sealed.get(1..).unwrap_or_default())
+            .and_then(|()| self.link.write(at, &[version]))
             .and_then(|()| self.link.write(journal_at, &[journal_entry(place, old)]))
             .and_then(|()| self.link.write(AT_LAST, &[version]));
         self.or_end(written)?;
@@ -150,7 +157,6 @@ impl<L: OneSided> Writer<L> {
     /// write after the emptying proves. Otherwise a reader could miss the tombstone and still meet the record.
     fn free_superseded(&mut self) -> Result<(), StoreError> {
         while let Some(grave) = self.graves.pop_front_if(|grave| self.acknowledged > grave.emptied_after) {
-            self.empty(grave.tombstone)?;
             self.pool.give(grave.tombstone);
         }
         while let Some(superseded) = self.superseded.pop_front_if(|superseded| superseded.by <= self.acknowledged) {
@@ -192,6 +198,7 @@ impl<L: OneSided> StoreWriter for Writer<L> {
         let tombstone = self.pool.take_tombstone(place)?;
         let id = self.write(tombstone, Some(place), self.header(Content::Tombstone, key, epoch), &[])?;
         self.index.remove(&key);
+        self.tombstones.insert(tombstone);
         self.superseded.push_back(Superseded { by: id.0, place, tombstone: Some(tombstone) });
         Ok(Some(id))
     }

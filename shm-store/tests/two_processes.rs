@@ -127,7 +127,7 @@ fn pair(connection: Connection, id: u8) -> LocalLink {
     loop {
         match connecting.poll().unwrap() {
             Progress::Paired(link) => return *link,
-            Progress::Waiting(waiting) => connecting = waiting,
+            Progress::Waiting(waiting) => connecting = *waiting,
         }
         wait_readable(&connecting);
     }

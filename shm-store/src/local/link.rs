@@ -48,7 +48,7 @@ pub struct Connecting {
 #[derive(Debug)]
 pub enum Progress {
     /// Poll again.
-    Waiting(Connecting),
+    Waiting(Box<Connecting>),
     /// Done.
     Paired(Box<LocalLink>),
 }
@@ -82,7 +82,7 @@ impl Connecting {
             if self.handshake.is_done() {
                 return self.finish().map(|link| Progress::Paired(Box::new(link)));
             }
-            let Some(received) = self.connection.recv()? else { return Ok(Progress::Waiting(self)) };
+            let Some(received) = self.connection.recv()? else { return Ok(Progress::Waiting(Box::new(self))) };
             if let Some(descriptor) = received.descriptor
                 && self.peer_memory.replace(descriptor).is_some()
             {

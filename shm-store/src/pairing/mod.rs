@@ -29,7 +29,7 @@ use crate::geometry::{BadSizes, Geometry, Sizes};
 use crate::grant::{ReaderKeys, WriterKeys};
 use crate::region::RegionId;
 use hello::{CONFIRM, Hello};
-use schedule::Schedule;
+use schedule::{Half, Schedule};
 
 /// Bytes that a pairing secret has at least.
 pub const SECRET_BYTES_MIN: usize = 32;
@@ -197,7 +197,10 @@ impl Handshake {
         if hello.side.appliance == self.own.side.appliance {
             return Err(PairingError::SameAppliance);
         }
-        let schedule = Schedule::new(private, &self.secret.0, &self.own, &hello).ok_or(PairingError::WrongSecret)?;
+        let peer = Half { appliance: hello.side.appliance, hello: message };
+        let own = Half { appliance: self.own.side.appliance, hello: &self.own.encode() };
+        let schedule =
+            Schedule::new(private, &self.secret.0, own, peer, hello.share).ok_or(PairingError::WrongSecret)?;
         let Side { appliance, incarnation, config_digest, region, sizes } = hello.side;
         let agreement = if config_digest == self.own.side.config_digest {
             Agreement::Agreed

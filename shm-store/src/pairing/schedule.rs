@@ -10,8 +10,8 @@ use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
 use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use aws_lc_rs::hmac;
+use vipsec_wire::iv::ApplianceId;
 
-use super::hello::Hello;
 use crate::channel::Channel;
 use crate::grant::{Secret, expand};
 
@@ -26,6 +26,12 @@ struct Directed {
     theirs: Secret,
 }
 
+/// One side's part of the transcript: its hello as it was on the wire.
+pub(super) struct Half<'a> {
+    pub(super) appliance: ApplianceId,
+    pub(super) hello: &'a [u8],
+}
+
 /// One key per purpose and direction.
 pub(super) struct Schedule {
     records: Directed,
@@ -36,16 +42,22 @@ pub(super) struct Schedule {
 
 impl Schedule {
     /// `None`: the peer's share is no proper one (RFC 7748 §6.1: the all-zero result).
-    pub(super) fn new(private: PrivateKey, secret: &[u8], own: &Hello, peer: &Hello) -> Option<Self> {
-        let own_is_lower = own.side.appliance < peer.side.appliance;
+    pub(super) fn new(
+        private: PrivateKey,
+        secret: &[u8],
+        own: Half<'_>,
+        peer: Half<'_>,
+        peer_share: [u8; 32],
+    ) -> Option<Self> {
+        let own_is_lower = own.appliance < peer.appliance;
         let (lower, higher) = if own_is_lower { (own, peer) } else { (peer, own) };
         let mut context = Context::new(&SHA256);
-        for hello in [lower.encode(), higher.encode()] {
+        for hello in [lower.hello, higher.hello] {
             context.update(&(hello.len() as u64).to_be_bytes());
-            context.update(&hello);
+            context.update(hello);
         }
         let transcript: [u8; 32] = context.finish().as_ref().try_into().ok()?;
-        let prk = agree(&private, UnparsedPublicKey::new(&X25519, peer.share), (), |shared| {
+        let prk = agree(&private, UnparsedPublicKey::new(&X25519, peer_share), (), |shared| {
             Ok(Salt::new(HKDF_SHA256, secret).extract(shared))
         })
         .ok()?;

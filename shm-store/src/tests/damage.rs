@@ -1,1 +1,248 @@
+//! A region that holds something else than what the owner wrote.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use proptest::prelude::*;
+use vipsec_wire::iv::{ApplianceId, Epoch};
+
+use super::support::{Model, Op, Pair, contents, key, op, small_sizes};
+use crate::geometry::{AT_GRANT, AT_LAST};
+use crate::place::{Content, Header};
+use crate::region::Words;
+use crate::seal::Sealer;
+use crate::{Change, Reason, Region, StoreWriter};
+
+fn image(region: &Region) -> Vec<u64> {
+    (0..region.geometry().words()).map(|at| region.load(at)).collect()
+}
+
+fn put_back(region: &Region, at: std::ops::Range<usize>, image: &[u64]) {
+    for at in at {
+        region.word(at).unwrap().store(image[at], Ordering::SeqCst);
+    }
+}
+
+/// Everything written and acknowledged; the region is at rest.
+fn written(ops: &[Op]) -> (Pair, Model) {
+    let mut pair = Pair::new(small_sizes());
+    let mut writer = pair.join();
+    let mut model = Model::new();
+    ops.iter().for_each(|op| model.run(&mut writer, op));
+    writer.poll_acknowledged().unwrap();
+    (pair, model)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    /// No bit of a place can change without the record being reported; what is returned is what was written.
+    #[test]
+    fn every_bit_of_a_place_counts(ops in prop::collection::vec(op(), 1..40), bit in 0..64u32) {
+        let (mut pair, model) = written(&ops);
+        pair.reader.fence();
+        let region = pair.region.clone();
+        for n in 0..region.geometry().places() {
+            let place = region.geometry().place(n).unwrap();
+            let head = [0, 1, 2, 3].map(|nth| region.load(place.at + nth));
+            let Some(header) = Header::decode(head).filter(|header| header.version != 0) else { continue };
+            let sealed_words = (header.len as usize).div_ceil(8);
+            for at in place.at..place.at + 6 + sealed_words {
+                // Bits that only fill up the last word mean nothing.
+                let bits = if at + 1 == place.at + 6 + sealed_words && !header.len.is_multiple_of(8) {
+                    header.len % 8 * 8
+                } else {
+                    64
+                };
+                let word = region.word(at).unwrap();
+                let right = word.fetch_xor(1 << (bit % bits), Ordering::SeqCst);
+                let emptied = at == place.at && word.load(Ordering::SeqCst) == 0;
+
+                let snapshot = pair.reader.copy().unwrap();
+                let (records, rejected): (Vec<_>, Vec<_>) = snapshot.records().partition(|record| record.is_ok());
+                for record in records.iter().flatten() {
+                    prop_assert_eq!(Some(&*record.bytes), model.now().records.get(&record.key));
+                }
+                let blocks: Vec<_> = snapshot.counters().collect();
+                for block in blocks.iter().flatten() {
+                    prop_assert_eq!(Some(&block.entries), model.now().counters.get(&block.index));
+                }
+                let bad = rejected.len() + blocks.iter().filter(|block| block.is_err()).count();
+                // A place whose version reads 0 is empty.
+                prop_assert!(bad == 1 || emptied, "{bad} rejected");
+                word.store(right, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Garbage is reported, never used, never a panic: live and behind a fence.
+    #[test]
+    fn garbage_is_no_record(
+        words in prop::collection::vec(prop_oneof![any::<u64>(), 0..20u64, Just(1 << 32)], 64..128),
+        head in prop_oneof![any::<u64>(), 0..20u64],
+    ) {
+        let mut pair = Pair::new(small_sizes());
+        pair.join();
+        for (nth, at) in (AT_LAST..pair.region.geometry().words()).enumerate() {
+            pair.region.word(at).unwrap().store(words[nth % words.len()], Ordering::SeqCst);
+        }
+        pair.region.word(AT_LAST).unwrap().store(head, Ordering::SeqCst);
+        for _ in 0..8 {
+            for change in pair.reader.poll_changes(50) {
+                prop_assert!(matches!(change, Change::Resync | Change::Rejected(_)), "{change:?}");
+            }
+        }
+        pair.reader.fence();
+        let snapshot = pair.reader.copy().unwrap();
+        prop_assert!(snapshot.records().all(|record| record.is_err()));
+        prop_assert!(snapshot.counters().all(|block| block.is_err()));
+    }
+}
+
+fn only_reason(pair: &Pair) -> Reason {
+    let found: Vec<_> = pair.reader.copy().unwrap().records().collect();
+    match &found[..] {
+        [Err(rejected)] => rejected.reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn old_bytes_put_back_are_refused() {
+    let mut pair = Pair::new(small_sizes());
+    let mut writer = pair.join();
+    writer.put(key(0), Epoch(3), b"old").unwrap();
+    writer.poll_acknowledged().unwrap();
+    assert_eq!(pair.reader.poll_changes(10).len(), 1);
+    let old = image(&pair.region);
+    writer.put(key(0), Epoch(3), b"new").unwrap();
+    writer.poll_acknowledged().unwrap();
+    assert_eq!(pair.reader.poll_changes(10).len(), 1);
+
+    let grant = AT_GRANT..AT_GRANT + 1;
+    put_back(&pair.region, grant.end..old.len(), &old);
+    pair.reader.fence();
+    assert_eq!(only_reason(&pair), Reason::Rollback);
+}
+
+#[test]
+fn a_removed_record_put_back_is_refused() {
+    let mut pair = Pair::new(small_sizes());
+    let mut writer = pair.join();
+    writer.put(key(0), Epoch(3), b"old").unwrap();
+    writer.poll_acknowledged().unwrap();
+    let old = image(&pair.region);
+    pair.reader.poll_changes(10);
+    writer.remove(key(0)).unwrap();
+    writer.poll_acknowledged().unwrap();
+    assert_eq!(pair.reader.poll_changes(10), [Change::Removed(key(0))]);
+
+    put_back(&pair.region, AT_LAST..old.len(), &old);
+    pair.reader.fence();
+    assert_eq!(only_reason(&pair), Reason::Rollback);
+}
+
+#[test]
+fn bytes_moved_to_another_place_are_refused() {
+    let mut pair = Pair::new(small_sizes());
+    let mut writer = pair.join();
+    writer.put(key(0), Epoch(3), b"here").unwrap();
+    writer.poll_acknowledged().unwrap();
+    pair.reader.fence();
+    let full = (0..pair.region.geometry().places()).find_map(|n| {
+        let place = pair.region.geometry().place(n).unwrap();
+        (pair.region.load(place.at) != 0).then_some((n, place))
+    });
+    let (n, from) = full.unwrap();
+    let to = pair.region.geometry().place(n + 1).unwrap();
+    for nth in 0..8 {
+        let word = pair.region.word(from.at + nth).unwrap().swap(0, Ordering::SeqCst);
+        pair.region.word(to.at + nth).unwrap().store(word, Ordering::SeqCst);
+    }
+    assert_eq!(only_reason(&pair), Reason::BadTag);
+}
+
+#[test]
+fn a_damaged_new_version_is_not_replaced_by_the_old_one() {
+    let mut pair = Pair::new(small_sizes());
+    let mut writer = pair.join();
+    writer.put(key(0), Epoch(3), b"old").unwrap();
+    writer.poll_acknowledged().unwrap();
+    let old = image(&pair.region);
+    writer.put(key(0), Epoch(3), b"new").unwrap();
+    pair.reader.fence();
+    // Both versions are there; of the new one, a tag bit flips.
+    let new = (0..pair.region.geometry().places())
+        .filter_map(|n| pair.region.geometry().place(n))
+        .find(|place| pair.region.load(place.at) == 2)
+        .unwrap();
+    assert_eq!(old[new.at], 0);
+    pair.region.word(new.at + 4).unwrap().fetch_xor(1, Ordering::SeqCst);
+    assert_eq!(only_reason(&pair), Reason::BadTag);
+}
+
+#[test]
+fn a_head_that_was_set_back_hides_nothing_silently() {
+    let ops: Vec<_> = (0..4).map(|n| Op::Put(n, 16)).collect();
+    let (mut pair, _) = written(&ops);
+    pair.region.word(AT_LAST).unwrap().store(1, Ordering::SeqCst);
+    pair.reader.fence();
+    let snapshot = pair.reader.copy().unwrap();
+    let reasons: BTreeMap<_, _> = snapshot
+        .records()
+        .map(|record| record.map_or_else(|r| (r.claimed, Some(r.reason)), |r| (Some(r.key), None)))
+        .collect();
+    // The write right behind the head can't be told from one that was under way; it is counted as such.
+    assert_eq!(snapshot.unfinished(), 1);
+    let expected =
+        [(Some(key(0)), None), (Some(key(2)), Some(Reason::Unpublished)), (Some(key(3)), Some(Reason::Unpublished))];
+    assert_eq!(reasons, BTreeMap::from(expected));
+}
+
+#[test]
+fn another_writer_and_another_layout_have_reasons_of_their_own() {
+    let (mut pair, _) = written(&[Op::Put(0, 16)]);
+    pair.reader.fence();
+    let n = 2 * pair.region.geometry().sizes().counter_blocks;
+    let place = pair.region.geometry().place(n).unwrap();
+    let head = [0, 1, 2, 3].map(|nth| pair.region.load(place.at + nth));
+    let header = Header::decode(head).unwrap();
+    let store = |head: [u64; 4]| {
+        for (nth, word) in head.into_iter().enumerate() {
+            pair.region.word(place.at + nth).unwrap().store(word, Ordering::SeqCst);
+        }
+    };
+    store(Header { writer: ApplianceId::new(7).unwrap(), ..header }.encode());
+    assert_eq!(only_reason(&pair), Reason::ForeignWriter);
+    store(Header { len: 17, ..header }.encode());
+    assert_eq!(only_reason(&pair), Reason::UnknownLayout);
+    store(Header { content: Content::Counters, ..header }.encode());
+    assert_eq!(only_reason(&pair), Reason::UnknownLayout);
+    store([head[0], head[1] | 0x80 << 8, head[2], head[3]]);
+    assert_eq!(only_reason(&pair), Reason::UnknownLayout);
+    store(head);
+    assert_eq!(contents(&pair.reader.copy().unwrap()).records.len(), 1);
+}
+
+#[test]
+fn a_stranger_who_can_write_but_has_no_key_writes_nothing() {
+    let (mut pair, _) = written(&[]);
+    let header = Header {
+        version: 0,
+        content: Content::Record,
+        key: key(0),
+        epoch: Epoch(3),
+        writer: ApplianceId::new(1).unwrap(),
+        len: 0,
+    };
+    let n = 2 * pair.region.geometry().sizes().counter_blocks;
+    let mut words = Vec::new();
+    Sealer::new(&[0x55; 32]).seal(n, header, b"forged", &mut words).unwrap();
+    let at = pair.region.geometry().place(n).unwrap().at;
+    for (nth, word) in words.into_iter().enumerate() {
+        pair.region.word(at + nth).unwrap().store(word, Ordering::SeqCst);
+    }
+    pair.region.word(AT_LAST).unwrap().store(1, Ordering::SeqCst);
+    pair.reader.fence();
+    assert_eq!(only_reason(&pair), Reason::BadTag);
+}

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::support::{Op, Pair, Recording, Step, Stepped, contents, key, op, record, small_sizes};
 use crate::LocalMemory;
 use crate::{Reader, ReaderError, StoreError, StoreWriter, Writer};
+use std::sync::Arc;
 use vipsec_wire::iv::Epoch;
 
 /// Calls `check` for each place of the fence with memory, acknowledged write, and the steps that come too late.
@@ -136,4 +137,51 @@ fn a_new_join_starts_empty_and_old_grants_write_nothing_into_it() {
     let snapshot = pair.reader.copy().unwrap();
     let keys: Vec<_> = snapshot.records().filter_map(Result::ok).map(|record| record.key).collect();
     assert_eq!(keys, [key(2), key(3)]);
+}
+
+/// Writer and fence race on two cores: either the writer sees the fence, or the fencing side sees the write.
+#[test]
+fn no_write_that_saw_its_grant_is_missed() {
+    use crate::geometry::{AT_LAST, Geometry};
+    use crate::region::Words;
+    use crate::{OneSided, Region, RegionId, WriteId};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    const RACES: u64 = 200_000;
+    let region = Arc::new(Region::anonymous(Geometry::new(small_sizes()).unwrap(), RegionId([1; 16])));
+    let (round, done) = (AtomicU64::new(0), AtomicU64::new(0));
+    let acknowledged: Vec<bool> = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut memory = LocalMemory::new(region.clone());
+            let mut race = |number| {
+                while round.load(Ordering::Acquire) < number {
+                    std::hint::spin_loop();
+                }
+                memory.write(AT_LAST, &[number]).unwrap();
+                memory.ask(WriteId(number)).unwrap();
+                let saw = memory.answered().unwrap().unwrap().grant == number;
+                done.store(number, Ordering::Release);
+                saw
+            };
+            (1..=RACES).map(&mut race).collect()
+        });
+        let mut visible = Vec::new();
+        for number in 1..=RACES {
+            region.set_grant(number);
+            round.store(number, Ordering::Release);
+            // Meet the writer at different steps.
+            (0..number % 64).for_each(|_| std::hint::spin_loop());
+            region.set_grant(0);
+            visible.push(region.load(AT_LAST) == number);
+            while done.load(Ordering::Acquire) < number {
+                std::thread::yield_now();
+            }
+        }
+        let acknowledged: Vec<bool> = writer.join().unwrap();
+        for (number, (acknowledged, visible)) in acknowledged.iter().zip(visible).enumerate() {
+            assert!(visible || !acknowledged, "race {number}");
+        }
+        acknowledged
+    });
+    assert!(acknowledged.contains(&true) && acknowledged.contains(&false), "the two never met");
 }

@@ -1,1 +1,160 @@
+//! Pairing, and the message channel that it leaves.
 
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use zeroize::Zeroizing;
+
+use super::support::{pairings, secret, side, small_sizes};
+use crate::LAYOUT_VERSION;
+use crate::channel::{ChannelError, MESSAGE_BYTES_MAX};
+use crate::pairing::{Agreement, Handshake, Pairing, PairingError, PairingSecret, Side};
+
+fn rng() -> StdRng {
+    StdRng::seed_from_u64(4)
+}
+
+fn start(side: Side, secret: PairingSecret) -> Handshake {
+    // Each side has randomness of its own.
+    let mut rng = StdRng::seed_from_u64(u64::from(side.appliance.get()));
+    Handshake::new(side, secret, &mut rng).unwrap()
+}
+
+/// Runs both machines; each message passes through `tamper` with its number.
+fn run(
+    mut a: Handshake,
+    mut b: Handshake,
+    mut tamper: impl FnMut(usize, &mut Vec<u8>),
+) -> (Result<Pairing, PairingError>, Result<Pairing, PairingError>) {
+    let mut number = 0;
+    for _ in 0..2 {
+        let messages = [a.poll_transmit(), b.poll_transmit()];
+        for (message, to) in messages.into_iter().zip([&mut b, &mut a]) {
+            if let Some(mut message) = message {
+                tamper(number, &mut message);
+                let _ = to.handle_message(&message);
+            }
+            number += 1;
+        }
+    }
+    (a.finish(), b.finish())
+}
+
+#[test]
+fn both_sides_learn_who_the_other_is_and_talk() {
+    let (mut a, mut b) = pairings(&small_sizes(), &mut rng());
+    assert_eq!((a.peer.appliance.get(), b.peer.appliance.get()), (2, 1));
+    assert_eq!((a.peer.incarnation, a.peer.region), ([2; 16], side(2, &small_sizes()).region));
+    assert_eq!((a.agreement, b.agreement), (Agreement::Agreed, Agreement::Agreed));
+    /* heartbeat --> */
+    let sealed = a.channel.seal_message(b"heartbeat").unwrap();
+    assert!(!sealed.windows(9).any(|window| window == b"heartbeat"));
+    assert_eq!(b.channel.open_message(&sealed).unwrap(), b"heartbeat");
+    /* <-- look */
+    let sealed = b.channel.seal_message(b"").unwrap();
+    assert_eq!(a.channel.open_message(&sealed).unwrap(), b"");
+}
+
+#[test]
+fn a_wrong_secret_pairs_nobody() {
+    let sizes = small_sizes();
+    let (a, b) = run(start(side(1, &sizes), secret(1)), start(side(2, &sizes), secret(2)), |_, _| {});
+    assert_eq!((a.unwrap_err(), b.unwrap_err()), (PairingError::WrongSecret, PairingError::WrongSecret));
+    assert_eq!(PairingSecret::new(Zeroizing::new(vec![1; 31])).unwrap_err(), PairingError::SecretTooShort);
+}
+
+#[test]
+fn the_same_id_is_refused_also_when_it_is_an_echo() {
+    let sizes = small_sizes();
+    let (a, b) = run(start(side(1, &sizes), secret(1)), start(side(1, &sizes), secret(1)), |_, _| {});
+    assert_eq!((a.unwrap_err(), b.unwrap_err()), (PairingError::SameAppliance, PairingError::SameAppliance));
+}
+
+#[test]
+fn another_layout_is_refused() {
+    let sizes = small_sizes();
+    let mut a = start(side(1, &sizes), secret(1));
+    let mut hello = start(side(2, &sizes), secret(1)).poll_transmit().unwrap();
+    hello.splice(1..5, (LAYOUT_VERSION + 1).to_be_bytes());
+    // Whatever follows in another layout.
+    hello.truncate(20);
+    let error = PairingError::LayoutVersion { theirs: LAYOUT_VERSION + 1 };
+    assert_eq!(a.handle_message(&hello), Err(error));
+    assert_eq!(a.handle_message(&hello), Err(error), "an error is final");
+}
+
+#[test]
+fn another_configuration_pairs_but_does_not_count() {
+    let sizes = small_sizes();
+    let other = Side { config_digest: [8; 32], ..side(2, &sizes) };
+    let (a, b) = run(start(side(1, &sizes), secret(1)), start(other, secret(1)), |_, _| {});
+    assert_eq!(a.unwrap().agreement, Agreement::ConfigurationDiffers);
+    assert_eq!(b.unwrap().agreement, Agreement::ConfigurationDiffers);
+}
+
+#[test]
+fn nothing_but_what_is_due_is_taken() {
+    let sizes = small_sizes();
+    let mut a = start(side(1, &sizes), secret(1));
+    assert!(a.poll_transmit().is_some() && a.poll_transmit().is_none() && !a.is_done());
+    assert_eq!(a.handle_message(&[2; 33]), Err(PairingError::Unexpected));
+    assert_eq!(a.finish().unwrap_err(), PairingError::Unexpected);
+
+    let mut a = start(side(1, &sizes), secret(1));
+    let hello = start(side(2, &sizes), secret(1)).poll_transmit().unwrap();
+    a.handle_message(&hello).unwrap();
+    assert_eq!(a.handle_message(&hello), Err(PairingError::Unexpected));
+}
+
+/// A second pairing of the same processes with the same secret has other keys.
+#[test]
+fn keys_are_fresh() {
+    let mut rng = rng();
+    let (mut first, _) = pairings(&small_sizes(), &mut rng);
+    let (_, mut second) = pairings(&small_sizes(), &mut rng);
+    let sealed = first.channel.seal_message(b"heartbeat").unwrap();
+    assert_eq!(second.channel.open_message(&sealed), Err(ChannelError::NotAuthentic));
+}
+
+#[test]
+fn messages_are_numbered_and_bound_to_their_direction() {
+    let (mut a, mut b) = pairings(&small_sizes(), &mut rng());
+    let sealed: Vec<_> = (0..3).map(|n| a.channel.seal_message(&[n]).unwrap()).collect();
+    assert_eq!(b.channel.open_message(&sealed[1]).unwrap(), [1]);
+    assert_eq!(b.channel.open_message(&sealed[1]), Err(ChannelError::Replayed));
+    assert_eq!(b.channel.open_message(&sealed[0]), Err(ChannelError::Replayed));
+    assert_eq!(a.channel.open_message(&sealed[2]), Err(ChannelError::NotAuthentic), "an echo");
+    let mut forged = sealed[2].clone();
+    forged[7] = 200;
+    assert_eq!(b.channel.open_message(&forged), Err(ChannelError::NotAuthentic));
+    assert_eq!(b.channel.open_message(&sealed[2]).unwrap(), [2], "a forged number moves nothing");
+    assert_eq!(b.channel.open_message(&[]), Err(ChannelError::NotAuthentic));
+    assert_eq!(a.channel.seal_message(&vec![0; MESSAGE_BYTES_MAX + 1]), Err(ChannelError::TooLarge));
+    let largest = a.channel.seal_message(&vec![0; MESSAGE_BYTES_MAX]).unwrap();
+    assert_eq!(b.channel.open_message(&largest).unwrap().len(), MESSAGE_BYTES_MAX);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever changes on the way, the two never finish: one may believe itself paired, but not both.
+    #[test]
+    fn no_changed_message_pairs(which in 0..4usize, at in any::<prop::sample::Index>(), bit in 0..8u32) {
+        let sizes = small_sizes();
+        let (a, b) = run(start(side(1, &sizes), secret(1)), start(side(2, &sizes), secret(1)), |number, message| {
+            if number == which {
+                let at = at.index(message.len());
+                message[at] ^= 1 << bit;
+            }
+        });
+        prop_assert!(a.is_err() || b.is_err());
+    }
+
+    #[test]
+    fn garbage_messages_are_errors(messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..4)) {
+        let mut a = start(side(1, &small_sizes()), secret(1));
+        for message in messages {
+            prop_assert!(a.handle_message(&message).is_err());
+        }
+    }
+}
