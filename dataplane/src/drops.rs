@@ -57,7 +57,7 @@ numbered_table! {
         ArpNotForUs = "arp_not_for_us": "ARP about an address that we don't answer for.",
         AdvertisementPoliced = "advertisement_policed": "More advertisements than the policer lets through.",
         EventQueueFull = "event_queue_full": "The control core is behind: no room for another message to it.",
-        MalformedIpv4 = "malformed_ipv4": "IPv4 version, length or header checksum is wrong.",
+        MalformedIpv4 = "malformed_ipv4": "The IPv4 header, or that of what it carries, is malformed.",
         OuterFragment = "outer_fragment": "An IP fragment outside a tunnel: not reassembled.",
         NotForUs = "not_for_us": "The destination is no address of ours.",
         VipNotOwned = "vip_not_owned": "For a VIP that this appliance doesn't own.",

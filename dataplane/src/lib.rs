@@ -22,4 +22,6 @@ pub mod run;
 mod sad;
 mod selector;
 mod stage;
+#[cfg(test)]
+mod tests;
 pub mod worker;

@@ -50,6 +50,12 @@ impl Lookup {
         Self { tables, addresses, vips, routes }
     }
 
+    /// Is there a VIP that is ours here, and isn't in `next`?
+    pub(crate) fn loses_a_vip_to(&self, next: &Self) -> bool {
+        let owned_next = |address| next.vip_at(address).is_some_and(|(_, vip)| vip.owned);
+        self.tables.vips.iter().any(|vip| vip.owned && !owned_next(vip.vip.address))
+    }
+
     pub(crate) fn services(&self) -> &ServiceTable {
         &self.tables.services
     }

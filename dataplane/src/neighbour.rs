@@ -173,6 +173,11 @@ impl<B> NeighbourCache<B> {
         in_vain
     }
 
+    /// Frees the packets that wait. Returns how many there were.
+    pub(crate) fn forget_pending(&mut self) -> usize {
+        self.entries.values_mut().map(|entry| entry.pending.drain(..).count()).sum()
+    }
+
     /// The next request to send.
     pub(crate) fn poll_request(&mut self) -> Option<Request> {
         self.requests.pop_front()

@@ -3,11 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use vipsec_wire::buffer::{BufferPool, Burst, PortIo};
+use vipsec_wire::buffer::{BURST_MAX, BufferPool, Burst, PacketBuf, PortIo};
 
 use crate::api::{Command, Event, PortId};
-use crate::drops::{DropReason, Tally};
+use crate::drops::Tally;
 use crate::worker::Worker;
 
 /// What a worker does when there is nothing to do.
@@ -80,8 +81,6 @@ pub fn run<P, Io>(
 {
     let mut idle = Idle::new(polling);
     let mut owed: Option<Event> = None;
-    // What a device had no room for is offered again before anything newer.
-    let mut leaving: Vec<Burst<P::Buf>> = ports.iter().map(|_| Burst::new()).collect();
     let mut received = Burst::new();
     while !stop.load(Ordering::Relaxed) {
         let mut was_busy = false;
@@ -102,8 +101,8 @@ pub fn run<P, Io>(
         if worker.poll_timeout().is_some_and(|timeout| timeout <= now) {
             worker.handle_timeout(now);
         }
-        for ((port, io), leaving) in ports.iter_mut().zip(&mut leaving) {
-            was_busy |= transmit(&mut worker, clock(), *port, io, leaving);
+        for (port, io) in &mut *ports {
+            was_busy |= transmit(&mut worker, clock(), *port, io);
         }
         match pass_on(&mut worker, &mut owed, events) {
             Ok(passed) => was_busy |= passed,
@@ -116,23 +115,27 @@ pub fn run<P, Io>(
     }
 }
 
-/// Sends what the worker has for a port. Returns whether anything left.
-fn transmit<P, Io>(worker: &mut Worker<P>, now: Instant, port: PortId, io: &mut Io, leaving: &mut Burst<P::Buf>) -> bool
+/// Sends what the worker has for a port, as much as the device takes. Returns whether anything left.
+fn transmit<P, Io>(worker: &mut Worker<P>, now: Instant, port: PortId, io: &mut Io) -> bool
 where
     P: BufferPool,
     Io: PortIo<Buf = P::Buf>,
 {
+    let mut leaving = Burst::new();
     let mut sent = false;
     loop {
-        if worker.is_past_deadline(now) && !leaving.is_empty() {
-            worker.counters().count_drops(DropReason::DeadlinePassed, leaving.len());
-            leaving.clear();
-        }
-        worker.poll_transmit(now, port, leaving);
-        if leaving.is_empty() || io.transmit(leaving) == 0 {
+        worker.take_leaving(now, port, &mut leaving);
+        if leaving.is_empty() {
             return sent;
         }
-        sent = true;
+        let bytes: ArrayVec<usize, BURST_MAX> = leaving.iter().map(|packet| packet.data().len()).collect();
+        let taken = io.transmit(&mut leaving);
+        bytes.iter().take(taken).for_each(|bytes| worker.count_transmitted(port, *bytes));
+        sent |= taken > 0;
+        if !leaving.is_empty() {
+            worker.put_back(port, &mut leaving);
+            return sent;
+        }
     }
 }
 

@@ -30,7 +30,8 @@ fn turn(packet: &mut [u8]) -> Verdict {
     let payload_len = u16::try_from(request.payload().len()).map_err(|_| DropReason::MalformedIpv4)?;
     let mut header = Repr::new(request.destination(), request.source(), protocol::ICMP, payload_len);
     header.identification = request.identification();
-    header.traffic_class = request.traffic_class();
+    // The class goes back; congestion on the way here says nothing about the way back.
+    header.traffic_class = request.traffic_class() & !0b11;
     header.dont_fragment = request.dont_fragment();
     header.emit(packet)?;
     icmp::make_reply(packet.get_mut(vipsec_wire::ipv4::HEADER_LEN..).unwrap_or_default())?;

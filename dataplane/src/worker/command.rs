@@ -46,7 +46,11 @@ impl<P: BufferPool> Worker<P> {
 
     fn use_tables(&mut self, version: u64, tables: Arc<Tables>) {
         self.ike_policer.set_limits(tables.ike_policer);
-        self.lookup = Lookup::new(tables);
+        let next = Lookup::new(tables);
+        if self.lookup.loses_a_vip_to(&next) {
+            self.drop_waiting();
+        }
+        self.lookup = next;
         self.connections.services_changed();
         self.tell(Event::TablesInForce(version));
     }

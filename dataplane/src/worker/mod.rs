@@ -175,6 +175,15 @@ impl<P: BufferPool> Worker<P> {
 
     /// Takes up to the burst's free capacity of what is to leave by a port. Past the deadline that is nothing (rule R5).
     pub fn poll_transmit(&mut self, now: Instant, port: PortId, burst: &mut Burst<P::Buf>) {
+        let before = burst.len();
+        self.take_leaving(now, port, burst);
+        for packet in burst.iter().skip(before) {
+            self.count_transmitted(port, packet.data().len());
+        }
+    }
+
+    /// The same, not counted as transmitted yet.
+    pub(crate) fn take_leaving(&mut self, now: Instant, port: PortId, burst: &mut Burst<P::Buf>) {
         let Some(queue) = self.transmit.get_mut(usize::from(port.0)) else { return };
         if queue.is_empty() {
             return;
@@ -185,22 +194,26 @@ impl<P: BufferPool> Worker<P> {
             return;
         }
         let count = queue.len().min(burst.remaining_capacity());
-        for packet in queue.drain(..count) {
-            if let Some(counters) = self.counters.port(port) {
-                counters.transmitted.count(packet.data().len());
-            }
-            burst.push(packet);
+        burst.extend(queue.drain(..count));
+    }
+
+    /// Takes back what the device had no room for: it leaves before anything newer.
+    pub(crate) fn put_back(&mut self, port: PortId, burst: &mut Burst<P::Buf>) {
+        let Some(queue) = self.transmit.get_mut(usize::from(port.0)) else { return };
+        for packet in burst.drain(..).rev() {
+            queue.push_front(packet);
+        }
+    }
+
+    pub(crate) fn count_transmitted(&self, port: PortId, bytes: usize) {
+        if let Some(counters) = self.counters.port(port) {
+            counters.transmitted.count(bytes);
         }
     }
 
     /// The next thing to tell the control core.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop()
-    }
-
-    /// May it not act any more (rule R5)?
-    pub fn is_past_deadline(&self, now: Instant) -> bool {
-        self.deadline.has_passed(now)
     }
 
     /// The worker's counters.
@@ -230,6 +243,13 @@ impl<P: BufferPool> Worker<P> {
         if self.events.push(event).is_err() {
             self.counters.count(Tally::EventsLost);
         }
+    }
+
+    /// Drops every frame that waits to leave: one of a VIP that isn't ours any more must not draw its traffic to us.
+    pub(crate) fn drop_waiting(&mut self) {
+        let waiting = self.transmit.iter().map(VecDeque::len).sum::<usize>() + self.neighbours.forget_pending();
+        self.counters.count_drops(DropReason::VipNotOwned, waiting);
+        self.transmit.iter_mut().for_each(VecDeque::clear);
     }
 
     pub(crate) fn next_identification(&mut self) -> u16 {

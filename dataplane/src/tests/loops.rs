@@ -1,0 +1,122 @@
+//! The worker's loop on a thread, with ports made of queues.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use vipsec_wire::buffer::{PacketBuf, VecBuf, VecPool, VecPort};
+use vipsec_wire::ethernet::{EtherType, Header};
+
+use super::peer::{Peer, child};
+use super::scene::*;
+use crate::api::{Command, Event};
+use crate::counters::Counters;
+use crate::deadline::Deadline;
+use crate::drops::Tally;
+use crate::run::{Polling, run};
+use crate::worker::{Worker, WorkerConfig};
+
+struct Running {
+    outside: VecPort,
+    commands: Sender<Command>,
+    events: Receiver<Event>,
+    counters: Arc<Counters>,
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+fn start(polling: Polling, events_max: usize) -> Running {
+    let counters = Arc::new(Counters::default());
+    let deadline = Deadline::never(Instant::now());
+    let config = WorkerConfig::default();
+    let worker = Worker::new(&config, Arc::new(tables()), deadline, counters.clone(), VecPool::new(1024));
+    let (near, inside) = (VecPort::new(256), VecPort::new(256));
+    let outside = near.other_end();
+    let (commands, command_queue) = bounded(256);
+    let (event_queue, events) = bounded(events_max);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let thread = std::thread::spawn(move || {
+        let mut ports = [(OUTSIDE, near), (INSIDE, inside)];
+        run(worker, &mut ports, &command_queue, &event_queue, Instant::now, polling, &stopped);
+    });
+    Running { outside, commands, events, counters, stop, thread }
+}
+
+impl Running {
+    fn receive(&self) -> VecBuf {
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            match self.outside.take() {
+                Some(frame) => return frame,
+                None if Instant::now() > end => panic!("nothing came"),
+                None => std::thread::sleep(Duration::from_micros(100)),
+            }
+        }
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+    }
+}
+
+#[test]
+fn moves_packets_commands_and_events() {
+    for polling in [Polling::Busy, Polling::ADAPTIVE] {
+        let running = start(polling, 64);
+        let mut peer = Peer::new(child(1));
+        running.commands.send(peer.install()).unwrap();
+        let installed = running.events.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(matches!(installed, Event::ChildInstalled(_)));
+        running.outside.send(VecBuf::from_bytes(&peer.seal(&echo_request(REMOTE, VIP)))).unwrap();
+        /* who has the router? --> */
+        let request = running.receive();
+        let (header, payload) = Header::parse(request.data()).unwrap();
+        assert_eq!(header.ethertype, EtherType::ARP);
+        let reply = vipsec_wire::arp::Packet::parse(payload).unwrap().reply_from(ROUTER_MAC).to_frame(OUTSIDE_MAC);
+        running.outside.send(VecBuf::from_bytes(&reply)).unwrap();
+        /* ESP { echo reply } --> */
+        peer.open(running.receive().data());
+        assert!(running.counters.tally(Tally::Loops) > 0);
+        running.end();
+    }
+}
+
+#[test]
+fn confirmations_survive_a_full_channel() {
+    let running = start(Polling::ADAPTIVE, 1);
+    for _ in 0..100 {
+        running.commands.send(Command::Tables { version: 7, tables: Arc::new(tables()) }).unwrap();
+    }
+    for _ in 0..100 {
+        let event = running.events.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(matches!(event, Event::TablesInForce(7)));
+    }
+    assert_eq!(running.counters.tally(Tally::EventsLost), 0);
+    running.end();
+}
+
+#[test]
+fn what_may_be_lost_is_lost_and_counted() {
+    let running = start(Polling::ADAPTIVE, 1);
+    let advertisement = frame(VIP_MAC, ROUTER_MAC, EtherType::ADVERTISEMENT, b"x");
+    for _ in 0..3 {
+        running.outside.send(VecBuf::from_bytes(&advertisement)).unwrap();
+    }
+    let end = Instant::now() + Duration::from_secs(10);
+    while running.counters.tally(Tally::EventsLost) < 2 {
+        assert!(Instant::now() < end, "{} lost", running.counters.tally(Tally::EventsLost));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    running.end();
+}
+
+#[test]
+fn ends_when_the_control_core_is_gone() {
+    let Running { events, commands, thread, .. } = start(Polling::ADAPTIVE, 1);
+    drop(events);
+    commands.send(Command::Tables { version: 1, tables: Arc::new(tables()) }).unwrap();
+    thread.join().unwrap();
+}

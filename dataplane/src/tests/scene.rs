@@ -1,0 +1,298 @@
+//! One worker with an outside and an inside port, a VIP that is ours and one that isn't, two targets, and a remote peer.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vipsec_distribute::service::{Service, ServiceTable, Target, TargetId, TargetState};
+use vipsec_esp::engine::EngineKind;
+use vipsec_wire::arp;
+use vipsec_wire::buffer::{Burst, PacketBuf, VecBuf, VecPool};
+use vipsec_wire::ethernet::{EtherType, Header, MacAddr};
+use vipsec_wire::ip::{parse_interface, protocol};
+use vipsec_wire::tcp::Flags;
+use vipsec_wire::{icmp, ipv4, udp};
+
+use crate::api::{Command, Event, FloatingAddress, Policer, PortId, PortTable, Route, Side, Tables, VipTable};
+use crate::counters::Counters;
+use crate::deadline::Deadline;
+use crate::drops::DropReason;
+use crate::worker::{Worker, WorkerConfig};
+
+pub(super) const OUTSIDE: PortId = PortId(0);
+pub(super) const INSIDE: PortId = PortId(1);
+
+pub(super) const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(super) const VIP_MAC: MacAddr = MacAddr([2, 0x76, 0x70, 0, 0, 1]);
+/// A VIP that another appliance owns.
+pub(super) const OTHER_VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub(super) const OTHER_VIP_MAC: MacAddr = MacAddr([2, 0x76, 0x70, 0, 0, 2]);
+pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+pub(super) const GATEWAY_MAC: MacAddr = MacAddr([2, 0x76, 0x70, 1, 0, 1]);
+pub(super) const OTHER_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
+pub(super) const OTHER_GATEWAY_MAC: MacAddr = MacAddr([2, 0x76, 0x70, 1, 0, 2]);
+pub(super) const OUTSIDE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 1, 0x0a]);
+pub(super) const OUTSIDE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
+pub(super) const INSIDE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 2, 0x0a]);
+pub(super) const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+pub(super) const ROUTER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xfe]);
+pub(super) const TARGETS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 1, 0, 21), Ipv4Addr::new(10, 1, 0, 22)];
+pub(super) const TARGET_MACS: [MacAddr; 2] = [MacAddr([2, 0, 0, 0, 0, 21]), MacAddr([2, 0, 0, 0, 0, 22])];
+/// A host behind the remote peer.
+pub(super) const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 7);
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+fn floating(address: Ipv4Addr, mac: MacAddr, port: PortId) -> FloatingAddress {
+    FloatingAddress { address: address.into(), mac, port }
+}
+
+fn port(side: Side, mac: MacAddr, address: &str) -> PortTable {
+    PortTable { side, mac, addresses: vec![parse_interface(address).unwrap()], mtu: 1500 }
+}
+
+pub(super) fn services(states: [TargetState; 2]) -> ServiceTable {
+    let target = |n: usize| Target { id: TargetId(n as u16), address: TARGETS[n].into(), weight: 1, state: states[n] };
+    let service = |protocol, port, targets: &[u16]| Service {
+        vip: VIP.into(),
+        protocol: Some(protocol),
+        port: Some(port),
+        targets: targets.iter().copied().map(TargetId).collect(),
+    };
+    let elsewhere =
+        Target { id: TargetId(9), address: IpAddr::from([172, 16, 0, 1]), weight: 1, state: TargetState::Up };
+    let services = vec![
+        service(protocol::TCP, 80, &[0, 1]),
+        service(protocol::UDP, 53, &[0, 1]),
+        service(protocol::UDP, 54, &[9]),
+    ];
+    ServiceTable::new(vec![target(0), target(1), elsewhere], services).unwrap()
+}
+
+pub(super) fn tables() -> Tables {
+    Tables {
+        ports: vec![port(Side::Outside, OUTSIDE_MAC, "192.0.2.11/24"), port(Side::Inside, INSIDE_MAC, "10.1.0.11/24")],
+        vips: vec![
+            VipTable {
+                vip: floating(VIP, VIP_MAC, OUTSIDE),
+                gateways: vec![floating(GATEWAY, GATEWAY_MAC, INSIDE)],
+                owned: true,
+            },
+            VipTable {
+                vip: floating(OTHER_VIP, OTHER_VIP_MAC, OUTSIDE),
+                gateways: vec![floating(OTHER_GATEWAY, OTHER_GATEWAY_MAC, INSIDE)],
+                owned: false,
+            },
+        ],
+        routes: vec![Route { prefix: "0.0.0.0/0".parse().unwrap(), via: ROUTER.into(), port: OUTSIDE }],
+        services: services([TargetState::Up; 2]),
+        ike_policer: Policer { rate: 10, burst: 5 },
+    }
+}
+
+pub(super) struct Scene {
+    pub(super) worker: Worker<VecPool>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) deadline: Deadline,
+    pub(super) now: Instant,
+    /// Drops that a test has already spoken about.
+    seen: BTreeMap<DropReason, u64>,
+}
+
+impl Scene {
+    pub(super) fn new() -> Self {
+        Self::with(tables(), &WorkerConfig::default())
+    }
+
+    pub(super) fn with(tables: Tables, config: &WorkerConfig) -> Self {
+        let now = Instant::now();
+        let counters = Arc::new(Counters::default());
+        let deadline = Deadline::never(now);
+        let config = WorkerConfig { engine: EngineKind::AesGcm, ..config.clone() };
+        let pool = VecPool::new(4096);
+        let worker = Worker::new(&config, Arc::new(tables), deadline.clone(), counters.clone(), pool);
+        Self { worker, counters, deadline, now, seen: BTreeMap::new() }
+    }
+
+    /// A frame arrives.
+    pub(super) fn receive(&mut self, port: PortId, frame: &[u8]) {
+        self.receive_burst(port, &[frame.to_vec()]);
+    }
+
+    pub(super) fn receive_burst(&mut self, port: PortId, frames: &[Vec<u8>]) {
+        let burst: Burst<VecBuf> = frames.iter().map(|frame| VecBuf::from_bytes(frame)).collect();
+        self.worker.handle_burst(self.now, port, burst);
+    }
+
+    pub(super) fn command(&mut self, command: Command) {
+        self.worker.handle_command(self.now, command);
+    }
+
+    pub(super) fn use_tables(&mut self, tables: Tables) {
+        self.command(Command::Tables { version: 2, tables: Arc::new(tables) });
+    }
+
+    pub(super) fn advance(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(timeout) = self.worker.poll_timeout().filter(|timeout| *timeout <= end) {
+            self.now = self.now.max(timeout);
+            self.worker.handle_timeout(self.now);
+        }
+        self.now = end;
+    }
+
+    /// Everything that leaves by a port.
+    pub(super) fn sent(&mut self, port: PortId) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        loop {
+            let mut burst = Burst::new();
+            self.worker.poll_transmit(self.now, port, &mut burst);
+            if burst.is_empty() {
+                return frames;
+            }
+            frames.extend(burst.iter().map(|packet| packet.data().to_vec()));
+        }
+    }
+
+    /// The one frame that leaves by a port.
+    pub(super) fn one_sent(&mut self, port: PortId) -> Vec<u8> {
+        let mut frames = self.sent(port);
+        assert_eq!(frames.len(), 1, "{frames:02x?}, drops: {:?}", self.dropped());
+        frames.remove(0)
+    }
+
+    /// Everything that leaves by a port while its neighbours answer ARP.
+    pub(super) fn sent_with_arp(&mut self, port: PortId) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        loop {
+            let sent = self.sent(port);
+            if sent.is_empty() {
+                return frames;
+            }
+            for frame in sent {
+                let (header, payload) = Header::parse(&frame).unwrap();
+                match arp::Packet::parse(payload) {
+                    Ok(request) if header.ethertype == EtherType::ARP => {
+                        if let Some(mac) = neighbour_mac(request.target_ip) {
+                            let reply = request.reply_from(mac).to_frame(request.sender_mac);
+                            self.receive(port, &reply);
+                        }
+                    }
+                    _ => frames.push(frame),
+                }
+            }
+        }
+    }
+
+    /// The one frame that leaves by a port while its neighbours answer ARP.
+    pub(super) fn one_sent_with_arp(&mut self, port: PortId) -> Vec<u8> {
+        let mut frames = self.sent_with_arp(port);
+        assert_eq!(frames.len(), 1, "{frames:02x?}, drops: {:?}", self.dropped());
+        frames.remove(0)
+    }
+
+    pub(super) fn events(&mut self) -> Vec<Event> {
+        std::iter::from_fn(|| self.worker.poll_event()).collect()
+    }
+
+    /// The reasons and counts of drops since the last call.
+    pub(super) fn dropped(&mut self) -> Vec<(DropReason, u64)> {
+        let mut dropped = Vec::new();
+        for (reason, count) in self.counters.drops() {
+            let before = self.seen.insert(reason, count).unwrap_or(0);
+            if count > before {
+                dropped.push((reason, count - before));
+            }
+        }
+        dropped
+    }
+
+    /// Exactly one packet was dropped since the last look, for that reason, and nothing was sent.
+    #[track_caller]
+    pub(super) fn assert_dropped(&mut self, reason: DropReason) {
+        assert_eq!(self.dropped(), [(reason, 1)]);
+        assert!(self.sent(OUTSIDE).is_empty() && self.sent(INSIDE).is_empty());
+    }
+
+    #[track_caller]
+    pub(super) fn assert_nothing_dropped(&mut self) {
+        assert_eq!(self.dropped(), []);
+    }
+}
+
+fn neighbour_mac(address: Ipv4Addr) -> Option<MacAddr> {
+    match address {
+        ROUTER => Some(ROUTER_MAC),
+        _ => TARGETS.iter().position(|target| *target == address).map(|n| TARGET_MACS[n]),
+    }
+}
+
+pub(super) fn frame(destination: MacAddr, source: MacAddr, ethertype: EtherType, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Header { destination, source, ethertype }.to_bytes().to_vec();
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// A frame from the router to the VIP.
+pub(super) fn to_vip(packet: &[u8]) -> Vec<u8> {
+    frame(VIP_MAC, ROUTER_MAC, EtherType::IPV4, packet)
+}
+
+/// A frame from the first target to the inside gateway.
+pub(super) fn to_gateway(packet: &[u8]) -> Vec<u8> {
+    frame(GATEWAY_MAC, TARGET_MACS[0], EtherType::IPV4, packet)
+}
+
+pub(super) fn ipv4(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    ipv4_with(ipv4::Repr::new(source, destination, protocol, payload.len() as u16), payload)
+}
+
+pub(super) fn ipv4_with(header: ipv4::Repr, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0; ipv4::HEADER_LEN];
+    header.emit(&mut packet).unwrap();
+    packet.extend_from_slice(payload);
+    packet
+}
+
+pub(super) fn udp(source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16), payload: &[u8]) -> Vec<u8> {
+    let mut datagram = vec![0; udp::HEADER_LEN];
+    datagram.extend_from_slice(payload);
+    let payload_len = payload.len() as u16;
+    udp::Repr { source_port: source.1, destination_port: destination.1, payload_len }.emit(&mut datagram).unwrap();
+    udp::fill_checksum_v4(source.0, destination.0, &mut datagram).unwrap();
+    ipv4(source.0, destination.0, protocol::UDP, &datagram)
+}
+
+/// A TCP segment without a checksum, which no appliance looks at.
+pub(super) fn tcp(source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16), flags: Flags, payload: &[u8]) -> Vec<u8> {
+    let mut segment = vec![0; vipsec_wire::tcp::HEADER_LEN];
+    segment[0..2].copy_from_slice(&source.1.to_be_bytes());
+    segment[2..4].copy_from_slice(&destination.1.to_be_bytes());
+    segment[12] = 0x50;
+    segment[13] = flags.0;
+    segment.extend_from_slice(payload);
+    ipv4(source.0, destination.0, protocol::TCP, &segment)
+}
+
+pub(super) fn icmp(source: Ipv4Addr, destination: Ipv4Addr, kind: u8, code: u8, rest: &[u8]) -> Vec<u8> {
+    let mut message = vec![kind, code, 0, 0];
+    message.extend_from_slice(rest);
+    let checksum = vipsec_wire::checksum::Sum::new().bytes(&message).finish();
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    ipv4(source, destination, protocol::ICMP, &message)
+}
+
+pub(super) fn echo_request(source: Ipv4Addr, destination: Ipv4Addr) -> Vec<u8> {
+    icmp(source, destination, icmp::kind::ECHO_REQUEST, 0, b"\x12\x34\x00\x01some data")
+}
+
+/// An ARP request from a station.
+pub(super) fn arp_request(sender: (Ipv4Addr, MacAddr), target_ip: Ipv4Addr) -> Vec<u8> {
+    let (sender_ip, sender_mac) = sender;
+    let operation = arp::Operation::Request;
+    let request = arp::Packet { operation, sender_mac, sender_ip, target_mac: MacAddr::default(), target_ip };
+    let mut frame = request.to_frame(MacAddr::BROADCAST).to_vec();
+    frame.resize(60, 0); // Ethernet's minimum
+    frame
+}
