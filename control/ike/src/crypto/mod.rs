@@ -19,9 +19,9 @@ pub use suite::{EspProposal, EspSuite, IkeProposal, IkeSuite, InvalidProposal};
 pub use transform::{Encryption, Group, Prf};
 
 pub(crate) use seal::{OpenError, open, seal};
-pub(crate) use suite::{offer, pick_esp, pick_ike};
+pub(crate) use suite::{KeyExchange, offer, pick_esp, pick_ike};
 
 /// The crypto library refused an input: a public value that is no point of its group, a key of the wrong length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the crypto library refused a key or a public value")]
-pub struct CryptoError;
+pub(crate) struct CryptoError;

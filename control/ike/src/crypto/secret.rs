@@ -54,24 +54,6 @@ impl Serialize for Secret {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// Takes bytes in any form without an intermediate copy that nobody wipes.
-        struct Visitor;
-
-        impl serde::de::Visitor<'_> for Visitor {
-            type Value = Secret;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("bytes")
-            }
-
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Secret, E> {
-                Ok(Secret::new(bytes.to_vec()))
-            }
-
-            fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Secret, E> {
-                Ok(Secret::new(bytes))
-            }
-        }
-        deserializer.deserialize_bytes(Visitor)
+        crate::bytes::deserialize(deserializer).map(Self::new)
     }
 }

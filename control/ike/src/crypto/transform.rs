@@ -190,7 +190,7 @@ impl Algorithm for Group {
 
 /// Sequence numbers of ESP (RFC 4303 §2.2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum SequenceNumbers {
+pub(super) enum SequenceNumbers {
     /// 32 bits.
     Short,
     /// 64 bits, extended.

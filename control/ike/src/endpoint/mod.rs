@@ -1,0 +1,327 @@
+//! The state machine: all IKE SAs of one appliance.
+
+mod auth;
+mod child;
+mod contents;
+mod cookie;
+mod create_child;
+mod informational;
+mod init;
+mod init_response;
+mod nat;
+mod operate;
+mod rate;
+mod receive;
+mod records;
+mod rekey_ike;
+mod requests;
+mod status;
+mod timers;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand_core::CryptoRng;
+use thiserror::Error;
+use vipsec_wire::iv::{Epoch, IvPrefix};
+
+use crate::config::Config;
+use crate::counters::{Counters, Drop};
+use crate::crypto::Secret;
+use crate::event::{Event, GoneReason, Transmit};
+use crate::identity::Identity;
+use crate::sa::{IkeSa, IkeSaId};
+use cookie::Cookies;
+use init::HalfOpen;
+use init_response::Initiation;
+use rate::RateLimit;
+
+pub use operate::OperateError;
+pub use records::ImportError;
+pub use status::{ChildSaStatus, IkeSaStatus};
+
+/// Length of our nonces in bytes. RFC 7296 §2.10: at least half the key size of every PRF that we propose.
+const NONCE_LEN: usize = 32;
+
+/// All IKE SAs of one appliance, in both roles, without I/O.
+///
+/// Input: [`handle_datagram`](Self::handle_datagram), [`handle_timeout`](Self::handle_timeout) and the operator's requests.
+/// After each of them drain [`poll_event`](Self::poll_event), then [`poll_transmit`](Self::poll_transmit), and arm a timer for
+/// [`poll_timeout`](Self::poll_timeout).
+///
+/// After each input the state is complete: a record exported then holds the bytes of every message that
+/// [`poll_transmit`](Self::poll_transmit) is about to give.
+pub struct Endpoint {
+    config: Arc<Config>,
+    rng: Box<dyn CryptoRng + Send>,
+    /// The epoch of each VIP that we own.
+    epochs: BTreeMap<u16, Epoch>,
+    /// IKE SAs of which both sides have keys and one of them at least has spoken under them as itself.
+    sas: BTreeMap<IkeSaId, IkeSa>,
+    /// Attempts of ours whose IKE_SA_INIT has no good answer yet.
+    initiations: BTreeMap<IkeSaId, Initiation>,
+    /// IKE_SA_INIT requests that we answered; nobody believes in them yet.
+    half_open: BTreeMap<IkeSaId, HalfOpen>,
+    /// Closed IKE SAs that still answer retransmissions.
+    closed: BTreeMap<IkeSaId, Closed>,
+    /// Which IKE SA has the child SA with that inbound SPI.
+    child_owner: BTreeMap<u32, IkeSaId>,
+    /// IKE SAs by the peer's identity.
+    by_peer: BTreeMap<Identity, BTreeSet<IkeSaId>>,
+    /// IKE SAs that we answered for, by the digest of the IKE_SA_INIT request (RFC 7296 §2.1).
+    by_init: BTreeMap<[u8; 32], IkeSaId>,
+    timers: BTreeSet<(Instant, IkeSaId)>,
+    cookies: Cookies,
+    answers: RateLimit,
+    complaints: RateLimit,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    counters: Counters,
+}
+
+/// What stays of a closed IKE SA for a while: the peer may not have got our last answer.
+struct Closed {
+    digest: [u8; 32],
+    response: Vec<u8>,
+}
+
+/// An epoch must not go back: the IVs of the higher one may have been used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("epoch {new} of VIP {vip} is below its epoch {current}")]
+pub struct EpochWentBack {
+    /// The VIP's index.
+    pub vip: u16,
+    /// The one asked for.
+    pub new: Epoch,
+    /// The one in force.
+    pub current: Epoch,
+}
+
+impl Endpoint {
+    /// An endpoint that owns no VIP yet.
+    pub fn new(config: Arc<Config>, mut rng: Box<dyn CryptoRng + Send>) -> Self {
+        let cookies = Cookies::new(&mut *rng);
+        let answers = RateLimit::new(config.limits.unprotected_answers_per_second);
+        Self {
+            config,
+            rng,
+            epochs: BTreeMap::new(),
+            sas: BTreeMap::new(),
+            initiations: BTreeMap::new(),
+            half_open: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            child_owner: BTreeMap::new(),
+            by_peer: BTreeMap::new(),
+            by_init: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            cookies,
+            answers,
+            complaints: RateLimit::new(COMPLAINTS_PER_SECOND),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// From now on we own a VIP, under that epoch: the IVs of its IKE SAs carry it. The epoch never goes back.
+    ///
+    /// Messages to a VIP without an epoch are dropped.
+    pub fn set_origin(&mut self, vip: u16, epoch: Epoch) -> Result<(), EpochWentBack> {
+        match self.epochs.get(&vip) {
+            Some(current) if *current > epoch => Err(EpochWentBack { vip, new: epoch, current: *current }),
+            _ => {
+                self.epochs.insert(vip, epoch);
+                Ok(())
+            }
+        }
+    }
+
+    /// Another configuration for IKE SAs from now on. Those that stand keep the policy that they were made under.
+    pub fn set_config(&mut self, config: Arc<Config>) {
+        self.config = config;
+    }
+
+    /// The secret behind our cookies (RFC 7296 §2.6), at least 32 bytes. Appliances that share it accept each other's cookies.
+    /// The one before stays valid until the next call. `version` names the secret and differs from the one before.
+    pub fn set_cookie_secret(&mut self, version: u8, secret: Secret) {
+        self.cookies.set(version, secret);
+    }
+
+    /// The next message to send, after all events were taken.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next thing that happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Why messages were dropped, and how often.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The prefix of our IVs, while we own the VIP.
+    fn iv_prefix(&self, vip: u16) -> Option<IvPrefix> {
+        self.epochs.get(&vip).map(|epoch| IvPrefix::new(self.config.appliance, *epoch))
+    }
+
+    fn random<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.rng.fill_bytes(&mut bytes);
+        bytes
+    }
+
+    fn nonce(&mut self) -> Vec<u8> {
+        self.random::<NONCE_LEN>().to_vec()
+    }
+
+    /// An SPI for an IKE SA: our id, then random bits.
+    fn new_ike_spi(&mut self) -> IkeSaId {
+        loop {
+            let [_, rest @ ..] = self.random::<8>();
+            let [a, b, c, d, e, f, g] = rest;
+            let id = IkeSaId(u64::from_be_bytes([self.config.appliance.get(), a, b, c, d, e, f, g]));
+            let taken = self.sas.contains_key(&id)
+                || self.initiations.contains_key(&id)
+                || self.half_open.contains_key(&id)
+                || self.closed.contains_key(&id);
+            if !taken {
+                return id;
+            }
+        }
+    }
+
+    /// An SPI for ESP: our id, then random bits. Ids begin at 1, so none of the reserved SPIs up to 255 comes out.
+    fn new_esp_spi(&mut self) -> u32 {
+        loop {
+            let [a, b, c] = self.random();
+            let spi = u32::from_be_bytes([self.config.appliance.get(), a, b, c]);
+            if !self.child_owner.contains_key(&spi) {
+                return spi;
+            }
+        }
+    }
+
+    /// Up to a tenth of `time`, at random (RFC 7296 §2.8.1: rekeying SHOULD be jittered).
+    fn jitter(&mut self, time: Duration) -> Duration {
+        let [byte] = self.random();
+        time * u32::from(byte) / (10 * 256)
+    }
+
+    fn transmit(&mut self, transmit: Transmit) {
+        self.transmits.push_back(transmit);
+    }
+
+    /// Drops a message of which nobody knows the sender.
+    fn drop_unauthenticated(&mut self, reason: Drop, local: SocketAddr, remote: SocketAddr) {
+        self.counters.count(reason);
+        tracing::debug!(%local, %remote, reason = reason.text(), "IKE message dropped");
+    }
+
+    /// Takes an IKE SA out to work on it; [`settle`](Self::settle) puts it back.
+    fn take(&mut self, id: IkeSaId) -> Option<IkeSa> {
+        let mut sa = self.sas.remove(&id)?;
+        if let Some(timer) = sa.timer.take() {
+            self.timers.remove(&(timer, id));
+        }
+        Some(sa)
+    }
+
+    /// Ends the work on an IKE SA: sends what waits, tells of changes, arms its timer; or buries it.
+    fn settle(&mut self, mut sa: IkeSa, now: Instant) {
+        if sa.gone.is_none() {
+            self.send_next_request(&mut sa, now);
+        }
+        if let Some(reason) = sa.gone {
+            return self.bury(&sa, reason, now);
+        }
+        let id = sa.id();
+        if std::mem::take(&mut sa.changed) {
+            self.events.push_back(Event::Changed(id));
+        }
+        if let Some(peer) = &sa.state.remote_id {
+            self.by_peer.entry(peer.clone()).or_default().insert(id);
+        }
+        if let Some(digest) = sa.state.init_digest {
+            self.by_init.insert(digest, id);
+        }
+        sa.timer = sa.deadline();
+        if let Some(timer) = sa.timer {
+            self.timers.insert((timer, id));
+        }
+        self.sas.insert(id, sa);
+    }
+
+    /// Forgets an IKE SA that was taken out, and tells.
+    fn bury(&mut self, sa: &IkeSa, reason: GoneReason, now: Instant) {
+        let id = sa.id();
+        for spi_in in sa.children.keys() {
+            self.child_owner.remove(spi_in);
+            self.events.push_back(Event::RemoveChild { ike_sa: id, spi_in: *spi_in });
+        }
+        if let Some(peer) = &sa.state.remote_id
+            && let Some(ids) = self.by_peer.get_mut(peer)
+        {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_peer.remove(peer);
+            }
+        }
+        if let Some(digest) = &sa.state.init_digest {
+            self.by_init.remove(digest);
+        }
+        if let Some(answered) = &sa.state.answered {
+            self.linger(id, answered.digest, answered.response.clone(), now);
+        }
+        tracing::info!(
+            ike_sa = %id, connection = %sa.state.connection, remote = %sa.state.remote, peer = %sa.peer(), ?reason,
+            "IKE SA gone"
+        );
+        self.events.push_back(Event::IkeGone { id, connection: sa.state.connection.clone(), reason });
+    }
+
+    /// Goes on answering retransmissions of an IKE SA's last request for a while.
+    fn linger(&mut self, id: IkeSaId, digest: [u8; 32], response: Vec<u8>, now: Instant) {
+        if self.closed.len() < self.config.limits.closed_max {
+            let until = now + self.config.limits.closed_linger;
+            self.closed.insert(id, Closed { digest, response });
+            self.timers.insert((until, id));
+        }
+    }
+}
+
+#[cfg(test)]
+impl Endpoint {
+    /// The keys of an IKE SA, for tests that play its peer.
+    pub(crate) fn channel(&self, id: IkeSaId) -> &crate::sa::Channel {
+        &self.sas[&id].state.channel
+    }
+}
+
+/// Log lines per second about peers that nobody has authenticated.
+const COMPLAINTS_PER_SECOND: u32 = 5;
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("appliance", &self.config.appliance)
+            .field("ike_sas", &self.sas.len())
+            .field("half_open", &self.half_open.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// SHA-256, to recognise a datagram that we have seen.
+fn digest(datagram: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, datagram);
+    let mut out = [0; 32];
+    for (to, from) in out.iter_mut().zip(digest.as_ref()) {
+        *to = *from;
+    }
+    out
+}

@@ -1,0 +1,171 @@
+//! What the operator, the data plane and the caller's plans ask for.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use thiserror::Error;
+
+use super::Endpoint;
+use super::receive::Ends;
+use crate::child::ChildPhase;
+use crate::config::{ChildPolicy, ConnectionPolicy};
+use crate::crypto::IkeProposal;
+use crate::event::GoneReason;
+use crate::sa::{IkeSa, IkeSaId, Phase, Task};
+
+/// Where peers listen (RFC 7296 §2).
+const PORT_IKE: u16 = 500;
+
+/// Why something can't be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum OperateError {
+    /// No such connection.
+    #[error("no such connection")]
+    UnknownConnection,
+    /// No such child policy in the connection.
+    #[error("no such child in the connection")]
+    UnknownChild,
+    /// No such IKE SA, or it isn't established.
+    #[error("no such established IKE SA")]
+    UnknownIkeSa,
+    /// No child SA with that inbound SPI, or it is being replaced or deleted.
+    #[error("no such child SA")]
+    UnknownChildSa,
+    /// The connection has no single address to call its peer at.
+    #[error("the peer can't be called: its address isn't known")]
+    NotCallable,
+    /// We don't own its VIP.
+    #[error("the VIP isn't owned here")]
+    NotOwned,
+    /// Too many IKE SAs.
+    #[error("too many IKE SAs")]
+    LimitReached,
+    /// The crypto library refused.
+    #[error("no key pair could be made")]
+    Crypto,
+}
+
+impl Endpoint {
+    /// Sets up an IKE SA with a child SA. [`Event::IkeGone`](crate::Event::IkeGone) tells if nothing comes of it.
+    pub fn initiate(&mut self, connection: &str, child: &str, now: Instant) -> Result<IkeSaId, OperateError> {
+        let (policy, child) = self.policies(connection, child)?;
+        let remote = policy.callable().ok_or(OperateError::NotCallable)?;
+        if self.iv_prefix(policy.vip).is_none() {
+            return Err(OperateError::NotOwned);
+        }
+        if self.sas.len() + self.initiations.len() >= self.config.limits.ike_sas_max {
+            return Err(OperateError::LimitReached);
+        }
+        let group = policy.proposals.iter().find_map(IkeProposal::first_group).ok_or(OperateError::Crypto)?;
+        let ends = Ends {
+            local: SocketAddr::new(policy.local, PORT_IKE),
+            remote: SocketAddr::new(remote, PORT_IKE),
+        };
+        self.start_initiation(now, policy, child, group, ends).map_err(|_| OperateError::Crypto)
+    }
+
+    fn policies(
+        &self,
+        connection: &str,
+        child: &str,
+    ) -> Result<(Arc<ConnectionPolicy>, Arc<ChildPolicy>), OperateError> {
+        let policy = self.config.connection(connection).ok_or(OperateError::UnknownConnection)?;
+        let child = policy.child(child).ok_or(OperateError::UnknownChild)?;
+        Ok((Arc::clone(policy), Arc::clone(child)))
+    }
+
+    /// Sets up another child SA under an IKE SA.
+    pub fn create_child(&mut self, id: IkeSaId, child: &str, now: Instant) -> Result<(), OperateError> {
+        self.on_established(id, now, |sa| {
+            sa.policy.child(child).ok_or(OperateError::UnknownChild)?;
+            sa.enqueue(Task::CreateChild { policy: child.to_owned(), group: None });
+            Ok(())
+        })
+    }
+
+    /// Replaces a child SA by a new one.
+    pub fn rekey_child(&mut self, spi_in: u32, now: Instant) -> Result<(), OperateError> {
+        self.on_child(spi_in, now, Task::RekeyChild { spi: spi_in, group: None })
+    }
+
+    /// Deletes a child SA at both ends.
+    pub fn delete_child(&mut self, spi_in: u32, now: Instant) -> Result<(), OperateError> {
+        self.on_child(spi_in, now, Task::DeleteChildren(vec![spi_in]))
+    }
+
+    fn on_child(&mut self, spi_in: u32, now: Instant, task: Task) -> Result<(), OperateError> {
+        let owner = *self.child_owner.get(&spi_in).ok_or(OperateError::UnknownChildSa)?;
+        self.on_established(owner, now, |sa| {
+            let installed = sa.children.get(&spi_in).is_some_and(|child| child.phase == ChildPhase::Installed);
+            if !installed {
+                return Err(OperateError::UnknownChildSa);
+            }
+            sa.enqueue(task);
+            Ok(())
+        })
+    }
+
+    /// Replaces an IKE SA by a new one.
+    pub fn rekey_ike(&mut self, id: IkeSaId, now: Instant) -> Result<(), OperateError> {
+        self.on_established(id, now, |sa| {
+            sa.enqueue(Task::RekeyIke { group: None });
+            Ok(())
+        })
+    }
+
+    /// Deletes an IKE SA with its child SAs at both ends, or gives an attempt at one up.
+    pub fn delete_ike(&mut self, id: IkeSaId, now: Instant) -> Result<(), OperateError> {
+        if let Some(initiation) = self.take_initiation(id) {
+            self.fail_initiation(id, &initiation, GoneReason::Deleted);
+            return Ok(());
+        }
+        self.on_established(id, now, |sa| {
+            sa.enqueue_delete();
+            Ok(())
+        })
+    }
+
+    /// Asks a peer whether it lives, now.
+    pub fn check_liveness(&mut self, id: IkeSaId, now: Instant) -> Result<(), OperateError> {
+        self.on_established(id, now, |sa| {
+            if sa.state.pending.is_none() {
+                sa.enqueue(Task::Liveness);
+            }
+            Ok(())
+        })
+    }
+
+    fn on_established(
+        &mut self,
+        id: IkeSaId,
+        now: Instant,
+        f: impl FnOnce(&mut IkeSa) -> Result<(), OperateError>,
+    ) -> Result<(), OperateError> {
+        let mut sa = self.take(id).ok_or(OperateError::UnknownIkeSa)?;
+        let done = if sa.state.phase == Phase::Established { f(&mut sa) } else { Err(OperateError::UnknownIkeSa) };
+        self.settle(sa, now);
+        done
+    }
+
+    /// An authentic ESP packet came on a child SA: the peer lives (RFC 7296 §2.4).
+    pub fn peer_alive(&mut self, spi_in: u32, now: Instant) {
+        if let Some(mut sa) = self.child_owner.get(&spi_in).copied().and_then(|id| self.take(id)) {
+            sa.heard = now;
+            self.settle(sa, now);
+        }
+    }
+
+    /// An authentic and fresh ESP packet came from elsewhere (RFC 7296 §2.23, RFC 3948 §3): the peer's NAT has moved it.
+    pub fn peer_moved(&mut self, spi_in: u32, remote: SocketAddr, now: Instant) {
+        if let Some(mut sa) = self.child_owner.get(&spi_in).copied().and_then(|id| self.take(id)) {
+            sa.heard = now;
+            // A host behind a NAT SHOULD NOT follow its peer.
+            if sa.state.nat.remote && !sa.state.nat.local && sa.state.remote != remote {
+                let local = sa.state.local;
+                self.move_peer(&mut sa, Ends { local, remote });
+            }
+            self.settle(sa, now);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Handing IKE SAs over to another appliance, and taking them over.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use vipsec_wire::iv::Epoch;
+
+use super::Endpoint;
+use crate::child::ChildSa;
+use crate::event::GoneReason;
+use crate::record::{ChildSaRecord, IkeSaRecord};
+use crate::sa::{Age, IkeSa, IkeSaId, Retry};
+
+/// An SA isn't resumed that many epochs after its birth: IVs carry 16 bits of the epoch.
+const EPOCHS_MAX: u32 = 1 << 15;
+
+/// Why a record can't be resumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ImportError {
+    /// We don't own its VIP.
+    #[error("VIP {0} isn't owned here")]
+    NotOwned(u16),
+    /// Our epoch isn't above its writer's: IVs could repeat.
+    #[error("our epoch {ours} isn't above the record's {theirs}")]
+    EpochNotAbove {
+        /// The VIP's epoch here.
+        ours: Epoch,
+        /// The one of the record's writer.
+        theirs: Epoch,
+    },
+    /// Too many epochs have passed since an SA was made: the epochs in its IVs would come round.
+    #[error("an SA was made in epoch {0}, too long ago")]
+    TooOld(Epoch),
+    /// The configuration has no such connection on that VIP.
+    #[error("the record's connection isn't configured")]
+    UnknownConnection,
+    /// Keys don't fit algorithms, or a reserved SPI.
+    #[error("the record contradicts itself")]
+    Inconsistent,
+    /// A child SA that the record names is missing, or one is there that it doesn't name.
+    #[error("the child SA records aren't those that the IKE SA record names")]
+    WrongChildren,
+    /// The IKE SA or a child SA is here already.
+    #[error("the SA is here already")]
+    AlreadyHere,
+}
+
+impl Endpoint {
+    /// The record of an IKE SA and those of its child SAs, as they are now. `None` for an IKE SA that is gone, or of which
+    /// nobody is convinced yet: those are not kept.
+    pub fn export(&self, id: IkeSaId, now: Instant) -> Option<(IkeSaRecord, Vec<ChildSaRecord>)> {
+        let sa = self.sas.get(&id)?;
+        let epoch = self.epochs.get(&sa.state.vip)?;
+        let record = IkeSaRecord {
+            origin: (self.config.appliance.get(), epoch.0),
+            age: sa.age.at(now),
+            children: sa.children.keys().copied().collect(),
+            state: sa.state.clone(),
+        };
+        let children = sa
+            .children
+            .values()
+            .map(|child| ChildSaRecord { age: child.age.at(now), phase: child.phase, info: child.info.clone() })
+            .collect();
+        Some((record, children))
+    }
+
+    /// Goes on with an IKE SA of another appliance, or of an earlier load of our own, under the epoch that
+    /// [`set_origin`](Self::set_origin) gave the VIP. All records of a VIP have to come before its first message.
+    ///
+    /// An exchange in progress is finished: the next [`handle_timeout`](Self::handle_timeout) sends the same bytes again.
+    /// Liveness is judged from now on; ages go on. No event is given: what is to be installed is in
+    /// [`ChildSaRecord::info`].
+    pub fn import(
+        &mut self,
+        record: IkeSaRecord,
+        children: Vec<ChildSaRecord>,
+        now: Instant,
+    ) -> Result<IkeSaId, ImportError> {
+        let id = record.id();
+        let ours = *self.epochs.get(&record.vip()).ok_or(ImportError::NotOwned(record.vip()))?;
+        self.check_record(&record, &children, ours)?;
+        let policy = self
+            .config
+            .connection(record.connection())
+            .filter(|policy| policy.vip == record.vip() && policy.local == record.state.local.ip())
+            .cloned()
+            .ok_or(ImportError::UnknownConnection)?;
+        let mut sa = IkeSa::new(record.state, policy, now);
+        sa.age = Age::of(record.age, now);
+        if matches!(sa.state.phase, crate::sa::Phase::Rekeyed { .. }) {
+            sa.expires_at = Some(now + self.config.limits.closed_linger);
+        } else {
+            (sa.rekey_at, sa.expires_at) = self.lifetime(now, record.age, sa.policy.rekey_time);
+        }
+        if sa.state.pending.is_some() {
+            let interval = self.config.retransmission.first / 2;
+            sa.retry = Some(Retry { at: now, interval, tries: 0, unsent: true });
+        }
+        let mut by_spi = BTreeMap::new();
+        for child in children {
+            let rekey_time = sa.policy.child(&child.info.child).and_then(|policy| policy.rekey_time);
+            let (rekey_at, expires_at) = self.lifetime(now, child.age, rekey_time);
+            let age = Age::of(child.age, now);
+            self.child_owner.insert(child.info.spi_in, id);
+            let child = ChildSa { info: child.info, phase: child.phase, age, rekey_at, expires_at };
+            by_spi.insert(child.info.spi_in, child);
+        }
+        sa.children = by_spi;
+        tracing::info!(
+            ike_sa = %id, connection = %sa.state.connection, remote = %sa.state.remote, peer = %sa.peer(),
+            children = sa.children.len(), in_progress = sa.state.pending.is_some(), "IKE SA resumed"
+        );
+        self.settle(sa, now);
+        Ok(id)
+    }
+
+    fn check_record(
+        &self,
+        record: &IkeSaRecord,
+        children: &[ChildSaRecord],
+        ours: Epoch,
+    ) -> Result<(), ImportError> {
+        // I1: whoever wrote the record may have used any IV up to its epoch.
+        let theirs = record.epoch();
+        if ours <= theirs {
+            return Err(ImportError::EpochNotAbove { ours, theirs });
+        }
+        let births = children.iter().map(|child| child.info.birth_epoch).chain([record.state.birth_epoch]);
+        if let Some(birth) = births.into_iter().find(|birth| ours.0.saturating_sub(*birth) >= EPOCHS_MAX) {
+            return Err(ImportError::TooOld(Epoch(birth)));
+        }
+        let id = record.id();
+        let children_here = children.iter().any(|child| self.child_owner.contains_key(&child.spi_in()));
+        if self.sas.contains_key(&id) || children_here {
+            return Err(ImportError::AlreadyHere);
+        }
+        let mut named = record.children.clone();
+        let mut found: Vec<u32> = children.iter().map(ChildSaRecord::spi_in).collect();
+        named.sort_unstable();
+        found.sort_unstable();
+        if named != found || named.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) {
+            return Err(ImportError::WrongChildren);
+        }
+        let sound = |child: &ChildSaRecord| {
+            let info = &child.info;
+            let len = info.suite.encryption.keymat_len();
+            info.spi_in > 255
+                && info.spi_out > 255
+                && [&info.key_in, &info.key_out].iter().all(|key| key.len() == len)
+                && info.vip == record.vip()
+                && info.ike_sa == id
+        };
+        if !record.state.channel.keys.fit(record.state.channel.suite) || !children.iter().all(sound) {
+            return Err(ImportError::Inconsistent);
+        }
+        Ok(())
+    }
+
+    /// Forgets all SAs of a VIP that is no longer ours, without a word to the remote peers: its new owner goes on with them.
+    /// Messages for the VIP are dropped until [`set_origin`](Self::set_origin).
+    pub fn forget_vip(&mut self, vip: u16, now: Instant) {
+        self.epochs.remove(&vip);
+        let ids: Vec<IkeSaId> =
+            self.sas.iter().filter(|(_, sa)| sa.state.vip == vip).map(|(id, _)| *id).collect();
+        for id in ids {
+            if let Some(mut sa) = self.take(id) {
+                sa.state.answered = None;
+                self.bury(&sa, GoneReason::Forgotten, now);
+            }
+        }
+        let half: Vec<IkeSaId> =
+            self.half_open.iter().filter(|(_, half)| half.vip == vip).map(|(id, _)| *id).collect();
+        for id in half {
+            self.close_half(id);
+        }
+        let calls: Vec<IkeSaId> =
+            self.initiations.iter().filter(|(_, one)| one.policy.vip == vip).map(|(id, _)| *id).collect();
+        for id in calls {
+            if let Some(initiation) = self.take_initiation(id) {
+                self.fail_initiation(id, &initiation, GoneReason::Forgotten);
+            }
+        }
+    }
+
+    /// How old an IKE SA is.
+    pub fn age(&self, id: IkeSaId, now: Instant) -> Option<Duration> {
+        self.sas.get(&id).map(|sa| sa.age.at(now))
+    }
+}

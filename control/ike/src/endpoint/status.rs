@@ -1,0 +1,132 @@
+//! What there is, for the operator.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::Endpoint;
+use crate::child::ChildPhase;
+use crate::event::Tunnel;
+use crate::message::Role;
+use crate::sa::{IkeSaId, Phase};
+
+/// An IKE SA. Names of algorithms, identities and selectors as they stand in a configuration.
+#[derive(Debug, Clone, Serialize)]
+pub struct IkeSaStatus {
+    /// Our SPI.
+    pub id: IkeSaId,
+    /// The peer's SPI.
+    pub remote_spi: u64,
+    /// Our role.
+    pub role: Role,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Its connection.
+    pub connection: String,
+    /// Index of its VIP.
+    pub vip: u16,
+    /// Our end.
+    pub local: SocketAddr,
+    /// The peer's end.
+    pub remote: SocketAddr,
+    /// Is there a NAT in between?
+    pub nat: bool,
+    /// Who we are.
+    pub local_id: String,
+    /// Who the peer is, once it has proved it.
+    pub remote_id: Option<String>,
+    /// Algorithms.
+    pub suite: String,
+    /// How old it is.
+    pub age: Duration,
+    /// Time until we rekey it.
+    pub rekey_in: Option<Duration>,
+    /// Since when nothing authentic came.
+    pub silent: Duration,
+    /// Message ID of our next request.
+    pub next_request: u32,
+    /// Message ID of the peer's next request.
+    pub next_expected: u32,
+    /// Is a request of ours unanswered?
+    pub waiting: bool,
+    /// Its child SAs.
+    pub children: Vec<ChildSaStatus>,
+}
+
+/// A child SA.
+#[derive(Debug, Clone, Serialize)]
+pub struct ChildSaStatus {
+    /// Its policy.
+    pub child: String,
+    /// Where it stands.
+    pub phase: ChildPhase,
+    /// Our inbound SPI.
+    pub spi_in: u32,
+    /// The peer's.
+    pub spi_out: u32,
+    /// Algorithms.
+    pub suite: String,
+    /// Our end.
+    pub local_selectors: Vec<String>,
+    /// The remote end.
+    pub remote_selectors: Vec<String>,
+    /// Outer addresses.
+    pub tunnel: Tunnel,
+    /// How old it is.
+    pub age: Duration,
+    /// Time until we rekey it.
+    pub rekey_in: Option<Duration>,
+}
+
+impl Endpoint {
+    /// All IKE SAs whose keys are known.
+    pub fn sas(&self, now: Instant) -> impl Iterator<Item = IkeSaStatus> + '_ {
+        let until = move |at: Option<Instant>| at.map(|at| at.saturating_duration_since(now));
+        self.sas.values().map(move |sa| {
+            let children = sa.children.values().map(move |child| ChildSaStatus {
+                child: child.info.child.clone(),
+                phase: child.phase,
+                spi_in: child.info.spi_in,
+                spi_out: child.info.spi_out,
+                suite: child.info.suite.to_string(),
+                local_selectors: child.info.local_selectors.iter().map(ToString::to_string).collect(),
+                remote_selectors: child.info.remote_selectors.iter().map(ToString::to_string).collect(),
+                tunnel: child.info.tunnel,
+                age: child.age.at(now),
+                rekey_in: until(child.rekey_at),
+            });
+            IkeSaStatus {
+                id: sa.id(),
+                remote_spi: sa.state.channel.remote_spi,
+                role: sa.state.channel.role,
+                phase: sa.state.phase,
+                connection: sa.state.connection.clone(),
+                vip: sa.state.vip,
+                local: sa.state.local,
+                remote: sa.state.remote,
+                nat: sa.state.nat.found(),
+                local_id: sa.state.local_id.to_string(),
+                remote_id: sa.state.remote_id.as_ref().map(ToString::to_string),
+                suite: sa.state.channel.suite.to_string(),
+                age: sa.age.at(now),
+                rekey_in: until(sa.rekey_at),
+                silent: now.saturating_duration_since(sa.heard),
+                next_request: sa.state.next_request,
+                next_expected: sa.state.next_expected,
+                waiting: sa.state.pending.is_some(),
+                children: children.collect(),
+            }
+        })
+    }
+
+    /// Half-open IKE SAs, as responder.
+    pub fn half_open(&self) -> usize {
+        self.half_open.len()
+    }
+
+    /// Calls of ours that have no answer yet.
+    pub fn calling(&self) -> usize {
+        self.initiations.len()
+    }
+}

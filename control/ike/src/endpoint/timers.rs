@@ -1,0 +1,172 @@
+//! Time: retransmission, liveness, rekeying, and the end of what nobody finished.
+
+use std::time::{Duration, Instant};
+
+use super::Endpoint;
+use crate::child::ChildPhase;
+use crate::event::{GoneReason, Transmit};
+use crate::sa::{Exchange, IkeSa, IkeSaId, Phase, Retry, Task};
+
+/// Shortest time after which a refused rekeying is tried again; it is drawn up to twice as long.
+const RETRY_DELAY: Duration = Duration::from_secs(10);
+
+impl Endpoint {
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let due: Vec<(Instant, IkeSaId)> = self.timers.iter().take_while(|(at, _)| *at <= now).copied().collect();
+        for (at, id) in due {
+            self.timers.remove(&(at, id));
+            if let Some(mut sa) = self.take(id) {
+                self.on_sa_timer(now, &mut sa);
+                self.settle(sa, now);
+            } else if self.initiations.contains_key(&id) {
+                self.on_initiation_timer(now, id);
+            } else if self.half_open.contains_key(&id) {
+                self.close_half(id);
+            } else {
+                self.closed.remove(&id);
+            }
+        }
+    }
+
+    fn on_initiation_timer(&mut self, now: Instant, id: IkeSaId) {
+        let Some(mut initiation) = self.take_initiation(id) else { return };
+        let Some(retry) = self.next_retry(now, initiation.retry) else {
+            let reason = initiation.refused.map_or(GoneReason::PeerDead, GoneReason::Refused);
+            return self.fail_initiation(id, &initiation, reason);
+        };
+        initiation.retry = retry;
+        self.resend_initiation(&initiation);
+        self.put_initiation(id, initiation);
+    }
+
+    /// RFC 7296 §2.4: retransmission times MUST increase exponentially. `None`: enough.
+    fn next_retry(&self, now: Instant, retry: Retry) -> Option<Retry> {
+        let policy = self.config.retransmission;
+        let interval = (retry.interval * 2).min(policy.interval_max);
+        let next = Retry { at: now + interval, interval, tries: retry.tries + 1, unsent: false };
+        (retry.tries < policy.tries_max).then_some(next)
+    }
+
+    fn on_sa_timer(&mut self, now: Instant, sa: &mut IkeSa) {
+        if let Some(retry) = sa.retry
+            && retry.at <= now
+        {
+            match self.next_retry(now, retry) {
+                Some(next) => {
+                    sa.retry = Some(next);
+                    self.retransmit(sa, retry.unsent);
+                }
+                None => {
+                    sa.gone = Some(given_up(sa));
+                    return;
+                }
+            }
+        }
+        if sa.expires_at.is_some_and(|at| at <= now) {
+            self.expire(sa);
+        }
+        if sa.rekey_at.is_some_and(|at| at <= now) {
+            sa.rekey_at = None;
+            if sa.state.phase == Phase::Established {
+                sa.enqueue(Task::RekeyIke { group: None });
+            }
+        }
+        self.on_child_timers(now, sa);
+        let silent = sa.policy.dpd_delay.is_some_and(|delay| sa.heard + delay <= now);
+        if silent && sa.state.phase == Phase::Established && sa.state.pending.is_none() && sa.state.queue.is_empty() {
+            sa.enqueue(Task::Liveness);
+        }
+    }
+
+    fn retransmit(&mut self, sa: &IkeSa, fresh: bool) {
+        let Some(pending) = &sa.state.pending else { return };
+        let payload = pending.request.clone();
+        let (local, remote) = (sa.state.local, sa.state.remote);
+        tracing::debug!(ike_sa = %sa.id(), message_id = pending.message_id, %remote, "request sent again");
+        self.transmit(Transmit { ike_sa: Some(sa.id()), local, remote, payload, fresh });
+    }
+
+    fn expire(&mut self, sa: &mut IkeSa) {
+        sa.expires_at = None;
+        match sa.state.phase {
+            // RFC 7296 §2.8: if rekeying failed, the IKE SA MUST be closed.
+            Phase::Established => {
+                tracing::warn!(ike_sa = %sa.id(), connection = %sa.state.connection, "IKE SA expired");
+                sa.enqueue_delete();
+            }
+            // The peer should have deleted it by now.
+            Phase::Rekeyed { .. } if !matches!(sa.state.pending.as_ref().map(|p| &p.exchange), Some(Exchange::DeleteIke)) => {
+                sa.state.pending = None;
+                sa.retry = None;
+                sa.gone = Some(GoneReason::Rekeyed);
+            }
+            Phase::Rekeyed { .. } | Phase::Authenticating | Phase::Deleting => {}
+        }
+    }
+
+    fn on_child_timers(&mut self, now: Instant, sa: &mut IkeSa) {
+        let mut tasks = Vec::new();
+        for (spi, child) in &mut sa.children {
+            if child.expires_at.is_some_and(|at| at <= now) {
+                child.expires_at = None;
+                child.rekey_at = None;
+                if child.phase != ChildPhase::Deleting {
+                    tasks.push(Task::DeleteChildren(vec![*spi]));
+                }
+            } else if child.rekey_at.is_some_and(|at| at <= now) {
+                child.rekey_at = None;
+                if child.phase == ChildPhase::Installed {
+                    tasks.push(Task::RekeyChild { spi: *spi, group: None });
+                }
+            }
+        }
+        if sa.state.phase == Phase::Established {
+            tasks.into_iter().for_each(|task| sa.enqueue(task));
+        }
+    }
+
+    /// When an SA of that age is rekeyed and when it ends: some time before `rekey_time`, and a tenth after it.
+    pub(super) fn lifetime(
+        &mut self,
+        now: Instant,
+        age: Duration,
+        rekey_time: Option<Duration>,
+    ) -> (Option<Instant>, Option<Instant>) {
+        let Some(time) = rekey_time else { return (None, None) };
+        let jitter = self.jitter(time);
+        let end = now + (time + time / 10).saturating_sub(age);
+        match time.checked_sub(age + jitter) {
+            Some(rest) => (Some(now + rest), Some(end)),
+            // Overdue, after an import: soon, but not all at once, and there must be time to do it in.
+            None => (Some(now + self.jitter(RETRY_DELAY * 10)), Some(end.max(now + RETRY_DELAY * 12))),
+        }
+    }
+
+    pub(super) fn retry_delay(&mut self) -> Duration {
+        RETRY_DELAY + self.jitter(RETRY_DELAY * 10)
+    }
+
+    /// RFC 7296 §2.25: a refused rekeying is not retried immediately.
+    pub(super) fn postpone_child_rekey(&mut self, now: Instant, sa: &mut IkeSa, spi: Option<u32>) {
+        let at = now + self.retry_delay();
+        if let Some(child) = spi.and_then(|spi| sa.children.get_mut(&spi)) {
+            child.rekey_at = Some(at);
+        }
+    }
+}
+
+/// Why an IKE SA is gone whose request stays without answer.
+fn given_up(sa: &IkeSa) -> GoneReason {
+    match sa.state.pending.as_ref().map(|pending| &pending.exchange) {
+        Some(Exchange::AuthenticationFailed) => GoneReason::AuthenticationFailed,
+        Some(Exchange::DeleteIke) if matches!(sa.state.phase, Phase::Rekeyed { .. }) => GoneReason::Rekeyed,
+        Some(Exchange::DeleteIke) => GoneReason::Deleted,
+        _ => GoneReason::PeerDead,
+    }
+}

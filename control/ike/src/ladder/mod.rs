@@ -1,0 +1,12 @@
+//! Exchanges between two endpoints in simulated time, with losses, takeovers and forgeries. Each test reads like a ladder: the
+//! message as a comment, then what both ends make of it.
+
+mod bench;
+mod child;
+mod collision;
+mod hostile;
+mod ike;
+mod initial;
+mod takeover;
+
+pub(crate) use bench::{ALICE, BOB, Bench, Setup, Side};

@@ -1,0 +1,377 @@
+//! An IKE SA: what of it lives in its record, and its clocks, which don't.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use vipsec_wire::iv::IvPrefix;
+
+use crate::child::ChildSa;
+use crate::config::ConnectionPolicy;
+use crate::crypto::derive::IkeKeys;
+use crate::crypto::exchange::KeyPair;
+use crate::crypto::{EspProposal, Group, IkeProposal, IkeSuite, OpenError, open, seal};
+use crate::event::{GoneReason, Tunnel};
+use crate::identity::Identity;
+use crate::message::{Direction, ExchangeType, Header, NotifyType, Payload, Received, Role};
+use crate::selector::TrafficSelector;
+
+/// An IKE SA's name: the SPI that our side chose for it, whose first byte is the id of the appliance that made it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct IkeSaId(pub(crate) u64);
+
+impl IkeSaId {
+    /// The SPI as a number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl From<u64> for IkeSaId {
+    fn from(spi: u64) -> Self {
+        Self(spi)
+    }
+}
+
+impl fmt::Display for IkeSaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for IkeSaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The protected channel of an IKE SA: keys, SPIs, and the numbers for its IVs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Channel {
+    /// Our role in the exchange that created the IKE SA.
+    pub(crate) role: Role,
+    pub(crate) local_spi: u64,
+    pub(crate) remote_spi: u64,
+    pub(crate) suite: IkeSuite,
+    pub(crate) keys: IkeKeys,
+    /// Messages sealed so far under the present origin. It isn't recorded: whoever imports the record has another IV prefix.
+    #[serde(skip)]
+    sealed: u64,
+}
+
+/// No message of ours can be protected any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the IKE SA's IVs are used up")]
+pub(crate) struct CannotSeal;
+
+impl Channel {
+    pub(crate) const fn new(role: Role, local_spi: u64, remote_spi: u64, suite: IkeSuite, keys: IkeKeys) -> Self {
+        Self { role, local_spi, remote_spi, suite, keys, sealed: 0 }
+    }
+
+    fn header(&self, exchange: ExchangeType, direction: Direction, message_id: u32) -> Header {
+        let (initiator_spi, responder_spi) = match self.role {
+            Role::Initiator => (self.local_spi, self.remote_spi),
+            Role::Responder => (self.remote_spi, self.local_spi),
+        };
+        Header { initiator_spi, responder_spi, exchange, sender: self.role, direction, message_id }
+    }
+
+    /// Protects a message of ours. Each call uses up one IV.
+    pub(crate) fn seal(
+        &mut self,
+        prefix: IvPrefix,
+        exchange: ExchangeType,
+        direction: Direction,
+        message_id: u32,
+        payloads: &[Payload],
+    ) -> Result<Vec<u8>, CannotSeal> {
+        let iv = prefix.iv(self.sealed).map_err(|_| CannotSeal)?;
+        self.sealed += 1;
+        let header = self.header(exchange, direction, message_id);
+        let key = self.keys.encryption(self.role);
+        seal(self.suite.encryption, key, iv, &header, payloads).map_err(|_| CannotSeal)
+    }
+
+    /// Reads a message of the peer.
+    pub(crate) fn open(&self, message: &Received<'_>) -> Result<Vec<Payload>, OpenError> {
+        open(self.suite.encryption, self.keys.encryption(self.role.other()), message)
+    }
+
+    /// Are both SPIs and the sender's role what the peer would put into a header?
+    pub(crate) fn fits(&self, header: &Header) -> bool {
+        let ours = self.header(header.exchange, header.direction, header.message_id);
+        header.initiator_spi == ours.initiator_spi
+            && header.responder_spi == ours.responder_spi
+            && header.sender == self.role.other()
+    }
+}
+
+/// Which ends sit behind a NAT (RFC 7296 §2.23).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Nat {
+    pub(crate) local: bool,
+    pub(crate) remote: bool,
+}
+
+impl Nat {
+    pub(crate) const fn found(self) -> bool {
+        self.local || self.remote
+    }
+}
+
+/// Where an IKE SA stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// We have sent our IKE_AUTH request.
+    Authenticating,
+    /// Both sides are authenticated.
+    Established,
+    /// Another IKE SA has its child SAs; it only waits for its deletion.
+    Rekeyed {
+        /// The other one.
+        heir: IkeSaId,
+    },
+    /// We have asked the peer to delete it.
+    Deleting,
+}
+
+/// The last request of the peer, by its digest, and our answer, byte for byte (RFC 7296 §2.1).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Answered {
+    pub(crate) message_id: u32,
+    pub(crate) digest: [u8; 32],
+    #[serde(with = "crate::bytes")]
+    pub(crate) response: Vec<u8>,
+}
+
+/// A request of ours without an answer yet.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Pending {
+    pub(crate) message_id: u32,
+    /// RFC 7296 §2.1: a retransmission MUST be bitwise identical.
+    #[serde(with = "crate::bytes")]
+    pub(crate) request: Vec<u8>,
+    pub(crate) exchange: Exchange,
+}
+
+/// What it takes to finish an exchange of ours.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Exchange {
+    Auth(Box<AuthExchange>),
+    CreateChild(Box<ChildExchange>),
+    RekeyIke(Box<RekeyExchange>),
+    DeleteChildren(Vec<u32>),
+    DeleteIke,
+    /// We tell the peer that its IKE_AUTH response did not convince us (RFC 7296 §2.21.2).
+    AuthenticationFailed,
+    Liveness,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AuthExchange {
+    /// The IKE_SA_INIT response: the peer signs it.
+    #[serde(with = "crate::bytes")]
+    pub(crate) init_response: Vec<u8>,
+    #[serde(with = "crate::bytes")]
+    pub(crate) nonce_i: Vec<u8>,
+    #[serde(with = "crate::bytes")]
+    pub(crate) nonce_r: Vec<u8>,
+    pub(crate) child: ChildOffer,
+}
+
+/// A child SA that we proposed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ChildOffer {
+    pub(crate) policy: String,
+    pub(crate) spi: u32,
+    pub(crate) proposals: Vec<EspProposal>,
+    pub(crate) local_ts: Vec<TrafficSelector>,
+    pub(crate) remote_ts: Vec<TrafficSelector>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ChildExchange {
+    pub(crate) offer: ChildOffer,
+    #[serde(with = "crate::bytes")]
+    pub(crate) nonce: Vec<u8>,
+    pub(crate) key_pair: Option<KeyPair>,
+    /// Inbound SPI of the child SA to be replaced.
+    pub(crate) rekeys: Option<u32>,
+    /// The peer's exchange that replaces the same child SA (RFC 7296 §2.8.1): the SPI of the one it made, its lower nonce.
+    pub(crate) collision: Option<(u32, Vec<u8>)>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RekeyExchange {
+    pub(crate) spi: u64,
+    pub(crate) proposals: Vec<IkeProposal>,
+    #[serde(with = "crate::bytes")]
+    pub(crate) nonce: Vec<u8>,
+    pub(crate) key_pair: KeyPair,
+    /// The peer's exchange that replaces the same IKE SA (RFC 7296 §2.8.2): the one it made, its lower nonce.
+    pub(crate) collision: Option<(IkeSaId, Vec<u8>)>,
+}
+
+/// A request that waits for its turn: our window is one (RFC 7296 §2.3).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Task {
+    CreateChild { policy: String, group: Option<Group> },
+    RekeyChild { spi: u32, group: Option<Group> },
+    RekeyIke { group: Option<Group> },
+    DeleteChildren(Vec<u32>),
+    DeleteIke,
+    AuthenticationFailed,
+    Liveness,
+}
+
+/// Everything of an IKE SA that another appliance needs to go on with it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct IkeSaState {
+    pub(crate) channel: Channel,
+    pub(crate) phase: Phase,
+    pub(crate) vip: u16,
+    pub(crate) connection: String,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) nat: Nat,
+    pub(crate) local_id: Identity,
+    /// Empty until the peer has named itself.
+    pub(crate) remote_id: Option<Identity>,
+    /// Status notifications of the initial exchanges: the extensions that the peer knows.
+    pub(crate) announced: Vec<NotifyType>,
+    /// The VIP's epoch when it was made.
+    pub(crate) birth_epoch: u32,
+    /// Message ID of our next request.
+    pub(crate) next_request: u32,
+    /// Message ID of the peer's next request.
+    pub(crate) next_expected: u32,
+    pub(crate) answered: Option<Answered>,
+    pub(crate) pending: Option<Pending>,
+    pub(crate) queue: VecDeque<Task>,
+    /// Digest of the IKE_SA_INIT request that we answered, for late retransmissions of it.
+    pub(crate) init_digest: Option<[u8; 32]>,
+}
+
+/// When a pending request is sent again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Retry {
+    pub(crate) at: Instant,
+    pub(crate) interval: Duration,
+    pub(crate) tries: u32,
+    /// It came with a record: whoever wrote the request may have died before it left.
+    pub(crate) unsent: bool,
+}
+
+/// How old something is, across appliances: they share no clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Age {
+    before: Duration,
+    since: Instant,
+}
+
+impl Age {
+    /// Something that is `age` old now.
+    pub(crate) const fn of(age: Duration, now: Instant) -> Self {
+        Self { before: age, since: now }
+    }
+
+    pub(crate) fn at(self, now: Instant) -> Duration {
+        self.before + now.saturating_duration_since(self.since)
+    }
+}
+
+/// An IKE SA in memory.
+#[derive(Debug)]
+pub(crate) struct IkeSa {
+    pub(crate) state: IkeSaState,
+    pub(crate) policy: Arc<ConnectionPolicy>,
+    /// By inbound SPI.
+    pub(crate) children: BTreeMap<u32, ChildSa>,
+    pub(crate) age: Age,
+    /// When something authentic last came from the peer.
+    pub(crate) heard: Instant,
+    pub(crate) rekey_at: Option<Instant>,
+    pub(crate) expires_at: Option<Instant>,
+    pub(crate) retry: Option<Retry>,
+    /// What stands in the endpoint's timer queue.
+    pub(crate) timer: Option<Instant>,
+    /// Its record has changed.
+    pub(crate) changed: bool,
+    /// It is over.
+    pub(crate) gone: Option<GoneReason>,
+}
+
+impl IkeSa {
+    pub(crate) fn new(state: IkeSaState, policy: Arc<ConnectionPolicy>, now: Instant) -> Self {
+        Self {
+            state,
+            policy,
+            children: BTreeMap::new(),
+            age: Age::of(Duration::ZERO, now),
+            heard: now,
+            rekey_at: None,
+            expires_at: None,
+            retry: None,
+            timer: None,
+            changed: true,
+            gone: None,
+        }
+    }
+
+    pub(crate) const fn id(&self) -> IkeSaId {
+        IkeSaId(self.state.channel.local_spi)
+    }
+
+    /// Queues a request, once.
+    pub(crate) fn enqueue(&mut self, task: Task) {
+        if !self.state.queue.contains(&task) {
+            self.state.queue.push_back(task);
+            self.changed = true;
+        }
+    }
+
+    /// Asks the peer to delete this IKE SA; nothing else is asked any more.
+    pub(crate) fn enqueue_delete(&mut self) {
+        self.state.queue.clear();
+        self.enqueue(Task::DeleteIke);
+        if self.state.phase == Phase::Established {
+            self.state.phase = Phase::Deleting;
+        }
+    }
+
+    /// Outer addresses for ESP. RFC 7296 §2.23: with a NAT in between, both sides MUST use UDP encapsulation; never on port 500.
+    pub(crate) fn tunnel(&self) -> Tunnel {
+        let (local, remote) = (self.state.local, self.state.remote);
+        let encapsulate = self.state.nat.found() && local.port() != 500;
+        Tunnel {
+            local: local.ip(),
+            remote: remote.ip(),
+            udp: encapsulate.then_some((local.port(), remote.port())),
+        }
+    }
+
+    pub(crate) fn peer(&self) -> &dyn fmt::Display {
+        self.state.remote_id.as_ref().map_or(&"nobody yet" as &dyn fmt::Display, |identity| identity)
+    }
+
+    /// The child SA to which the peer sends with this SPI of its own.
+    pub(crate) fn child_by_peer_spi(&mut self, spi_out: u32) -> Option<&mut ChildSa> {
+        self.children.values_mut().find(|child| child.info.spi_out == spi_out)
+    }
+
+    /// When something is to be done about it.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let liveness = || match (self.state.phase, self.policy.dpd_delay) {
+            (Phase::Established, Some(delay)) if self.state.queue.is_empty() => Some(self.heard + delay),
+            _ => None,
+        };
+        let request = self.retry.map_or_else(liveness, |retry| Some(retry.at));
+        let children = self.children.values().filter_map(ChildSa::deadline).min();
+        [request, self.rekey_at, self.expires_at, children].into_iter().flatten().min()
+    }
+}

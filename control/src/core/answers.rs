@@ -1,0 +1,386 @@
+//! Answers for the operator. What only workers know is asked of them, and the answer waits until all have said.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
+
+use vipsec_dataplane::api::{Command, Report, ReportKind, SaReport};
+use vipsec_dataplane::drops::{DropReason, Tally};
+use vipsec_distribute::connection::ConnectionState;
+use vipsec_ike::{ChildPhase, IkeSaId, IkeSaStatus, OperateError, Phase};
+use vipsec_takeover::pair::Role;
+
+use super::ownership::Ownership;
+use super::{Core, Output};
+use crate::api::{
+    self, ApiError, CONNECTIONS_MAX, ConnectionEntry, Connections, ErrorKind, EspSpi, IkeSa, Neighbour, Request, Response,
+    Sas, Status,
+};
+
+/// Most questions that wait for workers.
+const QUESTIONS_MAX: usize = 64;
+
+/// Questions that wait for workers.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    next: u64,
+    open: HashMap<u64, Question>,
+}
+
+#[derive(Debug)]
+struct Question {
+    asker: Asker,
+    reports: Vec<Report>,
+}
+
+/// Who wants to know.
+#[derive(Debug, Clone, Copy)]
+enum Asker {
+    /// An operator, under the daemon's token.
+    Operator { token: u64, kind: Kind },
+    /// A move of that VIP.
+    Move(u16),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Sas,
+    Connections { max: usize },
+    Neighbours,
+}
+
+impl Core {
+    pub(super) fn answer(&mut self, now: Instant, token: u64, request: Request) {
+        let answer = match request {
+            Request::Status => Ok(Response::Status(Box::new(self.status(now)))),
+            Request::Counters => Ok(Response::Counters(self.counter_sums())),
+            Request::Sas => return self.ask_for_operator(token, Kind::Sas, ReportKind::Sas),
+            Request::Connections { max } => {
+                let max = max.min(CONNECTIONS_MAX);
+                return self.ask_for_operator(token, Kind::Connections { max }, ReportKind::Connections { max });
+            }
+            Request::Neighbours => return self.ask_for_operator(token, Kind::Neighbours, ReportKind::Neighbours),
+            Request::Initiate { connection, child } => {
+                let child = child.or_else(|| self.first_child(&connection)).unwrap_or_default();
+                done(self.ike.initiate(&connection, &child, now).map(drop))
+            }
+            Request::RekeyChild { spi } => done(self.ike.rekey_child(spi.0, now)),
+            Request::RekeyIke { spi } => done(self.ike.rekey_ike(IkeSaId::from(spi.0), now)),
+            Request::Delete { spi } => done(self.ike.delete_ike(IkeSaId::from(spi.0), now)),
+            Request::Shutdown => {
+                self.outputs.push_back(Output::Shutdown);
+                Ok(Response::Done)
+            }
+        };
+        self.outputs.push_back(Output::Reply(token, answer));
+    }
+
+    fn first_child(&self, connection: &str) -> Option<String> {
+        let connection = self.config.connections.iter().find(|candidate| candidate.name == connection)?;
+        connection.children.first().map(|child| child.name.clone())
+    }
+
+    fn ask_for_operator(&mut self, token: u64, kind: Kind, what: ReportKind) {
+        if self.questions.open.len() >= QUESTIONS_MAX {
+            let busy = ApiError::new(ErrorKind::Busy, "too many requests wait for the workers");
+            self.outputs.push_back(Output::Reply(token, Err(busy)));
+            return;
+        }
+        self.ask_workers(Asker::Operator { token, kind }, what);
+    }
+
+    fn ask_workers(&mut self, asker: Asker, what: ReportKind) {
+        self.questions.next += 1;
+        let number = self.questions.next;
+        self.questions.open.insert(number, Question { asker, reports: Vec::new() });
+        self.command_all(|| Command::Report { token: number, what });
+    }
+
+    /// Where do the SAs of a VIP stand that has stopped?
+    pub(super) fn ask_exact_numbers(&mut self, vip: u16) {
+        self.ask_workers(Asker::Move(vip), ReportKind::Sas);
+    }
+
+    pub(super) fn handle_report(&mut self, now: Instant, number: u64, report: Report) {
+        let workers = self.counters.len();
+        let Some(question) = self.questions.open.get_mut(&number) else { return };
+        question.reports.push(report);
+        if question.reports.len() < workers {
+            return;
+        }
+        let Some(Question { asker, reports }) = self.questions.open.remove(&number) else { return };
+        let (token, response) = match asker {
+            Asker::Move(vip) => return self.publish_exact_numbers(vip, reports),
+            Asker::Operator { token, kind: Kind::Sas } => (token, Response::Sas(self.sas(now, reports))),
+            Asker::Operator { token, kind: Kind::Connections { max } } => {
+                (token, Response::Connections(self.connections(max, reports)))
+            }
+            Asker::Operator { token, kind: Kind::Neighbours } => {
+                (token, Response::Neighbours { entries: self.neighbours(reports) })
+            }
+        };
+        self.outputs.push_back(Output::Reply(token, Ok(response)));
+    }
+
+    fn status(&self, now: Instant) -> Status {
+        let appliance = &self.config.appliance;
+        Status {
+            appliance: api::Appliance {
+                id: appliance.id.get(),
+                name: appliance.name.clone(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                uptime_s: now.saturating_duration_since(self.started).as_secs(),
+            },
+            vips: self.vip_statuses(now),
+            ports: self.facts.ports.clone(),
+            workers: self.worker_statuses(),
+            hugepages: self.facts.hugepages,
+            engine: self.facts.engine.clone(),
+            drops: self.drops(|count| count > 0),
+        }
+    }
+
+    fn vip_statuses(&self, now: Instant) -> Vec<api::Vip> {
+        let pair = match &self.ownership {
+            Ownership::Pair(side) => Some((side.peer(), side.pair.status(now))),
+            Ownership::Solo(_) => None,
+        };
+        let vips = self.config.vips.iter().enumerate().map(|(index, vip)| {
+            let number = u16::try_from(index).unwrap_or(u16::MAX);
+            let owned = self.ownership.owned_epoch(number);
+            let (state, owner, epoch) = match (&pair, owned) {
+                (_, Some(epoch)) => ("owner", Some(self.config.appliance.id.get()), epoch.0),
+                (None, None) => ("starting", None, 0),
+                (Some((peer, status)), None) => {
+                    let (peer_owns, seen) = status.peer_owns.get(index).copied().unwrap_or_default();
+                    let state = match status.roles.get(index) {
+                        Some(Role::Taking { .. }) => "taking over",
+                        Some(Role::HandingOver { .. }) => "handing over",
+                        _ if status.trusted => "backup",
+                        _ => "backup, without a trusted copy",
+                    };
+                    (state, peer_owns.then_some(peer.get()), seen.0)
+                }
+            };
+            api::Vip {
+                name: vip.name.clone(),
+                address: vip.floating.address,
+                mac: vip.floating.mac.to_string(),
+                gateways: vip.gateways.iter().map(|gateway| gateway.address).collect(),
+                owner,
+                state: state.to_owned(),
+                epoch,
+            }
+        });
+        vips.collect()
+    }
+
+    fn worker_statuses(&self) -> Vec<api::Worker> {
+        let workers = (0u32..).zip(&self.counters).map(|(id, counters)| api::Worker {
+            id,
+            cpu: None,
+            alive: self.facts.workers_alive.get(id as usize).copied().unwrap_or(true),
+            sas: self.children.values().filter(|child| child.worker == id as usize).count() as u64,
+            connections: counters.tally(Tally::ConnectionsNew).saturating_sub(counters.tally(Tally::ConnectionsExpired)),
+        });
+        workers.collect()
+    }
+
+    fn drops(&self, wanted: impl Fn(u64) -> bool) -> BTreeMap<String, u64> {
+        let sums = DropReason::ALL.iter().map(|reason| {
+            let sum = self.counters.iter().map(|counters| counters.dropped(*reason)).sum();
+            (reason.label().to_owned(), sum)
+        });
+        sums.filter(|(_, sum)| wanted(*sum)).collect()
+    }
+
+    /// Everything that is counted, over all workers.
+    pub fn counter_sums(&self) -> api::Counters {
+        let mut sums = BTreeMap::<String, u64>::new();
+        let mut add = |name: &str, value: u64| *sums.entry(name.to_owned()).or_default() += value;
+        for counters in &self.counters {
+            for (tally, count) in counters.tallies() {
+                add(tally.label(), count);
+            }
+            for (name, traffic) in [
+                ("esp_in", &counters.esp_in),
+                ("esp_out", &counters.esp_out),
+                ("to_targets", &counters.to_targets),
+                ("to_remotes", &counters.to_remotes),
+            ] {
+                add(&format!("{name}_packets"), traffic.packets());
+                add(&format!("{name}_bytes"), traffic.bytes());
+            }
+        }
+        api::Counters { counters: sums, drops: self.drops(|_| true) }
+    }
+
+    fn sas(&self, now: Instant, reports: Vec<Report>) -> Sas {
+        let mut numbers: HashMap<u32, SaReport> = HashMap::new();
+        for report in reports {
+            if let Report::Sas(sas) = report {
+                numbers.extend(sas.into_iter().map(|sa| (sa.spi.get(), sa)));
+            }
+        }
+        let ike_sas = self.ike.sas(now).map(|sa| self.ike_sa(sa, &mut numbers)).collect();
+        // What no IKE SA has claimed is static.
+        let mut static_children: Vec<api::Child> = numbers.into_values().map(|report| static_child(&report)).collect();
+        static_children.sort_by_key(|child| child.spi_in);
+        Sas { ike_sas, static_children }
+    }
+
+    fn ike_sa(&self, sa: IkeSaStatus, numbers: &mut HashMap<u32, SaReport>) -> IkeSa {
+        let children = sa.children.into_iter().map(|child| {
+            let known = numbers.remove(&child.spi_in).map_or_else(|| empty_child(child.spi_in), |report| static_child(&report));
+            api::Child {
+                name: child.child,
+                state: match child.phase {
+                    ChildPhase::Installed => "installed",
+                    ChildPhase::Rekeyed => "rekeyed",
+                    ChildPhase::Deleting => "deleting",
+                }
+                .to_owned(),
+                spi_out: EspSpi(child.spi_out),
+                proposal: child.suite,
+                local_ts: child.local_selectors,
+                remote_ts: child.remote_selectors,
+                age_s: child.age.as_secs(),
+                ..known
+            }
+        });
+        IkeSa {
+            vip: self.config.vips.get(usize::from(sa.vip)).map_or_else(String::new, |vip| vip.name.clone()),
+            children: children.collect(),
+            connection: sa.connection,
+            state: match sa.phase {
+                Phase::Authenticating => "authenticating",
+                Phase::Established => "established",
+                Phase::Rekeyed { .. } => "rekeyed",
+                Phase::Deleting => "deleting",
+            }
+            .to_owned(),
+            spi: api::IkeSpi(sa.id.get()),
+            peer_spi: api::IkeSpi(sa.remote_spi),
+            initiator: sa.role == vipsec_ike::Role::Initiator,
+            local: sa.local,
+            remote: sa.remote,
+            remote_id: sa.remote_id.unwrap_or_default(),
+            proposal: sa.suite,
+            age_s: sa.age.as_secs(),
+        }
+    }
+
+    fn connections(&self, max: usize, reports: Vec<Report>) -> Connections {
+        let mut sum = 0;
+        let mut all = Vec::new();
+        for report in reports {
+            if let Report::Connections { total, entries } = report {
+                sum += total as u64;
+                all.extend(entries.into_iter().map(|entry| self.connection_entry(&entry)));
+            }
+        }
+        all.truncate(max);
+        Connections { total: sum, entries: all }
+    }
+
+    fn connection_entry(&self, entry: &vipsec_distribute::connection::ConnectionReport) -> ConnectionEntry {
+        let target = self.config.targets.iter().find(|target| target.address == entry.target);
+        ConnectionEntry {
+            protocol: match entry.tuple.protocol {
+                vipsec_wire::ip::protocol::TCP => "tcp".to_owned(),
+                vipsec_wire::ip::protocol::UDP => "udp".to_owned(),
+                other => other.to_string(),
+            },
+            client: (entry.tuple.remote, entry.tuple.remote_port).into(),
+            service: (entry.tuple.vip, entry.tuple.vip_port).into(),
+            target: target.map_or_else(|| entry.target.to_string(), |target| target.name.clone()),
+            state: connection_state(entry.state).to_owned(),
+            age_s: entry.age.as_secs(),
+        }
+    }
+
+    fn neighbours(&self, reports: Vec<Report>) -> Vec<Neighbour> {
+        let mut all = Vec::new();
+        for report in reports {
+            if let Report::Neighbours(entries) = report {
+                all.extend(entries.into_iter().map(|(address, mac, port)| Neighbour {
+                    address,
+                    mac: mac.map(|mac| mac.to_string()),
+                    port: self.config.ports.get(usize::from(port.0)).map_or_else(String::new, |port| port.name.clone()),
+                }));
+            }
+        }
+        all.sort_by_key(|neighbour| neighbour.address);
+        all
+    }
+}
+
+fn done(result: Result<(), OperateError>) -> Result<Response, ApiError> {
+    result.map(|()| Response::Done).map_err(|error| {
+        let kind = match error {
+            OperateError::NotOwned | OperateError::LimitReached | OperateError::Crypto => ErrorKind::Refused,
+            _ => ErrorKind::NotFound,
+        };
+        ApiError::new(kind, error.to_string())
+    })
+}
+
+/// A granted number; `None` is no limit.
+fn limit(number: u64) -> Option<u64> {
+    (number != u64::MAX).then_some(number)
+}
+
+fn connection_state(state: ConnectionState) -> &'static str {
+    match state {
+        ConnectionState::TcpOpening => "opening",
+        ConnectionState::TcpEstablished => "established",
+        ConnectionState::TcpClosing => "closing",
+        ConnectionState::TcpReset => "reset",
+        ConnectionState::UdpOneWay => "one-way",
+        ConnectionState::UdpTwoWay => "two-way",
+        ConnectionState::Icmp => "icmp",
+        ConnectionState::Other => "open",
+    }
+}
+
+fn empty_child(spi: u32) -> api::Child {
+    api::Child {
+        name: String::new(),
+        state: String::new(),
+        spi_in: EspSpi(spi),
+        spi_out: EspSpi(0),
+        proposal: String::new(),
+        remote: String::new(),
+        local_ts: Vec::new(),
+        remote_ts: Vec::new(),
+        age_s: 0,
+        edge: 0,
+        horizon: None,
+        sent: 0,
+        lease: None,
+        packets_in: 0,
+        bytes_in: 0,
+        packets_out: 0,
+        bytes_out: 0,
+    }
+}
+
+/// What a worker knows of a child SA.
+fn static_child(report: &SaReport) -> api::Child {
+    api::Child {
+        state: "installed".to_owned(),
+        remote: match report.tunnel.udp {
+            Some((_, port)) => std::net::SocketAddr::new(report.tunnel.remote, port).to_string(),
+            None => report.tunnel.remote.to_string(),
+        },
+        edge: report.edge,
+        horizon: limit(report.horizon),
+        sent: report.sent,
+        lease: limit(report.lease),
+        packets_in: report.packets_in,
+        bytes_in: report.bytes_in,
+        packets_out: report.packets_out,
+        bytes_out: report.bytes_out,
+        ..empty_child(report.spi.get())
+    }
+}

@@ -1,0 +1,152 @@
+//! What a takeover reads out of the copy: sets of an IKE SA and its child SAs, and where their numbers stand.
+
+use std::collections::HashMap;
+
+use vipsec_esp::sa::ChildSa;
+use vipsec_ike::{ChildSaRecord, IkeSaRecord};
+use vipsec_store::{Reader, Snapshot};
+use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix};
+
+use super::keying::{FIRST_LEASE, Start, child_sa};
+use super::publishing::{KIND_CHILD, KIND_IKE, open_child, open_ike};
+
+/// An IKE SA as it was read, with its children.
+pub(super) struct Inherited {
+    pub(super) ike: IkeSaRecord,
+    pub(super) children: Vec<(ChildSaRecord, Start)>,
+    /// Which process of ours was paired when it was made.
+    pub(super) born: u64,
+}
+
+/// Everything that a copy holds of one VIP.
+#[derive(Default)]
+pub(super) struct Inheritance {
+    pub(super) sets: Vec<Inherited>,
+    /// Records that did not authenticate or could not be read; SAs that may not be resumed.
+    pub(super) left_out: usize,
+}
+
+/// What this appliance may resume.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heir {
+    /// The epochs that it once used are known.
+    pub(super) floor_known: bool,
+    /// This process, as it told the peer at pairing.
+    pub(super) process: u64,
+}
+
+impl Heir {
+    /// May keys be used that were made when this process of ours was paired? Not if this appliance may have used them already
+    /// under an epoch that it forgot.
+    fn may_resume(&self, born: u64) -> bool {
+        self.floor_known || born == self.process
+    }
+}
+
+impl Inheritance {
+    /// Copies the fenced region out and opens every record of the VIP.
+    pub(super) fn read(reader: &Reader, vip: u16, heir: Heir) -> Self {
+        match reader.copy() {
+            Ok(snapshot) => Self::open(&snapshot, vip, heir),
+            Err(error) => {
+                tracing::error!(%error, "the copy can't be read");
+                Self::default()
+            }
+        }
+    }
+
+    fn open(snapshot: &Snapshot, vip: u16, heir: Heir) -> Self {
+        let mut left_out = 0;
+        let mut ikes = Vec::new();
+        let mut children = HashMap::new();
+        for record in snapshot.records() {
+            let record = match record {
+                Ok(record) => record,
+                Err(rejected) => {
+                    tracing::warn!(?rejected, "record left out");
+                    left_out += 1;
+                    continue;
+                }
+            };
+            if record.key.vip != vip {
+                continue;
+            }
+            let read = match record.key.kind {
+                KIND_IKE => open_ike(&record.bytes).map(|(born, ike)| ikes.push((born, ike))),
+                KIND_CHILD => open_child(&record.bytes).map(|(born, child)| {
+                    children.insert(record.key.id, (born, child));
+                }),
+                _ => None,
+            };
+            if read.is_none() {
+                tracing::warn!(key = ?record.key, "record can't be read: left out");
+                left_out += 1;
+            }
+        }
+        let mut starts = HashMap::new();
+        let mut whole = true;
+        for block in snapshot.counters() {
+            match block {
+                Ok(block) => starts.extend(block.entries.iter().map(|entry| {
+                    (entry.spi, Start { horizon: entry.horizon, sent: entry.lease, lease: entry.lease })
+                })),
+                Err(rejected) => {
+                    tracing::warn!(?rejected, "counter block left out: its SAs can't be resumed");
+                    whole = false;
+                }
+            }
+        }
+        // An SA without an entry has reported nothing yet, and used nothing beyond what it began with. With a block lost that can't
+        // be told from an SA whose numbers are lost.
+        let unreported = whole.then_some(Start { horizon: 0, sent: FIRST_LEASE, lease: FIRST_LEASE });
+        let start = |spi: u32| starts.get(&spi).copied().or(unreported);
+        let mut inheritance = Self { sets: Vec::new(), left_out };
+        for (born, ike) in ikes {
+            inheritance.adopt(born, ike, &mut children, &start, heir);
+        }
+        inheritance
+    }
+
+    /// Puts a set together: a child that no IKE record names doesn't exist.
+    fn adopt(
+        &mut self,
+        born: u64,
+        ike: IkeSaRecord,
+        children: &mut HashMap<u64, (u64, ChildSaRecord)>,
+        start: &impl Fn(u32) -> Option<Start>,
+        heir: Heir,
+    ) {
+        if !heir.may_resume(born) {
+            self.left_out += 1;
+            tracing::warn!(ike_sa = %ike.id(), "IKE SA left out: made before this appliance knows which epochs it used");
+            return;
+        }
+        // The set stands or falls as a whole: so it was written.
+        let mut own = Vec::new();
+        for spi in ike.children() {
+            let child = children.remove(&u64::from(*spi));
+            let child = child.filter(|(born, _)| heir.may_resume(*born));
+            let (Some((_, child)), Some(start)) = (child, start(*spi)) else {
+                self.left_out += 1;
+                let spi = format_args!("{spi:08x}");
+                tracing::warn!(ike_sa = %ike.id(), spi_in = %spi, "IKE SA left out: this child SA of it can't be resumed");
+                return;
+            };
+            own.push((child, start));
+        }
+        self.sets.push(Inherited { ike, children: own, born });
+    }
+
+    /// The child SAs as workers take them.
+    pub(super) fn children(&self, me: ApplianceId, epoch: Epoch) -> Vec<ChildSa> {
+        let prefix = IvPrefix::new(me, epoch);
+        let mut all = Vec::new();
+        for (record, start) in self.sets.iter().flat_map(|set| &set.children) {
+            match child_sa(record.info(), prefix, *start) {
+                Ok(child) => all.push(child),
+                Err(error) => tracing::error!(%error, "child SA can't be resumed"),
+            }
+        }
+        all
+    }
+}

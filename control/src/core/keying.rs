@@ -1,0 +1,222 @@
+//! From IKE to the workers: child SAs, messages, numbers; published first while a copy counts.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use vipsec_dataplane::api::{Command, IkeDatagram, Numbers};
+use vipsec_esp::sa::{
+    Algorithm, ChildSa, InboundParams, KeyMaterial, OutboundParams, ReservedSpi, Selector, Spi, TunnelEnds,
+    WrongKeyLength,
+};
+use vipsec_ike::{ChildSaInfo, Encryption, Event, IkeSaId, Secret, TrafficSelector, Tunnel};
+use vipsec_store::CounterEntry;
+use vipsec_wire::iv::IvPrefix;
+use zeroize::Zeroizing;
+
+use super::{Core, Effect, InstalledChild, Output};
+
+/// Anti-replay window of child SAs that IKE negotiates, in packets.
+const WINDOW: u32 = 1024;
+
+/// Numbers that a new child SA may use before its first report: outbound a block; inbound none, its first packet asks for more.
+pub(super) const FIRST_LEASE: u64 = 1 << 10;
+
+/// IKE handed out something that no worker can install. It never should; the SA is then as good as lost, and that is said.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unusable {
+    #[error(transparent)]
+    Spi(#[from] ReservedSpi),
+    #[error(transparent)]
+    Key(#[from] WrongKeyLength),
+}
+
+/// Where an SA's numbers begin.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Start {
+    /// Everything up to here counts as seen, and nothing above is delivered before a grant.
+    pub(super) horizon: u64,
+    /// The number before the first that is sent.
+    pub(super) sent: u64,
+    /// The last number of the published block.
+    pub(super) lease: u64,
+}
+
+/// A child SA as a worker takes it.
+pub(super) fn child_sa(info: &ChildSaInfo, prefix: IvPrefix, start: Start) -> Result<ChildSa, Unusable> {
+    let algorithm = match info.suite.encryption {
+        Encryption::Aes128Gcm => Algorithm::Aes128Gcm,
+        Encryption::Aes256Gcm => Algorithm::Aes256Gcm,
+    };
+    let key = |secret: &Secret| KeyMaterial::new(algorithm, Zeroizing::new(secret.expose().to_vec()));
+    Ok(ChildSa {
+        vip: info.vip,
+        inbound: InboundParams {
+            spi: Spi::new(info.spi_in)?,
+            algorithm,
+            key: key(&info.key_in)?,
+            window: WINDOW,
+            esn: info.suite.esn,
+            edge: start.horizon,
+            horizon: start.horizon,
+        },
+        outbound: OutboundParams {
+            spi: Spi::new(info.spi_out)?,
+            algorithm,
+            key: key(&info.key_out)?,
+            esn: info.suite.esn,
+            sent: start.sent,
+            lease: start.lease,
+            iv_prefix: prefix,
+        },
+        tunnel: tunnel_ends(info.tunnel),
+        local_selectors: info.local_selectors.iter().map(selector).collect(),
+        remote_selectors: info.remote_selectors.iter().map(selector).collect(),
+    })
+}
+
+fn tunnel_ends(tunnel: Tunnel) -> TunnelEnds {
+    TunnelEnds { local: tunnel.local, remote: tunnel.remote, udp: tunnel.udp }
+}
+
+fn selector(selector: &TrafficSelector) -> Selector {
+    Selector {
+        addresses: selector.first..=selector.last,
+        protocol: (selector.protocol != 0).then_some(selector.protocol),
+        ports: selector.ports.0..=selector.ports.1,
+    }
+}
+
+impl Core {
+    /// Takes what IKE has to say. True if there was anything.
+    pub(super) fn pump_ike(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        while let Some(event) = self.ike.poll_event() {
+            any = true;
+            self.handle_ike_event(now, event);
+        }
+        // R1, R2: what changed is written before the first message that speaks of it is queued.
+        any |= self.publish_changed(now);
+        while let Some(transmit) = self.ike.poll_transmit() {
+            any = true;
+            let worker = 0;
+            let command = Command::SendIke(IkeDatagram {
+                local: transmit.local,
+                remote: transmit.remote,
+                payload: transmit.payload,
+            });
+            if transmit.fresh && transmit.ike_sa.is_some() {
+                self.replica.after(Effect::Worker(worker, command));
+            } else {
+                self.outputs.push_back(Output::Worker(worker, command));
+            }
+        }
+        any
+    }
+
+    fn handle_ike_event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::IkeEstablished { id, connection } => {
+                tracing::info!(ike_sa = %id, connection, "IKE SA established");
+                self.handle_ike_established(now, id);
+            }
+            Event::IkeRekeyed { old, new } => {
+                tracing::info!(%old, %new, "IKE SA rekeyed");
+                self.note_rekeyed(old, new);
+            }
+            Event::IkeGone { id, connection, reason } => {
+                tracing::info!(ike_sa = %id, connection, ?reason, "IKE SA gone");
+                self.withdraw_ike_sa(id);
+            }
+            Event::InstallChild(info) => self.handle_new_child(&info),
+            Event::RemoveChild { ike_sa, spi_in } => self.remove_child(ike_sa, spi_in),
+            Event::ChildFailed { ike_sa, child, reason } => {
+                tracing::warn!(%ike_sa, child = child.as_deref().unwrap_or("?"), ?reason, "child SA refused");
+            }
+            Event::PeerMoved { children, remote, .. } => {
+                for spi in children {
+                    self.move_peer(spi, remote);
+                }
+            }
+            Event::Changed(id) => {
+                self.note_birth(id);
+                self.publications.changed.insert(id);
+            }
+        }
+    }
+
+    fn handle_new_child(&mut self, info: &ChildSaInfo) {
+        let Some(epoch) = self.epoch_of(info.vip) else { return };
+        // What a successor assumes of a child SA that has not reported yet is what it starts with.
+        let lease = if self.replica.is_on() { FIRST_LEASE } else { u64::MAX };
+        let start = Start { horizon: 0, sent: 0, lease };
+        let prefix = IvPrefix::new(self.config.appliance.id, epoch);
+        match child_sa(info, prefix, start) {
+            Ok(mut child) => {
+                if !self.replica.is_on() {
+                    child.inbound.horizon = u64::MAX;
+                }
+                tracing::info!(
+                    ike_sa = %info.ike_sa, child = info.child, spi_in = %child.inbound.spi, spi_out = %child.outbound.spi,
+                    suite = %info.suite, "child SA installed"
+                );
+                self.install_child(child, Some(info.ike_sa));
+            }
+            Err(error) => tracing::error!(ike_sa = %info.ike_sa, %error, "child SA can't be installed"),
+        }
+    }
+
+    /// Hands a child SA to its worker.
+    pub(super) fn install_child(&mut self, child: ChildSa, ike: Option<IkeSaId>) {
+        let spi = child.inbound.spi;
+        let worker = self.worker_of(spi);
+        let born = self.publications.peer_process;
+        self.children.insert(spi, InstalledChild { vip: child.vip, worker, ike, born });
+        self.outputs.push_back(Output::Worker(worker, Command::InstallChild(Box::new(child))));
+    }
+
+    fn remove_child(&mut self, ike_sa: IkeSaId, spi_in: u32) {
+        let Ok(spi) = Spi::new(spi_in) else { return };
+        if let Some(child) = self.children.remove(&spi) {
+            tracing::info!(%ike_sa, spi_in = %spi, "child SA removed");
+            self.outputs.push_back(Output::Worker(child.worker, Command::RemoveChild(spi)));
+            self.withdraw_child(child.vip, spi);
+        }
+    }
+
+    /// The heir has its elder's children.
+    fn note_rekeyed(&mut self, old: IkeSaId, new: IkeSaId) {
+        for child in self.children.values_mut().filter(|child| child.ike == Some(old)) {
+            child.ike = Some(new);
+        }
+    }
+
+    fn move_peer(&mut self, spi_in: u32, remote: SocketAddr) {
+        let Ok(spi) = Spi::new(spi_in) else { return };
+        if let Some(child) = self.children.get(&spi) {
+            self.outputs.push_back(Output::Worker(child.worker, Command::MovePeer { spi, remote }));
+        }
+    }
+
+    /// A worker wants numbers: they are published, then granted (R3, R4).
+    pub(super) fn handle_numbers(&mut self, worker: usize, numbers: Numbers) {
+        let Numbers { spi, edge, horizon_wanted, lease_wanted, .. } = numbers;
+        if !self.children.contains_key(&spi) {
+            return;
+        }
+        self.note_bound(spi);
+        if self.replica.is_on() {
+            let entry = CounterEntry { spi: spi.get(), lease: lease_wanted, edge, horizon: horizon_wanted };
+            let grant = Command::Grant { spi, horizon: horizon_wanted, lease: lease_wanted };
+            self.replica.publish_numbers(entry, Some(Effect::Worker(worker, grant)));
+        } else {
+            let grant = Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX };
+            self.outputs.push_back(Output::Worker(worker, grant));
+        }
+    }
+
+    pub(super) fn install_static_children(&mut self) {
+        for child in self.config.static_children.clone() {
+            self.install_child(child, None);
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The control core: joins configuration, IKE, ownership, the store and the workers into one state machine without I/O.
+//!
+//! What comes in (`handle_*`) is a worker's event, a message of the pair, an operator's request, or the time; what goes out
+//! ([`Core::poll_output`]) is a command to a worker or something for the daemon to do. The simulation drives the same core
+//! with another daemon around it.
+
+mod announce;
+mod answers;
+mod inheritance;
+mod keying;
+mod ownership;
+mod pairing;
+mod policy;
+mod publishing;
+mod replica;
+mod succession;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vipsec_dataplane::api::{Command, Event, Tables};
+use vipsec_dataplane::counters::Counters;
+use vipsec_dataplane::deadline::Deadline;
+use vipsec_esp::sa::Spi;
+use vipsec_ike::IkeSaId;
+use vipsec_takeover::floor::Floor;
+use vipsec_wire::iv::Epoch;
+
+use crate::api::{ApiError, Request, Response};
+use crate::config::Config;
+use answers::Questions;
+use ownership::Ownership;
+pub use pairing::Paired;
+use publishing::Publications;
+use replica::Replica;
+use succession::Succession;
+
+/// How often an owner repeats its gratuitous ARP.
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the daemon has to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Tell that worker.
+    Worker(usize, Command),
+    /// Put the floor on disk, then call [`Core::handle_floor_saved`].
+    SaveFloor {
+        /// The VIP's place in the configuration.
+        vip: u16,
+        /// The number.
+        value: u32,
+    },
+    /// Answer a request.
+    Reply(u64, Result<Response, ApiError>),
+    /// Send over the store link.
+    LinkSend(Vec<u8>),
+    /// Close the store link; pair anew.
+    LinkClose,
+    /// The operator asked for the end.
+    Shutdown,
+}
+
+/// What waits for an acknowledgement of the store.
+#[derive(Debug)]
+enum Effect {
+    /// Tell that worker.
+    Worker(usize, Command),
+    /// The join's last record was written before.
+    Joined,
+    /// The exact numbers of a VIP that stopped were written before.
+    Stopped(u16),
+    /// The old numbers of a VIP whose move was not taken were written before.
+    Reopen(u16),
+}
+
+/// What the core has to know of the process around it.
+pub struct Surroundings {
+    /// One per worker.
+    pub counters: Vec<Arc<Counters>>,
+    /// What the workers began with: no VIP is owned.
+    pub tables: Tables,
+    /// What the workers check before each burst.
+    pub deadline: Deadline,
+    /// Floors as they stand on disk, one per VIP.
+    pub floors: Vec<Floor>,
+    /// Random, new with every process.
+    pub incarnation: u64,
+    /// For IKE.
+    pub rng: Box<dyn rand_core::CryptoRng + Send>,
+    /// For the operator.
+    pub facts: Facts,
+}
+
+/// Facts of the process that only its daemon knows, for the operator.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Does packet memory lie in hugepages?
+    pub hugepages: bool,
+    /// What seals and opens packets.
+    pub engine: String,
+    /// In the order of the configuration.
+    pub ports: Vec<crate::api::Port>,
+    /// By worker: does its loop go round?
+    pub workers_alive: Vec<bool>,
+}
+
+/// A child SA that a worker has.
+#[derive(Debug)]
+struct InstalledChild {
+    vip: u16,
+    worker: usize,
+    ike: Option<IkeSaId>,
+    /// The peer's process that was paired when it was made; 0: none.
+    born: u64,
+}
+
+/// The control core.
+pub struct Core {
+    config: Arc<Config>,
+    started: Instant,
+    ike: vipsec_ike::Endpoint,
+    ownership: Ownership,
+    replica: Replica,
+    deadline: Deadline,
+    counters: Vec<Arc<Counters>>,
+    tables: Tables,
+    tables_version: u64,
+    /// By worker.
+    tables_in_force: Vec<u64>,
+    children: HashMap<Spi, InstalledChild>,
+    publications: Publications,
+    succession: Succession,
+    questions: Questions,
+    facts: Facts,
+    next_announcement: Instant,
+    outputs: VecDeque<Output>,
+}
+
+impl Core {
+    /// An appliance that owns nothing yet.
+    pub fn new(config: Arc<Config>, surroundings: Surroundings, now: Instant) -> Self {
+        let Surroundings { counters, tables, deadline, floors, incarnation, rng, facts } = surroundings;
+        let ike = vipsec_ike::Endpoint::new(Arc::new(policy::ike_config(&config).expect("TEMP")), rng);
+        let mut core = Self {
+            started: now,
+            ike,
+            ownership: Ownership::solo(floors),
+            replica: Replica::new(),
+            tables_in_force: vec![0; counters.len()],
+            deadline,
+            counters,
+            tables,
+            tables_version: 0,
+            children: HashMap::new(),
+            publications: Publications::default(),
+            succession: Succession::default(),
+            questions: Questions::default(),
+            facts,
+            next_announcement: now,
+            outputs: VecDeque::new(),
+            config,
+        };
+        core.publish_tables();
+        core.install_static_children();
+        core.settle(now);
+        core
+    }
+
+    /// A worker has something to say.
+    pub fn handle_event(&mut self, now: Instant, worker: usize, event: Event) {
+        match event {
+            Event::Ike(datagram) => {
+                self.ike.handle_datagram(now, datagram.local, datagram.remote, &datagram.payload);
+            }
+            Event::Numbers(numbers) => self.handle_numbers(worker, numbers),
+            Event::PeerMoved { spi, remote } => self.ike.peer_moved(spi.get(), remote, now),
+            Event::Alive(spi) => {
+                self.ike.peer_alive(spi.get(), now);
+                self.note_traffic(now, spi);
+            }
+            Event::ChildInstalled(spi) => self.confirm_staged(now, spi),
+            Event::ChildRefused(spi, refusal) => {
+                tracing::error!(spi_in = %spi, %refusal, "the worker refused a child SA");
+                self.confirm_staged(now, spi);
+            }
+            Event::TablesInForce(version) => {
+                if let Some(known) = self.tables_in_force.get_mut(worker) {
+                    *known = version;
+                }
+                let everywhere = self.tables_in_force.iter().copied().min().unwrap_or(0);
+                self.handle_tables_in_force(everywhere);
+            }
+            // RFC 7296 §1.5: an INVALID_SPI outside an IKE SA is only a hint, and a successor that isn't loaded yet must
+            // stay silent. The remote peer's own liveness check finds out.
+            Event::UnknownSpi { .. } => {}
+            Event::Advertisement { frame, .. } => self.handle_advertisement(now, &frame),
+            Event::Report { token, report } => self.handle_report(now, token, report),
+        }
+        self.settle(now);
+    }
+
+    /// An operator's request; answered by [`Output::Reply`] with the same token.
+    pub fn handle_request(&mut self, now: Instant, token: u64, request: Request) {
+        self.answer(now, token, request);
+        self.settle(now);
+    }
+
+    /// The time has come that [`Core::poll_timeout`] named.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.ike.poll_timeout().is_some_and(|due| due <= now) {
+            self.ike.handle_timeout(now);
+        }
+        self.ownership_timeout(now);
+        self.handle_succession_timeout(now);
+        if self.next_announcement <= now {
+            self.next_announcement = now + ANNOUNCE_INTERVAL;
+            for vip in 0..self.config.vips.len() {
+                self.announce(vip);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// When [`Core::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Instant {
+        [self.ike.poll_timeout(), self.ownership.poll_timeout(), self.succession_timeout()]
+            .into_iter()
+            .flatten()
+            .fold(self.next_announcement, Instant::min)
+    }
+
+    /// What to do next.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Every VIP is ours, and every worker knows: packets are taken.
+    pub fn is_serving(&self) -> bool {
+        self.tables.vips.iter().all(|vip| vip.owned)
+            && self.tables_in_force.iter().all(|version| *version == self.tables_version)
+    }
+
+    /// Facts that changed.
+    pub fn set_facts(&mut self, facts: Facts) {
+        self.facts = facts;
+    }
+
+    /// Lets every part react to what the others did, until there is nothing left to do.
+    fn settle(&mut self, now: Instant) {
+        loop {
+            let mut busy = self.pump_ownership(now);
+            busy |= self.pump_ike(now);
+            busy |= self.pump_replica(now);
+            if !busy {
+                return;
+            }
+        }
+    }
+
+    /// Does what is acknowledged, and notices when nothing ever will be.
+    fn pump_replica(&mut self, now: Instant) -> bool {
+        self.finish_join();
+        let result = self.replica.flush_numbers().and_then(|()| {
+            let mut effects = Vec::new();
+            while let Some(effect) = self.replica.poll()? {
+                effects.push(effect);
+            }
+            Ok(effects)
+        });
+        match result {
+            Ok(effects) => {
+                let any = !effects.is_empty();
+                for effect in effects {
+                    match effect {
+                        Effect::Worker(worker, command) => self.outputs.push_back(Output::Worker(worker, command)),
+                        Effect::Joined => self.handle_join_published(),
+                        Effect::Stopped(vip) => self.handle_stopped(now, vip),
+                        Effect::Reopen(vip) => self.reopen_vip(vip),
+                    }
+                }
+                any
+            }
+            Err(error) => {
+                self.handle_store_error(now, error);
+                true
+            }
+        }
+    }
+
+    fn command_all(&mut self, mut command: impl FnMut() -> Command) {
+        for worker in 0..self.counters.len() {
+            self.outputs.push_back(Output::Worker(worker, command()));
+        }
+    }
+
+    fn publish_tables(&mut self) {
+        self.tables_version += 1;
+        let (version, tables) = (self.tables_version, Arc::new(self.tables.clone()));
+        self.command_all(|| Command::Tables { version, tables: tables.clone() });
+    }
+
+    /// Gratuitous ARP for a VIP that is ours.
+    fn announce(&mut self, vip: usize) {
+        if !self.tables.vips.get(vip).is_some_and(|entry| entry.owned) {
+            return;
+        }
+        let Some(vip) = self.config.vips.get(vip) else { return };
+        for (port, frame) in announce::gratuitous_arp(vip) {
+            self.outputs.push_back(Output::Worker(0, Command::SendFrame { port, frame }));
+        }
+    }
+
+    /// Which worker has an SA: it lives on one at a time.
+    fn worker_of(&self, spi: Spi) -> usize {
+        spi.get() as usize % self.counters.len().max(1)
+    }
+
+    fn epoch_of(&self, vip: u16) -> Option<Epoch> {
+        self.ownership.owned_epoch(vip)
+    }
+}

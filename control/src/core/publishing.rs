@@ -1,0 +1,205 @@
+//! What a successor will need, written into the backup's store.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use vipsec_dataplane::api::{Command, Report, SaReport};
+use vipsec_esp::sa::Spi;
+use vipsec_ike::{ChildSaRecord, IkeSaId, IkeSaRecord};
+use vipsec_store::{CounterEntry, RecordKey, StoreError};
+
+use super::{Core, Effect, Output};
+
+/// Record kinds in the store.
+pub(super) const KIND_IKE: u8 = 1;
+/// See [`KIND_IKE`].
+pub(super) const KIND_CHILD: u8 = 2;
+
+/// A record in the store: what IKE exports, and what the successor has to know beside it.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Envelope {
+    /// The peer's process that was paired when the SA was made; 0: none. A successor that doesn't know which epochs it once used
+    /// resumes only what was made after its own process had begun.
+    pub(super) born: u64,
+    /// As IKE encodes it.
+    pub(super) body: Vec<u8>,
+}
+
+impl Envelope {
+    fn encode(born: u64, body: &[u8]) -> Zeroizing<Vec<u8>> {
+        let mut envelope = Self { born, body: body.to_vec() };
+        // Encoding plain data into a Vec has no way to fail; an empty record would be left out by the reader, and reported.
+        let bytes = Zeroizing::new(rmp_serde::to_vec(&envelope).unwrap_or_default());
+        zeroize::Zeroize::zeroize(&mut envelope.body);
+        bytes
+    }
+}
+
+/// What the copy knows and what it has to learn.
+#[derive(Debug, Default)]
+pub(super) struct Publications {
+    /// The process that is paired now; 0: none.
+    pub(super) peer_process: u64,
+    /// IKE SAs whose record has to be written before the next message of theirs leaves.
+    pub(super) changed: BTreeSet<IkeSaId>,
+    /// Under which of the peer's processes an SA was made.
+    born: BTreeMap<IkeSaId, u64>,
+    /// Records of child SAs that are gone: removed after the IKE record that doesn't name them any more is written.
+    orphans: BTreeSet<RecordKey>,
+    /// A join waits for these SAs to be bound.
+    binding: Option<BTreeSet<Spi>>,
+    /// VIPs that stopped for a move: their SAs as they stood then.
+    stopped: BTreeMap<u16, Vec<SaReport>>,
+}
+
+impl Publications {
+    /// An inherited IKE SA keeps its birth.
+    pub(super) fn adopt(&mut self, id: IkeSaId, born: u64) {
+        self.born.insert(id, born);
+        self.changed.insert(id);
+    }
+}
+
+fn ike_key(vip: u16, id: IkeSaId) -> RecordKey {
+    RecordKey { kind: KIND_IKE, vip, id: id.get() }
+}
+
+fn child_key(vip: u16, spi: Spi) -> RecordKey {
+    RecordKey { kind: KIND_CHILD, vip, id: u64::from(spi.get()) }
+}
+
+impl Core {
+    /// An SA is new: which process of the peer was there?
+    pub(super) fn note_birth(&mut self, id: IkeSaId) {
+        let process = self.publications.peer_process;
+        self.publications.born.entry(id).or_insert(process);
+    }
+
+    /// Writes the records of the IKE SAs that changed. True if there were any.
+    pub(super) fn publish_changed(&mut self, now: Instant) -> bool {
+        let changed = std::mem::take(&mut self.publications.changed);
+        let orphans = std::mem::take(&mut self.publications.orphans);
+        let any = !changed.is_empty() || !orphans.is_empty();
+        let written = changed
+            .into_iter()
+            .try_for_each(|id| self.publish_ike_sa(now, id))
+            .and_then(|()| orphans.into_iter().try_for_each(|key| self.replica.remove(key)));
+        if let Err(error) = written {
+            self.handle_store_error(now, error);
+        }
+        any
+    }
+
+    /// Writes an IKE SA with its children. Its own record comes last: it is the commit point of the set.
+    fn publish_ike_sa(&mut self, now: Instant, id: IkeSaId) -> Result<(), StoreError> {
+        if !self.replica.is_on() {
+            return Ok(());
+        }
+        let Some((ike, children)) = self.ike.export(id, now) else { return Ok(()) };
+        let Some(epoch) = self.epoch_of(ike.vip()) else { return Ok(()) };
+        let born = self.publications.born.get(&id).copied().unwrap_or(0);
+        for child in &children {
+            let Ok(spi) = Spi::new(child.spi_in()) else { continue };
+            let born = self.children.get(&spi).map_or(born, |child| child.born);
+            let bytes = Envelope::encode(born, &child.encode());
+            self.replica.put(child_key(ike.vip(), spi), epoch, &bytes)?;
+        }
+        let bytes = Envelope::encode(born, &ike.encode());
+        self.replica.put(ike_key(ike.vip(), id), epoch, &bytes)
+    }
+
+    /// An IKE SA is gone.
+    pub(super) fn withdraw_ike_sa(&mut self, id: IkeSaId) {
+        self.publications.born.remove(&id);
+        self.publications.changed.remove(&id);
+        for vip in (0..).take(self.config.vips.len()) {
+            self.publications.orphans.insert(ike_key(vip, id));
+        }
+    }
+
+    /// A child SA is gone.
+    pub(super) fn withdraw_child(&mut self, vip: u16, spi: Spi) {
+        self.replica.forget_numbers(spi);
+        self.publications.orphans.insert(child_key(vip, spi));
+        if let Some(binding) = &mut self.publications.binding {
+            binding.remove(&spi);
+        }
+    }
+
+    /// A join: SA by SA, each counts from before its numbers are read.
+    pub(super) fn replicate_all(&mut self, now: Instant) {
+        let ids: Vec<IkeSaId> = self.ike.sas(now).map(|sa| sa.id).collect();
+        self.publications.changed.extend(ids);
+        let mut binding = BTreeSet::new();
+        for (spi, child) in self.children.iter().filter(|(_, child)| child.ike.is_some()) {
+            binding.insert(*spi);
+            self.outputs.push_back(Output::Worker(child.worker, Command::Bind(*spi)));
+        }
+        self.publications.binding = Some(binding);
+        self.publish_changed(now);
+    }
+
+    /// A worker has told where an SA stands: does the join still wait for it?
+    pub(super) fn note_bound(&mut self, spi: Spi) {
+        if let Some(binding) = &mut self.publications.binding {
+            binding.remove(&spi);
+        }
+    }
+
+    /// Everything is bound and written: the mark follows the last acknowledgement.
+    pub(super) fn finish_join(&mut self) {
+        if self.publications.binding.as_ref().is_some_and(BTreeSet::is_empty)
+            && self.publications.changed.is_empty()
+            && !self.replica.has_unwritten_numbers()
+        {
+            self.publications.binding = None;
+            self.replica.after(Effect::Joined);
+        }
+    }
+
+    /// No join is under way any more.
+    pub(super) fn abandon_join(&mut self) {
+        self.publications.binding = None;
+    }
+
+    /// They stand there: the successor starts right behind.
+    pub(super) fn publish_exact_numbers(&mut self, vip: u16, reports: Vec<Report>) {
+        let mut stopped = Vec::new();
+        for report in reports {
+            let Report::Sas(sas) = report else { continue };
+            stopped.extend(sas.into_iter().filter(|sa| self.children.get(&sa.spi).is_some_and(|child| child.vip == vip)));
+        }
+        for sa in &stopped {
+            let entry = CounterEntry { spi: sa.spi.get(), lease: sa.sent, edge: sa.edge, horizon: sa.edge };
+            self.replica.publish_numbers(entry, None);
+        }
+        self.publications.stopped.insert(vip, stopped);
+        self.replica.after_numbers(Effect::Stopped(vip));
+    }
+
+    /// The move was not taken. The workers still have their old grants, so the store has to know those again before the VIP opens.
+    pub(super) fn take_back(&mut self, vip: u16) {
+        for sa in self.publications.stopped.remove(&vip).unwrap_or_default() {
+            let entry = CounterEntry { spi: sa.spi.get(), lease: sa.lease, edge: sa.edge, horizon: sa.horizon };
+            self.replica.publish_numbers(entry, None);
+        }
+        self.replica.after_numbers(Effect::Reopen(vip));
+    }
+}
+
+/// What an envelope holds, if it can be read.
+pub(super) fn open_ike(bytes: &[u8]) -> Option<(u64, IkeSaRecord)> {
+    let envelope: Envelope = rmp_serde::from_slice(bytes).ok()?;
+    let body = Zeroizing::new(envelope.body);
+    Some((envelope.born, IkeSaRecord::decode(&body).ok()?))
+}
+
+/// See [`open_ike`].
+pub(super) fn open_child(bytes: &[u8]) -> Option<(u64, ChildSaRecord)> {
+    let envelope: Envelope = rmp_serde::from_slice(bytes).ok()?;
+    let body = Zeroizing::new(envelope.body);
+    Some((envelope.born, ChildSaRecord::decode(&body).ok()?))
+}

@@ -1,0 +1,169 @@
+//! Bringing inherited SAs back: resumed as they are, or negotiated anew from what was stored.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use vipsec_dataplane::api::Command;
+use vipsec_esp::sa::Spi;
+use vipsec_ike::IkeSaId;
+
+use super::inheritance::{Inheritance, Inherited};
+use super::{Core, Output};
+#[derive(Debug)] enum TakeoverPolicy { Resume, Renegotiate }
+
+/// How many SAs are rekeyed or renegotiated per step, and how often a step comes: 500 a second, so that many don't storm.
+const PER_STEP: usize = 5;
+const STEP: Duration = Duration::from_millis(10);
+/// How long traffic is awaited on a renegotiated child SA before the old IKE SA is deleted all the same.
+const CARRY_MAX: Duration = Duration::from_secs(5);
+
+/// What is still to be done after a takeover.
+#[derive(Debug, Default)]
+pub(super) struct Succession {
+    tasks: VecDeque<Task>,
+    due: Option<Instant>,
+    /// New IKE SA → the old one that it replaces, and when that is deleted at the latest.
+    replacing: BTreeMap<IkeSaId, (IkeSaId, Option<Instant>)>,
+}
+
+#[derive(Debug)]
+enum Task {
+    RekeyChild(Spi),
+    RekeyIke(IkeSaId),
+    Renegotiate(IkeSaId),
+}
+
+impl Core {
+    /// The VIP is ours and open: what becomes of the SAs that were read?
+    pub(super) fn inherit(&mut self, now: Instant, vip: u16, inheritance: Inheritance, trusted: bool) {
+        let policy = TakeoverPolicy::Resume;
+        let count = inheritance.sets.len();
+        if !trusted {
+            // I6: an untrusted copy is never resumed from. The remote peers find out by their liveness checks, or call.
+            self.forget_staged(&inheritance);
+            if count > 0 {
+                tracing::warn!(ike_sas = count, "the copy is not trusted: its SAs are gone, the remote peers have to call again");
+            }
+            return;
+        }
+        for set in inheritance.sets {
+            match policy {
+                TakeoverPolicy::Resume => self.resume(now, set),
+                TakeoverPolicy::Renegotiate => self.renegotiate_from(now, set),
+            }
+        }
+        self.succession.due = Some(now + STEP);
+        tracing::info!(vip, ike_sas = count, ?policy, "SAs taken over");
+    }
+
+    fn forget_staged(&mut self, inheritance: &Inheritance) {
+        for (record, _) in inheritance.sets.iter().flat_map(|set| &set.children) {
+            self.uninstall(record.info().spi_in);
+        }
+    }
+
+    fn uninstall(&mut self, spi_in: u32) {
+        let Ok(spi) = Spi::new(spi_in) else { return };
+        if let Some(child) = self.children.remove(&spi) {
+            self.outputs.push_back(Output::Worker(child.worker, Command::RemoveChild(spi)));
+        }
+    }
+
+    /// As it is: the child SAs are installed already, behind horizon and lease.
+    fn resume(&mut self, now: Instant, set: Inherited) {
+        let Inherited { ike, children, born } = set;
+        let (id, vip) = (ike.id(), ike.vip());
+        let starts: Vec<(u32, _)> = children.iter().map(|(record, start)| (record.info().spi_in, *start)).collect();
+        let records = children.into_iter().map(|(record, _)| record).collect();
+        if let Err(error) = self.ike.import(ike, records, now) {
+            tracing::error!(ike_sa = %id, %error, "IKE SA can't be resumed");
+            starts.iter().for_each(|(spi, _)| self.uninstall(*spi));
+            return;
+        }
+        self.publications.adopt(id, born);
+        for (spi, _) in starts {
+            let Ok(spi) = Spi::new(spi) else { continue };
+            let Some(child) = self.children.get_mut(&spi) else { continue };
+            child.ike = Some(id);
+            child.vip = vip;
+            // Nobody has a copy yet: no limits until a backup joins.
+            let grant = Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX };
+            self.outputs.push_back(Output::Worker(child.worker, grant));
+            self.succession.tasks.push_back(Task::RekeyChild(spi));
+        }
+        self.succession.tasks.push_back(Task::RekeyIke(id));
+    }
+
+    /// The original's way: the IKE SA is kept only to say that it goes, once another carries the traffic.
+    fn renegotiate_from(&mut self, now: Instant, set: Inherited) {
+        let Inherited { ike, children, .. } = set;
+        let id = ike.id();
+        children.iter().for_each(|(record, _)| self.uninstall(record.info().spi_in));
+        let records = children.into_iter().map(|(record, _)| record).collect();
+        match self.ike.import(ike, records, now) {
+            Ok(_) => self.succession.tasks.push_back(Task::Renegotiate(id)),
+            Err(error) => tracing::error!(ike_sa = %id, %error, "IKE SA can't be used for renegotiation"),
+        }
+    }
+
+    /// When the next step is due.
+    pub(super) fn succession_timeout(&self) -> Option<Instant> {
+        let deletions = self.succession.replacing.values().filter_map(|(_, at)| *at);
+        self.succession.due.into_iter().chain(deletions).min()
+    }
+
+    pub(super) fn handle_succession_timeout(&mut self, now: Instant) {
+        if self.succession.due.is_some_and(|due| due <= now) {
+            for _ in 0..PER_STEP {
+                let Some(task) = self.succession.tasks.pop_front() else { break };
+                self.do_task(now, task);
+            }
+            self.succession.due = (!self.succession.tasks.is_empty()).then_some(now + STEP);
+        }
+        let late: Vec<_> = self.succession.replacing.iter().filter(|(_, (_, at))| at.is_some_and(|at| at <= now)).map(|(new, _)| *new).collect();
+        for new in late {
+            self.delete_replaced(now, new);
+        }
+    }
+
+    fn do_task(&mut self, now: Instant, task: Task) {
+        let result = match task {
+            Task::RekeyChild(spi) => self.ike.rekey_child(spi.get(), now),
+            Task::RekeyIke(id) => self.ike.rekey_ike(id, now),
+            Task::Renegotiate(id) => match self.ike.rekey_ike(id, now).map(|()| id) {
+                Ok(new) => {
+                    self.succession.replacing.insert(new, (id, None));
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+        };
+        if let Err(error) = result {
+            tracing::info!(%error, "not done after the takeover");
+        }
+    }
+
+    /// An IKE SA stands: if it replaces another, that one goes once the new one carries traffic.
+    pub(super) fn handle_ike_established(&mut self, now: Instant, id: IkeSaId) {
+        if let Some((_, at)) = self.succession.replacing.get_mut(&id) {
+            *at = Some(now + CARRY_MAX);
+        }
+    }
+
+    /// Traffic came in on a child SA.
+    pub(super) fn note_traffic(&mut self, now: Instant, spi: Spi) {
+        let Some(ike) = self.children.get(&spi).and_then(|child| child.ike) else { return };
+        if self.succession.replacing.contains_key(&ike) {
+            self.delete_replaced(now, ike);
+        }
+    }
+
+    fn delete_replaced(&mut self, now: Instant, new: IkeSaId) {
+        if let Some((old, _)) = self.succession.replacing.remove(&new) {
+            tracing::info!(%old, %new, "renegotiated: delete the old IKE SA");
+            if let Err(error) = self.ike.delete_ike(old, now) {
+                tracing::info!(%old, %error, "the old IKE SA is gone already");
+            }
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The control core's thread: waits for whatever comes first, feeds the core, does what it says.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Select, Sender, bounded};
+use rand::rngs::{StdRng, SysRng};
+use rand::{Rng, SeedableRng};
+
+use vipsec_dataplane::deadline::Deadline;
+use vipsec_dataplane::run::Polling;
+use vipsec_dataplane::worker::WorkerConfig;
+use vipsec_esp::engine::EngineKind;
+use vipsec_wire::ethernet::MacAddr;
+
+use super::DaemonError;
+use super::floors::FloorFiles;
+use super::ports::Hardware;
+use super::workers::Workers;
+use super::{hardening, signals};
+use crate::api::{Call, Limits, Request, Server};
+use crate::config::{self, Config};
+use crate::core::{Core, Facts, Output, Surroundings};
+
+/// One worker in software mode: more come with ports that can steer.
+const WORKERS: usize = 1;
+/// Requests of operators that may wait.
+const CALLS_LEN: usize = 64;
+/// How often a full channel or the end of a capture is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// After the captures' end, nothing may have happened for so long.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// Everything that the thread waits for or acts on.
+struct Daemon {
+    config: Arc<Config>,
+    core: Core,
+    workers: Workers,
+    floors: (Sender<(u16, u32)>, Receiver<(u16, u32)>),
+    calls: HashMap<u64, Call>,
+    next_call: u64,
+    shutdown: bool,
+    // Last, so that they go last.
+    hardware: Hardware,
+}
+
+/// Runs an appliance until it is told to end.
+pub(super) fn serve(config: Arc<Config>, exit_at_end: bool) -> Result<(), DaemonError> {
+    let signals = signals::catch()?;
+    let (calls, inbox) = bounded(CALLS_LEN);
+    let server = Server::bind(&config.appliance.control_socket, calls, Limits::default())?;
+    let mut daemon = Daemon::start(config)?;
+    hardening::protect_memory();
+    let ends = exit_at_end.then(|| daemon.hardware.finite_inputs() * WORKERS);
+    if ends == Some(0) {
+        return Err(DaemonError::NoEnd);
+    }
+    daemon.serve(&inbox, &signals, ends)?;
+    daemon.workers.stop();
+    drop(server);
+    if exit_at_end {
+        let counters = daemon.core.counter_sums();
+        println!("{}", serde_json::to_string(&counters).unwrap_or_default());
+    }
+    Ok(())
+}
+
+fn engine(config: &Config) -> EngineKind {
+    match config.appliance.engine {
+        config::Engine::Auto => EngineKind::auto(),
+        config::Engine::AwsLcRs => EngineKind::AwsLc,
+        config::Engine::AesGcm => EngineKind::AesGcm,
+    }
+}
+
+impl Daemon {
+    fn start(config: Arc<Config>) -> Result<Self, DaemonError> {
+        let files = FloorFiles::open(&config.appliance.state_dir)?;
+        let floors = config.vips.iter().map(|vip| files.load(&vip.name)).collect::<Result<Vec<_>, _>>()?;
+        let names = config.vips.iter().map(|vip| vip.name.clone()).collect();
+        let floor_channels = files.saver(names)?;
+
+        let (hardware, queues) = Hardware::start(&config, WORKERS)?;
+        let macs: Vec<MacAddr> = hardware.ports.iter().map(|port| MacAddr(port.mac())).collect();
+        let tables = config.tables(|port| macs.get(usize::from(port.0)).copied().unwrap_or_default())?;
+        let now = Instant::now();
+        let deadline = Deadline::never(now);
+        deadline.expire();
+        let mut rng = StdRng::try_from_rng(&mut SysRng).map_err(std::io::Error::other)?;
+        let worker_config = WorkerConfig { engine: engine(&config), hash_seed: rng.next_u64(), ..WorkerConfig::default() };
+        let polling = match config.appliance.polling {
+            config::Polling::Adaptive => Polling::ADAPTIVE,
+            config::Polling::Busy => Polling::Busy,
+        };
+        let workers = Workers::start(
+            &hardware,
+            queues,
+            &worker_config,
+            &Arc::new(tables.clone()),
+            &deadline,
+            polling,
+        )?;
+        let surroundings = Surroundings {
+            counters: workers.counters(),
+            tables,
+            deadline,
+            floors,
+            incarnation: rng.next_u64(),
+            rng: Box::new(rng),
+            facts: Facts::default(),
+        };
+        let core = Core::new(config.clone(), surroundings, now);
+        tracing::info!(
+            appliance = config.appliance.name,
+            id = %config.appliance.id,
+            engine = %worker_config.engine,
+            hugepages = hardware.in_hugepages(),
+            "started"
+        );
+        Ok(Self {
+            config,
+            core,
+            workers,
+            floors: floor_channels,
+            calls: HashMap::new(),
+            next_call: 0,
+            shutdown: false,
+            hardware,
+        })
+    }
+
+    /// Serves until told to end; with `ends`, until that many captures have ended and nothing happens any more.
+    fn serve(
+        &mut self,
+        calls: &Receiver<Call>,
+        signals: &Receiver<nix::sys::signal::Signal>,
+        ends: Option<usize>,
+    ) -> Result<(), DaemonError> {
+        let mut quiet_since = Instant::now();
+        loop {
+            self.do_outputs()?;
+            if self.core.is_serving() {
+                self.workers.open_captures();
+            }
+            if self.shutdown {
+                return Ok(());
+            }
+            let now = Instant::now();
+            let mut until = self.core.poll_timeout();
+            if self.workers.have_backlog() || ends.is_some() {
+                until = until.min(now + LOOK_AGAIN);
+            }
+            if let Some(ends) = ends
+                && self.workers.ended() >= ends
+                && now >= quiet_since + QUIET
+            {
+                return Ok(());
+            }
+            if self.wait(calls, signals, until)? {
+                quiet_since = Instant::now();
+            }
+        }
+    }
+
+    /// Waits for one thing and handles it. False if only time has passed.
+    fn wait(
+        &mut self,
+        calls: &Receiver<Call>,
+        signals: &Receiver<nix::sys::signal::Signal>,
+        until: Instant,
+    ) -> Result<bool, DaemonError> {
+        let saved = self.floors.1.clone();
+        let events: Vec<_> = self.workers.events().cloned().collect();
+        let mut select = Select::new();
+        for events in &events {
+            select.recv(events);
+        }
+        let at_calls = select.recv(calls);
+        let at_signals = select.recv(signals);
+        let at_saved = select.recv(&saved);
+        let Ok(ready) = select.select_deadline(until) else {
+            self.core.handle_timeout(Instant::now());
+            if !self.workers.send_backlogs() {
+                return Err(DaemonError::WorkerGone(0));
+            }
+            return Ok(false);
+        };
+        let index = ready.index();
+        if index == at_calls {
+            if let Ok(call) = ready.recv(calls) {
+                self.take_call(call);
+            }
+        } else if index == at_signals {
+            if let Ok(signal) = ready.recv(signals) {
+                tracing::info!(%signal, "told to end");
+                self.shutdown = true;
+            }
+        } else if index == at_saved {
+            if let Ok((vip, value)) = ready.recv(&saved) {
+                self.core.handle_floor_saved(Instant::now(), vip, value);
+            }
+        } else if let Some(events) = events.get(index) {
+            match ready.recv(events) {
+                Ok(event) => self.core.handle_event(Instant::now(), index, event),
+                Err(_) => return Err(DaemonError::WorkerGone(index)),
+            }
+        }
+        // Timers don't wait for a flood of events to end.
+        let now = Instant::now();
+        if self.core.poll_timeout() <= now {
+            self.core.handle_timeout(now);
+        }
+        Ok(true)
+    }
+
+    fn take_call(&mut self, call: Call) {
+        let now = Instant::now();
+        if call.request == Request::Status {
+            let facts = self.facts();
+            self.core.set_facts(facts);
+        }
+        self.next_call += 1;
+        let token = self.next_call;
+        let request = call.request.clone();
+        self.calls.insert(token, call);
+        self.core.handle_request(now, token, request);
+    }
+
+    fn facts(&mut self) -> Facts {
+        Facts {
+            hugepages: self.hardware.in_hugepages(),
+            engine: engine(&self.config).to_string(),
+            ports: self.hardware.facts(&self.config),
+            workers_alive: self.workers.advanced(),
+        }
+    }
+
+    fn do_outputs(&mut self) -> Result<(), DaemonError> {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Worker(worker, command) => {
+                    if !self.workers.command(worker, command) {
+                        return Err(DaemonError::WorkerGone(worker));
+                    }
+                }
+                Output::SaveFloor { vip, value } => {
+                    // The saver's queue is longer than there are VIPs with an order under way.
+                    let _ = self.floors.0.try_send((vip, value));
+                }
+                Output::Reply(token, answer) => {
+                    if let Some(call) = self.calls.remove(&token) {
+                        call.answer(answer);
+                    }
+                }
+                Output::LinkSend(_) | Output::LinkClose => {}
+                Output::Shutdown => self.shutdown = true,
+            }
+        }
+        Ok(())
+    }
+}

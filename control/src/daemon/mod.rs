@@ -1,0 +1,84 @@
+//! The process around the core: threads, sockets, files, timers, devices.
+
+mod args;
+mod control;
+mod floors;
+mod hardening;
+mod ports;
+mod signals;
+mod workers;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use thiserror::Error;
+
+use crate::api::BindError;
+use crate::config::{self, ConfigErrors, TestConfiguration};
+
+pub use args::Args;
+use floors::FloorError;
+use ports::PortsError;
+
+/// Why the daemon could not start, or had to end.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// One line per mistake.
+    #[error("{0}")]
+    Config(#[from] ConfigErrors),
+    /// Another daemon, or the path.
+    #[error(transparent)]
+    ControlSocket(#[from] BindError),
+    /// EAL, mempool or a port.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
+    /// The state folder.
+    #[error(transparent)]
+    Floors(#[from] FloorError),
+    /// The configuration's services contradict each other.
+    #[error("services: {0}")]
+    Services(#[from] vipsec_distribute::service::ServiceError),
+    /// A proposal that IKE doesn't know.
+    #[error("connections: {0}")]
+    Proposal(#[from] vipsec_ike::InvalidProposal),
+    /// A thread could not be started, or a signal not be caught.
+    #[error("{0}")]
+    System(#[from] std::io::Error),
+    /// A worker thread is gone.
+    #[error("worker {0} ended unexpectedly")]
+    WorkerGone(usize),
+    /// `--exit-at-end` with ports that never end.
+    #[error("--exit-at-end needs at least one port that reads a capture (net_pcap with rx_pcap=)")]
+    NoEnd,
+}
+
+/// Runs the daemon with the process's arguments.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vipsecd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), DaemonError> {
+    let test = if args.test_configuration { TestConfiguration::Accepted } else { TestConfiguration::Refused };
+    let config = config::load(&args.config, test)?;
+    if args.check {
+        println!("{}: the configuration is valid", PathBuf::from(&args.config).display());
+        return Ok(());
+    }
+    start_log(&config);
+    control::serve(Arc::new(config), args.exit_at_end)
+}
+
+fn start_log(config: &config::Config) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("VIPSEC_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(config.appliance.log.as_str()));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}

@@ -1,0 +1,121 @@
+//! DPDK's environment, packet memory, and the configured ports with one queue pair per worker.
+
+use thiserror::Error;
+
+use vipsec_hw::{Eal, EalError, EalOptions, Hugepages, MemoryBacking, Mempool, MempoolError, MempoolOptions, Port};
+use vipsec_hw::{PortError, PortOptions, QueuePair};
+use vipsec_wire::ethernet::MacAddr;
+
+use crate::api;
+use crate::config::{self, Config};
+use vipsec_dataplane::api::Side;
+
+/// Room of a mempool element beyond its packet: mbuf header and headroom, rounded up, in bytes.
+const ELEMENT_BYTES: u32 = 2560;
+/// The share of packet memory that buffers take; rings, descriptors and the allocator need the rest.
+const BUFFERS_SHARE: u32 = 2;
+/// Most buffers: more than every ring, burst and queue of the ports can hold.
+const BUFFERS_MAX: u32 = 65_536;
+
+/// The data plane's hardware can't be had.
+#[derive(Debug, Error)]
+pub enum PortsError {
+    /// DPDK's environment.
+    #[error(transparent)]
+    Eal(#[from] EalError),
+    /// Packet memory.
+    #[error(transparent)]
+    Mempool(#[from] MempoolError),
+    /// One port.
+    #[error("port {name}: {source}")]
+    Port {
+        /// As configured.
+        name: String,
+        /// Why not.
+        source: PortError,
+    },
+}
+
+/// Everything of DPDK that the process holds. Dropped by the thread that made it, last.
+pub(super) struct Hardware {
+    /// Order matters: ports go first, then memory, then the environment.
+    pub(super) ports: Vec<Port>,
+    pub(super) pool: Mempool,
+    pub(super) eal: Eal,
+}
+
+impl Hardware {
+    /// Starts the environment and every port. The queue pairs come as one list per worker.
+    pub(super) fn start(config: &Config, workers: usize) -> Result<(Self, Vec<Vec<QueuePair>>), PortsError> {
+        let mut options = EalOptions::new(config.eal.file_prefix.clone());
+        options.memory_mib = config.eal.memory_mib;
+        options.hugepages = match config.eal.hugepages {
+            config::Hugepages::Auto => Hugepages::Auto,
+            config::Hugepages::Never => Hugepages::Never,
+            config::Hugepages::Always => Hugepages::Always,
+        };
+        let eal = Eal::init(&options)?;
+        let mut pool_options = MempoolOptions::new("packets");
+        let buffers = config.eal.memory_mib.saturating_mul(1 << 20) / BUFFERS_SHARE / ELEMENT_BYTES;
+        pool_options.buffers = buffers.min(BUFFERS_MAX);
+        let pool = Mempool::new(&eal, &pool_options)?;
+        let mut ports = Vec::new();
+        let mut by_worker: Vec<Vec<QueuePair>> = (0..workers).map(|_| Vec::new()).collect();
+        for port in &config.ports {
+            let options = PortOptions {
+                queues: u16::try_from(workers).unwrap_or(u16::MAX),
+                mtu: port.mtu,
+                mac: port.mac.map(MacAddr::octets),
+                ..PortOptions::default()
+            };
+            let started = Port::start(&eal, &port.device, &pool, &options);
+            let (started, queues) =
+                started.map_err(|source| PortsError::Port { name: port.name.clone(), source })?;
+            ports.push(started);
+            for (worker, queue) in by_worker.iter_mut().zip(queues) {
+                worker.push(queue);
+            }
+        }
+        Ok((Self { ports, pool, eal }, by_worker))
+    }
+
+    /// Does packet memory lie in hugepages?
+    pub(super) fn in_hugepages(&self) -> bool {
+        matches!(self.eal.memory_backing(), MemoryBacking::Hugepages)
+    }
+
+    /// How many ports read a capture that ends.
+    pub(super) fn finite_inputs(&self) -> usize {
+        self.ports.iter().filter(|port| port.input_is_finite()).count()
+    }
+
+    /// Every link has a carrier.
+    pub(super) fn links_up(&self) -> bool {
+        self.ports.iter().all(|port| port.input_is_finite() || port.link().up)
+    }
+
+    /// The ports for the operator.
+    pub(super) fn facts(&self, config: &Config) -> Vec<api::Port> {
+        let facts = self.ports.iter().zip(&config.ports).map(|(port, configured)| {
+            let stats = port.stats();
+            api::Port {
+                name: configured.name.clone(),
+                side: match configured.side {
+                    Side::Outside => "outside",
+                    Side::Inside => "inside",
+                }
+                .to_owned(),
+                device: configured.device.clone(),
+                mac: MacAddr(port.mac()).to_string(),
+                link_up: port.link().up,
+                rx_packets: stats.rx_packets,
+                rx_bytes: stats.rx_bytes,
+                rx_missed: stats.rx_missed + stats.rx_no_buffer,
+                tx_packets: stats.tx_packets,
+                tx_bytes: stats.tx_bytes,
+                tx_errors: stats.tx_errors,
+            }
+        });
+        facts.collect()
+    }
+}

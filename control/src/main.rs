@@ -1,0 +1,5 @@
+//! `vipsecd`, the appliance's daemon.
+
+fn main() -> std::process::ExitCode {
+    vipsec_control::daemon::main()
+}
