@@ -7,6 +7,8 @@
 //!                         +--- 3 requests ---+------- forgotten -------+ 3 requests
 //! ```
 //!
+//! Who asks for an address of ours is reachable without having been asked (RFC 826).
+//!
 //! Requests go out at most once a second per neighbour (RFC 1122 §2.3.2.1).
 
 use std::collections::{HashMap, VecDeque};
@@ -133,6 +135,26 @@ impl<B> NeighbourCache<B> {
         entry.used = !entry.pending.is_empty();
         // Timeouts only move back here, so the earliest known one stays a lower bound.
         std::mem::take(&mut entry.pending)
+    }
+
+    /// A station that asks for an address of ours says its own with the question. Returns the packets that waited for it.
+    pub(crate) fn handle_introduction(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        address: IpAddr,
+        mac: MacAddr,
+    ) -> Pending<B> {
+        // RFC 826: "Am I the target protocol address? … If Merge_flag is false, add the triplet": who asks is about to be talked to.
+        // Half of the places stay for neighbours that we ask for ourselves, so that nobody can crowd them out.
+        let known = self.entries.contains_key(&(port, address));
+        if !known && self.entries.len() < self.entries_max / 2 {
+            let until = now + REACHABLE_TIME;
+            self.next_timeout = Some(self.next_timeout.map_or(until, |next| next.min(until)));
+            let entry = Entry { state: State::Reachable { mac }, until, used: false, pending: Pending::new() };
+            self.entries.insert((port, address), entry);
+        }
+        self.handle_claim(now, port, address, mac)
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout).
@@ -271,6 +293,21 @@ mod tests {
         let moved = MacAddr([2, 0, 0, 0, 0, 10]);
         cache.handle_claim(now, PORT, host(9), moved);
         assert_eq!(cache.resolved(PORT, host(9)), Some(moved));
+    }
+
+    #[test]
+    fn who_asks_for_us_is_known_until_it_falls_silent() {
+        let now = Instant::now();
+        let mut cache: NeighbourCache<char> = NeighbourCache::new(4);
+        for n in [7, 8, 9] {
+            assert!(cache.handle_introduction(now, PORT, host(n), MAC).is_empty());
+        }
+        assert_eq!([7, 8, 9].map(|n| cache.resolved(PORT, host(n))), [Some(MAC), Some(MAC), None], "half of the places");
+        cache.wait(now, PORT, host(9), 'a').unwrap();
+        assert_eq!(cache.handle_introduction(now, PORT, host(9), MAC).as_slice(), ['a'], "as good as an answer");
+        cache.handle_introduction(now + SECOND, PORT, host(7), MAC);
+        cache.handle_timeout(now + 31 * SECOND);
+        assert_eq!(cache.resolved(PORT, host(7)), None, "nobody used it since");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! ARP: answers for our addresses, learns about neighbours that we asked for, asks (RFC 826, RFC 5227).
+//! ARP: answers for our addresses, learns about neighbours that ask for us or that we asked for, asks (RFC 826, RFC 5227).
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use vipsec_wire::ethernet::{HEADER_LEN, MacAddr};
 
 use crate::api::PortId;
 use crate::drops::{DropReason, Tally};
-use crate::neighbour::Request;
+use crate::neighbour::{Pending, Request};
 use crate::worker::{Verdict, Worker};
 
 impl<P: BufferPool> Worker<P> {
@@ -29,6 +29,7 @@ impl<P: BufferPool> Worker<P> {
         }
         match self.lookup.own_address(port, arp.target_ip.into()) {
             Some(own) if own.active && arp.operation == Operation::Request && own.mac != arp.sender_mac => {
+                self.meet(now, port, arp.sender_ip.into(), arp.sender_mac);
                 let reply = arp.reply_from(own.mac).to_frame(arp.sender_mac);
                 let padding = frame.data().len().saturating_sub(FRAME_LEN);
                 frame.trim_back(padding)?;
@@ -42,9 +43,25 @@ impl<P: BufferPool> Worker<P> {
         }
     }
 
+    /// Remembers who asked for an address of ours, if it is a neighbour at all: a probe has no address yet (RFC 5227 §2.1.1).
+    fn meet(&mut self, now: Instant, port: PortId, address: IpAddr, mac: MacAddr) {
+        let is_on_link = self.lookup.port(port).is_some_and(|port| {
+            port.addresses.iter().any(|(_, prefix)| prefix.contains(address))
+        });
+        if is_on_link && self.lookup.own_address(port, address).is_none() {
+            let waiting = self.neighbours.handle_introduction(now, port, address, mac);
+            self.send_waiting(port, mac, waiting);
+        }
+    }
+
     /// Takes a neighbour's word for its address, and sends what waited for it.
     fn learn(&mut self, now: Instant, port: PortId, address: IpAddr, mac: MacAddr) {
-        for mut frame in self.neighbours.handle_claim(now, port, address, mac) {
+        let waiting = self.neighbours.handle_claim(now, port, address, mac);
+        self.send_waiting(port, mac, waiting);
+    }
+
+    fn send_waiting(&mut self, port: PortId, mac: MacAddr, waiting: Pending<P::Buf>) {
+        for mut frame in waiting {
             let verdict = match frame.data_mut().first_chunk_mut() {
                 Some(destination) => {
                     *destination = mac.octets();

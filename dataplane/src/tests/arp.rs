@@ -1,5 +1,7 @@
 //! ARP at both ports.
 
+use std::net::Ipv4Addr;
+
 use vipsec_wire::arp::{Operation, Packet};
 use vipsec_wire::ethernet::{EtherType, Header, MacAddr};
 use vipsec_wire::tcp::Flags;
@@ -95,6 +97,30 @@ fn resolves_a_target_then_sends_what_waited() {
         _ => None,
     });
     assert_eq!(report.unwrap(), [(TARGETS[n].into(), Some(TARGET_MACS[n]), INSIDE)]);
+}
+
+#[test]
+fn who_asks_for_us_is_not_asked_back() {
+    let mut scene = Scene::new();
+    let mut peer = Peer::new(child(1));
+    scene.command(peer.install());
+    for (address, mac) in TARGETS.into_iter().zip(TARGET_MACS) {
+        scene.receive(INSIDE, &arp_request((address, mac), GATEWAY));
+    }
+    scene.receive(INSIDE, &arp_request((Ipv4Addr::UNSPECIFIED, TARGET_MACS[0]), GATEWAY));
+    scene.receive(INSIDE, &arp_request((ROUTER, ROUTER_MAC), GATEWAY));
+    scene.sent(INSIDE);
+    let frame = peer.seal(&syn(40000));
+    scene.receive(OUTSIDE, &frame);
+    let destination = Header::parse(&scene.one_sent(INSIDE)).unwrap().0.destination;
+    assert!(TARGET_MACS.contains(&destination), "delivered at once to {destination}");
+
+    scene.command(Command::Report { token: 5, what: ReportKind::Neighbours });
+    let report = scene.events().into_iter().find_map(|event| match event {
+        crate::api::Event::Report { token: 5, report: Report::Neighbours(neighbours) } => Some(neighbours),
+        _ => None,
+    });
+    assert_eq!(report.unwrap().len(), 2, "neither the probe's sender nor a stranger to this network is remembered");
 }
 
 #[test]
