@@ -45,9 +45,10 @@ impl<P: BufferPool> Worker<P> {
 
     /// Remembers who asked for an address of ours, if it is a neighbour at all: a probe has no address yet (RFC 5227 §2.1.1).
     fn meet(&mut self, now: Instant, port: PortId, address: IpAddr, mac: MacAddr) {
-        let is_on_link = self.lookup.port(port).is_some_and(|port| {
-            port.addresses.iter().any(|(_, prefix)| prefix.contains(address))
-        });
+        let is_on_link = self
+            .lookup
+            .port(port)
+            .is_some_and(|port| port.addresses.iter().any(|(_, prefix)| prefix.contains(address)));
         if is_on_link && self.lookup.own_address(port, address).is_none() {
             let waiting = self.neighbours.handle_introduction(now, port, address, mac);
             self.send_waiting(port, mac, waiting);
