@@ -15,6 +15,7 @@ mod flow;
 mod lookup;
 mod neighbour;
 mod outer;
+mod own_hash;
 mod parking;
 mod policer;
 mod route;

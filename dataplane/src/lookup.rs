@@ -1,6 +1,5 @@
 //! The tables in the shape that the pipeline asks them in; built once per change, not per packet.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,6 +7,7 @@ use vipsec_distribute::service::ServiceTable;
 use vipsec_wire::ethernet::MacAddr;
 
 use crate::api::{PortId, PortTable, Tables, VipTable};
+use crate::own_hash::OwnMap;
 use crate::route::Routes;
 
 /// An address that is ours on some port.
@@ -22,15 +22,15 @@ pub(crate) struct OwnAddress {
 #[derive(Debug)]
 pub(crate) struct Lookup {
     tables: Arc<Tables>,
-    addresses: HashMap<(PortId, IpAddr), OwnAddress>,
-    vips: HashMap<IpAddr, u16>,
+    addresses: OwnMap<(PortId, IpAddr), OwnAddress>,
+    vips: OwnMap<IpAddr, u16>,
     pub(crate) routes: Routes,
 }
 
 impl Lookup {
     pub(crate) fn new(tables: Arc<Tables>) -> Self {
-        let mut addresses: HashMap<(PortId, IpAddr), OwnAddress> = HashMap::new();
-        let mut vips = HashMap::new();
+        let mut addresses: OwnMap<(PortId, IpAddr), OwnAddress> = OwnMap::default();
+        let mut vips = OwnMap::default();
         for (number, vip) in (0u16..).zip(&tables.vips) {
             vips.insert(vip.vip.address, number);
             for floating in std::iter::once(&vip.vip).chain(&vip.gateways) {

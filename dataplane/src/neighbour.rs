@@ -11,7 +11,7 @@
 //!
 //! Requests go out at most once a second per neighbour (RFC 1122 §2.3.2.1).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque, hash_map};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -74,6 +74,7 @@ impl<B> Entry<B> {
 /// The neighbours of all ports.
 #[derive(Debug)]
 pub(crate) struct NeighbourCache<B> {
+    /// Stations on the network put keys in by asking for us, so its hash is keyed.
     entries: HashMap<(PortId, IpAddr), Entry<B>>,
     entries_max: usize,
     requests: VecDeque<Request>,
@@ -104,9 +105,9 @@ impl<B> NeighbourCache<B> {
     pub(crate) fn wait(&mut self, now: Instant, port: PortId, address: IpAddr, packet: B) -> Result<(), DropReason> {
         let full = self.entries.len() >= self.entries_max;
         let entry = match self.entries.entry((port, address)) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(_) if full => return Err(DropReason::NeighbourTableFull),
-            std::collections::hash_map::Entry::Vacant(vacant) => {
+            hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            hash_map::Entry::Vacant(_) if full => return Err(DropReason::NeighbourTableFull),
+            hash_map::Entry::Vacant(vacant) => {
                 let until = now + REQUEST_INTERVAL;
                 self.requests.push_back(Request { port, address, known: None });
                 self.next_timeout = Some(self.next_timeout.map_or(until, |next| next.min(until)));
@@ -302,7 +303,11 @@ mod tests {
         for n in [7, 8, 9] {
             assert!(cache.handle_introduction(now, PORT, host(n), MAC).is_empty());
         }
-        assert_eq!([7, 8, 9].map(|n| cache.resolved(PORT, host(n))), [Some(MAC), Some(MAC), None], "half of the places");
+        assert_eq!(
+            [7, 8, 9].map(|n| cache.resolved(PORT, host(n))),
+            [Some(MAC), Some(MAC), None],
+            "half of the places"
+        );
         cache.wait(now, PORT, host(9), 'a').unwrap();
         assert_eq!(cache.handle_introduction(now, PORT, host(9), MAC).as_slice(), ['a'], "as good as an answer");
         cache.handle_introduction(now + SECOND, PORT, host(7), MAC);

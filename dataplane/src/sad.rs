@@ -14,6 +14,7 @@ use vipsec_esp::sa::{ChildSa, Selector, Spi, TunnelEnds};
 
 use crate::api::{ChildRefusal, Numbers, SaReport};
 use crate::flow::Flow;
+use crate::own_hash::OwnMap;
 use crate::selector::{End, any_matches};
 
 /// A place in the database, valid until its SA is removed.
@@ -140,7 +141,7 @@ pub(crate) struct Sad {
     engine: EngineKind,
     sas: Vec<Option<Box<Sa>>>,
     free: Vec<SaIndex>,
-    by_spi: HashMap<u32, SaIndex>,
+    by_spi: OwnMap<u32, SaIndex>,
     by_remote: ByRemote,
     sas_max: usize,
     installed: u64,
@@ -154,7 +155,7 @@ impl Sad {
             engine,
             sas: Vec::new(),
             free: Vec::new(),
-            by_spi: HashMap::new(),
+            by_spi: OwnMap::default(),
             by_remote: ByRemote::default(),
             sas_max,
             installed: 0,

@@ -38,6 +38,21 @@ fn answers_for_what_is_ours_from_the_virtual_mac() {
 }
 
 #[test]
+fn a_gateway_that_vips_share_is_ours_when_one_of_them_is() {
+    for owned in [[true, false], [false, true], [false, false]] {
+        let mut shared = tables();
+        for (vip, owned) in shared.vips.iter_mut().zip(owned) {
+            vip.owned = owned;
+            vip.gateways[0].address = GATEWAY.into();
+            vip.gateways[0].mac = GATEWAY_MAC;
+        }
+        let mut scene = Scene::with(shared, &Default::default());
+        scene.receive(INSIDE, &arp_request((TARGETS[0], TARGET_MACS[0]), GATEWAY));
+        assert_eq!(scene.sent(INSIDE).len(), usize::from(owned != [false, false]), "{owned:?}");
+    }
+}
+
+#[test]
 fn is_silent_about_what_is_not_ours() {
     let mut scene = Scene::new();
     for (port, address) in [(OUTSIDE, OTHER_VIP), (INSIDE, OTHER_GATEWAY), (INSIDE, VIP), (OUTSIDE, ROUTER)] {

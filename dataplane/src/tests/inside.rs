@@ -97,6 +97,24 @@ fn the_newest_matching_sa_carries_it() {
 }
 
 #[test]
+fn an_sa_carries_its_own_vips_packets_only() {
+    let mut both = tables();
+    both.vips[1].owned = true;
+    let mut scene = Scene::with(both, &Default::default());
+    let mut wide = [child(1), child(2)];
+    for (vip, child) in (0u16..).zip(&mut wide) {
+        child.vip = vip;
+        child.local_selectors = vec![selector("192.0.2.0/24")];
+    }
+    let [mut first, second] = wide.map(Peer::new);
+    scene.command(first.install());
+    scene.command(second.install());
+    scene.receive(INSIDE, &to_gateway(&answer(REMOTE)));
+    let frame = scene.one_sent_with_arp(OUTSIDE);
+    first.open(&frame);
+}
+
+#[test]
 fn what_the_gateway_does_not_take() {
     let (mut scene, _peers) = scene_with(&[child(1)]);
     let from_target = |mac, packet: &[u8]| frame(mac, TARGET_MACS[0], EtherType::IPV4, packet);
@@ -186,6 +204,11 @@ fn errors_are_not_sent_about_errors_and_not_without_bound() {
     let mut error = icmp(VIP, REMOTE, 3, 1, &[0; 1470]);
     error[6] = 0x40;
     scene.receive(INSIDE, &to_gateway(&with_checksum(error)));
+    scene.assert_dropped(DropReason::TooBig);
+    // RFC 1812 §4.3.2.7: nor about any fragment but the first.
+    let header = ipv4::Repr::new(VIP, REMOTE, protocol::UDP, 1480);
+    let fragment = ipv4_with(ipv4::Repr { dont_fragment: true, fragment_offset: 1480, ..header }, &[0; 1480]);
+    scene.receive(INSIDE, &to_gateway(&fragment));
     scene.assert_dropped(DropReason::TooBig);
     scene.receive_burst(INSIDE, &vec![to_gateway(&sized(1500, true)); 32]);
     scene.receive_burst(INSIDE, &vec![to_gateway(&sized(1500, true)); 32]);

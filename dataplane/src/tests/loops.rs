@@ -27,11 +27,15 @@ struct Running {
 }
 
 fn start(polling: Polling, events_max: usize) -> Running {
+    start_with(VecPort::new(256), polling, events_max)
+}
+
+fn start_with(near: VecPort, polling: Polling, events_max: usize) -> Running {
     let counters = Arc::new(Counters::default());
     let deadline = Deadline::never(Instant::now());
     let config = WorkerConfig::default();
     let worker = Worker::new(&config, Arc::new(tables()), deadline, counters.clone(), VecPool::new(1024));
-    let (near, inside) = (VecPort::new(256), VecPort::new(256));
+    let inside = VecPort::new(256);
     let outside = near.other_end();
     let (commands, command_queue) = bounded(256);
     let (event_queue, events) = bounded(events_max);
@@ -82,6 +86,24 @@ fn moves_packets_commands_and_events() {
         assert!(running.counters.tally(Tally::Loops) > 0);
         running.end();
     }
+}
+
+#[test]
+fn what_a_device_has_no_room_for_leaves_later_in_order() {
+    let running = start_with(VecPort::new(2), Polling::ADAPTIVE, 64);
+    for n in 0..50 {
+        running.commands.send(Command::SendFrame { port: OUTSIDE, frame: vec![n; 60] }).unwrap();
+    }
+    for n in 0..50 {
+        assert_eq!(running.receive().data(), [n; 60]);
+    }
+    let counters = running.counters.port(OUTSIDE).unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    while counters.transmitted.packets() < 50 && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!((counters.transmitted.packets(), counters.transmitted.bytes()), (50, 3000));
+    running.end();
 }
 
 #[test]

@@ -83,6 +83,20 @@ fn a_packet_that_was_parked_twice_is_delivered_once() {
 }
 
 #[test]
+fn a_vip_that_was_lost_in_the_meantime_gets_nothing() {
+    let mut scene = Scene::new();
+    let mut peer = Peer::new(bound(0));
+    scene.command(peer.install());
+    let frame = peer.seal(&segment(1));
+    scene.receive(OUTSIDE, &frame);
+    let mut lost = tables();
+    lost.vips[0].owned = false;
+    scene.use_tables(lost);
+    scene.command(Command::Grant { spi: peer.spi(), horizon: 1, lease: u64::MAX });
+    scene.assert_dropped(DropReason::VipNotOwned);
+}
+
+#[test]
 fn a_grant_is_for_one_sa() {
     let mut scene = Scene::new();
     let mut first = Peer::new(bound(0));

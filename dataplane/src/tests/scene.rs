@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use vipsec_distribute::service::{Service, ServiceTable, Target, TargetId, TargetState};
 use vipsec_esp::engine::EngineKind;
 use vipsec_wire::arp;
-use vipsec_wire::buffer::{Burst, PacketBuf, VecBuf, VecPool};
+use vipsec_wire::buffer::{BufferPool, Burst, PacketBuf, VecPool};
 use vipsec_wire::ethernet::{EtherType, Header, MacAddr};
 use vipsec_wire::ip::{parse_interface, protocol};
 use vipsec_wire::tcp::Flags;
@@ -96,6 +96,8 @@ pub(super) struct Scene {
     pub(super) counters: Arc<Counters>,
     pub(super) deadline: Deadline,
     pub(super) now: Instant,
+    /// Where received frames come from.
+    wire: VecPool,
     /// Drops that a test has already spoken about.
     seen: BTreeMap<DropReason, u64>,
 }
@@ -112,7 +114,7 @@ impl Scene {
         let config = WorkerConfig { engine: EngineKind::AesGcm, ..config.clone() };
         let pool = VecPool::new(4096);
         let worker = Worker::new(&config, Arc::new(tables), deadline.clone(), counters.clone(), pool);
-        Self { worker, counters, deadline, now, seen: BTreeMap::new() }
+        Self { worker, counters, deadline, now, wire: VecPool::new(usize::MAX), seen: BTreeMap::new() }
     }
 
     /// A frame arrives.
@@ -121,8 +123,19 @@ impl Scene {
     }
 
     pub(super) fn receive_burst(&mut self, port: PortId, frames: &[Vec<u8>]) {
-        let burst: Burst<VecBuf> = frames.iter().map(|frame| VecBuf::from_bytes(frame)).collect();
+        let mut burst = Burst::new();
+        for frame in frames {
+            let mut buffer = self.wire.alloc().unwrap();
+            buffer.append(frame.len()).unwrap();
+            buffer.data_mut().copy_from_slice(frame);
+            burst.push(buffer);
+        }
         self.worker.handle_burst(self.now, port, burst);
+    }
+
+    /// Received packets that the worker still has.
+    pub(super) fn held(&self) -> usize {
+        self.wire.in_use()
     }
 
     pub(super) fn command(&mut self, command: Command) {
