@@ -141,9 +141,9 @@ impl Default for Retransmission {
 impl Config {
     /// Connections that this pair of addresses may use.
     pub(crate) fn candidates(&self, local: IpAddr, remote: IpAddr) -> impl Iterator<Item = &Arc<ConnectionPolicy>> {
-        self.connections.iter().filter(move |policy| {
-            policy.local == local && policy.remote.iter().any(|address| address.accepts(remote))
-        })
+        self.connections
+            .iter()
+            .filter(move |policy| policy.local == local && policy.remote.iter().any(|address| address.accepts(remote)))
     }
 
     /// The connection of that name.

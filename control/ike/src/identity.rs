@@ -34,7 +34,7 @@ impl Identity {
     }
 
     /// Appends ID Type, reserved bytes and data: the payload without its generic header, as AUTH covers it (RFC 7296 §2.15).
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&[self.kind, 0, 0, 0]);
         out.extend_from_slice(&self.data);
     }
@@ -76,7 +76,7 @@ impl FromStr for Identity {
 
 fn parse_hex(hex: &str) -> Option<Vec<u8>> {
     let bytes = hex.as_bytes();
-    if bytes.is_empty() || bytes.len() % 2 != 0 || !bytes.iter().all(u8::is_ascii_hexdigit) {
+    if bytes.is_empty() || !bytes.len().is_multiple_of(2) || !bytes.iter().all(u8::is_ascii_hexdigit) {
         return None;
     }
     bytes.chunks(2).map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()).collect()

@@ -348,11 +348,7 @@ impl IkeSa {
     pub(crate) fn tunnel(&self) -> Tunnel {
         let (local, remote) = (self.state.local, self.state.remote);
         let encapsulate = self.state.nat.found() && local.port() != 500;
-        Tunnel {
-            local: local.ip(),
-            remote: remote.ip(),
-            udp: encapsulate.then_some((local.port(), remote.port())),
-        }
+        Tunnel { local: local.ip(), remote: remote.ip(), udp: encapsulate.then_some((local.port(), remote.port())) }
     }
 
     pub(crate) fn peer(&self) -> &dyn fmt::Display {

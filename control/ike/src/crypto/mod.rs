@@ -18,6 +18,8 @@ pub use secret::Secret;
 pub use suite::{EspProposal, EspSuite, IkeProposal, IkeSuite, InvalidProposal};
 pub use transform::{Encryption, Group, Prf};
 
+#[cfg(test)]
+pub(crate) use seal::seal_critical;
 pub(crate) use seal::{OpenError, open, seal};
 pub(crate) use suite::{KeyExchange, offer, pick_esp, pick_ike};
 

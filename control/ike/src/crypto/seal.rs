@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::transform::Encryption;
 use super::{CryptoError, Secret};
-use crate::message::{Header, ParseError, Payload, Received, encode_unsealed};
+use crate::message::{Header, ParseError, Payload, Received, Unsealed, encode_unsealed};
 
 const IV_LEN: usize = 8;
 const ICV_LEN: usize = 16;
@@ -46,8 +46,30 @@ pub(crate) fn seal(
     header: &Header,
     payloads: &[Payload],
 ) -> Result<Vec<u8>, CryptoError> {
-    let (key, salt) = key(encryption, keymat)?;
+    seal_unsealed(encryption, keymat, iv, encode_unsealed(header, payloads, IV_LEN + ICV_LEN))
+}
+
+/// The same, with the critical bit of the first payload set: none of ours ever has it.
+#[cfg(test)]
+pub(crate) fn seal_critical(
+    encryption: Encryption,
+    keymat: &Secret,
+    iv: Iv,
+    header: &Header,
+    payloads: &[Payload],
+) -> Result<Vec<u8>, CryptoError> {
     let mut message = encode_unsealed(header, payloads, IV_LEN + ICV_LEN);
+    message.plaintext[1] |= 0x80;
+    seal_unsealed(encryption, keymat, iv, message)
+}
+
+fn seal_unsealed(
+    encryption: Encryption,
+    keymat: &Secret,
+    iv: Iv,
+    mut message: Unsealed,
+) -> Result<Vec<u8>, CryptoError> {
+    let (key, salt) = key(encryption, keymat)?;
     let aad = Aad::from(&message.associated_data);
     let tag = key.seal_in_place_separate_tag(nonce(salt, iv), aad, &mut message.plaintext).map_err(|_| CryptoError)?;
     let mut out = message.associated_data;

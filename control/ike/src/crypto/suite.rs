@@ -314,6 +314,33 @@ impl EspSuite {
     }
 }
 
+/// Alternatives of one kind, each behind a dash.
+fn write_names<A: Algorithm>(f: &mut fmt::Formatter<'_>, list: &[A]) -> fmt::Result {
+    list.iter().try_for_each(|algorithm| write!(f, "-{}", algorithm.name()))
+}
+
+/// As it is parsed from text.
+impl fmt::Display for IkeProposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut encryption = self.encryption.iter();
+        f.write_str(encryption.next().map_or("", |first| first.name()))?;
+        write_names(f, encryption.as_slice())?;
+        write_names(f, &self.prf)?;
+        write_names(f, &self.groups)
+    }
+}
+
+/// As it is parsed from text.
+impl fmt::Display for EspProposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut encryption = self.encryption.iter();
+        f.write_str(encryption.next().map_or("", |first| first.name()))?;
+        write_names(f, encryption.as_slice())?;
+        write_names(f, &self.groups)?;
+        if self.numbers == [SequenceNumbers::Short] { Ok(()) } else { write_names(f, &self.numbers) }
+    }
+}
+
 impl fmt::Display for IkeSuite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}-{}", self.encryption.name(), self.prf.name(), self.group.name())
@@ -327,5 +354,23 @@ impl fmt::Display for EspSuite {
             write!(f, "-{}", group.name())?;
         }
         if self.esn { f.write_str("-esn") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proposals_are_written_as_they_are_read() {
+        for text in ["aes256gcm16-prfsha256-x25519", "aes256gcm16-aes128gcm16-prfsha384-prfsha256-x25519-ecp256"] {
+            assert_eq!(text.parse::<IkeProposal>().unwrap().to_string(), text);
+        }
+        for text in ["aes128gcm16", "aes256gcm16-aes128gcm16-x25519-esn", "aes256gcm16-esn-noesn"] {
+            assert_eq!(text.parse::<EspProposal>().unwrap().to_string(), text);
+        }
+        let other_names = "prfsha256-curve25519-aes128gcm128".parse::<IkeProposal>().unwrap();
+        assert_eq!(other_names.to_string(), "aes128gcm16-prfsha256-x25519");
+        assert_eq!("aes128gcm16-noesn".parse::<EspProposal>().unwrap().to_string(), "aes128gcm16");
     }
 }

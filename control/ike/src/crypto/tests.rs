@@ -4,7 +4,9 @@ use super::auth::{SignedOctets, shared_key_mac};
 use super::derive::{IkeKeys, IkeSpis, Nonces};
 use super::exchange::KeyPair;
 use super::transform::{Encryption, Group, Prf};
-use super::{CryptoError, EspProposal, IkeProposal, KeyExchange, OpenError, Secret, offer, open, pick_esp, pick_ike, seal};
+use super::{
+    CryptoError, EspProposal, IkeProposal, KeyExchange, OpenError, Secret, offer, open, pick_esp, pick_ike, seal,
+};
 use crate::identity::Identity;
 use crate::message::sa::{Attribute, Proposal, Transform};
 use crate::message::{Delete, Direction, ExchangeType, Header, Payload, Received, Role};
@@ -36,7 +38,7 @@ fn nist_key_derivation() {
 
     // The same through the functions that IKE uses: SK_d is the first 48 bytes of the stream.
     let suite = "aes128gcm16-prfsha384-x25519".parse::<IkeProposal>().unwrap();
-    let wire = offer(&[suite.clone()], &[]);
+    let wire = offer(std::slice::from_ref(&suite), &[]);
     let (suite, _) = pick_ike(&[suite], &wire, None).unwrap();
     let nonces = Nonces { initiator: &ni, responder: &nr };
     let spis = IkeSpis { initiator: 0x2116_ad07_ce61_f749, responder: 0x2488_0e55_f11a_65b7 };

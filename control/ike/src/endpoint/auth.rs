@@ -213,7 +213,13 @@ impl Endpoint {
     }
 
     /// As initiator: the response that tells who the peer is.
-    pub(super) fn on_auth_response(&mut self, now: Instant, sa: &mut IkeSa, exchange: AuthExchange, contents: &Contents) {
+    pub(super) fn on_auth_response(
+        &mut self,
+        now: Instant,
+        sa: &mut IkeSa,
+        exchange: AuthExchange,
+        contents: &Contents,
+    ) {
         let (Some(peer), Some((method, mac))) = (&contents.id_r, &contents.auth) else {
             // RFC 7296 §1.2: the sender is known to be the IKE_SA_INIT responder, whoever that is. Without IKE SA there is nothing to keep.
             let reason = match contents.error() {
@@ -233,8 +239,8 @@ impl Endpoint {
             sk_p: channel.keys.authentication(Role::Responder),
             identity: peer,
         };
-        let authentic = *method == METHOD_SHARED_KEY
-            && verify(&shared_key_mac(channel.suite.prf, &policy.psk, &signed), mac);
+        let authentic =
+            *method == METHOD_SHARED_KEY && verify(&shared_key_mac(channel.suite.prf, &policy.psk, &signed), mac);
         if !authentic || !policy.remote_id.accepts(peer) {
             self.counters.count(Drop::AuthenticationFailed);
             tracing::warn!(
@@ -253,7 +259,8 @@ impl Endpoint {
         if contents.has(NotifyType::INITIAL_CONTACT) {
             self.forget_others(sa, now);
         }
-        let failed = |reason| Event::ChildFailed { ike_sa: sa.id(), child: Some(exchange.child.policy.clone()), reason };
+        let failed =
+            |reason| Event::ChildFailed { ike_sa: sa.id(), child: Some(exchange.child.policy.clone()), reason };
         if let Some(notify) = contents.error() {
             // RFC 7296 §2.21.2: the initiator MUST NOT fail the authentication because of this.
             tracing::warn!(connection = %policy.name, child = %exchange.child.policy, reason = %notify.kind, "peer refused the child SA");

@@ -12,9 +12,7 @@ use crate::crypto::exchange::KeyPair;
 use crate::crypto::{Group, IkeSuite, pick_ike};
 use crate::event::Transmit;
 use crate::message::sa::Proposal;
-use crate::message::{
-    Direction, ExchangeType, Header, NotifyType, ParseError, Payload, Received, Role, encode_clear,
-};
+use crate::message::{Direction, ExchangeType, Header, NotifyType, ParseError, Payload, Received, Role, encode_clear};
 use crate::sa::{Channel, IkeSaId, Nat};
 
 /// An IKE_SA_INIT request that we answered.
@@ -173,12 +171,7 @@ impl Endpoint {
         if nat.is_some() {
             payloads.extend(nat::announce(header.initiator_spi, id.0, ends.local, ends.remote));
         }
-        let header = Header {
-            responder_spi: id.0,
-            sender: Role::Responder,
-            direction: Direction::Response,
-            ..*header
-        };
+        let header = Header { responder_spi: id.0, sender: Role::Responder, direction: Direction::Response, ..*header };
         let half = HalfOpen {
             channel: Channel::new(Role::Responder, id.0, header.initiator_spi, suite, keys),
             vip,

@@ -14,9 +14,7 @@ use crate::crypto::derive::{IkeKeys, IkeSpis, Nonces};
 use crate::crypto::exchange::KeyPair;
 use crate::crypto::{CryptoError, EspProposal, Group, offer, pick_ike};
 use crate::event::{Event, GoneReason, Transmit};
-use crate::message::{
-    Direction, ExchangeType, Header, NotifyType, Payload, Received, Role, encode_clear,
-};
+use crate::message::{Direction, ExchangeType, Header, NotifyType, Payload, Received, Role, encode_clear};
 use crate::sa::{AuthExchange, Channel, ChildOffer, Exchange, IkeSa, IkeSaId, IkeSaState, Phase, Retry};
 
 /// Our port once a NAT is found (RFC 7296 §2.23).

@@ -14,6 +14,7 @@ mod rate;
 mod receive;
 mod records;
 mod rekey_ike;
+mod renegotiate;
 mod requests;
 mod status;
 mod timers;

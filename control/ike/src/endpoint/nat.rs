@@ -30,7 +30,13 @@ pub(super) fn announce(spi_i: u64, spi_r: u64, local: SocketAddr, remote: Socket
 }
 
 /// What the notifications in a received message say; `None`: the peer sent none, it doesn't traverse NATs.
-pub(super) fn detect(contents: &Contents, spi_i: u64, spi_r: u64, local: SocketAddr, remote: SocketAddr) -> Option<Nat> {
+pub(super) fn detect(
+    contents: &Contents,
+    spi_i: u64,
+    spi_r: u64,
+    local: SocketAddr,
+    remote: SocketAddr,
+) -> Option<Nat> {
     let mut sources = contents.notifies(NotifyType::NAT_DETECTION_SOURCE_IP).peekable();
     let mut destinations = contents.notifies(NotifyType::NAT_DETECTION_DESTINATION_IP).peekable();
     if sources.peek().is_none() || destinations.peek().is_none() {

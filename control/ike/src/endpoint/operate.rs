@@ -58,10 +58,7 @@ impl Endpoint {
             return Err(OperateError::LimitReached);
         }
         let group = policy.proposals.iter().find_map(IkeProposal::first_group).ok_or(OperateError::Crypto)?;
-        let ends = Ends {
-            local: SocketAddr::new(policy.local, PORT_IKE),
-            remote: SocketAddr::new(remote, PORT_IKE),
-        };
+        let ends = Ends { local: SocketAddr::new(policy.local, PORT_IKE), remote: SocketAddr::new(remote, PORT_IKE) };
         self.start_initiation(now, policy, child, group, ends).map_err(|_| OperateError::Crypto)
     }
 

@@ -36,6 +36,9 @@ mod tests {
     fn so_many_per_second() {
         let start = Instant::now();
         let mut limit = RateLimit::new(2);
-        assert_eq!([0, 0, 999, 1000].map(|ms| limit.allows(start + Duration::from_millis(ms))), [true, true, false, true]);
+        assert_eq!(
+            [0, 0, 999, 1000].map(|ms| limit.allows(start + Duration::from_millis(ms))),
+            [true, true, false, true]
+        );
     }
 }

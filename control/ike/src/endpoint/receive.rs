@@ -8,9 +8,7 @@ use super::{Endpoint, digest};
 use crate::counters::Drop;
 use crate::crypto::OpenError;
 use crate::event::{Event, GoneReason, Transmit};
-use crate::message::{
-    Direction, ExchangeType, Header, NotifyType, ParseError, Payload, Received, Role, encode_clear,
-};
+use crate::message::{Direction, ExchangeType, Header, NotifyType, ParseError, Payload, Received, Role, encode_clear};
 use crate::sa::{Answered, IkeSa, IkeSaId, Phase};
 
 /// The two ends of a datagram: ours and the remote peer's.

@@ -116,12 +116,7 @@ impl Endpoint {
         Ok(id)
     }
 
-    fn check_record(
-        &self,
-        record: &IkeSaRecord,
-        children: &[ChildSaRecord],
-        ours: Epoch,
-    ) -> Result<(), ImportError> {
+    fn check_record(&self, record: &IkeSaRecord, children: &[ChildSaRecord], ours: Epoch) -> Result<(), ImportError> {
         // I1: whoever wrote the record may have used any IV up to its epoch.
         let theirs = record.epoch();
         if ours <= theirs {
@@ -162,16 +157,14 @@ impl Endpoint {
     /// Messages for the VIP are dropped until [`set_origin`](Self::set_origin).
     pub fn forget_vip(&mut self, vip: u16, now: Instant) {
         self.epochs.remove(&vip);
-        let ids: Vec<IkeSaId> =
-            self.sas.iter().filter(|(_, sa)| sa.state.vip == vip).map(|(id, _)| *id).collect();
+        let ids: Vec<IkeSaId> = self.sas.iter().filter(|(_, sa)| sa.state.vip == vip).map(|(id, _)| *id).collect();
         for id in ids {
             if let Some(mut sa) = self.take(id) {
                 sa.state.answered = None;
                 self.bury(&sa, GoneReason::Forgotten, now);
             }
         }
-        let half: Vec<IkeSaId> =
-            self.half_open.iter().filter(|(_, half)| half.vip == vip).map(|(id, _)| *id).collect();
+        let half: Vec<IkeSaId> = self.half_open.iter().filter(|(_, half)| half.vip == vip).map(|(id, _)| *id).collect();
         for id in half {
             self.close_half(id);
         }

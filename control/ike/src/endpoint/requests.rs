@@ -84,14 +84,7 @@ impl Endpoint {
     }
 
     /// SK { [N(REKEY_SA),] SA, Ni, [KEi,] TSi, TSr }
-    fn request_child(
-        &mut self,
-        now: Instant,
-        sa: &mut IkeSa,
-        policy: &str,
-        group: Option<Group>,
-        rekeys: Option<u32>,
-    ) {
+    fn request_child(&mut self, now: Instant, sa: &mut IkeSa, policy: &str, group: Option<Group>, rekeys: Option<u32>) {
         let Some(policy) = sa.policy.child(policy).cloned() else {
             tracing::warn!(ike_sa = %sa.id(), connection = %sa.state.connection, child = policy, "no such child policy any more");
             return;
@@ -118,7 +111,8 @@ impl Endpoint {
         let proposals = policy.proposals.clone();
         let offered =
             ChildOffer { policy: policy.name.clone(), spi: self.new_esp_spi(), proposals, local_ts, remote_ts };
-        let mut payloads: Vec<_> = rekeys.map(|spi| Payload::notify_esp(NotifyType::REKEY_SA, spi)).into_iter().collect();
+        let mut payloads: Vec<_> =
+            rekeys.map(|spi| Payload::notify_esp(NotifyType::REKEY_SA, spi)).into_iter().collect();
         payloads.push(Payload::Sa(offer(&offered.proposals, &offered.spi.to_be_bytes())));
         payloads.push(Payload::Nonce(nonce.clone()));
         payloads.extend(public.map(|(group, public)| Payload::KeyExchange(group, public)));

@@ -101,7 +101,9 @@ impl Endpoint {
                 sa.enqueue_delete();
             }
             // The peer should have deleted it by now.
-            Phase::Rekeyed { .. } if !matches!(sa.state.pending.as_ref().map(|p| &p.exchange), Some(Exchange::DeleteIke)) => {
+            Phase::Rekeyed { .. }
+                if !matches!(sa.state.pending.as_ref().map(|p| &p.exchange), Some(Exchange::DeleteIke)) =>
+            {
                 sa.state.pending = None;
                 sa.retry = None;
                 sa.gone = Some(GoneReason::Rekeyed);

@@ -9,7 +9,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix};
 
-use crate::crypto::{open, seal};
+use crate::crypto::{open, seal, seal_critical};
 use crate::message::{Direction, ExchangeType, Payload, Received};
 use crate::{
     AddressMatch, ChildPolicy, ChildSaInfo, ChildSaRecord, Config, ConnectionPolicy, Endpoint, Event, GoneReason,
@@ -117,7 +117,10 @@ impl Side {
 
     /// Why IKE SAs went.
     pub(crate) fn gone(&self) -> Vec<GoneReason> {
-        self.events.iter().filter_map(|e| if let Event::IkeGone { reason, .. } = e { Some(*reason) } else { None }).collect()
+        self.events
+            .iter()
+            .filter_map(|e| if let Event::IkeGone { reason, .. } = e { Some(*reason) } else { None })
+            .collect()
     }
 }
 
@@ -318,7 +321,13 @@ impl Bench {
     }
 
     /// A request as `from` could send it on its only IKE SA: with that message ID.
-    pub(crate) fn forge(&mut self, from: usize, exchange: ExchangeType, message_id: u32, payloads: &[Payload]) -> Flying {
+    pub(crate) fn forge(
+        &mut self,
+        from: usize,
+        exchange: ExchangeType,
+        message_id: u32,
+        payloads: &[Payload],
+    ) -> Flying {
         let sa = self.sa(from);
         self.forged += 1;
         let prefix = IvPrefix::new(ApplianceId::new(0xff).unwrap(), Epoch(u32::try_from(self.forged).unwrap()));
@@ -326,6 +335,21 @@ impl Bench {
         let payload = channel.seal(prefix, exchange, Direction::Request, message_id, payloads).unwrap();
         let transmit = Transmit { ike_sa: Some(sa.id), local: sa.local, remote: sa.remote, payload, fresh: true };
         Flying { to: 1 - from, transmit }
+    }
+
+    /// An INFORMATIONAL request with an unknown payload of that type and the critical bit.
+    pub(crate) fn forge_critical(&mut self, from: usize, message_id: u32, kind: u8) -> Flying {
+        let payloads = [Payload::Unknown(kind, vec![1, 2, 3])];
+        let mut flying = self.forge(from, ExchangeType::Informational, message_id, &payloads);
+        let sa = self.sa(from);
+        let channel = self.sides[from].endpoint.channel(sa.id);
+        let received = Received::parse(&flying.transmit.payload).unwrap();
+        self.forged += 1;
+        let iv = (0xfe00_0000_0000_0000 | self.forged).to_be_bytes();
+        let keys = channel.keys.encryption(channel.role);
+        flying.transmit.payload =
+            seal_critical(channel.suite.encryption, keys, iv, &received.header, &payloads).unwrap();
+        flying
     }
 
     /// What is inside a protected message.
@@ -374,11 +398,14 @@ impl Bench {
             let children =
                 children.iter().map(|child| ChildSaRecord::decode(&child.encode()).unwrap()).collect::<Vec<_>>();
             for child in &children {
-                assert_eq!(&old.installed[&child.spi_in()], &ChildSaInfo {
-                    ike_sa: old.installed[&child.spi_in()].ike_sa,
-                    tunnel: old.installed[&child.spi_in()].tunnel,
-                    ..child.info().clone()
-                });
+                assert_eq!(
+                    &old.installed[&child.spi_in()],
+                    &ChildSaInfo {
+                        ike_sa: old.installed[&child.spi_in()].ike_sa,
+                        tunnel: old.installed[&child.spi_in()].tunnel,
+                        ..child.info().clone()
+                    }
+                );
             }
             successor.import(record, children, self.now).unwrap();
         }
@@ -399,20 +426,15 @@ impl Side {
         let spi = u64::from_be_bytes(payload[..8].try_into().unwrap())
             ^ u64::from_be_bytes(payload[8..16].try_into().unwrap());
         let iv = &payload[32..40];
-        assert_eq!(&iv[1..3], &u16::try_from(self.ivs_epoch(iv)).unwrap().to_be_bytes());
+        // Its epoch is one that we had.
+        let epoch = u32::from(u16::from_be_bytes([iv[1], iv[2]]));
+        assert!((1..=self.epoch).contains(&epoch));
         for (other_spi, other) in &self.ivs {
             if *other_spi == spi && other[32..40] == *iv {
                 assert_eq!(other, payload, "an IV was used for two messages");
             }
         }
         self.ivs.push((spi, payload.clone()));
-    }
-
-    /// The epoch in an IV is one that we had.
-    fn ivs_epoch(&self, iv: &[u8]) -> u32 {
-        let epoch = u32::from(u16::from_be_bytes([iv[1], iv[2]]));
-        assert!((1..=self.epoch).contains(&epoch));
-        epoch
     }
 }
 

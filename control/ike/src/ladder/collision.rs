@@ -1,1 +1,187 @@
-//! t
+//! Both ends want the same at once (RFC 7296 §2.8.1, §2.8.2, §2.25).
+
+use std::time::Duration;
+
+use super::{ALICE, BOB, Bench, Setup};
+use crate::message::{NotifyType, Payload};
+use crate::{GoneReason, Phase};
+
+/// Enough seeds that the lowest nonce is each end's, in each role, some times.
+const SEEDS: std::ops::Range<u64> = 0..16;
+
+fn rekey_children(bench: &mut Bench) {
+    for side in [ALICE, BOB] {
+        let spi = bench.child(side).spi_in;
+        bench.sides[side].endpoint.rekey_child(spi, bench.now).unwrap();
+    }
+}
+
+/// RFC 7296 §2.8.1: the SA with the lowest nonce goes, and the old one.
+#[test]
+fn both_rekey_the_child() {
+    let mut survivors = [0, 0];
+    for seed in SEEDS {
+        let mut bench = Bench::established(Setup { seed, ..Setup::default() });
+        let old = [bench.child(ALICE).spi_in, bench.child(BOB).spi_in];
+        rekey_children(&mut bench);
+        /* req1 -->, <-- req2, resp2 -->, <-- resp1 */
+        for _ in 0..4 {
+            bench.deliver();
+        }
+        assert_eq!(bench.sides[ALICE].installed.len(), 3);
+        assert_eq!(bench.sides[BOB].installed.len(), 3);
+        bench.run();
+        bench.assert_children_match();
+        assert!(!bench.sides[ALICE].installed.contains_key(&old[ALICE]));
+        let survivor = if bench.child(ALICE).role == crate::Role::Initiator { ALICE } else { BOB };
+        survivors[survivor] += 1;
+        assert!(bench.sides.iter().all(|side| side.gone().is_empty()));
+    }
+    assert!(survivors[ALICE] > 0 && survivors[BOB] > 0, "{survivors:?}");
+}
+
+/// RFC 7296 §2.8.1, the second sequence: one end's request is late, and the other end doesn't notice.
+#[test]
+fn both_rekey_the_child_and_one_request_is_late() {
+    for seed in SEEDS {
+        let mut bench = Bench::established(Setup { seed, ..Setup::default() });
+        rekey_children(&mut bench);
+        bench.collect();
+        /* req1 (lost) */
+        let late = bench.wire.pop_front().unwrap();
+        assert_eq!(late.to, BOB);
+        /* <-- req2, resp2 -->, <-- D(SPIb1), D(SPIa1) --> */
+        bench.run();
+        assert_eq!(bench.sides[BOB].installed.len(), 1);
+        /* req1 (again) -->, <-- N(CHILD_SA_NOT_FOUND) */
+        bench.hand_over(&late);
+        let answer = bench.wire.front().unwrap().clone();
+        assert!(matches!(&bench.read(&answer)[..], [Payload::Notify(n)] if n.kind == NotifyType::CHILD_SA_NOT_FOUND));
+        bench.run();
+        bench.assert_children_match();
+        assert_eq!(bench.child(ALICE).role, crate::Role::Responder);
+    }
+}
+
+/// RFC 7296 §2.25.1: TEMPORARY_FAILURE for a child SA that we are trying to close.
+#[test]
+fn one_deletes_what_the_other_rekeys() {
+    let mut bench = Bench::established(Setup::default());
+    let (alice, bob) = (bench.child(ALICE).spi_in, bench.child(BOB).spi_in);
+    bench.sides[ALICE].endpoint.rekey_child(alice, bench.now).unwrap();
+    bench.sides[BOB].endpoint.delete_child(bob, bench.now).unwrap();
+    /* CREATE_CHILD_SA { N(REKEY_SA), ... } -->, <-- INFORMATIONAL { D } */
+    bench.deliver();
+    bench.deliver();
+    /* <-- CREATE_CHILD_SA { N(TEMPORARY_FAILURE) } */
+    let answer = bench.wire.iter().find(|flying| flying.to == ALICE).unwrap().clone();
+    assert_eq!(bench.read(&answer), [NotifyType::TEMPORARY_FAILURE.into()]);
+    bench.run();
+    // RFC 7296 §2.25.1: the delete of a child SA that is being rekeyed is answered as usual.
+    bench.assert_children_match();
+    assert!(bench.sides[ALICE].installed.is_empty());
+    bench.pass(Duration::from_secs(60));
+    assert!(bench.sides[ALICE].installed.is_empty());
+}
+
+fn rekey_ikes(bench: &mut Bench) {
+    for side in [ALICE, BOB] {
+        let id = bench.sa(side).id;
+        bench.sides[side].endpoint.rekey_ike(id, bench.now).unwrap();
+    }
+}
+
+fn assert_one_left(bench: &Bench) {
+    assert_eq!(bench.phases(), [vec![Phase::Established], vec![Phase::Established]]);
+    let (alice, bob) = (bench.sa(ALICE), bench.sa(BOB));
+    assert_eq!((alice.id.get(), alice.remote_spi), (bob.remote_spi, bob.id.get()));
+    assert_eq!((alice.children.len(), bob.children.len()), (1, 1));
+    bench.assert_children_match();
+}
+
+/// RFC 7296 §2.8.2.
+#[test]
+fn both_rekey_the_ike_sa() {
+    let mut survivors = [0, 0];
+    for seed in SEEDS {
+        let mut bench = Bench::established(Setup { seed, ..Setup::default() });
+        rekey_ikes(&mut bench);
+        /* req1 -->, <-- req2, resp2 -->, <-- resp1 */
+        bench.deliver();
+        bench.deliver();
+        // Nobody knows yet who inherits.
+        for side in &bench.sides {
+            let sas = side.sas(bench.now);
+            assert_eq!(sas.iter().map(|sa| sa.children.len()).max(), Some(1));
+            assert_eq!(sas.len(), 2);
+        }
+        bench.run();
+        assert_one_left(&bench);
+        survivors[usize::from(bench.sa(ALICE).role == crate::Role::Responder)] += 1;
+    }
+    assert!(survivors[ALICE] > 0 && survivors[BOB] > 0, "{survivors:?}");
+}
+
+/// RFC 7296 §2.8.2, the special case: one end finishes before it notices the other's request.
+#[test]
+fn both_rekey_the_ike_sa_and_one_request_is_late() {
+    for seed in SEEDS {
+        let mut bench = Bench::established(Setup { seed, ..Setup::default() });
+        rekey_ikes(&mut bench);
+        bench.collect();
+        /* <-- req2 (late) */
+        let late = bench.wire.pop_back().unwrap();
+        assert_eq!(late.to, ALICE);
+        /* req1 -->, <-- resp1, D() --> */
+        bench.deliver();
+        bench.deliver();
+        bench.deliver();
+        // Bob has seen the deletion of the old IKE SA: he forgets his own attempt.
+        assert_eq!(bench.sides[BOB].gone(), [GoneReason::Rekeyed]);
+        /* <-- req2 */
+        bench.hand_over(&late);
+        bench.run();
+        bench.pass(Duration::from_secs(60));
+        assert_one_left(&bench);
+    }
+}
+
+/// RFC 7296 §2.8.2, §2.25.2: a request to rekey what is being closed gets TEMPORARY_FAILURE, and the other's IKE SA inherits.
+#[test]
+fn both_rekey_the_ike_sa_and_one_is_refused() {
+    let mut bench = Bench::established(Setup::default());
+    rekey_ikes(&mut bench);
+    bench.collect();
+    let late = bench.wire.pop_back().unwrap();
+    /* req1 -->, <-- resp1, then D() --> is late too */
+    bench.deliver();
+    bench.deliver();
+    bench.collect();
+    let delete = bench.wire.pop_front().unwrap();
+    /* <-- req2, N(TEMPORARY_FAILURE) --> */
+    bench.hand_over(&late);
+    let answer = bench.wire.front().unwrap().clone();
+    assert_eq!(bench.read(&answer), [NotifyType::TEMPORARY_FAILURE.into()]);
+    bench.run();
+    bench.hand_over(&delete);
+    bench.run();
+    assert_one_left(&bench);
+    assert!(bench.sides.iter().all(|side| side.gone() == [GoneReason::Rekeyed]));
+}
+
+/// One end rekeys, the other deletes.
+#[test]
+fn one_deletes_the_ike_sa_that_the_other_rekeys() {
+    for order in [[ALICE, BOB], [BOB, ALICE]] {
+        let mut bench = Bench::established(Setup::default());
+        for side in order {
+            let id = bench.sa(side).id;
+            let endpoint = &mut bench.sides[side].endpoint;
+            if side == ALICE { endpoint.rekey_ike(id, bench.now) } else { endpoint.delete_ike(id, bench.now) }.unwrap();
+        }
+        bench.run();
+        bench.pass(Duration::from_secs(60));
+        assert_eq!(bench.phases(), [vec![], vec![]], "{order:?}");
+        assert!(bench.sides.iter().all(|side| side.installed.is_empty()));
+    }
+}

@@ -9,4 +9,4 @@ mod ike;
 mod initial;
 mod takeover;
 
-pub(crate) use bench::{ALICE, BOB, Bench, Setup, Side};
+pub(crate) use bench::{ALICE, BOB, Bench, Setup};
