@@ -58,7 +58,7 @@ impl Idle {
         if self.rounds <= spin_rounds {
             return None;
         }
-        self.sleep = (self.sleep * 2).clamp(sleep_min, sleep_max);
+        self.sleep = (self.sleep * 2).max(sleep_min).min(sleep_max);
         Some(self.sleep)
     }
 }

@@ -41,7 +41,7 @@ pub(crate) struct Sa {
 impl Sa {
     /// May a packet with these ends come out of the tunnel?
     pub(crate) fn admits_inbound(&self, flow: &Flow) -> bool {
-        // RFC 4301 §5.2 step 4: "the source and destination addresses in the packet … against the selectors of the SA".
+        // RFC 4301 §5.2 step 4: the packet is matched against the inbound selectors identified by the SAD entry.
         any_matches(&self.remote_selectors, &source(flow)) && any_matches(&self.local_selectors, &destination(flow))
     }
 

@@ -65,9 +65,9 @@ impl<P: BufferPool> Worker<P> {
         let mut header = ipv4::Repr::new(source, destination, outer_protocol, payload_len);
         header.traffic_class = traffic_class;
         header.identification = identification;
-        // RFC 4301 §5.1.2.1 (4): "Configuration determines whether to copy from the inner header, clear, or set the DF". Clear: path
-        // MTU messages from the outer network are unauthenticated and not taken, so with DF set a smaller MTU on the way would be
-        // a black hole.
+        // RFC 4301 §5.1.2.1 (4): "Configuration determines whether to copy from the inner header (IPv4 only), clear, or set the
+        // DF". Clear: path MTU messages from the outer network are unauthenticated and not taken, so with DF set a smaller MTU on
+        // the way would be a black hole.
         header.dont_fragment = false;
         header.emit(packet.data_mut())?;
         self.touch(index);

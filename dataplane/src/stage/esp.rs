@@ -68,8 +68,9 @@ impl<P: BufferPool> Worker<P> {
         Ok(())
     }
 
-    /// RFC 7296 §2.23: "send all packets … to the IP address and port from the last valid authenticated packet from the other end":
-    /// only a packet that is newer than all before says where the peer is now.
+    /// RFC 7296 §2.23: "a host … that is not behind a NAT, SHOULD send all packets (including retransmission packets) to the IP
+    /// address and port in the validated packet", and "only … in response to a new packet; otherwise, an attacker can revert the
+    /// addresses with old replayed packets": the packet has to be newer than all before it.
     fn follow_peer(&mut self, outer: &Outer, spi: Spi, index: SaIndex) {
         let (Some(remote), Some(sa)) = (outer.remote(), self.sad.get_mut(index)) else { return };
         let Some((_, port)) = sa.tunnel.udp else { return };

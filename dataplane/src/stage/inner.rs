@@ -19,7 +19,7 @@ impl<P: BufferPool> Worker<P> {
         let Parked { mut packet, next_header, outer, .. } = opened;
         match next_header {
             protocol::IPV4 => {}
-            // RFC 4303 §2.6: "The receiver MUST be prepared to discard such packets, without indicating an error."
+            // RFC 4303 §2.6: "a receiver MUST be prepared to discard such packets, without indicating an error".
             protocol::NO_NEXT_HEADER => return Err(DropReason::EspDummy),
             protocol::IPV6 => return Err(DropReason::OtherFamily),
             _ => return Err(DropReason::UnexpectedNextHeader),
