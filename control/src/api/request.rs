@@ -47,6 +47,13 @@ pub enum Request {
         /// Our SPI.
         spi: IkeSpi,
     },
+    /// Move a VIP to the other appliance of the pair, or fetch it from there.
+    MoveVip {
+        /// The VIP's name.
+        vip: String,
+        /// Name or id of the appliance that shall own it.
+        to: String,
+    },
     /// End the daemon.
     Shutdown,
 }

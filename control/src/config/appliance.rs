@@ -30,7 +30,8 @@ fn absolute(text: &str) -> Result<PathBuf, Reason> {
     if path.is_absolute() { Ok(path.to_path_buf()) } else { Err(Reason::NotAbsolute(text.to_owned())) }
 }
 
-fn socket_path(text: &str) -> Result<PathBuf, Reason> {
+/// A path that a Unix socket can be bound to.
+pub(super) fn socket_path(text: &str) -> Result<PathBuf, Reason> {
     if text.len() > SOCKET_PATH_BYTES_MAX {
         return Err(Reason::SocketPathTooLong { max: SOCKET_PATH_BYTES_MAX });
     }

@@ -1,20 +1,20 @@
-//! A digest of what two appliances of a group have to agree on before one may take over from the other.
+//! A digest of what two appliances of a pair have to agree on before one may take over from the other.
 
-use std::fmt;
-use std::net::IpAddr;
+use std::fmt::{self, Display};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
-use vipsec_esp::sa::{Algorithm, Selector};
-use vipsec_wire::ip::Prefix;
+use vipsec_ike::{ChildPolicy, ConnectionPolicy, Identity, IdentityMatch};
+use vipsec_takeover::timing::Timing;
+use vipsec_wire::iv::ApplianceId;
 
-use super::identity::Identity;
-use super::model::{Child, Config, Connection, Floating, RemoteAddr, Service, ServiceProtocol};
-use super::proposal::{KeyExchange, Prf};
+use super::model::{Config, Floating, Peer, Service, ServiceProtocol, TakeoverPolicy};
 
-/// SHA-256 over VIPs, targets, services and connections.
+/// SHA-256 over VIPs, targets, services, connections, and what the pair does on a takeover.
 ///
-/// Left out is what may differ between appliances: id, name, ports and their addresses, routes, memory, logging. Secrets go in as
-/// hashes of their own; still, a weak one could be guessed from the digest, so show it to nobody but the peer appliance.
+/// Left out is what may differ between appliances: which of the two ids is whose, name, ports and their addresses, routes, memory,
+/// sockets, logging. Secrets go in as hashes of their own (the pair's own proves itself when the two meet); still, a weak one
+/// could be guessed from the digest, so show it to nobody but the peer appliance.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConfigDigest([u8; 32]);
 
@@ -32,42 +32,35 @@ impl fmt::Debug for ConfigDigest {
 }
 
 impl Config {
-    /// The digest of what a peer appliance has to agree with. The order of tables and of a service's targets has no
-    /// meaning and doesn't matter; the order of proposals and selectors does.
+    /// The digest of what a peer appliance has to agree with. The order of services and of a service's targets has no meaning and
+    /// doesn't matter. That of VIPs does: the appliances' messages name a VIP by its place. So does that of connections, children,
+    /// proposals and selectors: the first that fits is taken.
     pub fn digest(&self) -> ConfigDigest {
         let mut canonical = Canonical(Context::new(&SHA256));
         canonical.bytes(b"vipsec configuration 1");
 
-        let mut vips: Vec<_> = self.vips.iter().collect();
-        vips.sort_by(|a, b| a.name.cmp(&b.name));
-        canonical.list(&vips, |canonical, vip| {
-            canonical.bytes(vip.name.as_bytes());
+        canonical.list(self.peer.as_slice(), |canonical, peer| canonical.pair(self.appliance.id, peer));
+
+        canonical.list(&self.vips, |canonical, vip| {
+            canonical.text(&vip.name);
             canonical.floating(&vip.floating);
             canonical.list(&vip.gateways, Canonical::floating);
+            canonical.number(vip.owner.map_or(0, |owner| owner.get().into()));
         });
 
-        let mut services: Vec<_> = self.services.iter().map(|service| (self.vip_name(service.vip), service)).collect();
-        services.sort_by_key(|(vip, service)| (*vip, service.protocol, service.port));
-        canonical.list(&services, |canonical, (vip, service)| self.service(canonical, vip, service));
+        let mut services: Vec<_> = self.services.iter().collect();
+        services.sort_by_key(|service| (service.vip, service.protocol, service.port));
+        canonical.list(&services, |canonical, service| self.service(canonical, service));
 
-        let mut connections: Vec<_> = self.connections.iter().collect();
-        connections.sort_by(|a, b| a.name.cmp(&b.name));
-        canonical.list(&connections, |canonical, connection| {
-            canonical.bytes(self.vip_name(connection.vip).as_bytes());
-            canonical.connection(connection);
-        });
+        canonical.list(&self.connections, |canonical, connection| canonical.connection(connection));
 
         let mut bytes = [0; 32];
         bytes.copy_from_slice(canonical.0.finish().as_ref());
         ConfigDigest(bytes)
     }
 
-    fn vip_name(&self, vip: u16) -> &str {
-        self.vips.get(usize::from(vip)).map_or("", |vip| &vip.name)
-    }
-
-    fn service(&self, canonical: &mut Canonical, vip: &str, service: &Service) {
-        canonical.bytes(vip.as_bytes());
+    fn service(&self, canonical: &mut Canonical, service: &Service) {
+        canonical.number(service.vip.into());
         canonical.number(match service.protocol {
             ServiceProtocol::Tcp => 6,
             ServiceProtocol::Udp => 17,
@@ -77,11 +70,12 @@ impl Config {
         let targets = service.targets.iter().filter_map(|index| self.targets.get(*index));
         let mut addresses: Vec<_> = targets.map(|target| target.address).collect();
         addresses.sort();
-        canonical.list(&addresses, |canonical, address| canonical.address(*address));
+        canonical.list(&addresses, Canonical::text);
     }
 }
 
-/// Writes values so that no two sequences look the same: everything of variable length has its length in front.
+/// Writes values so that no two sequences look the same: everything of variable length has its length in front, and the text of
+/// a value tells it from every other one of its type.
 struct Canonical(Context);
 
 impl Canonical {
@@ -94,96 +88,92 @@ impl Canonical {
         self.0.update(bytes);
     }
 
+    fn text(&mut self, value: &impl Display) {
+        self.bytes(value.to_string().as_bytes());
+    }
+
     fn list<T>(&mut self, items: &[T], mut write: impl FnMut(&mut Self, &T)) {
         self.number(items.len() as u64);
         items.iter().for_each(|item| write(self, item));
     }
 
-    fn address(&mut self, address: IpAddr) {
-        match address {
-            IpAddr::V4(v4) => self.bytes(&v4.octets()),
-            IpAddr::V6(v6) => self.bytes(&v6.octets()),
-        }
+    fn duration(&mut self, duration: Duration) {
+        self.number(duration.as_secs());
+        self.number(duration.subsec_nanos().into());
     }
 
-    fn prefix(&mut self, prefix: &Prefix) {
-        self.address(prefix.address());
-        self.number(prefix.bits().into());
+    fn optional_duration(&mut self, duration: Option<Duration>) {
+        self.list(duration.as_slice(), |canonical, duration| canonical.duration(*duration));
     }
 
     fn floating(&mut self, floating: &Floating) {
-        self.address(floating.address);
+        self.text(&floating.address);
         self.bytes(&floating.mac.0);
     }
 
-    fn algorithm(&mut self, algorithm: Algorithm) {
-        self.number(match algorithm {
-            Algorithm::Aes128Gcm => 128,
-            Algorithm::Aes256Gcm => 256,
+    fn pair(&mut self, me: ApplianceId, peer: &Peer) {
+        self.text(&me.min(peer.id));
+        self.text(&me.max(peer.id));
+        self.number(match peer.takeover {
+            TakeoverPolicy::Resume => 0,
+            TakeoverPolicy::Renegotiate => 1,
         });
+        let Timing { interval, deadline, detection, trust, trust_margin, claim_preferred, claim_other } = peer.timing;
+        for time in [interval, deadline, detection, trust, trust_margin, claim_preferred, claim_other] {
+            self.duration(time);
+        }
     }
 
-    fn key_exchange(&mut self, method: Option<KeyExchange>) {
-        // The numbers of IANA's registry for IKEv2 transform type 4; 0 is NONE.
-        self.number(match method {
-            None => 0,
-            Some(KeyExchange::X25519) => 31,
-        });
-    }
-
+    /// As it goes over the wire: the text of two identities of different types may be the same.
     fn identity(&mut self, identity: &Identity) {
-        let (kind, text): (u64, _) = match identity {
-            Identity::Any => (0, String::new()),
-            Identity::Address(address) => (1, address.to_string()),
-            Identity::Fqdn(name) => (2, name.clone()),
-            Identity::Mail(mail) => (3, mail.clone()),
-        };
-        self.number(kind);
-        self.bytes(text.as_bytes());
+        let mut encoded = Vec::new();
+        identity.encode(&mut encoded);
+        self.bytes(&encoded);
     }
 
-    fn selector(&mut self, selector: &Selector) {
-        self.address(*selector.addresses.start());
-        self.address(*selector.addresses.end());
-        self.number(selector.protocol.map_or(256, u64::from));
-        self.number(u64::from(*selector.ports.start()));
-        self.number(u64::from(*selector.ports.end()));
+    fn connection(&mut self, connection: &ConnectionPolicy) {
+        let ConnectionPolicy {
+            name,
+            vip,
+            local,
+            remote,
+            local_id,
+            remote_id,
+            psk,
+            proposals,
+            dpd_delay,
+            rekey_time,
+            children,
+        } = connection;
+        self.text(name);
+        self.number((*vip).into());
+        self.text(local);
+        self.list(remote, Self::text);
+        self.identity(local_id);
+        match remote_id {
+            IdentityMatch::Any => self.number(0),
+            IdentityMatch::Below(suffix) => {
+                self.number(1);
+                self.text(suffix);
+            }
+            IdentityMatch::Exact(identity) => {
+                self.number(2);
+                self.identity(identity);
+            }
+        }
+        self.bytes(digest(&SHA256, psk.expose()).as_ref());
+        self.list(proposals, Self::text);
+        self.optional_duration(*dpd_delay);
+        self.optional_duration(*rekey_time);
+        self.list(children, |canonical, child| canonical.child(child));
     }
 
-    fn connection(&mut self, connection: &Connection) {
-        self.bytes(connection.name.as_bytes());
-        self.list(&connection.remote_addrs, |canonical, remote| match remote {
-            RemoteAddr::Any => canonical.bytes(b"%any"),
-            RemoteAddr::In(prefix) => canonical.prefix(prefix),
-        });
-        self.identity(&connection.local_id);
-        self.identity(&connection.remote_id);
-        self.bytes(digest(&SHA256, connection.secret.expose()).as_ref());
-        self.list(&connection.proposals, |canonical, proposal| {
-            canonical.algorithm(proposal.encryption);
-            // IANA's numbers for IKEv2 transform type 2.
-            canonical.number(match proposal.prf {
-                Prf::HmacSha256 => 5,
-                Prf::HmacSha384 => 6,
-                Prf::HmacSha512 => 7,
-            });
-            canonical.key_exchange(Some(proposal.key_exchange));
-        });
-        self.number(connection.dpd_delay.as_millis() as u64);
-        self.number(connection.rekey_time.as_millis() as u64);
-        let mut children: Vec<_> = connection.children.iter().collect();
-        children.sort_by(|a, b| a.name.cmp(&b.name));
-        self.list(&children, |canonical, child| canonical.child(child));
-    }
-
-    fn child(&mut self, child: &Child) {
-        self.bytes(child.name.as_bytes());
-        self.list(&child.local_ts, Self::selector);
-        self.list(&child.remote_ts, Self::selector);
-        self.list(&child.esp_proposals, |canonical, proposal| {
-            canonical.algorithm(proposal.encryption);
-            canonical.key_exchange(proposal.key_exchange);
-        });
-        self.number(child.rekey_time.as_millis() as u64);
+    fn child(&mut self, child: &ChildPolicy) {
+        let ChildPolicy { name, local_ts, remote_ts, proposals, rekey_time } = child;
+        self.text(name);
+        self.list(local_ts, Self::text);
+        self.list(remote_ts, Self::text);
+        self.list(proposals, Self::text);
+        self.optional_duration(*rekey_time);
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
+use vipsec_takeover::timing::TimingError;
 
 /// One mistake in a configuration: reads `file:line: key: reason`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -115,14 +116,14 @@ pub enum Reason {
         /// The words, separated by commas.
         allowed: String,
     },
-    /// A part of a proposal that isn't implemented, or not in this place.
+    /// A proposal with a part that isn't implemented or not in its place, or without one that it needs.
     #[error("{value:?} is not a proposal of the form {form}: {detail}")]
     BadProposal {
         /// The whole proposal.
         value: String,
         /// What one looks like.
         form: &'static str,
-        /// The part to blame.
+        /// What is wrong with it.
         detail: String,
     },
     /// A list that may not be empty, or a table that has to appear at least once.
@@ -205,6 +206,9 @@ pub enum Reason {
         /// Bytes allowed.
         max: usize,
     },
+    /// A path in no folder, and none could be made.
+    #[error("the folder of {0:?} doesn't exist and can't be created")]
+    NoFolder(String),
     /// A relative path where only an absolute one makes sense.
     #[error("{0:?} is not an absolute path")]
     NotAbsolute(String),
@@ -236,6 +240,14 @@ pub enum Reason {
         /// The file.
         file: PathBuf,
     },
+    /// A secret that could be guessed.
+    #[error("{file} is shorter than {min} bytes")]
+    SecretTooShort {
+        /// The file.
+        file: PathBuf,
+        /// Bytes needed.
+        min: usize,
+    },
     /// A secret that is too large to be one.
     #[error("{file} is larger than {max} bytes")]
     SecretTooLarge {
@@ -253,6 +265,20 @@ pub enum Reason {
     /// Static child SAs outside a test.
     #[error("static child SAs are for tests only: start with --test-configuration to accept them")]
     TestConfigurationRefused,
+    /// The other appliance has our id.
+    #[error("{0} is the id of this appliance; the peer has another one")]
+    OwnId(u8),
+    /// Times that can't keep what a takeover promises.
+    #[error(transparent)]
+    BadTiming(TimingError),
+    /// An owner that is no appliance of the pair.
+    #[error("{id} is no appliance's id here (known: {known})")]
+    NotAnAppliance {
+        /// The id.
+        id: u8,
+        /// The ids that are known, separated by commas.
+        known: String,
+    },
     /// Packets' own end of a static child SA.
     #[error("{0} is not the address of a VIP")]
     NotAVip(String),

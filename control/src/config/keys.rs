@@ -20,7 +20,10 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use vipsec_esp::sa::{Algorithm, ChildSa, InboundParams, KeyMaterial, OutboundParams, SALT_LEN, Spi, TunnelEnds};
+use vipsec_esp::sa::{
+    Algorithm, ChildSa, InboundParams, KeyMaterial, OutboundParams, SALT_LEN, Selector, Spi, TunnelEnds,
+};
+use vipsec_ike::TrafficSelector;
 use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix, NUMBER_MAX};
 use zeroize::Zeroizing;
 
@@ -125,9 +128,18 @@ fn child(section: Section, spis: &mut Once, appliance: ApplianceId, vips: &[Opti
             iv_prefix: IvPrefix::new(appliance, Epoch(0)),
         },
         tunnel: TunnelEnds { local, remote: remote?, udp: udp.map_or(Some(None), |udp| udp.map(Some))? },
-        local_selectors: local_selectors?,
-        remote_selectors: remote_selectors?,
+        local_selectors: local_selectors?.iter().map(esp_selector).collect(),
+        remote_selectors: remote_selectors?.iter().map(esp_selector).collect(),
     })
+}
+
+/// A traffic selector of IKE's as a worker takes it.
+pub fn esp_selector(selector: &TrafficSelector) -> Selector {
+    Selector {
+        addresses: selector.first..=selector.last,
+        protocol: (selector.protocol != 0).then_some(selector.protocol),
+        ports: selector.ports.0..=selector.ports.1,
+    }
 }
 
 fn spi(field: &Field) -> Option<Spi> {

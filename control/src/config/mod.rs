@@ -7,12 +7,11 @@ mod appliance;
 mod connection;
 mod digest;
 mod error;
-mod identity;
 mod keys;
 mod model;
 mod names;
 mod network;
-mod proposal;
+mod peer;
 mod read;
 mod secret;
 mod tables;
@@ -25,19 +24,18 @@ use std::path::{Path, PathBuf};
 pub use connection::{CHILDREN_MAX, CONNECTIONS_MAX, PROPOSALS_MAX, SELECTORS_MAX};
 pub use digest::ConfigDigest;
 pub use error::{ConfigError, ConfigErrors, Reason};
-pub use identity::Identity;
-pub use keys::{KEYS_FILE_BYTES_MAX, STATIC_CHILDREN_MAX};
+pub use keys::{KEYS_FILE_BYTES_MAX, STATIC_CHILDREN_MAX, esp_selector};
 pub use model::{
-    Appliance, Child, Config, Connection, Eal, Engine, Floating, Hugepages, LogLevel, Polling, Port, RemoteAddr, Route,
-    Service, ServiceProtocol, Target, Vip, virtual_mac,
+    Appliance, Config, Eal, Engine, Floating, Hugepages, LogLevel, Peer, Polling, Port, Route, Service,
+    ServiceProtocol, TakeoverPolicy, Target, Vip, virtual_mac,
 };
 pub use network::{
     GATEWAYS_MAX, PORT_ADDRESSES_MAX, PORTS_MAX, ROUTES_MAX, SERVICE_TARGETS_MAX, SERVICES_MAX, TARGETS_MAX, VIPS_MAX,
 };
-pub use proposal::{EspProposal, IkeProposal, KeyExchange, Prf};
-pub use secret::{SECRET_BYTES_MAX, Secret};
+pub use secret::SECRET_BYTES_MAX;
 
 use network::Network;
+use peer::Appliances;
 use read::{Section, Source};
 
 /// Most bytes of a configuration.
@@ -86,7 +84,8 @@ fn read(path: &Path) -> Result<String, Reason> {
 fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration) -> Option<Config> {
     let appliance = appliance::appliance(root);
     let eal = appliance::eal(root, appliance.as_ref());
-    let network = Network::read(root);
+    let peer = peer::peer(root, folder, appliance.as_ref());
+    let network = Network::read(root, &Appliances::of(appliance.as_ref(), peer.as_ref()));
     let connections = connection::connections(root, folder, &network.vip_names, &network.vips);
     let static_children = match root.optional("test") {
         None => Some(Vec::new()),
@@ -111,6 +110,7 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
         targets: all(network.targets)?,
         services: all(network.services)?,
         connections: all(connections)?,
+        peer: peer?,
         static_children: static_children?,
     })
 }

@@ -2,17 +2,15 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
 
 use vipsec_dataplane::api::{PortId, Side};
-use vipsec_esp::sa::{ChildSa, Selector};
+use vipsec_esp::sa::ChildSa;
+use vipsec_ike::{ConnectionPolicy, Limits, Retransmission, Secret};
+use vipsec_takeover::timing::Timing;
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::Prefix;
 use vipsec_wire::iv::ApplianceId;
-
-use super::identity::Identity;
-use super::proposal::{EspProposal, IkeProposal};
-use super::secret::Secret;
 
 /// Everything an appliance is told at its start.
 #[derive(Debug, Clone)]
@@ -31,10 +29,24 @@ pub struct Config {
     pub targets: Vec<Target>,
     /// `[[service]]`
     pub services: Vec<Service>,
-    /// `[[connection]]`
-    pub connections: Vec<Connection>,
+    /// `[[connection]]`; their `vip` is an index into `vips`, their order is that of preference.
+    pub connections: Vec<Arc<ConnectionPolicy>>,
+    /// `[peer]`
+    pub peer: Option<Peer>,
     /// Static child SAs of a test configuration.
     pub static_children: Vec<ChildSa>,
+}
+
+impl Config {
+    /// What IKE may agree to.
+    pub fn ike(&self) -> vipsec_ike::Config {
+        vipsec_ike::Config {
+            appliance: self.appliance.id,
+            connections: self.connections.clone(),
+            limits: Limits::default(),
+            retransmission: Retransmission::default(),
+        }
+    }
 }
 
 /// What is this appliance's own.
@@ -163,6 +175,9 @@ pub struct Vip {
     pub floating: Floating,
     /// Inside gateways that move with it.
     pub gateways: Vec<Floating>,
+    /// The appliance that takes it first when nobody owns it: ours or the peer's, by default the one with the lower id.
+    /// Without a peer it may be `None`.
+    pub owner: Option<ApplianceId>,
 }
 
 /// An address that moves between appliances.
@@ -220,51 +235,30 @@ pub enum ServiceProtocol {
     Any,
 }
 
-/// Remote peers that call with the same policy.
+/// The other appliance of a pair.
 #[derive(Debug, Clone)]
-pub struct Connection {
-    /// For people and commands.
-    pub name: String,
-    /// Index into [`Config::vips`].
-    pub vip: u16,
-    /// Where the peers may be.
-    pub remote_addrs: Vec<RemoteAddr>,
-    /// Who we are. Default: the VIP's address.
-    pub local_id: Identity,
-    /// Who the peer has to be.
-    pub remote_id: Identity,
-    /// Pre-shared key.
+pub struct Peer {
+    /// Its id; not ours.
+    pub id: ApplianceId,
+    /// Its name, for commands.
+    pub name: Option<String>,
+    /// Where the two processes meet. Its folder exists, or can be made.
+    pub store_socket: PathBuf,
+    /// What the two know: at least [`SECRET_BYTES_MIN`](vipsec_store::pairing::SECRET_BYTES_MIN) bytes.
     pub secret: Secret,
-    /// In the order of preference.
-    pub proposals: Vec<IkeProposal>,
-    /// Silence after which the peer is asked whether it lives (RFC 7296 §2.4).
-    pub dpd_delay: Duration,
-    /// Age at which the IKE SA is rekeyed.
-    pub rekey_time: Duration,
-    /// At least one.
-    pub children: Vec<Child>,
+    /// What a successor does with the SAs that it finds in the store.
+    pub takeover: TakeoverPolicy,
+    /// The protocol's times; checked.
+    pub timing: Timing,
+    /// How many records each appliance keeps room for in the region that the other one writes.
+    pub store_records: u32,
 }
 
-/// Where a remote peer may be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RemoteAddr {
-    /// `%any`
-    Any,
-    /// An address (prefix of full length) or network.
-    In(Prefix),
-}
-
-/// The policy of a child SA.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Child {
-    /// Unique in its connection.
-    pub name: String,
-    /// What our side may be. Default: the VIP.
-    pub local_ts: Vec<Selector>,
-    /// What the remote side may be.
-    pub remote_ts: Vec<Selector>,
-    /// In the order of preference.
-    pub esp_proposals: Vec<EspProposal>,
-    /// Age at which the child SA is rekeyed.
-    pub rekey_time: Duration,
+/// What a successor does with the SAs that it finds in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakeoverPolicy {
+    /// Goes on with them.
+    Resume,
+    /// Negotiates new ones with the remote peers, and deletes them.
+    Renegotiate,
 }

@@ -10,6 +10,7 @@ use vipsec_wire::ip::Prefix;
 use super::error::Reason;
 use super::model::{Floating, Port, Route, Service, ServiceProtocol, Target, Vip, virtual_mac};
 use super::names::{Names, Once};
+use super::peer::Appliances;
 use super::read::{Field, Section, every};
 use super::value;
 
@@ -45,7 +46,7 @@ pub(super) struct Network {
 }
 
 impl Network {
-    pub(super) fn read(root: &Section) -> Self {
+    pub(super) fn read(root: &Section, appliances: &Appliances) -> Self {
         let mut reader = Reader {
             ports: Vec::new(),
             port_names: Names::new("port"),
@@ -54,7 +55,7 @@ impl Network {
         };
         reader.read_ports(root);
         let routes = reader.read_routes(root);
-        let (vips, vip_names) = reader.read_vips(root);
+        let (vips, vip_names) = reader.read_vips(root, appliances);
         let (targets, target_names) = reader.read_targets(root);
         let services = read_services(root, &vip_names, &target_names);
         Self { ports: reader.ports, routes, vips, targets, services, vip_names }
@@ -163,7 +164,7 @@ impl Reader {
         root.tables("route", ROUTES_MAX).into_iter().map(read).collect()
     }
 
-    fn read_vips(&mut self, root: &Section) -> (Vec<Option<Vip>>, Names) {
+    fn read_vips(&mut self, root: &Section, appliances: &Appliances) -> (Vec<Option<Vip>>, Names) {
         let mut names = Names::new("vip");
         let mut vips = Vec::new();
         for (index, section) in root.tables("vip", VIPS_MAX).into_iter().enumerate() {
@@ -176,8 +177,9 @@ impl Reader {
                 section.finish();
                 floating
             }));
+            let owner = appliances.owner(&section);
             section.finish();
-            vips.push((|| Some(Vip { name: name?, floating: floating?, gateways: gateways? }))());
+            vips.push((|| Some(Vip { name: name?, floating: floating?, gateways: gateways?, owner: owner? }))());
         }
         (vips, names)
     }

@@ -110,9 +110,10 @@ impl<'s, 'a> Section<'s, 'a> {
         self.optional(key).map_or_else(Vec::new, |field| field.list(max).iter().filter_map(Field::table).collect())
     }
 
-    /// Reports a mistake about `key` where the table begins.
+    /// Reports a mistake about `key`: where its value is, or where the table begins.
     pub(super) fn report(&self, key: &str, reason: Reason) {
-        self.source.report(self.span.start, self.path_of(key), reason);
+        let span = self.table.get(key).map_or(self.span.clone(), Spanned::span);
+        self.source.report(span.start, self.path_of(key), reason);
     }
 
     /// Reports the keys that nobody asked for.

@@ -1,48 +1,39 @@
 //! Secrets in files of their own, that nobody else may read.
 
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use vipsec_ike::Secret;
 use zeroize::Zeroizing;
 
 use super::error::Reason;
+use super::read::Field;
 
-/// Most bytes of a pre-shared key.
+/// Most bytes of a secret.
 pub const SECRET_BYTES_MAX: usize = 1024;
 
-/// A pre-shared key. Wiped when dropped; never printed.
-#[derive(Clone)]
-pub struct Secret(Zeroizing<Vec<u8>>);
-
-impl Secret {
-    /// The key's bytes.
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// Reads a secret: the file's bytes without the newline at its end.
-    pub(super) fn read(path: &Path) -> Result<Self, Reason> {
-        let mut bytes = read_private(path, SECRET_BYTES_MAX)?;
+/// Reads the secret in the file that `field` names: the file's bytes without the newline at its end.
+pub(super) fn secret(field: &Field, folder: &Path, bytes_min: usize) -> Option<Secret> {
+    field.parse(|file| {
+        if file.is_empty() {
+            return Err(Reason::Missing);
+        }
+        let path = folder.join(file);
+        let mut bytes = read_private(&path, SECRET_BYTES_MAX)?;
         if bytes.last() == Some(&b'\n') {
             bytes.pop();
             if bytes.last() == Some(&b'\r') {
                 bytes.pop();
             }
         }
-        if bytes.is_empty() {
-            return Err(Reason::SecretEmpty { file: path.to_path_buf() });
+        match bytes.len() {
+            0 => Err(Reason::SecretEmpty { file: path }),
+            length if length < bytes_min => Err(Reason::SecretTooShort { file: path, min: bytes_min }),
+            _ => Ok(Secret::new(std::mem::take(&mut bytes))),
         }
-        Ok(Self(bytes))
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
-    }
+    })
 }
 
 /// Reads a file that only its owner may access, of at most `max` bytes.

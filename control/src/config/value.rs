@@ -1,13 +1,15 @@
-//! The small languages inside strings: names, durations, addresses, MAC addresses, traffic selectors.
+//! The small languages inside strings: names, durations, addresses, MAC addresses, identities, traffic selectors.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use vipsec_esp::sa::Selector;
+use vipsec_ike::{AddressMatch, Identity, IdentityMatch, TrafficSelector};
 use vipsec_wire::ethernet::MacAddr;
-use vipsec_wire::ip::{Prefix, PrefixError, parse_interface, protocol};
+use vipsec_wire::ip::{Prefix, PrefixError, parse_interface};
 
 use super::error::Reason;
+use super::read::Section;
 
 fn malformed(value: &str, expected: &'static str) -> Reason {
     Reason::Malformed { value: value.to_owned(), expected }
@@ -38,6 +40,23 @@ pub(super) fn duration(text: &str) -> Result<Duration, Reason> {
         _ => return Err(error()),
     };
     number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(error)
+}
+
+/// The duration at `key`, in `range`; `default` where the table has none.
+pub(super) fn duration_of(
+    section: &Section,
+    key: &'static str,
+    default: Duration,
+    range: RangeInclusive<Duration>,
+) -> Option<Duration> {
+    let Some(field) = section.optional(key) else { return Some(default) };
+    field.parse(|text| {
+        let duration = duration(text)?;
+        if range.contains(&duration) {
+            return Ok(duration);
+        }
+        Err(Reason::DurationOutOfRange { value: text.to_owned(), min: *range.start(), max: *range.end() })
+    })
 }
 
 /// An address that a host can have.
@@ -106,37 +125,51 @@ pub(super) fn mac(text: &str) -> Result<MacAddr, Reason> {
     Ok(mac)
 }
 
-/// A traffic selector in swanctl's notation: `prefix`, with `[protocol]` or `[protocol/port]` or `[protocol/first-last]` behind
-/// it where it is narrower. The protocol is `tcp`, `udp`, `icmp`, `any` or a number.
-pub(super) fn selector(text: &str) -> Result<Selector, Reason> {
-    let error = || malformed(text, "a traffic selector like \"10.9.0.0/16\" or \"10.9.0.0/16[tcp/80]\"");
-    let (net, narrowed) = match text.split_once('[') {
-        Some((net, rest)) => (net, Some(rest.strip_suffix(']').ok_or_else(error)?)),
-        None => (text, None),
-    };
-    let net = prefix(net)?;
-    let (name, ports) = match narrowed {
-        None => ("any", "any"),
-        Some(narrowed) => narrowed.split_once('/').unwrap_or((narrowed, "any")),
-    };
-    let protocol = match name {
-        "any" => None,
-        "icmp" => Some(protocol::ICMP),
-        "tcp" => Some(protocol::TCP),
-        "udp" => Some(protocol::UDP),
-        number => Some(number.parse().map_err(|_| error())?),
-    };
-    let ports = match ports {
-        "any" => 0..=u16::MAX,
-        range => {
-            let (low, high) = range.split_once('-').unwrap_or((range, range));
-            low.parse().map_err(|_| error())?..=high.parse().map_err(|_| error())?
-        }
-    };
-    if ports.is_empty() || (protocol.is_none() && ports != (0..=u16::MAX)) {
+/// Where a remote peer may be: `%any`, an address, or a prefix.
+pub(super) fn remote_address(text: &str) -> Result<AddressMatch, Reason> {
+    if text == "%any" {
+        return Ok(AddressMatch::Any);
+    }
+    let prefix = prefix(text)?;
+    if prefix.address() == prefix.last() {
+        return Ok(AddressMatch::Exact(prefix.address()));
+    }
+    let within = TrafficSelector::prefix(prefix.address(), prefix.bits()).map(AddressMatch::Within);
+    within.ok_or_else(|| malformed(text, PREFIX))
+}
+
+/// Most bytes of an identity.
+const IDENTITY_BYTES_MAX: usize = 255;
+
+/// Who a remote peer has to be.
+pub(super) fn remote_identity(text: &str) -> Result<IdentityMatch, Reason> {
+    let error = || malformed(text, "an identity: an address, a name, or a mail address");
+    if text.len() > IDENTITY_BYTES_MAX || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(error());
     }
-    Ok(Selector { addresses: net.address()..=net.last(), protocol, ports })
+    text.parse().map_err(|_| error())
+}
+
+/// Who we are.
+pub(super) fn local_identity(text: &str) -> Result<Identity, Reason> {
+    match remote_identity(text)? {
+        IdentityMatch::Exact(identity) => Ok(identity),
+        IdentityMatch::Any | IdentityMatch::Below(_) => Err(malformed(text, "an identity that we could send")),
+    }
+}
+
+/// A traffic selector in swanctl's notation: addresses, with `[protocol]` or `[protocol/port]` or `[protocol/first-last]` behind
+/// them where it is narrower. The protocol is `tcp`, `udp`, `icmp`, `any` or a number.
+pub(super) fn selector(text: &str) -> Result<TrafficSelector, Reason> {
+    let addresses = text.split('[').next().unwrap_or_default();
+    if addresses.contains('/') {
+        // Bits behind the prefix length are more likely a mistake than meant.
+        prefix(addresses)?;
+    }
+    let selector: Option<TrafficSelector> = text.parse().ok();
+    // RFC 7296 §3.13.1: without a protocol, ports mean nothing.
+    let sound = selector.filter(|selector| selector.protocol != 0 || selector.ports == (0, u16::MAX));
+    sound.ok_or_else(|| malformed(text, "a traffic selector like \"10.9.0.0/16\" or \"10.9.0.0/16[tcp/80]\""))
 }
 
 #[cfg(test)]
@@ -154,19 +187,34 @@ mod tests {
     }
 
     #[test]
-    fn selectors_in_swanctl_notation() {
-        let any = selector("10.9.0.0/16").unwrap();
-        assert_eq!(any.addresses, "10.9.0.0".parse().unwrap()..="10.9.255.255".parse().unwrap());
-        assert_eq!((any.protocol, any.ports), (None, 0..=65535));
-        let web = selector("192.0.2.1[tcp/80]").unwrap();
-        assert_eq!(web.addresses, "192.0.2.1".parse().unwrap()..="192.0.2.1".parse().unwrap());
-        assert_eq!((web.protocol, web.ports), (Some(6), 80..=80));
-        let range = selector("192.0.2.0/24[17/500-600]").unwrap();
-        assert_eq!((range.protocol, range.ports), (Some(17), 500..=600));
-        for bad in
-            ["10.9.0.1/16", "10.9.0.0/33", "10.9.0.0/16[tcp/80", "10.9.0.0/16[any/80]", "0.0.0.0/0[tcp/9-1]", "x"]
-        {
+    fn selectors_have_no_bits_behind_their_prefix_and_no_ports_without_a_protocol() {
+        for good in ["10.9.0.0/16", "192.0.2.1/32[6/80]", "192.0.2.0/24[17/500-600]", "10.0.0.1-10.0.0.9"] {
+            assert_eq!(selector(good).unwrap().to_string(), good);
+        }
+        assert!(matches!(selector("10.9.0.1/16[tcp]"), Err(Reason::HostBits { .. })));
+        for bad in ["10.9.0.0/33", "10.9.0.0/16[tcp/80", "10.9.0.0/16[any/80]", "0.0.0.0/0[tcp/9-1]", "x", ""] {
             assert!(selector(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_remote_address_of_full_length_is_one_that_can_be_called() {
+        let address = AddressMatch::Exact("198.51.100.7".parse().unwrap());
+        assert_eq!(remote_address("198.51.100.7"), Ok(address));
+        assert_eq!(remote_address("198.51.100.7/32"), Ok(address));
+        assert_eq!(remote_address("198.51.100.0/24").unwrap().to_string(), "198.51.100.0/24");
+        assert!(matches!(remote_address("198.51.100.7/24"), Err(Reason::HostBits { .. })));
+    }
+
+    #[test]
+    fn our_own_identity_is_one() {
+        assert!(local_identity("vip.example").is_ok());
+        for pattern in ["%any", "*.example"] {
+            assert!(remote_identity(pattern).is_ok(), "{pattern}");
+            assert!(local_identity(pattern).is_err(), "{pattern}");
+        }
+        for bad in ["", "@", "a b", "b\u{fc}ro.example", &"x".repeat(256)] {
+            assert!(remote_identity(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -66,12 +66,37 @@ impl Core {
             Request::RekeyChild { spi } => done(self.ike.rekey_child(spi.0, now)),
             Request::RekeyIke { spi } => done(self.ike.rekey_ike(IkeSaId::from(spi.0), now)),
             Request::Delete { spi } => done(self.ike.delete_ike(IkeSaId::from(spi.0), now)),
+            Request::MoveVip { vip, to } => self.move_vip(&vip, &to),
             Request::Shutdown => {
                 self.outputs.push_back(Output::Shutdown);
                 Ok(Response::Done)
             }
         };
         self.outputs.push_back(Output::Reply(token, answer));
+    }
+
+    fn move_vip(&mut self, name: &str, to: &str) -> Result<Response, ApiError> {
+        let vip = self.config.vips.iter().position(|vip| vip.name == name).and_then(|index| u16::try_from(index).ok());
+        let vip = vip.ok_or_else(|| ApiError::new(ErrorKind::NotFound, format!("no VIP {name:?}")))?;
+        let me = &self.config.appliance;
+        let here = to == me.name || to == me.id.to_string();
+        let Ownership::Pair(side) = &mut self.ownership else {
+            return Err(ApiError::new(ErrorKind::Refused, "this appliance has no peer"));
+        };
+        let peer_name = self.config.peer.as_ref().and_then(|peer| peer.name.as_deref());
+        if !here && to != side.peer().to_string() && Some(to) != peer_name {
+            return Err(ApiError::new(ErrorKind::NotFound, format!("no appliance {to:?} in this pair")));
+        }
+        let ordered = if here { side.pair.order_here(vip) } else { side.pair.order_move(vip) };
+        if ordered {
+            return Ok(Response::Done);
+        }
+        let reason = if side.pair.owned_epoch(vip).is_some() == here {
+            "it is there already"
+        } else {
+            "no copy that counts: the other appliance isn't paired, or hasn't joined"
+        };
+        Err(ApiError::new(ErrorKind::Refused, reason))
     }
 
     fn first_child(&self, connection: &str) -> Option<String> {

@@ -10,7 +10,6 @@ mod inheritance;
 mod keying;
 mod ownership;
 mod pairing;
-mod policy;
 mod publishing;
 mod replica;
 mod succession;
@@ -141,11 +140,11 @@ impl Core {
     /// An appliance that owns nothing yet.
     pub fn new(config: Arc<Config>, surroundings: Surroundings, now: Instant) -> Self {
         let Surroundings { counters, tables, deadline, floors, incarnation, rng, facts } = surroundings;
-        let ike = vipsec_ike::Endpoint::new(Arc::new(policy::ike_config(&config).expect("TEMP")), rng);
+        let ike = vipsec_ike::Endpoint::new(Arc::new(config.ike()), rng);
         let mut core = Self {
             started: now,
             ike,
-            ownership: Ownership::solo(floors),
+            ownership: Ownership::new(&config, floors, incarnation, now),
             replica: Replica::new(),
             tables_in_force: vec![0; counters.len()],
             deadline,

@@ -5,11 +5,14 @@ use std::time::Instant;
 use vipsec_dataplane::api::Command;
 use vipsec_esp::sa::Spi;
 use vipsec_store::StoreError;
+use vipsec_takeover::advertisement::AdvertisementKey;
 use vipsec_takeover::floor::Floor;
+use vipsec_takeover::pair::{Pair, PairConfig, VipConfig};
 use vipsec_wire::iv::Epoch;
 
 use super::pairing::PairSide;
 use super::{Core, Output};
+use crate::config::Config;
 
 /// Who decides.
 pub(super) enum Ownership {
@@ -27,9 +30,23 @@ pub(super) struct Solo {
 }
 
 impl Ownership {
-    pub(super) fn solo(floors: Vec<Floor>) -> Self {
-        let epochs = vec![None; floors.len()];
-        Self::Solo(Solo { floors, epochs, asked: false })
+    /// As the configuration says.
+    pub(super) fn new(config: &Config, floors: Vec<Floor>, incarnation: u64, now: Instant) -> Self {
+        match &config.peer {
+            None => {
+                let epochs = vec![None; floors.len()];
+                Self::Solo(Solo { floors, epochs, asked: false })
+            }
+            Some(peer) => {
+                let me = config.appliance.id;
+                let vips = config.vips.iter().zip(floors);
+                let vips = vips.map(|(vip, floor)| VipConfig { preferred: vip.owner == Some(me), floor });
+                let pair_config = PairConfig { me, peer: peer.id, timing: peer.timing, vips: vips.collect() };
+                let key = AdvertisementKey::new(peer.secret.expose());
+                let pair = Pair::new(pair_config, now);
+                Self::Pair(Box::new(PairSide::new(pair, me, peer.id, key, incarnation)))
+            }
+        }
     }
 
     /// The epoch under which the VIP is ours.

@@ -135,6 +135,9 @@ impl Core {
     }
 
     pub(super) fn ownership_timeout(&mut self, now: Instant) {
+        if let Err(error) = self.replica.check() {
+            self.handle_store_error(now, error);
+        }
         if let Ownership::Pair(side) = &mut self.ownership {
             side.pair.handle_timeout(now);
         }

@@ -166,6 +166,14 @@ impl Replica {
         Ok(())
     }
 
+    /// Asks whether the copy still takes our writes: how an owner that has nothing to write learns that it is deposed.
+    pub(super) fn check(&mut self) -> Result<(), StoreError> {
+        match &mut self.copy {
+            Copy::On(writer) => writer.poll_acknowledged().map(drop),
+            Copy::Off | Copy::Stranded => Ok(()),
+        }
+    }
+
     /// Effects whose time has come, in order.
     pub(super) fn poll(&mut self) -> Result<Option<Effect>, StoreError> {
         if let Copy::On(writer) = &mut self.copy

@@ -9,7 +9,7 @@ use vipsec_ike::IkeSaId;
 
 use super::inheritance::{Inheritance, Inherited};
 use super::{Core, Output};
-#[derive(Debug)] enum TakeoverPolicy { Resume, Renegotiate }
+use crate::config::TakeoverPolicy;
 
 /// How many SAs are rekeyed or renegotiated per step, and how often a step comes: 500 a second, so that many don't storm.
 const PER_STEP: usize = 5;
@@ -36,7 +36,7 @@ enum Task {
 impl Core {
     /// The VIP is ours and open: what becomes of the SAs that were read?
     pub(super) fn inherit(&mut self, now: Instant, vip: u16, inheritance: Inheritance, trusted: bool) {
-        let policy = TakeoverPolicy::Resume;
+        let policy = self.config.peer.as_ref().map_or(TakeoverPolicy::Resume, |peer| peer.takeover);
         let count = inheritance.sets.len();
         if !trusted {
             // I6: an untrusted copy is never resumed from. The remote peers find out by their liveness checks, or call.
@@ -130,7 +130,7 @@ impl Core {
         let result = match task {
             Task::RekeyChild(spi) => self.ike.rekey_child(spi.get(), now),
             Task::RekeyIke(id) => self.ike.rekey_ike(id, now),
-            Task::Renegotiate(id) => match self.ike.rekey_ike(id, now).map(|()| id) {
+            Task::Renegotiate(id) => match self.ike.renegotiate(id, now) {
                 Ok(new) => {
                     self.succession.replacing.insert(new, (id, None));
                     Ok(())

@@ -18,6 +18,7 @@ use super::DaemonError;
 use super::floors::FloorFiles;
 use super::ports::Hardware;
 use super::workers::Workers;
+use super::link::{self, Link, LinkEvent};
 use super::{hardening, signals};
 use crate::api::{Call, Limits, Request, Server};
 use crate::config::{self, Config};
@@ -40,9 +41,26 @@ struct Daemon {
     floors: (Sender<(u16, u32)>, Receiver<(u16, u32)>),
     calls: HashMap<u64, Call>,
     next_call: u64,
+    link: Option<Link>,
+    health: Health,
     shutdown: bool,
     // Last, so that they go last.
     hardware: Hardware,
+}
+
+/// Is this appliance fit to own anything: do its workers advance, are its links up?
+#[derive(Default)]
+struct Health {
+    /// Looks in a row in which some worker stood still.
+    standing_still: u32,
+}
+
+impl Health {
+    /// A worker that is merely scheduled away for one look is not stuck.
+    fn judge(&mut self, advanced: &[bool], links_up: bool) -> bool {
+        self.standing_still = if advanced.iter().all(|advanced| *advanced) { 0 } else { self.standing_still + 1 };
+        links_up && self.standing_still < 2
+    }
 }
 
 /// Runs an appliance until it is told to end.
@@ -101,12 +119,17 @@ impl Daemon {
             &deadline,
             polling,
         )?;
+        let incarnation: [u8; 16] = std::array::from_fn(|_| rng.next_u32() as u8);
+        let link = match &config.peer {
+            Some(peer) => Some(Link::new(&config, peer, incarnation, StdRng::from_rng(&mut rng))?),
+            None => None,
+        };
         let surroundings = Surroundings {
             counters: workers.counters(),
             tables,
             deadline,
             floors,
-            incarnation: rng.next_u64(),
+            incarnation: link::short_incarnation(incarnation),
             rng: Box::new(rng),
             facts: Facts::default(),
         };
@@ -125,6 +148,8 @@ impl Daemon {
             floors: floor_channels,
             calls: HashMap::new(),
             next_call: 0,
+            link,
+            health: Health::default(),
             shutdown: false,
             hardware,
         })
@@ -148,6 +173,9 @@ impl Daemon {
             }
             let now = Instant::now();
             let mut until = self.core.poll_timeout();
+            if let Some(due) = self.link.as_ref().and_then(Link::poll_timeout) {
+                until = until.min(due);
+            }
             if self.workers.have_backlog() || ends.is_some() {
                 until = until.min(now + LOOK_AGAIN);
             }
@@ -179,15 +207,20 @@ impl Daemon {
         let at_calls = select.recv(calls);
         let at_signals = select.recv(signals);
         let at_saved = select.recv(&saved);
+        let readable = self.link.as_ref().map(|link| link.readable().clone());
+        let at_link = readable.as_ref().map(|readable| select.recv(readable));
         let Ok(ready) = select.select_deadline(until) else {
-            self.core.handle_timeout(Instant::now());
+            self.pass_time(Instant::now());
             if !self.workers.send_backlogs() {
                 return Err(DaemonError::WorkerGone(0));
             }
             return Ok(false);
         };
         let index = ready.index();
-        if index == at_calls {
+        if let (Some(readable), true) = (&readable, Some(index) == at_link) {
+            let _ = ready.recv(readable);
+            self.poll_link();
+        } else if index == at_calls {
             if let Ok(call) = ready.recv(calls) {
                 self.take_call(call);
             }
@@ -209,9 +242,37 @@ impl Daemon {
         // Timers don't wait for a flood of events to end.
         let now = Instant::now();
         if self.core.poll_timeout() <= now {
-            self.core.handle_timeout(now);
+            self.pass_time(now);
         }
         Ok(true)
+    }
+
+    /// A timer is due. Everything that arrived before comes first: silence is judged only then.
+    fn pass_time(&mut self, now: Instant) {
+        self.poll_link();
+        for worker in 0..self.workers.len() {
+            while let Some(event) = self.workers.try_event(worker) {
+                self.core.handle_event(now, worker, event);
+            }
+        }
+        if self.link.is_some() {
+            let advanced = self.workers.advanced();
+            let healthy = self.health.judge(&advanced, self.hardware.links_up());
+            self.core.handle_health(healthy);
+        }
+        self.core.handle_timeout(now);
+    }
+
+    fn poll_link(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let now = Instant::now();
+        while let Some(event) = link.poll(now) {
+            match event {
+                LinkEvent::Up(paired) => self.core.handle_link_up(now, *paired),
+                LinkEvent::Message(message) => self.core.handle_link_message(now, &message),
+                LinkEvent::Down => self.core.handle_link_down(now),
+            }
+        }
     }
 
     fn take_call(&mut self, call: Call) {
@@ -253,7 +314,16 @@ impl Daemon {
                         call.answer(answer);
                     }
                 }
-                Output::LinkSend(_) | Output::LinkClose => {}
+                Output::LinkSend(message) => {
+                    if let Some(link) = &mut self.link {
+                        link.send(&message);
+                    }
+                }
+                Output::LinkClose => {
+                    if let Some(link) = &mut self.link {
+                        link.close();
+                    }
+                }
                 Output::Shutdown => self.shutdown = true,
             }
         }

@@ -14,15 +14,29 @@ use rand::rngs::StdRng;
 
 use vipsec_store::local::{Connecting, Connection, Control, Listener, LocalError, LocalLink, LocalSetup, Progress};
 use vipsec_store::pairing::{Agreement, PairingSecret};
-use vipsec_store::{Grant, LocalMemory, Writer};
+use vipsec_store::{BLOCK_ENTRIES_MAX, Grant, LocalMemory, SizeClass, Sizes, Writer};
+use zeroize::Zeroizing;
 
+use super::DaemonError;
+use crate::config::{Config, Peer};
 use crate::core::Paired;
 
+/// Sizes of records, and how many of `store_records` are of that size at most, as a divisor: child SAs; IKE SAs; those with an
+/// exchange in progress and a long answer kept.
+const RECORD_CLASSES: [(u32, u32); 3] = [(1024, 1), (4096, 1), (32_768, 64)];
+/// Writes by which a follower may lag.
+const JOURNAL_ENTRIES: u32 = 4096;
 /// Between two calls, and the longest time that a pairing may take.
 const CALL_INTERVAL: Duration = Duration::from_millis(20);
 const PAIRING_MAX: Duration = Duration::from_secs(2);
 /// An error is logged again after so long.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A process, as advertisements name it.
+pub(super) fn short_incarnation(incarnation: [u8; 16]) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = incarnation;
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+}
 
 /// What became of the link.
 pub(super) enum LinkEvent {
@@ -36,7 +50,7 @@ pub(super) enum LinkEvent {
 
 enum State {
     Idle,
-    Connecting { connecting: Connecting, since: Instant },
+    Connecting { connecting: Box<Connecting>, since: Instant },
     /// Paired; the peer's grant is awaited.
     Granting { link: Box<LocalLink>, since: Instant },
     Up(Control),
@@ -48,7 +62,7 @@ pub(super) struct Link {
     listener: Option<Listener>,
     calls: bool,
     setup: LocalSetup,
-    secret: PairingSecret,
+    secret: Zeroizing<Vec<u8>>,
     rng: StdRng,
     state: State,
     next_call: Instant,
@@ -57,12 +71,35 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// A link between this appliance and the one with id `peer`, meeting at `path`.
-    pub(super) fn new(path: PathBuf, peer: u8, setup: LocalSetup, secret: PairingSecret, rng: StdRng) -> std::io::Result<Self> {
-        let calls = setup.appliance.get() > peer;
+    /// The link to `peer`, not met yet.
+    pub(super) fn new(
+        config: &Config,
+        peer: &Peer,
+        incarnation: [u8; 16],
+        rng: StdRng,
+    ) -> Result<Self, DaemonError> {
+        let records = peer.store_records;
+        let setup = LocalSetup {
+            appliance: config.appliance.id,
+            incarnation,
+            config_digest: *config.digest().as_bytes(),
+            sizes: Sizes {
+                classes: RECORD_CLASSES
+                    .iter()
+                    .map(|(bytes, divisor)| SizeClass { records: records.div_ceil(*divisor), bytes: *bytes })
+                    .collect(),
+                counter_blocks: records.div_ceil(BLOCK_ENTRIES_MAX as u32),
+                journal_entries: JOURNAL_ENTRIES,
+            },
+        };
+        let secret = Zeroizing::new(peer.secret.expose().to_vec());
+        let calls = setup.appliance > peer.id;
+        if let Some(folder) = peer.store_socket.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
         let readable = Readable::start()?;
         Ok(Self {
-            path,
+            path: peer.store_socket.clone(),
             listener: None,
             calls,
             setup,
@@ -123,9 +160,9 @@ impl Link {
                 State::Idle => {
                     let Some(connection) = self.meet()? else { return Ok(None) };
                     self.readable.watch(connection.as_fd());
-                    let connecting =
-                        Connecting::new(connection, self.setup.clone(), self.secret.clone(), &mut self.rng)?;
-                    self.state = State::Connecting { connecting, since: now };
+                    let secret = PairingSecret::new(self.secret.clone())?;
+                    let connecting = Connecting::new(connection, self.setup.clone(), secret, &mut self.rng)?;
+                    self.state = State::Connecting { connecting: Box::new(connecting), since: now };
                 }
                 State::Connecting { connecting, since } => match connecting.poll()? {
                     Progress::Waiting(connecting) => {
@@ -170,9 +207,8 @@ impl Link {
         }
         let writer: Writer<LocalMemory> = owner.writer(grant).map_err(|_| LocalError::Malformed)?;
         self.state = State::Up(control);
-        let [a, b, c, d, e, f, g, h, ..] = peer.incarnation;
         Ok(LinkEvent::Up(Box::new(Paired {
-            incarnation: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+            incarnation: short_incarnation(peer.incarnation),
             agreed: agreement == Agreement::Agreed,
             writer: Box::new(writer),
             reader,

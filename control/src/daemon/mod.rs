@@ -4,6 +4,7 @@ mod args;
 mod control;
 mod floors;
 mod hardening;
+mod link;
 mod ports;
 mod signals;
 mod workers;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use thiserror::Error;
+use vipsec_store::local::LocalError;
 
 use crate::api::BindError;
 use crate::config::{self, ConfigErrors, TestConfiguration};
@@ -40,9 +42,9 @@ pub enum DaemonError {
     /// The configuration's services contradict each other.
     #[error("services: {0}")]
     Services(#[from] vipsec_distribute::service::ServiceError),
-    /// A proposal that IKE doesn't know.
-    #[error("connections: {0}")]
-    Proposal(#[from] vipsec_ike::InvalidProposal),
+    /// The store link can't be set up.
+    #[error("store link: {0}")]
+    StoreLink(#[from] LocalError),
     /// A thread could not be started, or a signal not be caught.
     #[error("{0}")]
     System(#[from] std::io::Error),

@@ -135,6 +135,16 @@ impl Workers {
         self.threads.iter().map(|thread| &thread.events)
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// An event that has arrived already.
+    pub(super) fn try_event(&self, worker: usize) -> Option<Event> {
+        self.threads.get(worker)?.events.try_recv().ok()
+    }
+
     /// Tells a worker. `false`: it is gone.
     pub(super) fn command(&mut self, worker: usize, command: Command) -> bool {
         let Some(thread) = self.threads.get_mut(worker) else { return true };

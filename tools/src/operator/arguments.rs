@@ -54,6 +54,9 @@ pub enum Command {
     /// Call, rekey or delete
     #[command(subcommand)]
     Ike(IkeCommand),
+    /// Move a VIP between the appliances of a pair
+    #[command(subcommand)]
+    Vip(VipCommand),
     /// Check a configuration, without a daemon
     CheckConfig(CheckConfig),
     /// End the vipsecd
@@ -85,6 +88,19 @@ pub enum IkeCommand {
     Delete {
         /// Our SPI
         spi: IkeSpi,
+    },
+}
+
+/// Orders about VIPs.
+#[derive(Debug, Subcommand)]
+pub enum VipCommand {
+    /// Give a VIP to an appliance of the pair: its SAs and connections go along
+    Move {
+        /// Name of the VIP
+        vip: String,
+        /// Name or id of the appliance that shall own it
+        #[arg(long, value_name = "APPLIANCE")]
+        to: String,
     },
 }
 
@@ -121,6 +137,7 @@ impl Command {
             Self::Ike(IkeCommand::RekeyChild { spi }) => Request::RekeyChild { spi: *spi },
             Self::Ike(IkeCommand::RekeyIke { spi }) => Request::RekeyIke { spi: *spi },
             Self::Ike(IkeCommand::Delete { spi }) => Request::Delete { spi: *spi },
+            Self::Vip(VipCommand::Move { vip, to }) => Request::MoveVip { vip: vip.clone(), to: to.clone() },
         })
     }
 }

@@ -1,0 +1,136 @@
+//! `[peer]`: the other appliance of a pair.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use vipsec_store::RECORDS_MAX;
+use vipsec_store::pairing::SECRET_BYTES_MIN;
+use vipsec_takeover::timing::{Timing, TimingError};
+use vipsec_wire::iv::ApplianceId;
+
+use super::appliance::socket_path;
+use super::error::Reason;
+use super::model::{Appliance, Peer, TakeoverPolicy};
+use super::read::{Field, Section};
+use super::secret::secret;
+use super::value;
+
+const TAKEOVER_POLICIES: [(&str, TakeoverPolicy); 2] =
+    [("resume", TakeoverPolicy::Resume), ("renegotiate", TakeoverPolicy::Renegotiate)];
+const STORE_RECORDS_DEFAULT: u32 = 4096;
+const MILLISECOND: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Reads `[peer]`, which may be left out. `folder` is where a relative secret file is.
+pub(super) fn peer(root: &Section, folder: &Path, appliance: Option<&Appliance>) -> Option<Option<Peer>> {
+    let Some(field) = root.optional("peer") else { return Some(None) };
+    let section = field.table()?;
+    let id = section.required("id").and_then(|field| peer_id(&field, appliance.map(|appliance| appliance.id)));
+    let name = section.optional("name").map(|field| field.parse(value::name));
+    let store_socket = section.required("store_socket").and_then(|field| field.parse(store_socket));
+    let secret = section.required("secret_file").and_then(|field| secret(&field, folder, SECRET_BYTES_MIN));
+    let takeover = section.required("takeover").and_then(|field| field.choice(&TAKEOVER_POLICIES));
+    let timing = timing(&section);
+    let store_records = section
+        .optional("store_records")
+        .map_or(Some(STORE_RECORDS_DEFAULT), |field| field.number(1..=u64::from(RECORDS_MAX)));
+    section.finish();
+    Some(Some(Peer {
+        id: id?,
+        name: name.map_or(Some(None), |name| name.map(Some))?,
+        store_socket: store_socket?,
+        secret: secret?,
+        takeover: takeover?,
+        timing: timing?,
+        store_records: store_records?,
+    }))
+}
+
+/// The ids that appliances have here, in order; none while a mistake leaves that open.
+pub(super) struct Appliances(Vec<ApplianceId>);
+
+impl Appliances {
+    /// `peer`: as [`peer`] returns it.
+    pub(super) fn of(appliance: Option<&Appliance>, peer: Option<&Option<Peer>>) -> Self {
+        let Some((appliance, peer)) = appliance.zip(peer) else { return Self(Vec::new()) };
+        let mut ids: Vec<_> = peer.iter().map(|peer| peer.id).chain([appliance.id]).collect();
+        ids.sort();
+        Self(ids)
+    }
+
+    /// Reads the `owner` of a VIP.
+    pub(super) fn owner(&self, vip: &Section) -> Option<Option<ApplianceId>> {
+        let Some(field) = vip.optional("owner") else {
+            return Some(self.0.first().copied().filter(|_| self.0.len() > 1));
+        };
+        let id = ApplianceId::new(field.number(1..=255)?).ok()?;
+        if !self.0.is_empty() && !self.0.contains(&id) {
+            let known = self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            field.report(Reason::NotAnAppliance { id: id.get(), known });
+        }
+        Some(Some(id))
+    }
+}
+
+fn peer_id(field: &Field, me: Option<ApplianceId>) -> Option<ApplianceId> {
+    let id = ApplianceId::new(field.number(1..=255)?).ok()?;
+    if Some(id) == me {
+        field.report(Reason::OwnId(id.get()));
+        return None;
+    }
+    Some(id)
+}
+
+/// A socket's path in a folder that exists or can be made.
+fn store_socket(text: &str) -> Result<PathBuf, Reason> {
+    let path = socket_path(text)?;
+    let existing = path.ancestors().skip(1).find(|ancestor| ancestor.exists());
+    match existing {
+        Some(folder) if folder.is_dir() => Ok(path),
+        _ => Err(Reason::NoFolder(text.to_owned())),
+    }
+}
+
+/// The times that the table names, the others in proportion to them.
+fn timing(section: &Section) -> Option<Timing> {
+    let default = Timing::default();
+    let read = |key, default| value::duration_of(section, key, default, MILLISECOND..=MINUTE);
+    let (interval, deadline) = (read("heartbeat", default.interval), read("deadline", default.deadline));
+    let (detection, trust) = (read("detection", default.detection), read("trust", default.trust));
+    let (interval, deadline, detection, trust) = (interval?, deadline?, detection?, trust?);
+    let timing = Timing {
+        interval,
+        deadline,
+        detection,
+        trust,
+        trust_margin: trust / 10,
+        claim_preferred: 10 * detection,
+        claim_other: 60 * detection,
+    };
+    match timing.check() {
+        Ok(()) => Some(timing),
+        Err(error) => {
+            let key = match error {
+                TimingError::NoInterval => "heartbeat",
+                TimingError::DeadlineTooShort => "deadline",
+                TimingError::DetectionTooShort | TimingError::ClaimsTooClose => "detection",
+                TimingError::TrustTooShort => "trust",
+            };
+            section.report(key, Reason::BadTiming(error));
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_key_sets_is_in_proportion_to_what_one_does() {
+        let default = Timing::default();
+        assert_eq!(default.trust / 10, default.trust_margin);
+        assert_eq!(10 * default.detection, default.claim_preferred);
+        assert_eq!(60 * default.detection, default.claim_other);
+    }
+}
