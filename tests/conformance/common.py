@@ -104,10 +104,9 @@ def tshark(capture, fields, sas=(), options=()):
 
 
 def counted(run):
-    """(drops that happened, other counters) as vipsecd's last line says; names as in its metrics."""
+    """(drops that happened, other counters), by name, as vipsecd's last line says."""
     last = json.loads((run / "stdout").read_text().splitlines()[-1])
-    plain = lambda counters: Counter({name.replace("-", "_"): count for name, count in counters.items()})
-    return +plain(last["drops"]), plain(last["counters"])
+    return +Counter(last["drops"]), last["counters"]
 
 
 class Failures:

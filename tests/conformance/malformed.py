@@ -149,7 +149,7 @@ def wrong_inside(peer):
     # RFC 6040 section 4.2: ECT(0) inside, CE outside becomes CE.
     yield Case("congestion on the way", peer.udp(peer.esp(inner(tos=2)), tos=3), FORWARDED, forwarded(raw(inner(tos=3))))
     # RFC 4303 section 2.7: what follows the inner packet pads it against traffic analysis.
-    yield peer.good("a packet with traffic flow confidentiality padding", inner() / Raw(bytes(100)), forwarded(raw(inner())))
+    yield peer.good("a packet with traffic flow confidentiality padding", raw(inner()) + bytes(100), forwarded(raw(inner())))
 
 
 def other_datagrams(peer):
@@ -179,7 +179,7 @@ def other_frames(peer):
     yield Case("IPv6", Ether(src=PEER_MAC, dst=VIP_MAC) / IPv6(src="fe80::1", dst="fe80::2"), "unknown_ethertype")
     yield Case("ARP for another", Ether(src=PEER_MAC, dst="ff:ff:ff:ff:ff:ff") / ARP(hwsrc=PEER_MAC, psrc=PEER, pdst="192.0.2.77"), "arp_not_for_us")
     yield Case("half an ARP packet", Ether(src=PEER_MAC, dst="ff:ff:ff:ff:ff:ff", type=0x0806) / Raw(bytes(14)), "malformed_arp")
-    yield Case("a good packet with Ethernet's padding", peer.udp(peer.esp()) / Raw(bytes(18)), FORWARDED, forwarded(raw(inner())))
+    yield Case("a good packet with Ethernet's padding", raw(peer.udp(peer.esp())) + bytes(18), FORWARDED, forwarded(raw(inner())))
 
 
 def from_inside():

@@ -66,6 +66,8 @@ def check(case, run):
     session, failures = Session(case), Failures()
     check_inside(session, run / "inside-tx.pcap", failures)
     check_outside(session, run / "outside-tx.pcap", failures)
+    for number, found in enumerate(tshark(run / "outside-rx.pcap", ["arp.opcode", "esp.icv_good"], [session.inbound]), 1):
+        failures.check(found["arp.opcode"] or found["esp.icv_good"] == "1", f"input: frame {number}: tshark finds a wrong ICV")
     drops, _ = counted(run)
     failures.equal("drops", dict(drops), {})
     failures.report()
