@@ -2,6 +2,7 @@
 
 mod config;
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, ExitStatus, Stdio};
@@ -11,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use vipsec_control::api::{Client, ClientError, Counters, IkeSa, Request, Response, Status};
 
-pub use config::{ApplianceConfig, IkeSettings};
+pub use config::{ApplianceConfig, IkeSettings, PeerSettings, TakeoverPolicy};
 
 use crate::command::{self, HOUSEKEEPING_LIMIT};
 use crate::error::{Context, LabError, Result};
@@ -31,9 +32,21 @@ pub struct Appliance {
     control_socket: PathBuf,
 }
 
+/// What an appliance is to the VIP, by its own word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It owns the VIP.
+    Owner,
+    /// It holds a copy that it would resume from.
+    Backup,
+    /// Anything else, in its words.
+    Other(String),
+}
+
 impl Appliance {
-    /// Writes the configuration to `folder`, starts vipsecd inside `namespace`, and waits until it answers.
-    pub fn start(namespace: &Namespace, folder: &Path, config: &ApplianceConfig) -> Result<Self> {
+    /// Writes the configuration to `folder` and starts vipsecd inside `namespace`; [`Appliance::await_answer`] says when it is up.
+    /// What an earlier process left in `folder` stays: its state and its log.
+    pub fn launch(namespace: &Namespace, folder: &Path, config: &ApplianceConfig) -> Result<Self> {
         let vipsecd = command::project_program("vipsecd")?;
         std::fs::create_dir_all(folder.join("state")).context(|| format!("making {}", folder.display()))?;
         let file = folder.join("vipsec.toml");
@@ -41,25 +54,45 @@ impl Appliance {
         for connection in &config.connections {
             write(&folder.join(config::secret_file(connection)), &connection.secret)?;
         }
-        let log = std::fs::File::create(folder.join("vipsecd.log")).context(|| "creating vipsecd.log".to_owned())?;
-        let errors = log.try_clone().context(|| "creating vipsecd.log".to_owned())?;
+        if let Some(peer) = &config.peer {
+            write(&folder.join(config::PAIR_SECRET_FILE), &peer.secret)?;
+        }
+        let log = folder.join("vipsecd.log");
+        let what = || format!("opening {}", log.display());
+        let output = std::fs::OpenOptions::new().create(true).append(true).open(&log).context(what)?;
+        let errors = output.try_clone().context(what)?;
         let process = namespace.run(|| {
             Command::new(&vipsecd)
                 .arg("--config")
                 .arg(&file)
                 .stdin(Stdio::null())
-                .stdout(log)
+                .env("NO_COLOR", "1")
+                .stdout(output)
                 .stderr(errors)
                 .spawn()
                 .context(|| format!("starting {}", vipsecd.display()))
         })?;
         let control_socket = config::control_socket(folder);
-        let mut appliance = Self { process, folder: folder.to_owned(), control_socket };
+        Ok(Self { process, folder: folder.to_owned(), control_socket })
+    }
+
+    /// Waits until it answers.
+    pub fn await_answer(&mut self) -> Result<()> {
         wait::until_true("vipsecd to answer at its control socket", START_LIMIT, || {
-            appliance.check_alive()?;
-            Ok(appliance.status().is_ok())
-        })?;
-        Ok(appliance)
+            self.check_alive()?;
+            Ok(self.status().is_ok())
+        })
+    }
+
+    /// What it says that it is to the VIP.
+    pub fn standing(&self) -> Result<Standing> {
+        let status = self.status()?;
+        let state = status.vips.first().map_or("", |vip| vip.state.as_str());
+        Ok(match state {
+            "owner" => Standing::Owner,
+            "backup" => Standing::Backup,
+            other => Standing::Other(other.to_owned()),
+        })
     }
 
     /// Its IKE SAs.
@@ -88,6 +121,11 @@ impl Appliance {
             Response::Counters(counters) => Ok(counters),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Packets that it dropped, by reason; only those that occurred.
+    pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
+        Ok(self.counters()?.drops.into_iter().filter(|(_, count)| *count > 0).collect())
     }
 
     /// How it is.

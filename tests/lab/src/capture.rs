@@ -34,6 +34,8 @@ const FRAMES_MAX: usize = 2_000_000;
 const SNAP_BYTES: u32 = 256;
 /// Bytes of a capture file.
 const PCAP_BYTES_MAX: u64 = 256 << 20;
+/// Bytes of frames that a recording keeps.
+const RECORDING_BYTES_MAX: usize = 64 << 20;
 /// Bytes that wait in a socket.
 const SOCKET_BYTES: usize = 64 << 20;
 /// How often the capture looks whether it shall stop.
@@ -57,6 +59,8 @@ pub struct Frame {
     pub port: usize,
     /// Which way.
     pub direction: Direction,
+    /// The MAC address that sent it.
+    pub source: [u8; 6],
     /// What it is.
     pub kind: Kind,
     /// Bytes, from the Ethernet header on.
@@ -78,6 +82,8 @@ pub struct Counts {
     pub ike: u64,
     /// ARP both ways.
     pub arp: u64,
+    /// Owners' advertisements of the VIP, both ways.
+    pub advertisements: u64,
     /// Frames that anyone can read.
     pub clear_text: u64,
     /// Frames in which the marker that is part of each HTTP message shows.
@@ -94,6 +100,14 @@ pub struct Counts {
 struct Seen {
     counts: Counts,
     frames: Vec<Frame>,
+    recording: Option<Recording>,
+}
+
+/// ESP packets to the hosts at the ports, whole.
+#[derive(Debug, Default)]
+struct Recording {
+    frames: Vec<Vec<u8>>,
+    bytes: usize,
 }
 
 /// A running capture.
@@ -137,6 +151,16 @@ impl Capture {
         })
     }
 
+    /// From now on keeps the ESP packets that are sent to the hosts at the ports.
+    pub fn record(&self) {
+        lock(&self.seen).recording = Some(Recording::default());
+    }
+
+    /// Ends the recording: its frames, the oldest first.
+    pub fn recorded(&self) -> Vec<Vec<u8>> {
+        lock(&self.seen).recording.take().unwrap_or_default().frames
+    }
+
     /// Ends the capture and completes its file.
     pub fn stop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -168,10 +192,10 @@ fn capture(sockets: &[PortSocket], mut pcap: PcapFile, seen: &Mutex<Seen>, stop:
                 let bytes = buffer.get(..received.length).unwrap_or(&buffer);
                 let outgoing = received.address.is_some_and(|address| address.pkttype() == PACKET_OUTGOING);
                 let direction = if outgoing { Direction::ToHost } else { Direction::FromHost };
-                let kind = frame::classify(bytes);
+                let (kind, source) = (frame::classify(bytes), frame::source(bytes).unwrap_or_default());
                 let length = u32::try_from(received.length).unwrap_or(u32::MAX);
                 *missed = received.overflow.map_or(*missed, u64::from);
-                note(seen, Frame { stamp: received.stamp, port, direction, kind, length }, contains_marker(bytes));
+                note(seen, Frame { stamp: received.stamp, port, direction, source, kind, length }, bytes);
                 pcap.write(received.stamp, received.length, bytes.get(..SNAP_BYTES as usize).unwrap_or(bytes));
             }
         }
@@ -180,8 +204,12 @@ fn capture(sockets: &[PortSocket], mut pcap: PcapFile, seen: &Mutex<Seen>, stop:
     pcap.flush();
 }
 
-fn note(seen: &Mutex<Seen>, frame: Frame, marked: bool) {
+fn note(seen: &Mutex<Seen>, frame: Frame, content: &[u8]) {
+    let marked = contains_marker(content);
     let mut seen = lock(seen);
+    if let (Kind::Esp { .. }, Direction::ToHost, Some(recording)) = (frame.kind, frame.direction, &mut seen.recording) {
+        recording.add(content);
+    }
     let counts = &mut seen.counts;
     let bytes = u64::from(frame.length);
     match (frame.kind, frame.direction) {
@@ -195,6 +223,7 @@ fn note(seen: &Mutex<Seen>, frame: Frame, marked: bool) {
         }
         (Kind::Ike { .. }, _) => counts.ike += 1,
         (Kind::Arp { .. }, _) => counts.arp += 1,
+        (Kind::Advertisement { .. }, _) => counts.advertisements += 1,
         (Kind::ClearText, _) => counts.clear_text += 1,
         (Kind::NatKeepalive | Kind::Icmp | Kind::Other, _) => counts.other += 1,
     }
@@ -203,6 +232,15 @@ fn note(seen: &Mutex<Seen>, frame: Frame, marked: bool) {
         seen.frames.push(frame);
     } else {
         seen.counts.not_remembered += 1;
+    }
+}
+
+impl Recording {
+    fn add(&mut self, frame: &[u8]) {
+        if self.bytes + frame.len() <= RECORDING_BYTES_MAX {
+            self.bytes += frame.len();
+            self.frames.push(frame.to_vec());
+        }
     }
 }
 

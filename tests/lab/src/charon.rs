@@ -74,6 +74,17 @@ pub struct EspRejects {
     pub unknown_spi: u64,
 }
 
+impl EspRejects {
+    /// What came on top of `earlier`.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            replayed: self.replayed.saturating_sub(earlier.replayed),
+            not_authentic: self.not_authentic.saturating_sub(earlier.not_authentic),
+            unknown_spi: self.unknown_spi.saturating_sub(earlier.unknown_spi),
+        }
+    }
+}
+
 impl Charon {
     /// Starts charon inside `namespace`, its files in `folder`, and loads its connections.
     pub fn start(namespace: &Namespace, folder: &Path, config: &CharonConfig) -> Result<Self> {
@@ -119,10 +130,11 @@ impl Charon {
         Ok(())
     }
 
-    /// Negotiates a child SA (and its IKE SA, if there is none).
-    pub fn initiate(&self, child: &str, limit: Duration) -> Result<()> {
+    /// Negotiates a connection's child SA (and the IKE SA, if there is none).
+    pub fn initiate(&self, connection: &str, child: &str, limit: Duration) -> Result<()> {
         let seconds = limit.as_secs().max(1).to_string();
-        self.swanctl(&["--initiate", "--child", child, "--timeout", &seconds], limit + HOUSEKEEPING_LIMIT)?;
+        let arguments = ["--initiate", "--ike", connection, "--child", child, "--timeout", &seconds];
+        self.swanctl(&arguments, limit + HOUSEKEEPING_LIMIT)?;
         Ok(())
     }
 

@@ -4,8 +4,10 @@ mod connections;
 mod http;
 mod pingpong;
 mod probe;
+mod traffic;
 
 pub use connections::{ConnectionsReport, connections};
 pub use http::{BulkReport, Http, download, upload};
 pub use pingpong::{PingPong, PingPongReport};
-pub use probe::{FlowReport, ProbeReport, UdpProbe, echo_once};
+pub use probe::{Arrivals, FlowReport, ProbeRecord, ProbeReport, UdpProbe, echo_once};
+pub use traffic::{PROBE_INTERVAL, Traffic, TrafficSeen, Way};

@@ -32,6 +32,11 @@ impl Stamp {
         Self(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX))
     }
 
+    /// Milliseconds from `origin` to here; negative if `origin` is later.
+    pub fn millis_from(self, origin: Stamp) -> f64 {
+        (self.0 as f64 - origin.0 as f64) / 1e6
+    }
+
     /// Nanoseconds since the start of the scale.
     pub fn nanos(self) -> u64 {
         self.0
@@ -42,13 +47,18 @@ impl Stamp {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// The moment at which the kernel stamped a packet, in CLOCK_REALTIME. Converted by the packet's age, so neither a step nor a
-    /// slew of that clock between two packets shows.
+    /// The moment at which the kernel stamped a packet, in CLOCK_REALTIME.
     fn of_kernel(kernel: TimeSpec) -> Self {
+        Self::of_real(i128::from(kernel.tv_sec()) * 1_000_000_000 + i128::from(kernel.tv_nsec()))
+    }
+
+    /// The moment of a CLOCK_REALTIME, in nanoseconds since 1970. Converted by its age, so neither a step nor a slew of that clock
+    /// between two packets shows.
+    pub fn of_real(nanos: i128) -> Self {
         let now = Self::now();
         let Ok(real) = clock_gettime(ClockId::CLOCK_REALTIME) else { return now };
-        let nanos = |time: TimeSpec| i128::from(time.tv_sec()) * 1_000_000_000 + i128::from(time.tv_nsec());
-        let age = u64::try_from(nanos(real) - nanos(kernel)).unwrap_or(0);
+        let real = i128::from(real.tv_sec()) * 1_000_000_000 + i128::from(real.tv_nsec());
+        let age = u64::try_from(real - nanos).unwrap_or(0);
         Self(now.0.saturating_sub(age))
     }
 }

@@ -8,7 +8,7 @@ use crate::appliance::{Appliance, IkeSettings};
 use crate::charon::{Charon, CharonConfig, Child, Connection, DpdAction, RemoteAddress, Retransmit};
 use crate::error::Result;
 use crate::netns::Namespace;
-use crate::topology::{INNER_NETWORK, INSIDE_GATEWAY, Plan, VIP};
+use crate::topology::{INNER_NETWORK, INSIDE_GATEWAY, Plan, TunnelPlan, VIP};
 
 /// Name of the child SA on both ends.
 pub const CHILD: &str = "net";
@@ -33,6 +33,14 @@ pub enum Gateway {
 }
 
 impl Gateway {
+    /// Waits until it is up.
+    pub fn await_answer(&mut self) -> Result<()> {
+        match self {
+            Self::Vipsec(appliance) => appliance.await_answer(),
+            Self::Strongswan(_) => Ok(()),
+        }
+    }
+
     /// Stops it in mid-air until [`Gateway::thaw`].
     pub fn freeze(&self) -> Result<()> {
         match self {
@@ -84,7 +92,7 @@ impl Gateway {
     /// Packets that it dropped, by reason.
     pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
         match self {
-            Self::Vipsec(appliance) => Ok(appliance.counters()?.drops.into_iter().filter(|(_, n)| *n > 0).collect()),
+            Self::Vipsec(appliance) => appliance.drops(),
             Self::Strongswan(charon) => {
                 let rejects = charon.esp_rejects();
                 let counts = [
@@ -124,12 +132,12 @@ pub fn strongswan_config(
     dpd_delay: Duration,
     retransmit: Retransmit,
 ) -> CharonConfig {
-    let connection = |peer: &crate::topology::PeerPlan| Connection {
-        name: peer.connection.clone(),
+    let connection = |tunnel: &TunnelPlan| Connection {
+        name: tunnel.connection.clone(),
         local_address: VIP,
         remote_address: RemoteAddress::Any,
         local_id: settings.gateway_id.clone(),
-        remote_id: peer.identity.clone(),
+        remote_id: tunnel.identity.clone(),
         secret: settings.secret.clone(),
         proposals: settings.proposals.clone(),
         dpd_delay: Some(dpd_delay),
@@ -143,7 +151,7 @@ pub fn strongswan_config(
             dpd_action: DpdAction::Clear,
         }],
     };
-    CharonConfig { connections: plan.peers.iter().map(connection).collect(), retransmit }
+    CharonConfig { connections: plan.tunnels().map(connection).collect(), retransmit }
 }
 
 /// Makes the kernel of the appliance's namespace forward what strongSwan decrypts to the targets, although the VIP is its own

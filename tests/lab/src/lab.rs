@@ -1,10 +1,14 @@
-//! The whole lab: namespaces, gateway, remote peers, targets and captures.
+//! The whole lab: namespaces, appliances, remote peers, targets and captures.
+
+mod pair;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::appliance::{Appliance, ApplianceConfig, IkeSettings};
+use crate::appliance::{Appliance, ApplianceConfig, IkeSettings, PeerSettings, TakeoverPolicy};
 use crate::capture::{Capture, Direction, Exchange, PortSocket};
+pub use pair::Roles;
+
 use crate::charon::{Charon, CharonConfig, Child, ChildSa, Connection, DpdAction, IkeSa, RemoteAddress, Retransmit};
 use crate::client::{self, BulkReport, ConnectionsReport, PingPong, UdpProbe};
 use crate::clock::Stamp;
@@ -14,13 +18,18 @@ use crate::gateway::{self, CHILD, Gateway, GatewayKind};
 use crate::netns::Namespace;
 use crate::supervisor::Run;
 use crate::target::Target;
-use crate::topology::{PeerPlan, Plan, Topology, VIP};
+use crate::topology::{AppliancePlan, PeerPlan, Plan, Topology, TunnelPlan, VIP};
 use crate::wait;
 
 /// From the call to an established tunnel.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// How long one connection of a check may take.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
+
+/// Frames that are replayed at once.
+const REPLAY_BURST: usize = 10;
+/// Between two such bursts.
+const REPLAY_PAUSE: Duration = Duration::from_millis(2);
 
 /// What a lab consists of.
 #[derive(Clone)]
@@ -35,6 +44,8 @@ pub struct LabConfig {
     pub gateway_dpd_delay: Duration,
     /// Likewise the remote peers; `None`: they don't ask.
     pub peer_dpd_delay: Option<Duration>,
+    /// What a successor does, where there are two appliances.
+    pub takeover: TakeoverPolicy,
     /// How soon charons give up.
     pub retransmit: Retransmit,
     /// Where captures and logs go, to stay; without it they go away with the lab.
@@ -50,16 +61,24 @@ impl LabConfig {
             ike: IkeSettings::default(),
             gateway_dpd_delay: Duration::from_secs(2),
             peer_dpd_delay: Some(Duration::from_secs(2)),
+            takeover: TakeoverPolicy::default(),
             retransmit: Retransmit::default(),
             out: None,
         }
+    }
+
+    /// The same with two appliances of ours, and that many tunnels.
+    pub fn pair(takeover: TakeoverPolicy, tunnels: u8) -> Self {
+        let plan = if tunnels == 1 { Plan::new(1, 2, 2) } else { Plan::with_tunnels(tunnels, 2) };
+        Self { plan, takeover, ..Self::new(GatewayKind::Vipsec) }
     }
 }
 
 /// A lab at work. What is dropped first comes first.
 pub struct Lab {
     peers: Vec<Charon>,
-    gateway: Gateway,
+    /// One per appliance of the plan.
+    gateways: Vec<Gateway>,
     targets: Vec<Target>,
     /// At the switch's ports to the appliances' outside interfaces.
     pub outside: Capture,
@@ -93,15 +112,19 @@ impl Lab {
         progress("starting the targets");
         let targets = plan.targets.iter().zip(&topology.targets);
         let targets = targets.map(|(plan, host)| Target::start(host, &plan.name)).collect::<Result<_>>()?;
-        progress(match config.gateway {
-            GatewayKind::Vipsec => "starting vipsecd",
-            GatewayKind::Strongswan => "starting strongSwan as the gateway",
+        progress(match (config.gateway, plan.appliances.len()) {
+            (GatewayKind::Vipsec, 2) => "starting vipsecd on both appliances",
+            (GatewayKind::Vipsec, _) => "starting vipsecd",
+            (GatewayKind::Strongswan, _) => "starting strongSwan as the gateway",
         });
-        let gateway = start_gateway(&config, &topology, &run)?;
+        let hosts = plan.appliances.iter().zip(&topology.appliances);
+        let mut gateways =
+            hosts.map(|(plan, host)| launch_gateway(&config, plan, host, &run)).collect::<Result<Vec<_>>>()?;
+        gateways.iter_mut().try_for_each(Gateway::await_answer)?;
         progress("starting strongSwan as the remote peer");
         let peers = plan.peers.iter().zip(&topology.peers);
         let peers = peers.map(|(peer, host)| start_peer(&config, peer, host, &run)).collect::<Result<_>>()?;
-        Ok(Self { peers, gateway, targets, outside, inside, topology, folder, config, run })
+        Ok(Self { peers, gateways, targets, outside, inside, topology, folder, config, run })
     }
 
     /// The lab's name, which all its namespaces begin with.
@@ -118,20 +141,17 @@ impl Lab {
     pub fn save_logs(&self) -> Result<()> {
         let peers = self.peers.iter().zip(&self.config.plan.peers);
         let peers = peers.map(|(peer, plan)| (peer.log(), format!("{}.log", plan.name)));
-        for (log, name) in peers.chain([(self.gateway.log(), "gateway.log".to_owned())]) {
+        let gateways = self.gateways.iter().zip(&self.config.plan.appliances);
+        let gateways = gateways.map(|(gateway, plan)| (gateway.log(), format!("{}.log", plan.name)));
+        for (log, name) in peers.chain(gateways) {
             std::fs::copy(&log, self.folder.join(name)).context(|| format!("copying {}", log.display()))?;
         }
         Ok(())
     }
 
-    /// The gateway.
-    pub fn gateway(&self) -> &Gateway {
-        &self.gateway
-    }
-
-    /// The gateway, to be killed.
-    pub fn gateway_mut(&mut self) -> &mut Gateway {
-        &mut self.gateway
+    /// The first gateway.
+    pub fn gateway(&self) -> Result<&Gateway> {
+        self.gateways.first().ok_or_else(no_appliance)
     }
 
     /// The targets.
@@ -149,9 +169,19 @@ impl Lab {
         self.topology.peers.first().ok_or_else(no_peer)
     }
 
-    /// The name of the first remote peer's connection.
+    /// The tunnels of the first remote peer.
+    pub fn tunnels(&self) -> Result<&[TunnelPlan]> {
+        self.config.plan.peers.first().map(|peer| peer.tunnels.as_slice()).ok_or_else(no_peer)
+    }
+
+    /// The first of them.
+    pub fn tunnel(&self) -> Result<&TunnelPlan> {
+        self.tunnels()?.first().ok_or_else(no_peer)
+    }
+
+    /// The name of its connection.
     pub fn connection(&self) -> Result<&str> {
-        self.config.plan.peers.first().map(|peer| peer.connection.as_str()).ok_or_else(no_peer)
+        Ok(&self.tunnel()?.connection)
     }
 
     /// Kills the first remote peer without a goodbye, and starts it anew, with no memory of its SAs.
@@ -168,8 +198,13 @@ impl Lab {
     /// Lets the first remote peer call. Returns how long the handshake took on the wire: from the IKE_SA_INIT request to the
     /// IKE_AUTH response (RFC 7296 §1.2).
     pub fn bring_up(&self) -> Result<Duration> {
+        self.bring_up_tunnel(self.tunnel()?)
+    }
+
+    /// The same for another of its tunnels.
+    pub fn bring_up_tunnel(&self, tunnel: &TunnelPlan) -> Result<Duration> {
         let begin = Stamp::now();
-        self.peer()?.initiate(CHILD, HANDSHAKE_LIMIT)?;
+        self.peer()?.initiate(&tunnel.connection, CHILD, HANDSHAKE_LIMIT)?;
         let last = |exchange, direction, response| self.outside.ike(begin, exchange, direction, response);
         wait::until("the handshake to show in the capture", HANDSHAKE_LIMIT, || {
             let request = last(Exchange::SaInit, Direction::ToHost, false).first().map(|frame| frame.stamp);
@@ -198,6 +233,18 @@ impl Lab {
         self.topology.switch.run(|| PortSocket::open(&port)?.inject(frame))
     }
 
+    /// Sends frames from where the first remote peer is on the outside network, in small bursts.
+    pub fn replay_outside(&self, frames: &[Vec<u8>]) -> Result<()> {
+        self.client_host()?.run(|| {
+            let socket = PortSocket::open("out0")?;
+            for burst in frames.chunks(REPLAY_BURST) {
+                burst.iter().try_for_each(|frame| socket.inject(frame))?;
+                std::thread::sleep(REPLAY_PAUSE);
+            }
+            Ok(())
+        })
+    }
+
     /// ESP packets that the first remote peer lost by itself: under bulk traffic charon fetches them too slowly for its socket's
     /// buffer. A loss that a probe finds while this counts isn't the gateway's, so probe and bulk transfer are run apart.
     pub fn peer_overflows(&self) -> Result<u64> {
@@ -224,14 +271,19 @@ impl Lab {
         UdpProbe::start(self.client_host()?, VIP, interval)
     }
 
-    /// A busy long-lived connection, until stopped.
-    pub fn start_pingpong(&self) -> Result<PingPong> {
-        PingPong::start(self.client_host()?, VIP)
+    /// A busy long-lived connection, until stopped. `pause` is between an answer and the next request.
+    pub fn start_pingpong(&self, pause: Duration) -> Result<PingPong> {
+        PingPong::start(self.client_host()?, VIP, pause)
     }
 
     /// One UDP datagram there and back.
     pub fn echo(&self, limit: Duration) -> Result<Duration> {
-        client::echo_once(self.client_host()?, VIP, limit)
+        self.echo_through(self.tunnel()?, limit)
+    }
+
+    /// The same through another tunnel.
+    pub fn echo_through(&self, tunnel: &TunnelPlan, limit: Duration) -> Result<Duration> {
+        client::echo_once(self.client_host()?, tunnel.inner, VIP, limit)
     }
 }
 
@@ -243,17 +295,11 @@ fn no_appliance() -> LabError {
     LabError::Expectation { what: "a lab with such an appliance".to_owned(), found: "its plan has none".to_owned() }
 }
 
-fn start_gateway(config: &LabConfig, topology: &Topology, run: &Run) -> Result<Gateway> {
-    let (Some(plan), Some(host)) = (config.plan.appliances.first(), topology.appliances.first()) else {
-        return Err(no_appliance());
-    };
+/// Starts a gateway. It may not answer yet.
+fn launch_gateway(config: &LabConfig, plan: &AppliancePlan, host: &Namespace, run: &Run) -> Result<Gateway> {
     let folder = run.folder().join(&plan.name);
     match config.gateway {
-        GatewayKind::Vipsec => {
-            let prefix = run.name_of(&plan.name);
-            let settings = ApplianceConfig::new(&config.plan, plan, &config.ike, config.gateway_dpd_delay, prefix);
-            Ok(Gateway::Vipsec(Appliance::start(host, &folder, &settings)?))
-        }
+        GatewayKind::Vipsec => Ok(Gateway::Vipsec(launch_appliance(config, plan, host, run)?)),
         GatewayKind::Strongswan => {
             gateway::prepare_for_strongswan(host, &config.plan)?;
             let settings =
@@ -263,12 +309,28 @@ fn start_gateway(config: &LabConfig, topology: &Topology, run: &Run) -> Result<G
     }
 }
 
+fn launch_appliance(config: &LabConfig, plan: &AppliancePlan, host: &Namespace, run: &Run) -> Result<Appliance> {
+    let prefix = run.name_of(&plan.name);
+    let mut settings = ApplianceConfig::new(&config.plan, plan, &config.ike, config.gateway_dpd_delay, prefix);
+    let other = config.plan.appliances.iter().find(|other| other.id != plan.id);
+    if let (Some(first), Some(other)) = (config.plan.appliances.first(), other) {
+        let peer = PeerSettings {
+            id: other.id,
+            store_socket: run.folder().join("pair.sock"),
+            secret: "a pairing secret of the lab only".to_owned(),
+            takeover: config.takeover,
+        };
+        settings = settings.with_peer(peer, first.id);
+    }
+    Appliance::launch(host, &run.folder().join(&plan.name), &settings)
+}
+
 fn start_peer(config: &LabConfig, peer: &PeerPlan, host: &Namespace, run: &Run) -> Result<Charon> {
-    let connection = Connection {
-        name: peer.connection.clone(),
+    let connection = |tunnel: &TunnelPlan| Connection {
+        name: tunnel.connection.clone(),
         local_address: peer.outside,
         remote_address: RemoteAddress::Address(VIP),
-        local_id: peer.identity.clone(),
+        local_id: tunnel.identity.clone(),
         remote_id: config.ike.gateway_id.clone(),
         secret: config.ike.secret.clone(),
         proposals: config.ike.proposals.clone(),
@@ -276,13 +338,14 @@ fn start_peer(config: &LabConfig, peer: &PeerPlan, host: &Namespace, run: &Run) 
         rekey_time: None,
         children: vec![Child {
             name: CHILD.to_owned(),
-            local_ts: vec![peer.inner_network.clone()],
+            local_ts: vec![tunnel.inner_network.clone()],
             remote_ts: vec![format!("{VIP}/32")],
             esp_proposals: config.ike.esp_proposals.clone(),
             rekey_time: None,
             dpd_action: DpdAction::Clear,
         }],
     };
-    let settings = CharonConfig { connections: vec![connection], retransmit: config.retransmit };
+    let connections = peer.tunnels.iter().map(connection).collect();
+    let settings = CharonConfig { connections, retransmit: config.retransmit };
     Charon::start(host, &run.folder().join(&peer.name), &settings)
 }

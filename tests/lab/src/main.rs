@@ -4,10 +4,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+use vipsec_lab::appliance::TakeoverPolicy;
 use vipsec_lab::error::Result;
 use vipsec_lab::gateway::GatewayKind;
 use vipsec_lab::scenario::demo::{self, DemoConfig};
+use vipsec_lab::scenario::takeover::{self, TakeoverConfig, Tale};
 use vipsec_lab::scenario::{Outcome, Progress, exercise};
 use vipsec_lab::{command, supervisor};
 
@@ -21,11 +23,18 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Scenario {
-    /// A tunnel comes up, connections spread over the targets, bulk data crosses intact, nothing readable is seen outside.
+    /// A tunnel comes up, connections spread over the targets, bulk data crosses intact, nothing readable is seen outside; then the
+    /// appliance dies, and the other one goes on.
     Demo {
         /// What stands between the remote peer and the targets.
         #[arg(long, value_enum, default_value_t = GatewayKind::Vipsec)]
         gateway: GatewayKind,
+        /// What the other appliance does with the SAs that it takes over.
+        #[arg(long, value_enum, default_value_t = TakeoverPolicy::Resume)]
+        policy: TakeoverPolicy,
+        /// One appliance, and so no takeover.
+        #[arg(long)]
+        single: bool,
         /// Short TCP connections.
         #[arg(long, default_value_t = 1000)]
         connections: u32,
@@ -48,6 +57,21 @@ enum Scenario {
         #[arg(long, default_value = "target/exercise")]
         out: PathBuf,
     },
+    /// What becomes of tunnels and connections when one of two appliances dies, sleeps, comes back, or gives the VIP away.
+    Takeover {
+        /// Which story; all without this.
+        #[arg(long, value_enum)]
+        case: Vec<Tale>,
+        /// How often the story `kill` kills.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=25))]
+        runs: u32,
+        /// How many tunnels the story `hundred` has.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=250))]
+        tunnels: u8,
+        /// Folder for the report, the pictures, the captures and the logs.
+        #[arg(long, default_value = "target/takeover")]
+        out: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -67,10 +91,14 @@ fn play(scenario: Scenario) -> Result<bool> {
     supervisor::clean_up_on_signals()?;
     let progress = Progress::default();
     match scenario {
-        Scenario::Demo { gateway, connections, bulk_mib, keep, out } => {
-            let config = DemoConfig { gateway, connections, bulk_mib, out };
+        Scenario::Demo { gateway, policy, single, connections, bulk_mib, keep, out } => {
+            let pair = gateway == GatewayKind::Vipsec && !single;
+            let config = DemoConfig { gateway, takeover: pair.then_some(policy), connections, bulk_mib, out };
             let (lab, report) = demo::play(&config, &progress)?;
             println!("\n{}", report.to_text());
+            if pair {
+                println!("  the takeover as a picture: {}", config.out.join(demo::PICTURE).display());
+            }
             println!("  report, captures and logs: {}", config.out.display());
             if keep {
                 println!("  the lab stays up in the namespaces {} until interrupted", lab.name());
@@ -82,6 +110,15 @@ fn play(scenario: Scenario) -> Result<bool> {
             let results = exercise::play(gateway, &out, &progress)?;
             let failed = results.iter().filter(|case| case.result == Outcome::Failed).count();
             println!("\n{} cases, {failed} failed; report, captures and logs: {}", results.len(), out.display());
+            Ok(failed == 0)
+        }
+        Scenario::Takeover { case, runs, tunnels, out } => {
+            let tales = if case.is_empty() { Tale::value_variants().to_vec() } else { case };
+            let config = TakeoverConfig { tales, runs, tunnels, out };
+            let reports = takeover::play(&config, &progress)?;
+            let failed: usize = reports.iter().map(takeover::TaleReport::failed).sum();
+            let cases: usize = reports.iter().map(|report| report.cases.len()).sum();
+            println!("\n{cases} cases, {failed} failed; report, pictures, captures and logs: {}", config.out.display());
             Ok(failed == 0)
         }
     }

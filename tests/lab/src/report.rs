@@ -1,5 +1,8 @@
 //! What a run found: for programs as JSON, for people as a few lines.
 
+pub mod picture;
+pub mod takeover;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
@@ -11,6 +14,7 @@ use crate::charon::EspRejects;
 use crate::client::{BulkReport, ConnectionsReport, FlowReport, PingPongReport, ProbeReport};
 use crate::error::{Context, LabError, Result};
 use crate::gateway::GatewayKind;
+use takeover::TakeoverReport;
 
 /// What `demo` found.
 #[derive(Debug, Clone, Serialize)]
@@ -43,6 +47,9 @@ pub struct DemoReport {
     pub peer_rejects: EspRejects,
     /// ESP packets that the remote peer lost because it fetched them too slowly.
     pub peer_overflows: u64,
+    /// What came then: all above was measured before.
+    #[serde(flatten)]
+    pub takeover: Option<TakeoverReport>,
 }
 
 /// The bulk transfers of a demo.
@@ -98,6 +105,7 @@ impl DemoReport {
             self.outside.missed == 0 && self.inside.missed == 0,
             format!("the captures missed {} frames", self.outside.missed + self.inside.missed),
         );
+        faults.extend(self.takeover.iter().flat_map(TakeoverReport::faults));
         self.passed = faults.is_empty();
         self.faults = faults;
     }
@@ -165,8 +173,11 @@ impl DemoReport {
         let drops = self.drops.iter().map(|(reason, count)| format!("{reason}: {count}")).collect::<Vec<_>>();
         line("gateway's drops", if drops.is_empty() { "none".to_owned() } else { drops.join(", ") });
         line("remote peer's losses", format!("{} (its socket was full)", self.peer_overflows));
+        if let Some(takeover) = &self.takeover {
+            let _ = writeln!(text, "\n{}", takeover.to_text());
+        }
         for fault in &self.faults {
-            line("FAULT", fault.clone());
+            let _ = writeln!(text, "  {:<22} {fault}", "FAULT");
         }
         let _ = writeln!(text, "  => {}", if self.passed { "everything held" } else { "FAILED" });
         text

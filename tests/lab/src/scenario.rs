@@ -2,11 +2,13 @@
 
 pub mod demo;
 pub mod exercise;
+pub mod takeover;
 
 use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::charon::IkeSa;
 use crate::error::{LabError, Result};
 use crate::lab::Lab;
 
@@ -94,15 +96,19 @@ pub fn expect(holds: bool, what: &str, found: impl FnOnce() -> String) -> Result
 
 /// After a case that failed, the next one starts afresh.
 fn ensure_tunnel(lab: &Lab) -> Result<()> {
-    let works = lab.ike_sa()?.is_some() && lab.child_sa()?.is_some() && lab.echo(exercise::SHORT).is_ok();
+    let sas = lab.peer()?.sas()?;
+    let is_up = |sa: &IkeSa| {
+        sa.state == "ESTABLISHED" && sa.children.iter().filter(|child| child.state == "INSTALLED").count() == 1
+    };
+    let works = sas.len() == lab.tunnels()?.len() && sas.iter().all(is_up) && lab.echo(exercise::SHORT).is_ok();
     if works {
         return Ok(());
     }
-    if !lab.peer()?.sas()?.is_empty() {
+    for sa in &sas {
         // The other end may not answer: then it is over after strongSwan's patience.
-        let _ = lab.peer()?.terminate(lab.connection()?);
+        let _ = lab.peer()?.terminate(&sa.connection);
     }
-    lab.bring_up().map(drop)
+    lab.tunnels()?.iter().try_for_each(|tunnel| lab.bring_up_tunnel(tunnel).map(drop))
 }
 
 /// Everything that users do works: datagrams, connections, content.

@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use vipsec_control::config::virtual_mac;
+
 use crate::command::{self, HOUSEKEEPING_LIMIT};
 use crate::error::Result;
 use crate::netns::Namespace;
@@ -11,6 +13,11 @@ use crate::supervisor::Run;
 pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Where the targets send their replies; moves with the VIP.
 pub const INSIDE_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+/// The VIP's and the inside gateway's MAC addresses, which vipsecd derives from the addresses.
+pub fn virtual_macs() -> [[u8; 6]; 2] {
+    [VIP, INSIDE_GATEWAY].map(|address| virtual_mac(address).octets())
+}
+
 /// The networks behind the remote peers.
 pub const INNER_NETWORK: &str = "10.9.0.0/16";
 
@@ -21,14 +28,21 @@ pub struct PeerPlan {
     pub name: String,
     /// Its address outside.
     pub outside: Ipv4Addr,
-    /// The address behind its end of the tunnel.
-    pub inner: Ipv4Addr,
-    /// The network behind its end of the tunnel.
-    pub inner_network: String,
-    /// Its IKE identity.
-    pub identity: String,
+    /// Its tunnels; at least one.
+    pub tunnels: Vec<TunnelPlan>,
+}
+
+/// A tunnel of a remote peer, which is a branch by itself as far as IKE can tell.
+#[derive(Debug, Clone)]
+pub struct TunnelPlan {
     /// Its connection, by name.
     pub connection: String,
+    /// Its IKE identity.
+    pub identity: String,
+    /// The address behind its end.
+    pub inner: Ipv4Addr,
+    /// The network behind its end.
+    pub inner_network: String,
 }
 
 /// A target: a namespace on the inside that has the VIP on its loopback.
@@ -71,10 +85,12 @@ impl Plan {
         let peer = |n: u8| PeerPlan {
             name: format!("p{n}"),
             outside: Ipv4Addr::new(192, 0, 2, 100 + n),
-            inner: Ipv4Addr::new(10, 9, n, 1),
-            inner_network: format!("10.9.{n}.0/24"),
-            identity: if n == 0 { "branch.example".to_owned() } else { format!("branch{n}.example") },
-            connection: if n == 0 { "branch".to_owned() } else { format!("branch{n}") },
+            tunnels: vec![TunnelPlan {
+                connection: if n == 0 { "branch".to_owned() } else { format!("branch{n}") },
+                identity: if n == 0 { "branch.example".to_owned() } else { format!("branch{n}.example") },
+                inner: Ipv4Addr::new(10, 9, n, 1),
+                inner_network: format!("10.9.{n}.0/24"),
+            }],
         };
         let target = |n: u8| TargetPlan { name: format!("t{}", n + 1), inside: Ipv4Addr::new(10, 1, 0, 21 + n) };
         let appliance = |n: u8| AppliancePlan {
@@ -88,6 +104,29 @@ impl Plan {
             targets: (0..targets.min(50)).map(target).collect(),
             appliances: (0..appliances.min(8)).map(appliance).collect(),
         }
+    }
+
+    /// One remote peer with that many tunnels, each with an identity and an inner address of its own; two targets.
+    pub fn with_tunnels(tunnels: u8, appliances: u8) -> Self {
+        let mut plan = Self::new(1, 2, appliances);
+        let tunnel = |n: u8| {
+            let inner = Ipv4Addr::new(10, 9, 0, n);
+            TunnelPlan {
+                connection: format!("branch{n}"),
+                identity: format!("branch{n}.example"),
+                inner,
+                inner_network: format!("{inner}/32"),
+            }
+        };
+        for peer in &mut plan.peers {
+            peer.tunnels = (1..=tunnels.clamp(1, 250)).map(tunnel).collect();
+        }
+        plan
+    }
+
+    /// All tunnels of all remote peers.
+    pub fn tunnels(&self) -> impl Iterator<Item = &TunnelPlan> {
+        self.peers.iter().flat_map(|peer| &peer.tunnels)
     }
 }
 
@@ -190,10 +229,10 @@ impl Topology {
 
     fn address(&self, plan: &Plan) -> Result<()> {
         for (peer, host) in plan.peers.iter().zip(&self.peers) {
-            host.ip(&[
-                format!("address add {}/24 dev out0", peer.outside),
-                format!("address add {}/32 dev lo", peer.inner),
-            ])?;
+            let inner = peer.tunnels.iter().map(|tunnel| format!("address add {}/32 dev lo", tunnel.inner));
+            let lines: Vec<_> =
+                std::iter::once(format!("address add {}/24 dev out0", peer.outside)).chain(inner).collect();
+            host.ip(&lines)?;
         }
         for (target, host) in plan.targets.iter().zip(&self.targets) {
             // The VIP is an address of the appliance's: a target takes packets for it and answers no ARP for it.

@@ -25,7 +25,7 @@ fn the_lab_works_and_leaves_nothing_behind() {
     let handshake = lab.bring_up().expect("the tunnel comes up");
     assert!(handshake < Duration::from_secs(1), "the handshake took {handshake:?}");
 
-    let long_lived = lab.start_pingpong().expect("a long-lived connection opens");
+    let long_lived = lab.start_pingpong(Duration::from_millis(2)).expect("a long-lived connection opens");
     let probe = lab.start_probe(Duration::from_millis(5)).expect("the probe starts");
     let connections = lab.connections(60, 8).expect("connections are tried");
     assert_eq!(connections.errors, 0, "{:?}", connections.first_errors);

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::error::{LabError, Result};
 use crate::target::{ECHO_PORT, HTTP_PORT, SOURCE_PORT};
-use crate::topology::{AppliancePlan, INNER_NETWORK, INSIDE_GATEWAY, Plan, VIP};
+use crate::topology::{AppliancePlan, INNER_NETWORK, INSIDE_GATEWAY, Plan, TunnelPlan, VIP};
 
 /// What both ends of the tunnels agree on.
 #[derive(Clone)]
@@ -33,6 +33,30 @@ impl Default for IkeSettings {
     }
 }
 
+/// What a successor does with the SAs that it finds in the store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum TakeoverPolicy {
+    /// Goes on with them.
+    #[default]
+    Resume,
+    /// Negotiates new ones with the remote peers, and deletes them.
+    Renegotiate,
+}
+
+/// The other appliance of a pair.
+#[derive(Clone)]
+pub struct PeerSettings {
+    /// Its id.
+    pub id: u8,
+    /// Where the two processes meet.
+    pub store_socket: PathBuf,
+    /// The pairing secret.
+    pub secret: String,
+    /// The policy.
+    pub takeover: TakeoverPolicy,
+}
+
 /// A remote peer's connection, as the appliance is told.
 #[derive(Clone)]
 pub(super) struct ApplianceConnection {
@@ -50,6 +74,9 @@ pub struct ApplianceConfig {
     settings: IkeSettings,
     dpd_delay: Duration,
     file_prefix: String,
+    pub(super) peer: Option<PeerSettings>,
+    /// The id of the VIP's preferred owner, in a pair.
+    preferred: Option<u8>,
 }
 
 impl ApplianceConfig {
@@ -61,19 +88,26 @@ impl ApplianceConfig {
         dpd_delay: Duration,
         file_prefix: String,
     ) -> Self {
-        let connection = |peer: &crate::topology::PeerPlan| ApplianceConnection {
-            name: peer.connection.clone(),
-            remote_id: peer.identity.clone(),
+        let connection = |tunnel: &TunnelPlan| ApplianceConnection {
+            name: tunnel.connection.clone(),
+            remote_id: tunnel.identity.clone(),
             secret: settings.secret.clone(),
         };
         Self {
             plan: appliance.clone(),
             targets: plan.targets.iter().map(|target| (target.name.clone(), target.inside.to_string())).collect(),
-            connections: plan.peers.iter().map(connection).collect(),
+            connections: plan.tunnels().map(connection).collect(),
             settings: settings.clone(),
             dpd_delay,
             file_prefix,
+            peer: None,
+            preferred: None,
         }
+    }
+
+    /// Makes it one of a pair in which `preferred` is the id of the VIP's first owner.
+    pub fn with_peer(self, peer: PeerSettings, preferred: u8) -> Self {
+        Self { peer: Some(peer), preferred: Some(preferred), ..self }
     }
 
     pub(super) fn to_toml(&self, folder: &Path) -> Result<String> {
@@ -98,8 +132,15 @@ impl ApplianceConfig {
                 name: "web",
                 address: VIP.to_string(),
                 port: "outside",
+                owner: self.preferred,
                 gateways: vec![Gateway { address: INSIDE_GATEWAY.to_string(), port: "inside" }],
             }],
+            peer: self.peer.as_ref().map(|peer| Peer {
+                id: peer.id,
+                store_socket: &peer.store_socket,
+                secret_file: PAIR_SECRET_FILE,
+                takeover: peer.takeover,
+            }),
             target: self.targets.iter().map(|(name, address)| Target { name, address }).collect(),
             service: vec![service("tcp", HTTP_PORT), service("udp", ECHO_PORT), service("udp", SOURCE_PORT)],
             connection: self.connections.iter().map(|connection| self.connection(connection)).collect(),
@@ -132,6 +173,9 @@ impl ApplianceConfig {
     }
 }
 
+/// Where the pairing secret is.
+pub(super) const PAIR_SECRET_FILE: &str = "pair.psk";
+
 pub(super) fn control_socket(folder: &Path) -> PathBuf {
     folder.join("control.sock")
 }
@@ -144,6 +188,8 @@ pub(super) fn secret_file(connection: &ApplianceConnection) -> String {
 struct File<'a> {
     appliance: ApplianceTable<'a>,
     eal: Eal<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<Peer<'a>>,
     port: Vec<Port>,
     vip: Vec<Vip>,
     target: Vec<Target<'a>>,
@@ -160,6 +206,14 @@ struct ApplianceTable<'a> {
     polling: &'static str,
     engine: &'static str,
     log: &'static str,
+}
+
+#[derive(Serialize)]
+struct Peer<'a> {
+    id: u8,
+    store_socket: &'a Path,
+    secret_file: &'static str,
+    takeover: TakeoverPolicy,
 }
 
 #[derive(Serialize)]
@@ -189,6 +243,8 @@ struct Vip {
     name: &'static str,
     address: String,
     port: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<u8>,
     gateways: Vec<Gateway>,
 }
 

@@ -38,6 +38,13 @@ pub enum Kind {
         /// Is it inside UDP?
         encapsulated: bool,
     },
+    /// An owner's advertisement of a VIP.
+    Advertisement {
+        /// Who says so.
+        appliance: u8,
+        /// Under which epoch.
+        epoch: u32,
+    },
     /// A TCP or UDP packet that anyone can read.
     ClearText,
     /// ICMP, not of a connection through a tunnel.
@@ -63,6 +70,8 @@ pub enum Exchange {
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
+/// IEEE 802: local experimental EtherType 1, which the appliances' advertisements carry.
+const ETHERTYPE_ADVERTISEMENT: u16 = 0x88b5;
 const PROTOCOL_ICMP: u8 = 1;
 const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
@@ -75,9 +84,21 @@ pub(super) fn classify(frame: &[u8]) -> Kind {
     let kind = match u16_at(frame, 12) {
         Some(ETHERTYPE_ARP) => arp(frame),
         Some(ETHERTYPE_IPV4) => frame.get(14..).and_then(ipv4),
+        Some(ETHERTYPE_ADVERTISEMENT) => frame.get(14..).and_then(advertisement),
         _ => None,
     };
     kind.unwrap_or(Kind::Other)
+}
+
+/// The MAC address that sent a frame.
+pub(super) fn source(frame: &[u8]) -> Option<[u8; 6]> {
+    frame.get(6..12)?.try_into().ok()
+}
+
+/// After a magic of four bytes: version, appliance, VIP (two bytes), epoch.
+fn advertisement(payload: &[u8]) -> Option<Kind> {
+    payload.strip_prefix(b"VSAD")?;
+    Some(Kind::Advertisement { appliance: *payload.get(5)?, epoch: u32_at(payload, 8)? })
 }
 
 fn arp(frame: &[u8]) -> Option<Kind> {
@@ -149,6 +170,9 @@ fn address_at(bytes: &[u8], offset: usize) -> Option<Ipv4Addr> {
 
 #[cfg(test)]
 mod tests {
+    use vipsec_takeover::advertisement::{Advertisement, AdvertisementKey};
+    use vipsec_wire::iv::{ApplianceId, Epoch};
+
     use super::*;
 
     /// A frame with an IPv4 packet from 192.0.2.100 to the VIP.
@@ -192,6 +216,23 @@ mod tests {
         assert_eq!(classify(&frame(17, PEER, &plain)), expected);
         let natt = [&[0x11, 0x94, 0x11, 0x94, 0, 40, 0, 0, 0, 0, 0, 0][..], &message].concat();
         assert_eq!(classify(&frame(17, PEER, &natt)), expected);
+    }
+
+    /// The appliances' own encoder is the judge.
+    #[test]
+    fn an_advertisement_tells_who_owns_the_vip() {
+        let advertisement = Advertisement {
+            owner: ApplianceId::new(2).expect("an id"),
+            vip: 0,
+            epoch: Epoch(7),
+            protected: true,
+            incarnation: 1,
+            number: 3,
+        };
+        let payload = AdvertisementKey::new(b"a secret of sixteen").encode(&advertisement);
+        let frame = [&[3, 0x76, 0x69, 0x70, 0, 1, 2, 0x76, 192, 0, 2, 1, 0x88, 0xb5][..], &payload].concat();
+        assert_eq!(classify(&frame), Kind::Advertisement { appliance: 2, epoch: 7 });
+        assert_eq!(source(&frame), Some([2, 0x76, 192, 0, 2, 1]));
     }
 
     #[test]

@@ -15,9 +15,6 @@ use crate::netns::Namespace;
 
 /// An answer that takes longer ends the connection.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between an answer and the next request.
-const PAUSE: Duration = Duration::from_millis(2);
-
 /// A running connection.
 #[derive(Debug)]
 pub struct PingPong {
@@ -43,14 +40,22 @@ pub struct PingPongReport {
     pub broken: Option<String>,
 }
 
+impl PingPongReport {
+    /// It lived until it was told to stop, and always with the same target.
+    pub fn is_kept(&self) -> bool {
+        self.broken.is_none() && self.wrong_target == 0 && self.round_trips > 0
+    }
+}
+
 impl PingPong {
-    /// Opens the connection from `namespace` and keeps it busy until [`PingPong::stop`].
-    pub fn start(namespace: &Namespace, address: Ipv4Addr) -> Result<Self> {
+    /// Opens the connection from `namespace` and keeps it busy until [`PingPong::stop`]. `pause` is between an answer and the next
+    /// request.
+    pub fn start(namespace: &Namespace, address: Ipv4Addr, pause: Duration) -> Result<Self> {
         let http = namespace.run(|| Http::open(address, PATIENCE))?;
         let breaker = http.breaker()?;
         let stop = Arc::new(AtomicBool::new(false));
         let told = stop.clone();
-        let thread = std::thread::spawn(move || play(http, &told));
+        let thread = std::thread::spawn(move || play(http, pause, &told));
         Ok(Self { stop, breaker, thread: Some(thread) })
     }
 
@@ -80,7 +85,7 @@ impl Drop for PingPong {
     }
 }
 
-fn play(mut http: Http, stop: &AtomicBool) -> PingPongReport {
+fn play(mut http: Http, pause: Duration, stop: &AtomicBool) -> PingPongReport {
     let mut report = PingPongReport::default();
     while !stop.load(Ordering::Relaxed) {
         http.extend(PATIENCE);
@@ -105,7 +110,7 @@ fn play(mut http: Http, stop: &AtomicBool) -> PingPongReport {
                 break;
             }
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
     }
     report
 }

@@ -33,7 +33,18 @@ pub struct UdpProbe {
 }
 
 /// Numbers with the moments of their arrival, in the order of arrival.
-type Arrivals = Vec<(u64, Stamp)>;
+pub type Arrivals = Vec<(u64, Stamp)>;
+
+/// Everything that a probe saw, datagram by datagram.
+#[derive(Debug, Clone, Default)]
+pub struct ProbeRecord {
+    /// When number n left the client.
+    pub sent: Vec<Stamp>,
+    /// What arrived at each target.
+    pub up: BTreeMap<String, Arrivals>,
+    /// What each target that was asked sent, number by number, and what of it arrived at the client.
+    pub down: BTreeMap<String, (Vec<Stamp>, Arrivals)>,
+}
 
 /// What a probe found.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -67,7 +78,7 @@ pub struct FlowReport {
 
 impl FlowReport {
     /// Compares what was sent (the nth entry is number n) with what arrived.
-    fn of(sent: u64, arrivals: &[(u64, Stamp)]) -> Self {
+    pub(crate) fn of(sent: u64, arrivals: &[(u64, Stamp)]) -> Self {
         let mut report = Self { sent, ..Self::default() };
         let mut seen = vec![false; usize::try_from(sent).unwrap_or(0)];
         let mut highest = None;
@@ -96,12 +107,31 @@ impl FlowReport {
     }
 }
 
+impl ProbeRecord {
+    /// What was lost, doubled, late.
+    pub fn report(&self) -> ProbeReport {
+        let sent = self.sent.len() as u64;
+        let up = self.up.iter().map(|(target, arrivals)| (target.clone(), FlowReport::of(sent, arrivals)));
+        let down = self.down.iter();
+        let down = down.map(|(target, (sent, arrivals))| (target.clone(), FlowReport::of(sent.len() as u64, arrivals)));
+        let mut report = ProbeReport { up: up.collect(), down: down.collect() };
+        if report.up.is_empty() {
+            // No target got anything: the report still tells what was sent.
+            report.up.insert("no target".to_owned(), FlowReport::of(sent, &[]));
+        }
+        report
+    }
+}
+
 impl UdpProbe {
     /// Starts sending every `interval` both ways between `namespace` and the VIP's UDP services.
     pub fn start(namespace: &Namespace, address: Ipv4Addr, interval: Duration) -> Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let session = NEXT.fetch_add(1, Ordering::Relaxed);
-        let (up, down) = namespace.run(|| Ok((socket_to(address, ECHO_PORT)?, socket_to(address, SOURCE_PORT)?)))?;
+        let (up, down) = namespace.run(|| {
+            let socket = |port| socket_to(Ipv4Addr::UNSPECIFIED, address, port);
+            Ok((socket(ECHO_PORT)?, socket(SOURCE_PORT)?))
+        })?;
         let stop = Arc::new(AtomicBool::new(false));
         let (told_sender, told_receiver) = (stop.clone(), stop.clone());
         let sender = std::thread::spawn(move || send(&up, session, interval, &told_sender));
@@ -110,23 +140,25 @@ impl UdpProbe {
     }
 
     /// Stops, lets the last datagrams arrive, and compares with what the targets sent and received.
-    pub fn stop(mut self, targets: &[Target]) -> ProbeReport {
-        let (sent, arrived) = self.end();
-        let sessions: Vec<(String, Session)> =
-            targets.iter().map(|target| (target.name().to_owned(), target.session(self.session))).collect();
-        let mut report = ProbeReport::default();
-        // If no target got anything, the report still tells what was sent.
-        let silent = sessions.iter().all(|(_, session)| session.received.is_empty());
-        for (name, session) in &sessions {
-            if !session.received.is_empty() || silent {
-                report.up.insert(name.clone(), FlowReport::of(sent.len() as u64, &session.received));
+    pub fn stop(self, targets: &[Target]) -> ProbeReport {
+        self.finish(targets).report()
+    }
+
+    /// Stops, lets the last datagrams arrive, and tells everything.
+    pub fn finish(mut self, targets: &[Target]) -> ProbeRecord {
+        let (sent, mut arrived) = self.end();
+        let mut record = ProbeRecord { sent, ..ProbeRecord::default() };
+        for target in targets {
+            let Session { received, sent } = target.session(self.session);
+            if !received.is_empty() {
+                record.up.insert(target.name().to_owned(), received);
             }
-            if !session.sent.is_empty() {
-                let arrivals = arrived.get(name).map_or(&[][..], Vec::as_slice);
-                report.down.insert(name.clone(), FlowReport::of(session.sent.len() as u64, arrivals));
+            if !sent.is_empty() {
+                let arrivals = arrived.remove(target.name()).unwrap_or_default();
+                record.down.insert(target.name().to_owned(), (sent, arrivals));
             }
         }
-        report
+        record
     }
 
     fn end(&mut self) -> (Vec<Stamp>, BTreeMap<String, Arrivals>) {
@@ -143,8 +175,8 @@ impl Drop for UdpProbe {
     }
 }
 
-fn socket_to(address: Ipv4Addr, port: u16) -> Result<UdpSocket> {
-    let socket = stamped_socket(Ipv4Addr::UNSPECIFIED, 0)?;
+fn socket_to(source: Ipv4Addr, address: Ipv4Addr, port: u16) -> Result<UdpSocket> {
+    let socket = stamped_socket(source, 0)?;
     socket.connect((address, port)).context(|| format!("connecting UDP to {address}:{port}"))?;
     Ok(socket)
 }
@@ -192,10 +224,10 @@ fn receive(socket: &UdpSocket, session: u64, interval: Duration, stop: &AtomicBo
     arrived
 }
 
-/// Sends one datagram to the echo service and waits for it to come back.
-pub fn echo_once(namespace: &Namespace, address: Ipv4Addr, limit: Duration) -> Result<Duration> {
+/// Sends one datagram from an address of `namespace` to the echo service and waits for it to come back.
+pub fn echo_once(namespace: &Namespace, source: Ipv4Addr, address: Ipv4Addr, limit: Duration) -> Result<Duration> {
     namespace.run(|| {
-        let socket = socket_to(address, ECHO_PORT)?;
+        let socket = socket_to(source, address, ECHO_PORT)?;
         let sent = Stamp::now();
         let bytes = Datagram { session: 0, number: 0, interval: Duration::ZERO, tag: *b"one echo" }.encode();
         socket.send(&bytes).context(|| "sending a datagram".to_owned())?;

@@ -1,10 +1,11 @@
-//! What the product does, in one minute: a tunnel comes up, connections spread over the targets, bulk data crosses intact, and
-//! nothing readable is seen outside.
+//! What the product does, in one minute: a tunnel comes up, connections spread over the targets, bulk data crosses intact, nothing
+//! readable is seen outside; then the appliance dies, and the other one goes on.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Progress;
+use super::{Progress, takeover};
+use crate::appliance::TakeoverPolicy;
 use crate::error::Result;
 use crate::gateway::GatewayKind;
 use crate::lab::{Lab, LabConfig};
@@ -15,6 +16,8 @@ use crate::report::{self, Bulk, BytesEachWay, DemoReport};
 pub struct DemoConfig {
     /// Which gateway.
     pub gateway: GatewayKind,
+    /// With a second appliance, and its takeover by this policy.
+    pub takeover: Option<TakeoverPolicy>,
     /// Short TCP connections.
     pub connections: u32,
     /// Bulk data each way, in MiB.
@@ -31,16 +34,21 @@ const BULK_MIB_PER_SECOND_MIN: u64 = 1;
 const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 /// How long the probe runs.
 const PROBE_TIME: Duration = Duration::from_secs(2);
+/// Between an answer and the next request of the long-lived connection.
+const PAUSE: Duration = Duration::from_millis(2);
+/// The takeover's picture.
+pub const PICTURE: &str = "takeover.svg";
 
 /// Plays the demo; returns the lab, still up, and the report.
 pub fn play(config: &DemoConfig, progress: &Progress) -> Result<(Lab, DemoReport)> {
-    let mut settings = LabConfig::new(config.gateway);
-    settings.out = Some(config.out.clone());
+    let settings = match config.takeover {
+        Some(policy) => LabConfig::pair(policy, 1),
+        None => LabConfig::new(config.gateway),
+    };
     let targets = settings.plan.targets.len();
-    let lab = Lab::start(settings, &|step| progress.step(step))?;
-    match measure(&lab, config, progress) {
-        Ok(mut report) => {
-            report.judge(targets);
+    let mut lab = Lab::start(LabConfig { out: Some(config.out.clone()), ..settings }, &|step| progress.step(step))?;
+    match demonstrate(&mut lab, config, targets, progress) {
+        Ok(report) => {
             report::write_json(&config.out.join("report.json"), &report)?;
             lab.save_logs()?;
             Ok((lab, report))
@@ -53,11 +61,27 @@ pub fn play(config: &DemoConfig, progress: &Progress) -> Result<(Lab, DemoReport
     }
 }
 
+fn demonstrate(lab: &mut Lab, config: &DemoConfig, targets: usize, progress: &Progress) -> Result<DemoReport> {
+    if config.takeover.is_some() {
+        let roles = lab.await_roles()?;
+        let (owner, backup) = (lab.appliance_name(roles.owner), lab.appliance_name(roles.backup));
+        progress.step(&format!("{owner} owns the VIP, {backup} is its backup"));
+    }
+    let mut report = measure(lab, config, progress)?;
+    if let Some(policy) = config.takeover {
+        let takeover = takeover::once(lab, policy, progress)?;
+        takeover::draw(&takeover, &config.out.join(PICTURE))?;
+        report.takeover = Some(takeover.report);
+    }
+    report.judge(targets);
+    Ok(report)
+}
+
 fn measure(lab: &Lab, config: &DemoConfig, progress: &Progress) -> Result<DemoReport> {
     progress.step("the remote peer calls the VIP");
     let handshake_ms = lab.bring_up()?.as_secs_f64() * 1e3;
     progress.step(&format!("tunnel up after {handshake_ms:.1} ms; a long-lived connection begins"));
-    let long_lived = lab.start_pingpong()?;
+    let long_lived = lab.start_pingpong(PAUSE)?;
 
     progress.step(&format!("{} TCP connections through the tunnel, {CONCURRENCY} at a time", config.connections));
     let connections = lab.connections(config.connections, CONCURRENCY)?;
@@ -75,7 +99,7 @@ fn measure(lab: &Lab, config: &DemoConfig, progress: &Progress) -> Result<DemoRe
     let udp = probe.stop(lab.targets());
 
     progress.step("what the operator sees");
-    for (command, output) in lab.gateway().operator_views()? {
+    for (command, output) in lab.gateway()?.operator_views()? {
         println!("\n$ {command}\n{}", first_lines(&output));
     }
     let long_lived = long_lived.stop();
@@ -93,9 +117,10 @@ fn measure(lab: &Lab, config: &DemoConfig, progress: &Progress) -> Result<DemoRe
         long_lived,
         outside: lab.outside.counts(),
         inside: lab.inside.counts(),
-        drops: lab.gateway().drops()?,
+        drops: lab.gateway()?.drops()?,
         peer_rejects: lab.peer()?.esp_rejects(),
         peer_overflows: lab.peer_overflows()?,
+        takeover: None,
     })
 }
 

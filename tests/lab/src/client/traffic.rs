@@ -1,0 +1,157 @@
+//! Everything that a takeover has to get through, at once: numbered datagrams each way and long-lived connections.
+
+use std::time::Duration;
+
+use super::{PingPong, PingPongReport, UdpProbe};
+use crate::charon::EspRejects;
+use crate::client::{FlowReport, ProbeRecord};
+use crate::clock::Stamp;
+use crate::error::Result;
+use crate::lab::Lab;
+
+/// Between two datagrams of one way: 500 a second.
+pub const PROBE_INTERVAL: Duration = Duration::from_millis(2);
+/// Long-lived connections: enough to be spread over the targets.
+const LONG_LIVED: usize = 4;
+/// Between an answer and the next request of one of them.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Traffic under way.
+#[derive(Debug)]
+pub struct Traffic {
+    probe: UdpProbe,
+    long_lived: Vec<PingPong>,
+    overflows: u64,
+    rejects: EspRejects,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Default)]
+pub struct TrafficSeen {
+    /// Datagrams from the client to the VIP's service, as they arrived at targets.
+    pub up: Way,
+    /// Datagrams from targets through the inside gateway, as they arrived at the client.
+    pub down: Way,
+    /// The long-lived connections.
+    pub long_lived: Vec<PingPongReport>,
+    /// ESP packets that the remote peer lost by itself meanwhile.
+    pub peer_overflows: u64,
+    /// ESP packets that the remote peer refused meanwhile.
+    pub peer_rejects: EspRejects,
+}
+
+/// Datagrams one way.
+#[derive(Debug, Clone, Default)]
+pub struct Way {
+    /// Sent.
+    pub sent: u64,
+    /// Sent and never arrived.
+    pub lost: u64,
+    /// Arrived once more, wherever.
+    pub doubled: u64,
+    /// Hosts that took part: one, unless the flow was moved.
+    pub targets: usize,
+    /// When one arrived, in order.
+    pub arrivals: Vec<Stamp>,
+}
+
+impl Traffic {
+    /// Starts it through the first tunnel.
+    pub fn start(lab: &Lab) -> Result<Self> {
+        let (overflows, rejects) = (lab.peer_overflows()?, lab.peer()?.esp_rejects());
+        let long_lived = (0..LONG_LIVED).map(|_| lab.start_pingpong(PAUSE)).collect::<Result<_>>()?;
+        Ok(Self { probe: lab.start_probe(PROBE_INTERVAL)?, long_lived, overflows, rejects })
+    }
+
+    /// Ends it and tells how it went.
+    pub fn end(self, lab: &Lab) -> Result<TrafficSeen> {
+        let record = self.probe.finish(lab.targets());
+        let rejects = lab.peer()?.esp_rejects();
+        Ok(TrafficSeen {
+            up: Way::up(&record),
+            down: Way::down(&record),
+            long_lived: self.long_lived.into_iter().map(PingPong::stop).collect(),
+            peer_overflows: lab.peer_overflows()? - self.overflows,
+            peer_rejects: rejects.since(&self.rejects),
+        })
+    }
+}
+
+impl TrafficSeen {
+    /// Did every connection live, with its target?
+    pub fn connections_kept(&self) -> bool {
+        self.long_lived.iter().all(PingPongReport::is_kept)
+    }
+
+    /// The longest that a request of a long-lived connection waited for its answer, in milliseconds.
+    pub fn stall_ms(&self) -> f64 {
+        self.long_lived.iter().map(|connection| connection.longest_stall_ms).fold(0.0, f64::max)
+    }
+}
+
+impl Way {
+    fn up(record: &ProbeRecord) -> Self {
+        // One number must not arrive at two targets either: so all arrivals count together.
+        let mut arrivals: Vec<_> = record.up.values().flatten().copied().collect();
+        arrivals.sort_by_key(|(_, stamp)| *stamp);
+        Self::of(record.up.len(), &[FlowReport::of(record.sent.len() as u64, &arrivals)], arrivals)
+    }
+
+    fn down(record: &ProbeRecord) -> Self {
+        let flows = record.down.values().map(|(sent, arrivals)| FlowReport::of(sent.len() as u64, arrivals));
+        let flows: Vec<_> = flows.collect();
+        let arrivals = record.down.values().flat_map(|(_, arrivals)| arrivals).copied().collect();
+        Self::of(flows.len(), &flows, arrivals)
+    }
+
+    fn of(targets: usize, flows: &[FlowReport], arrivals: Vec<(u64, Stamp)>) -> Self {
+        let sum = |count: fn(&FlowReport) -> u64| flows.iter().map(count).sum();
+        let mut arrivals: Vec<_> = arrivals.into_iter().map(|(_, stamp)| stamp).collect();
+        arrivals.sort_unstable();
+        Self {
+            sent: sum(|flow| flow.sent),
+            lost: sum(|flow| flow.lost),
+            doubled: sum(|flow| flow.duplicated),
+            targets,
+            arrivals,
+        }
+    }
+
+    /// For how long the lost ones were sent, in milliseconds.
+    pub fn blocked_ms(&self) -> f64 {
+        self.lost as f64 * PROBE_INTERVAL.as_secs_f64() * 1e3
+    }
+
+    /// The longest silence that ended after `since`: its first and last moment.
+    pub fn silence_after(&self, since: Stamp) -> Option<(Stamp, Stamp)> {
+        let pairs = self.arrivals.windows(2).filter_map(|pair| match pair {
+            [before, after] if *after > since => Some((*before, *after)),
+            _ => None,
+        });
+        pairs.max_by_key(|(before, after)| after.since(*before))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn at(milliseconds: u64) -> Stamp {
+        Stamp::at(Duration::from_millis(milliseconds))
+    }
+
+    #[test]
+    fn a_number_that_reaches_two_targets_is_doubled() {
+        let up = BTreeMap::from([
+            ("t1".to_owned(), vec![(0, at(0)), (1, at(2)), (3, at(90))]),
+            ("t2".to_owned(), vec![(1, at(80))]),
+        ]);
+        let way = Way::up(&ProbeRecord { sent: vec![at(0), at(2), at(4), at(6)], up, ..ProbeRecord::default() });
+        assert_eq!((way.sent, way.lost, way.doubled, way.targets), (4, 1, 1, 2));
+        assert_eq!(way.blocked_ms(), 2.0);
+        assert_eq!(way.silence_after(at(1)), Some((at(2), at(80))));
+        assert_eq!(way.silence_after(at(85)), Some((at(80), at(90))));
+    }
+}

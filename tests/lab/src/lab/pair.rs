@@ -1,0 +1,83 @@
+//! The two appliances of a pair: who is what, and what can be done to them.
+
+use std::time::Duration;
+
+use super::{Lab, launch_appliance, no_appliance};
+use crate::appliance::{Appliance, Standing};
+use crate::error::{LabError, Result};
+use crate::gateway::Gateway;
+use crate::wait;
+
+/// Until a fresh pair has an owner and a backup that would resume.
+const PAIRING_LIMIT: Duration = Duration::from_secs(20);
+
+/// Places of the two appliances in the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Roles {
+    /// Owns the VIP.
+    pub owner: usize,
+    /// Holds a copy that it would resume from.
+    pub backup: usize,
+}
+
+impl Lab {
+    /// An appliance, by its place in the plan.
+    pub fn appliance(&self, place: usize) -> Result<&Appliance> {
+        match self.gateways.get(place) {
+            Some(Gateway::Vipsec(appliance)) => Ok(appliance),
+            _ => Err(no_appliance()),
+        }
+    }
+
+    /// An appliance's name.
+    pub fn appliance_name(&self, place: usize) -> &str {
+        self.config.plan.appliances.get(place).map_or("?", |plan| &plan.name)
+    }
+
+    /// Waits until one appliance owns the VIP and the other one would resume in its place.
+    pub fn await_roles(&self) -> Result<Roles> {
+        let mut last = Vec::new();
+        let waited = wait::until("an owner, and a backup with a trusted copy", PAIRING_LIMIT, || {
+            last = (0..self.gateways.len()).map(|place| self.appliance(place)?.standing()).collect::<Result<_>>()?;
+            let place = |wanted: Standing| last.iter().position(|standing| *standing == wanted);
+            Ok(place(Standing::Owner).zip(place(Standing::Backup)).map(|(owner, backup)| Roles { owner, backup }))
+        });
+        match waited {
+            Err(LabError::Timeout { what, limit }) => {
+                Err(LabError::Timeout { what: format!("{what} (they were {last:?})"), limit })
+            }
+            waited => waited,
+        }
+    }
+
+    /// The place of the appliance that owns the VIP and answers; a dead or sleeping one isn't asked for long.
+    pub fn owner(&self) -> Result<usize> {
+        let owns =
+            |place: &usize| self.appliance(*place).and_then(Appliance::standing).is_ok_and(|it| it == Standing::Owner);
+        wait::until("an owner of the VIP", PAIRING_LIMIT, || Ok((0..self.gateways.len()).find(owns)))
+    }
+
+    /// Waits until an appliance says that it is that.
+    pub fn await_standing(&self, place: usize, wanted: &Standing) -> Result<()> {
+        let what = format!("appliance {} to be {wanted:?}", self.appliance_name(place));
+        wait::until_true(&what, PAIRING_LIMIT, || Ok(self.appliance(place)?.standing()? == *wanted))
+    }
+
+    /// Kills an appliance at once.
+    pub fn kill_appliance(&mut self, place: usize) -> Result<()> {
+        match self.gateways.get_mut(place) {
+            Some(Gateway::Vipsec(appliance)) => appliance.kill(),
+            _ => Err(no_appliance()),
+        }
+    }
+
+    /// Starts an appliance that was killed, with the state that it left on disk, and waits until it answers.
+    pub fn restart_appliance(&mut self, place: usize) -> Result<()> {
+        let plan = self.config.plan.appliances.get(place).ok_or_else(no_appliance)?;
+        let host = self.topology.appliances.get(place).ok_or_else(no_appliance)?;
+        let mut appliance = launch_appliance(&self.config, plan, host, &self.run)?;
+        appliance.await_answer()?;
+        *self.gateways.get_mut(place).ok_or_else(no_appliance)? = Gateway::Vipsec(appliance);
+        Ok(())
+    }
+}

@@ -1,0 +1,129 @@
+//! What becomes of tunnels and connections when one of two appliances dies, sleeps, comes back, or gives the VIP away.
+
+mod cases;
+mod journal;
+mod observe;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::{CaseResult, Outcome, Progress, Story};
+use crate::appliance::TakeoverPolicy;
+use crate::error::{Context, Result};
+use crate::lab::{Lab, LabConfig};
+use crate::report::takeover::{Medians, Takeover, TakeoverReport};
+use crate::report::{self, picture};
+
+/// A story about a takeover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tale {
+    /// The owner is killed; as often as wished, each time the other one.
+    Kill,
+    /// The owner is stopped in mid-air, and wakes when the other one has taken over.
+    Pause,
+    /// The backup is killed, comes back, and has to take over.
+    BackupDies,
+    /// After a takeover the old owner comes back, and gets the VIP back by order.
+    GiveBack,
+    /// The owner of a hundred tunnels is killed.
+    Hundred,
+    /// The owner is killed, and the successor negotiates everything anew.
+    Renegotiate,
+}
+
+/// What is to be told.
+#[derive(Debug, Clone)]
+pub struct TakeoverConfig {
+    /// Which stories.
+    pub tales: Vec<Tale>,
+    /// How often [`Tale::Kill`] kills.
+    pub runs: u32,
+    /// How many tunnels [`Tale::Hundred`] has.
+    pub tunnels: u8,
+    /// Where report, pictures, captures and logs go.
+    pub out: PathBuf,
+}
+
+/// How a story went.
+#[derive(Debug, Clone, Serialize)]
+pub struct TaleReport {
+    /// Which.
+    pub tale: Tale,
+    /// Its cases.
+    pub cases: Vec<CaseResult>,
+    /// The takeovers in it.
+    pub takeovers: Vec<TakeoverReport>,
+    /// Their medians.
+    pub medians: Option<Medians>,
+}
+
+impl TaleReport {
+    /// Cases that failed.
+    pub fn failed(&self) -> usize {
+        self.cases.iter().filter(|case| case.result == Outcome::Failed).count()
+    }
+}
+
+/// Tells the stories, each in a lab of its own.
+pub fn play(config: &TakeoverConfig, progress: &Progress) -> Result<Vec<TaleReport>> {
+    let mut reports = Vec::new();
+    for tale in &config.tales {
+        reports.push(tell(*tale, config, progress)?);
+        report::write_json(&config.out.join("report.json"), &reports)?;
+    }
+    Ok(reports)
+}
+
+fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<TaleReport> {
+    let name = serde_json::to_value(tale).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
+    let out = config.out.join(&name);
+    let policy = if tale == Tale::Renegotiate { TakeoverPolicy::Renegotiate } else { TakeoverPolicy::Resume };
+    let tunnels = if tale == Tale::Hundred { config.tunnels } else { 1 };
+    progress.step(&format!("-- {name}"));
+    let mut lab = Lab::start(LabConfig { out: Some(out.clone()), ..LabConfig::pair(policy, tunnels) }, &|step| {
+        progress.step(step);
+    })?;
+    let mut takeovers = Vec::new();
+    let cases = {
+        let mut story = Story::begin(&mut lab, progress);
+        let mut teller = cases::Teller { story: &mut story, policy, progress, takeovers: &mut takeovers };
+        match tale {
+            Tale::Kill => teller.kill(config.runs),
+            Tale::Renegotiate => teller.kill(1),
+            Tale::Pause => teller.pause(),
+            Tale::BackupDies => teller.backup_dies(),
+            Tale::GiveBack => teller.give_back(),
+            Tale::Hundred => teller.hundred(),
+        }
+        story.end()
+    };
+    lab.save_logs()?;
+    for (nth, takeover) in takeovers.iter().enumerate() {
+        draw(takeover, &out.join(format!("takeover-{}.svg", nth + 1)))?;
+    }
+    let takeovers: Vec<_> = takeovers.into_iter().map(|takeover| takeover.report).collect();
+    let medians = Medians::of(&takeovers);
+    if let Some(medians) = medians.filter(|medians| medians.runs > 1) {
+        progress.step(&medians.summary());
+    }
+    Ok(TaleReport { tale, cases, takeovers, medians })
+}
+
+/// The demo's takeover: the owner is killed under traffic.
+pub fn once(lab: &mut Lab, policy: TakeoverPolicy, progress: &Progress) -> Result<Takeover> {
+    let roles = lab.await_roles()?;
+    progress.step(&format!(
+        "traffic each way through {}; {} has a copy of its SAs; then {} is killed",
+        lab.appliance_name(roles.owner),
+        lab.appliance_name(roles.backup),
+        lab.appliance_name(roles.owner)
+    ));
+    observe::take_over(lab, roles, policy, observe::End::Killed, progress)
+}
+
+/// Writes a takeover's picture.
+pub fn draw(takeover: &Takeover, file: &Path) -> Result<()> {
+    std::fs::write(file, picture::svg(takeover)).context(|| format!("writing {}", file.display()))
+}

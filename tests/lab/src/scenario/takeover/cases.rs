@@ -1,0 +1,178 @@
+//! The stories.
+
+use std::time::Duration;
+
+use super::observe::{self, End};
+use crate::appliance::{Standing, TakeoverPolicy};
+use crate::capture::{Capture, Direction, Exchange, Frame, Kind};
+use crate::client::Traffic;
+use crate::clock::Stamp;
+use crate::error::Result;
+use crate::lab::{Lab, Roles};
+use crate::report::takeover::Takeover;
+use crate::scenario::{Progress, Story, expect};
+use crate::topology::{TunnelPlan, virtual_macs};
+
+/// Traffic on both sides of what shall not be noticed.
+const MARGIN: Duration = Duration::from_secs(1);
+/// For all tunnels to pass traffic again after a takeover.
+const TUNNEL_LIMIT: Duration = Duration::from_secs(2);
+
+/// Tells stories, and keeps what the takeovers in them looked like.
+pub(super) struct Teller<'a, 'b> {
+    pub(super) story: &'a mut Story<'b>,
+    pub(super) policy: TakeoverPolicy,
+    pub(super) progress: &'a Progress,
+    pub(super) takeovers: &'a mut Vec<Takeover>,
+}
+
+impl Teller<'_, '_> {
+    pub(super) fn kill(&mut self, runs: u32) {
+        for run in 1..=runs {
+            self.the_owner_ends(&format!("the owner is killed, {run} of {runs}"), End::Killed);
+            if run < runs {
+                self.the_dead_comes_back();
+            }
+        }
+    }
+
+    pub(super) fn pause(&mut self) {
+        let Some(Roles { owner: sleeper, .. }) = self.the_owner_ends("the owner is stopped in mid-air", End::Paused)
+        else {
+            return;
+        };
+        self.story.case("it wakes, and keeps still", |lab| {
+            under_traffic(lab, |lab| {
+                let woken = Stamp::now();
+                lab.appliance(sleeper)?.thaw()?;
+                lab.await_standing(sleeper, &Standing::Backup)?;
+                std::thread::sleep(MARGIN);
+                keeps_still(lab, sleeper, woken)
+            })
+        });
+    }
+
+    pub(super) fn backup_dies(&mut self) {
+        self.story.case("the backup is killed", |lab| {
+            let roles = lab.await_roles()?;
+            under_traffic(lab, |lab| {
+                lab.kill_appliance(roles.backup)?;
+                Ok(format!("{} is dead", lab.appliance_name(roles.backup)))
+            })
+        });
+        self.the_dead_comes_back();
+        self.the_owner_ends("the owner is killed: the backup that came back takes over", End::Killed);
+    }
+
+    pub(super) fn give_back(&mut self) {
+        self.the_owner_ends("the owner is killed", End::Killed);
+        self.the_dead_comes_back();
+        self.story.case("the VIP is given back by order", |lab| {
+            let roles = lab.await_roles()?;
+            under_traffic(lab, |lab| {
+                let wanted = lab.appliance_name(roles.backup).to_owned();
+                lab.appliance(roles.owner)?.operator(&["vip", "move", "web", "--to", &wanted])?;
+                lab.await_standing(roles.backup, &Standing::Owner)?;
+                lab.await_standing(roles.owner, &Standing::Backup)?;
+                Ok(format!("{wanted} has it, {} is its backup", lab.appliance_name(roles.owner)))
+            })
+        });
+    }
+
+    pub(super) fn hundred(&mut self) {
+        self.story.case("all tunnels pass traffic, the owner is killed, and all pass traffic", |lab| {
+            let tunnels = lab.tunnels()?.to_vec();
+            let roles = lab.await_roles()?;
+            all_pass(lab, &tunnels)?;
+            let ended = Stamp::now();
+            lab.kill_appliance(roles.owner)?;
+            lab.await_standing(roles.backup, &Standing::Owner)?;
+            let after = all_pass(lab, &tunnels)?;
+            std::thread::sleep(MARGIN);
+            // With fresh keys, too.
+            all_pass(lab, &tunnels)?;
+            let calls =
+                lab.outside.frames(ended, |frame| matches!(frame.kind, Kind::Ike { exchange: Exchange::SaInit, .. }));
+            expect(calls.is_empty(), "no call", || format!("there were {} IKE_SA_INIT messages", calls.len()))?;
+            let sas = lab.peer()?.sas()?.iter().filter(|sa| sa.state == "ESTABLISHED").count();
+            expect(sas == tunnels.len(), "as many IKE SAs as tunnels", || format!("there are {sas}"))?;
+            Ok(format!(
+                "{} tunnels kept; all had passed traffic {:.0} ms after the kill",
+                tunnels.len(),
+                after.millis_from(ended)
+            ))
+        });
+    }
+
+    /// The owner ends under traffic. Returns who was what before.
+    fn the_owner_ends(&mut self, case: &str, end: End) -> Option<Roles> {
+        let Self { story, policy, progress, takeovers } = self;
+        let mut found = None;
+        story.case(case, |lab| {
+            let roles = *found.insert(lab.await_roles()?);
+            let takeover = observe::take_over(lab, roles, *policy, end, progress)?;
+            let (faults, summary) = (takeover.report.faults(), takeover.report.summary());
+            takeovers.push(takeover);
+            expect(faults.is_empty(), "a takeover that nobody notices much", || faults.join("; "))?;
+            Ok(summary)
+        });
+        found
+    }
+
+    /// The appliance that was killed is started again.
+    fn the_dead_comes_back(&mut self) {
+        self.story.case("it comes back as the backup, in sync", |lab| {
+            let owner = lab.owner()?;
+            let dead = 1 - owner;
+            under_traffic(lab, |lab| {
+                lab.restart_appliance(dead)?;
+                let roles = lab.await_roles()?;
+                let expected = Roles { owner, backup: dead };
+                expect(roles == expected, "the owner to stay owner", || format!("they are {roles:?}"))?;
+                Ok(format!("{} has a copy that it would resume from", lab.appliance_name(dead)))
+            })
+        });
+    }
+}
+
+/// One datagram there and back through each tunnel.
+fn all_pass(lab: &Lab, tunnels: &[TunnelPlan]) -> Result<Stamp> {
+    for tunnel in tunnels {
+        lab.echo_through(tunnel, TUNNEL_LIMIT)?;
+    }
+    Ok(Stamp::now())
+}
+
+/// Since `since` an appliance sent nothing in the name of the VIP or its gateway, and nothing in its own but ARP.
+fn keeps_still(lab: &Lab, place: usize, since: Stamp) -> Result<String> {
+    let virtual_macs = virtual_macs();
+    let sent = |capture: &Capture, fits: &dyn Fn(&Frame) -> bool| {
+        let from_it = |frame: &Frame| frame.direction == Direction::FromHost && frame.port == place;
+        capture.frames(since, |frame| from_it(frame) && fits(frame)).len()
+    };
+    let both = |fits: &dyn Fn(&Frame) -> bool| sent(&lab.outside, fits) + sent(&lab.inside, fits);
+    let virtual_frames = both(&|frame| virtual_macs.contains(&frame.source));
+    let strays = both(&|frame| !matches!(frame.kind, Kind::Arp { .. }));
+    expect(virtual_frames == 0, "no frame from a virtual MAC address", || format!("it sent {virtual_frames}"))?;
+    expect(strays == 0, "nothing but ARP", || format!("it sent {strays} other frames"))?;
+    Ok("it sent nothing in the VIP's name and is a backup now".to_owned())
+}
+
+/// Plays `action` under traffic, which must not notice.
+fn under_traffic(lab: &mut Lab, action: impl FnOnce(&mut Lab) -> Result<String>) -> Result<String> {
+    let traffic = Traffic::start(lab)?;
+    std::thread::sleep(MARGIN);
+    let detail = action(lab)?;
+    std::thread::sleep(MARGIN);
+    let seen = traffic.end(lab)?;
+    let (sent, lost) = (seen.up.sent + seen.down.sent, seen.up.lost + seen.down.lost);
+    expect(seen.connections_kept(), "long-lived connections that live on", || observe::broken(&seen.long_lived))?;
+    expect(seen.up.sent > 0 && seen.down.sent > 0, "datagrams each way", || "there were none one way".to_owned())?;
+    expect(lost == 0, "no lost datagram", || {
+        format!(
+            "{} up and {} down of {sent} were lost (and {} packets by the remote peer's own slowness)",
+            seen.up.lost, seen.down.lost, seen.peer_overflows
+        )
+    })?;
+    Ok(format!("{detail}; none of {sent} datagrams lost, longest stall {:.0} ms", seen.stall_ms()))
+}
