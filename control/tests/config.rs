@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use vipsec_control::config::{Config, ConfigErrors, Identity, Reason, TestConfiguration, load};
+use vipsec_control::config::{Config, ConfigErrors, Reason, TakeoverPolicy, TestConfiguration, load};
+use vipsec_ike::{Identity, IdentityMatch, TrafficSelector};
+use vipsec_takeover::timing::Timing;
 use vipsec_wire::ethernet::MacAddr;
 
 fn root() -> PathBuf {
@@ -16,6 +18,17 @@ fn root() -> PathBuf {
 
 fn example() -> String {
     fs::read_to_string(root().join("examples/vipsec.toml")).unwrap()
+}
+
+/// The example with what it says about pairs no longer commented out.
+fn paired_example() -> String {
+    let mut in_peer = false;
+    let lines = example();
+    let lines = lines.lines().map(|line| {
+        in_peer = (in_peer && !line.is_empty()) || line == "# [peer]";
+        if in_peer || line == "# owner = 1" { line.strip_prefix("# ").unwrap_or(line) } else { line }
+    });
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
 fn write(folder: &Path, name: &str, mode: u32, content: impl AsRef<[u8]>) -> PathBuf {
@@ -29,6 +42,7 @@ fn write(folder: &Path, name: &str, mode: u32, content: impl AsRef<[u8]>) -> Pat
 fn folder_with(text: &str) -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();
     write(folder.path(), "branch.psk", 0o600, "correct horse battery staple\n");
+    write(folder.path(), "pair.psk", 0o600, "0123456789abcdef0123456789abcdef\n");
     write(folder.path(), "exposed.psk", 0o640, "secret\n");
     write(folder.path(), "blank.psk", 0o600, "\n");
     write(folder.path(), "large.psk", 0o600, [b'x'; 1025]);
@@ -52,9 +66,55 @@ fn example_loads_as_documented() {
     assert_eq!(web.floating.mac, MacAddr([0x02, 0x76, 0x70, 0, 0, 1]));
     assert_eq!(web.gateways[0].mac, MacAddr([0x02, 0x76, 10, 1, 0, 1]), "derived from 10.1.0.1");
     let branch = &config.connections[0];
-    assert_eq!(branch.secret.expose(), b"correct horse battery staple", "without the newline");
-    assert_eq!(branch.remote_id, Identity::Fqdn("branch.example".to_owned()));
-    assert_eq!((branch.dpd_delay, branch.rekey_time), (Duration::from_secs(2), Duration::from_secs(14_400)));
+    assert_eq!(branch.psk.expose(), b"correct horse battery staple", "without the newline");
+    assert_eq!((branch.vip, branch.local), (0, web.floating.address));
+    assert_eq!(branch.remote_id, IdentityMatch::Exact(Identity::fqdn("branch.example")));
+    let (dpd_delay, rekey_time) = (Duration::from_secs(2), Duration::from_secs(14_400));
+    assert_eq!((branch.dpd_delay, branch.rekey_time), (Some(dpd_delay), Some(rekey_time)));
+    let esp: Vec<String> = branch.children[0].proposals.iter().map(ToString::to_string).collect();
+    assert_eq!(esp, ["aes256gcm16-x25519", "aes128gcm16"]);
+    assert!(config.peer.is_none());
+    assert_eq!(web.owner, None);
+}
+
+#[test]
+fn example_of_a_pair_loads_as_documented() {
+    let config = load_text(&paired_example()).unwrap();
+    let peer = config.peer.unwrap();
+    assert_eq!((peer.id.get(), peer.name.as_deref()), (2, Some("b")));
+    assert_eq!(peer.store_socket, Path::new("/run/vipsec/pair.sock"));
+    assert_eq!(peer.secret.expose(), b"0123456789abcdef0123456789abcdef");
+    assert_eq!((peer.takeover, peer.timing, peer.store_records), (TakeoverPolicy::Resume, Timing::default(), 4096));
+    assert_eq!(config.vips[0].owner.map(|owner| owner.get()), Some(1));
+}
+
+#[test]
+fn defaults_of_a_pair_are_as_documented() {
+    let optional = ["heartbeat", "deadline", "detection", "trust", "store_records", "owner", "name = \"b\""];
+    let text: String = paired_example()
+        .lines()
+        .filter(|line| !optional.iter().any(|key| line.starts_with(key)))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    for (own, others) in [("id = 1\n", "id = 2\n"), ("id = 7\n", "id = 1\n")] {
+        let text = text.replace("id = 2\n", "id = other\n").replace("id = 1\n", own).replace("id = other\n", others);
+        let config = load_text(&text).unwrap();
+        assert_eq!(config.vips[0].owner.map(|owner| owner.get()), Some(1), "the lower id");
+        let peer = config.peer.unwrap();
+        assert_eq!((peer.name, peer.timing, peer.store_records), (None, Timing::default(), 4096));
+    }
+}
+
+/// Who sets a slower detection gets claims that still wait longer than it.
+#[test]
+fn times_that_are_not_set_follow_those_that_are() {
+    let text = paired_example()
+        .replace("detection = \"50ms\"", "detection = \"2s\"")
+        .replace("trust = \"250ms\"", "trust = \"10s\"");
+    let timing = load_text(&text).unwrap().peer.unwrap().timing;
+    assert_eq!(timing.check(), Ok(()));
+    assert_eq!((timing.detection, timing.trust_margin), (Duration::from_secs(2), Duration::from_secs(1)));
+    assert_eq!((timing.claim_preferred, timing.claim_other), (Duration::from_secs(20), Duration::from_secs(120)));
 }
 
 #[test]
@@ -86,8 +146,21 @@ fn defaults_are_as_documented() {
     assert_eq!((config.ports[0].mac, config.ports[0].mtu), (None, 1500));
     assert_eq!(config.vips[0].floating.mac, MacAddr([0x02, 0x76, 192, 0, 2, 1]));
     let vip: IpAddr = "192.0.2.1".parse().unwrap();
-    assert_eq!(config.connections[0].local_id, Identity::Address(vip));
-    assert_eq!(config.connections[0].children[0].local_ts[0].addresses, vip..=vip);
+    let branch = &config.connections[0];
+    assert_eq!((&branch.local_id, &branch.remote_id), (&Identity::from(vip), &IdentityMatch::Any));
+    assert!(branch.remote[0].accepts("203.0.113.77".parse().unwrap()));
+    let proposals: Vec<String> = branch.proposals.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        proposals,
+        ["aes256gcm16-prfsha384-x25519", "aes256gcm16-prfsha256-x25519", "aes128gcm16-prfsha256-x25519"]
+    );
+    let (dpd_delay, rekey_time) = (Duration::from_secs(30), Duration::from_secs(14_400));
+    assert_eq!((branch.dpd_delay, branch.rekey_time), (Some(dpd_delay), Some(rekey_time)));
+    let net = &branch.children[0];
+    assert_eq!(net.local_ts, ["192.0.2.1/32".parse::<TrafficSelector>().unwrap()]);
+    let proposals: Vec<String> = net.proposals.iter().map(ToString::to_string).collect();
+    assert_eq!(proposals, ["aes256gcm16-x25519", "aes128gcm16-x25519", "aes256gcm16", "aes128gcm16"]);
+    assert_eq!(net.rekey_time, Some(Duration::from_secs(3600)));
 }
 
 /// Each `bad/*.toml` is refused with the lines in the `.txt` beside it: all of them, in this order, and no more.
@@ -104,7 +177,7 @@ fn every_mistake_is_named_with_its_line() {
         assert_eq!(found, expected.trim_end(), "{}", file.display());
         cases += 1;
     }
-    assert!(cases >= 17, "{cases} cases found");
+    assert!(cases >= 25, "{cases} cases found");
 }
 
 #[test]
@@ -165,8 +238,8 @@ fn a_missing_file_is_named() {
 
 #[test]
 fn secrets_never_show() {
-    let config = load_text(&example()).unwrap();
-    assert!(!format!("{config:?}").contains("horse"));
+    let config = format!("{:?}", load_text(&paired_example()).unwrap());
+    assert!(!config.contains("horse") && !config.contains("0123456789abcdef"), "{config}");
 }
 
 mod digest {
@@ -178,9 +251,11 @@ mod digest {
 
     #[test]
     fn is_the_same_for_what_is_an_appliances_own() {
-        let reference = of(&example());
+        let reference = of(&paired_example());
         for (from, to) in [
-            ("id = 1\n", "id = 2\n"),
+            ("store_socket = \"/run/vipsec/pair.sock\"", "store_socket = \"/run/other.sock\""),
+            ("store_records = 4096", "store_records = 8192"),
+            ("name = \"b\"", "name = \"z\""),
             ("name = \"a\"", "name = \"b\""),
             ("192.0.2.11/24", "192.0.2.12/24"),
             ("02:00:00:00:01:0a", "02:00:00:00:01:0b"),
@@ -190,14 +265,14 @@ mod digest {
             ("log = \"info\"", "log = \"debug\""),
             ("via = \"192.0.2.254\"", "via = \"192.0.2.253\""),
         ] {
-            assert!(example().contains(from), "{from}");
-            assert_eq!(of(&example().replace(from, to)), reference, "{from} -> {to}");
+            assert!(paired_example().contains(from), "{from}");
+            assert_eq!(of(&paired_example().replace(from, to)), reference, "{from} -> {to}");
         }
     }
 
     #[test]
     fn differs_with_what_a_successor_relies_on() {
-        let reference = of(&example());
+        let reference = of(&paired_example());
         for (from, to) in [
             ("address = \"192.0.2.1\"", "address = \"192.0.2.2\""),
             ("02:76:70:00:00:01", "02:76:70:00:00:02"),
@@ -211,15 +286,46 @@ mod digest {
             ("\"aes128gcm16\"]", "\"aes256gcm16\"]"),
             ("remote_ts = [\"10.9.0.0/16\"]", "remote_ts = [\"10.9.0.0/17\"]"),
             ("rekey_time = \"1h\"", "rekey_time = \"2h\""),
+            ("takeover = \"resume\"", "takeover = \"renegotiate\""),
+            ("heartbeat = \"10ms\"", "heartbeat = \"9ms\""),
+            ("deadline = \"30ms\"", "deadline = \"29ms\""),
+            ("detection = \"50ms\"", "detection = \"51ms\""),
+            ("trust = \"250ms\"", "trust = \"251ms\""),
+            ("owner = 1", "owner = 2"),
+            ("id = 2\n", "id = 3\n"),
         ] {
-            assert!(example().contains(from), "{from}");
-            assert_ne!(of(&example().replace(from, to)), reference, "{from} -> {to}");
+            assert!(paired_example().contains(from), "{from}");
+            assert_ne!(of(&paired_example().replace(from, to)), reference, "{from} -> {to}");
+        }
+    }
+
+    #[test]
+    fn is_the_same_on_both_of_a_pair() {
+        let other = paired_example().replace("id = 1\n", "id = 0\n").replace("id = 2\n", "id = 1\n");
+        assert_eq!(of(&other.replace("id = 0\n", "id = 2\n")), of(&paired_example()));
+        assert_ne!(of(&paired_example()), of(&example()));
+    }
+
+    /// The appliances' messages name a VIP by its place.
+    #[test]
+    fn differs_with_the_order_of_vips() {
+        let vip =
+            |name, last| format!("[[vip]]\nname = \"{name}\"\naddress = \"192.0.2.{last}\"\nport = \"outside\"\n");
+        let (c, d) = (vip("c", 3), vip("d", 4));
+        assert_ne!(of(&format!("{}{c}{d}", example())), of(&format!("{}{d}{c}", example())));
+    }
+
+    #[test]
+    fn tells_identities_of_the_same_text_apart() {
+        let with = |id| of(&example().replace("remote_id = \"branch.example\"", &format!("remote_id = {id:?}")));
+        for (one, other) in [("%any", "@%any"), ("*.example", "@*.example"), ("192.0.2.9", "@192.0.2.9")] {
+            assert_ne!(with(one), with(other), "{one} {other}");
         }
     }
 
     #[test]
     fn differs_with_the_secret() {
-        let (folder, config) = folder_with(&example());
+        let (folder, config) = folder_with(&paired_example());
         let before = load(&config, TestConfiguration::Refused).unwrap().digest();
         write(folder.path(), "branch.psk", 0o600, "another");
         assert_ne!(load(&config, TestConfiguration::Refused).unwrap().digest(), before);

@@ -32,6 +32,8 @@ pub(crate) struct Sa {
     remote_selectors: Vec<Selector>,
     pub(crate) delivered: Traffic,
     pub(crate) sealed: Traffic,
+    /// Nothing leaves by it while the SA with this inbound SPI is there.
+    defers_to: Option<Spi>,
     /// When we last said that it is alive.
     pub(crate) alive_said: Option<Instant>,
     /// Counts up with every installation.
@@ -65,6 +67,11 @@ impl Sa {
             sent: self.outbound.sent(),
             lease_wanted: self.outbound.lease_wanted(),
         }
+    }
+
+    /// An authentic packet came in.
+    pub(crate) fn heard(&mut self) {
+        self.defers_to = None;
     }
 
     /// The remote peer's end is there now. A port only counts where ESP travels in UDP.
@@ -185,7 +192,11 @@ impl Sad {
         let destination = IpAddr::from(flow.destination);
         let matching = |index: &SaIndex| {
             let sa = self.get(*index)?;
-            (sa.vip == vip && sa.admits_outbound(flow)).then_some((sa.born, *index))
+            // RFC 7296 §2.8: the responder of a rekeying can be assured that the initiator is prepared to receive "if either (1) it
+            // has received a cryptographically valid message on the other half of the SA pair, or (2) the new SA rekeys an
+            // existing SA and it receives an IKE request to close the replaced SA".
+            let ready = sa.defers_to.is_none_or(|old| self.inbound(old.get()).is_none());
+            (ready && sa.vip == vip && sa.admits_outbound(flow)).then_some((sa.born, *index))
         };
         let host = self.by_remote.hosts.get(&destination).and_then(|sas| sas.iter().rev().find_map(matching));
         let ranges = self.by_remote.ranges.iter().rev().filter(|(addresses, _)| addresses.contains(&destination));
@@ -213,6 +224,7 @@ impl Sad {
             remote_selectors: child.remote_selectors,
             delivered: Traffic::default(),
             sealed: Traffic::default(),
+            defers_to: child.succeeds,
             alive_said: None,
             born: self.installed,
         });

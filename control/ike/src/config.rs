@@ -97,7 +97,8 @@ pub struct Limits {
     pub half_open_cookie_threshold: usize,
     /// How long a half-open IKE SA is kept.
     pub half_open_timeout: Duration,
-    /// How long the last answer of a closed IKE SA is kept for retransmissions of its request.
+    /// How long the last answer of a closed IKE SA is kept for retransmissions of its request, and how long an IKE SA that was
+    /// replaced waits for its deletion.
     pub closed_linger: Duration,
     /// How many of those.
     pub closed_max: usize,

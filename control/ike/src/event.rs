@@ -20,8 +20,8 @@ pub struct Transmit {
     pub remote: SocketAddr,
     /// The IKE message.
     pub payload: Vec<u8>,
-    /// These bytes may never have left before: with an `ike_sa` they wait until the records of all [`Event::Changed`] so far are
-    /// acknowledged. Otherwise a retransmission, free to go.
+    /// These bytes may never have left before: with an `ike_sa` they wait until the records of all [`Event::Changed`] so far, and
+    /// the end of those of [`Event::IkeGone`], are acknowledged. Otherwise a retransmission, free to go.
     pub fresh: bool,
 }
 

@@ -15,6 +15,7 @@ use crate::config::ConnectionPolicy;
 use crate::crypto::derive::IkeKeys;
 use crate::crypto::exchange::KeyPair;
 use crate::crypto::{EspProposal, Group, IkeProposal, IkeSuite, OpenError, open, seal};
+use crate::endpoint::after;
 use crate::event::{GoneReason, Tunnel};
 use crate::identity::Identity;
 use crate::message::{Direction, ExchangeType, Header, NotifyType, Payload, Received, Role};
@@ -281,7 +282,7 @@ impl Age {
     }
 
     pub(crate) fn at(self, now: Instant) -> Duration {
-        self.before + now.saturating_duration_since(self.since)
+        self.before.saturating_add(now.saturating_duration_since(self.since))
     }
 }
 
@@ -363,7 +364,7 @@ impl IkeSa {
     /// When something is to be done about it.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let liveness = || match (self.state.phase, self.policy.dpd_delay) {
-            (Phase::Established, Some(delay)) if self.state.queue.is_empty() => Some(self.heard + delay),
+            (Phase::Established, Some(delay)) if self.state.queue.is_empty() => Some(after(self.heard, delay)),
             _ => None,
         };
         let request = self.retry.map_or_else(liveness, |retry| Some(retry.at));

@@ -10,8 +10,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use support::{Charon, Host, PEER, SECRET, VIP};
 use vipsec_ike::{
-    ChildPolicy, ChildSaInfo, ChildSaRecord, Config, ConnectionPolicy, Endpoint, Event, GoneReason, IkeSaRecord, Limits,
-    Phase, Retransmission, Secret,
+    ChildPolicy, ChildSaInfo, ChildSaRecord, Config, ConnectionPolicy, Endpoint, Event, GoneReason, IkeSaRecord,
+    Limits, Phase, Retransmission, Secret,
 };
 use vipsec_wire::iv::{ApplianceId, Epoch};
 

@@ -127,6 +127,7 @@ fn child(section: Section, spis: &mut Once, appliance: ApplianceId, vips: &[Opti
             lease: if esn { NUMBER_MAX } else { u32::MAX.into() },
             iv_prefix: IvPrefix::new(appliance, Epoch(0)),
         },
+        succeeds: None,
         tunnel: TunnelEnds { local, remote: remote?, udp: udp.map_or(Some(None), |udp| udp.map(Some))? },
         local_selectors: local_selectors?.iter().map(esp_selector).collect(),
         remote_selectors: remote_selectors?.iter().map(esp_selector).collect(),

@@ -240,7 +240,7 @@ pub enum ServiceProtocol {
 pub struct Peer {
     /// Its id; not ours.
     pub id: ApplianceId,
-    /// Its name, for commands.
+    /// What an operator may call it besides its id.
     pub name: Option<String>,
     /// Where the two processes meet. Its folder exists, or can be made.
     pub store_socket: PathBuf,

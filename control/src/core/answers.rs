@@ -12,8 +12,8 @@ use vipsec_takeover::pair::Role;
 use super::ownership::Ownership;
 use super::{Core, Output};
 use crate::api::{
-    self, ApiError, CONNECTIONS_MAX, ConnectionEntry, Connections, ErrorKind, EspSpi, IkeSa, Neighbour, Request, Response,
-    Sas, Status,
+    self, ApiError, CONNECTIONS_MAX, ConnectionEntry, Connections, ErrorKind, EspSpi, IkeSa, Neighbour, Request,
+    Response, Sas, Status,
 };
 
 /// Most questions that wait for workers.
@@ -206,7 +206,9 @@ impl Core {
             cpu: None,
             alive: self.facts.workers_alive.get(id as usize).copied().unwrap_or(true),
             sas: self.children.values().filter(|child| child.worker == id as usize).count() as u64,
-            connections: counters.tally(Tally::ConnectionsNew).saturating_sub(counters.tally(Tally::ConnectionsExpired)),
+            connections: counters
+                .tally(Tally::ConnectionsNew)
+                .saturating_sub(counters.tally(Tally::ConnectionsExpired)),
         });
         workers.collect()
     }
@@ -256,7 +258,8 @@ impl Core {
 
     fn ike_sa(&self, sa: IkeSaStatus, numbers: &mut HashMap<u32, SaReport>) -> IkeSa {
         let children = sa.children.into_iter().map(|child| {
-            let known = numbers.remove(&child.spi_in).map_or_else(|| empty_child(child.spi_in), |report| static_child(&report));
+            let known =
+                numbers.remove(&child.spi_in).map_or_else(|| empty_child(child.spi_in), |report| static_child(&report));
             api::Child {
                 name: child.child,
                 state: match child.phase {

@@ -87,9 +87,11 @@ impl Inheritance {
         let mut whole = true;
         for block in snapshot.counters() {
             match block {
-                Ok(block) => starts.extend(block.entries.iter().map(|entry| {
-                    (entry.spi, Start { horizon: entry.horizon, sent: entry.lease, lease: entry.lease })
-                })),
+                Ok(block) => {
+                    starts.extend(block.entries.iter().map(|entry| {
+                        (entry.spi, Start { horizon: entry.horizon, sent: entry.lease, lease: entry.lease })
+                    }))
+                }
                 Err(rejected) => {
                     tracing::warn!(?rejected, "counter block left out: its SAs can't be resumed");
                     whole = false;

@@ -8,7 +8,7 @@ use vipsec_esp::sa::{
     Algorithm, ChildSa, InboundParams, KeyMaterial, OutboundParams, ReservedSpi, Selector, Spi, TunnelEnds,
     WrongKeyLength,
 };
-use vipsec_ike::{ChildSaInfo, Encryption, Event, IkeSaId, Secret, TrafficSelector, Tunnel};
+use vipsec_ike::{ChildSaInfo, Encryption, Event, IkeSaId, Role, Secret, TrafficSelector, Tunnel};
 use vipsec_store::CounterEntry;
 use vipsec_wire::iv::IvPrefix;
 use zeroize::Zeroizing;
@@ -68,6 +68,7 @@ pub(super) fn child_sa(info: &ChildSaInfo, prefix: IvPrefix, start: Start) -> Re
             lease: start.lease,
             iv_prefix: prefix,
         },
+        succeeds: info.replaces.filter(|_| info.role == Role::Responder).and_then(|spi| Spi::new(spi).ok()),
         tunnel: tunnel_ends(info.tunnel),
         local_selectors: info.local_selectors.iter().map(selector).collect(),
         remote_selectors: info.remote_selectors.iter().map(selector).collect(),

@@ -137,8 +137,7 @@ impl Core {
     /// Forgets the VIP's SAs, without a word to the remote peers.
     pub(super) fn forget_sas(&mut self, now: Instant, vip: u16) {
         self.ike.forget_vip(vip, now);
-        let gone: Vec<Spi> =
-            self.children.iter().filter(|(_, child)| child.vip == vip).map(|(spi, _)| *spi).collect();
+        let gone: Vec<Spi> = self.children.iter().filter(|(_, child)| child.vip == vip).map(|(spi, _)| *spi).collect();
         for spi in gone {
             if let Some(child) = self.children.remove(&spi) {
                 self.replica.forget_numbers(spi);
@@ -150,10 +149,10 @@ impl Core {
     /// The copy can't be written: what it has isn't complete any more.
     pub(super) fn handle_store_error(&mut self, now: Instant, error: StoreError) {
         if let Ownership::Pair(side) = &mut self.ownership {
-            tracing::warn!(%error, "the peer's store doesn't take our records");
             match error {
                 StoreError::Refused => side.pair.handle_refused(now),
                 _ => {
+                    tracing::warn!(%error, "the peer's store doesn't take our records: go on without");
                     self.replica.strand();
                     side.close(now);
                     self.outputs.push_back(Output::LinkClose);

@@ -53,13 +53,7 @@ struct Staged {
 }
 
 impl PairSide {
-    pub(super) fn new(
-        pair: Pair,
-        me: ApplianceId,
-        peer: ApplianceId,
-        key: AdvertisementKey,
-        incarnation: u64,
-    ) -> Self {
+    pub(super) fn new(pair: Pair, me: ApplianceId, peer: ApplianceId, key: AdvertisementKey, incarnation: u64) -> Self {
         Self {
             pair,
             me,
@@ -205,7 +199,9 @@ impl Core {
         match reason {
             StepDownReason::Moved => tracing::info!(vip = name, "the VIP moved to the other appliance"),
             StepDownReason::Deposed => tracing::warn!(vip = name, "deposed: the other appliance owns the VIP"),
-            StepDownReason::Refused => tracing::warn!(vip = name, "deposed: the other appliance took our store grant back"),
+            StepDownReason::Refused => {
+                tracing::warn!(vip = name, "deposed: the other appliance took our store grant back")
+            }
             StepDownReason::Uncertain => {
                 tracing::warn!(vip = name, "deposed: it can't be excluded that the other appliance took over");
             }

@@ -170,7 +170,8 @@ impl Core {
         let mut stopped = Vec::new();
         for report in reports {
             let Report::Sas(sas) = report else { continue };
-            stopped.extend(sas.into_iter().filter(|sa| self.children.get(&sa.spi).is_some_and(|child| child.vip == vip)));
+            stopped
+                .extend(sas.into_iter().filter(|sa| self.children.get(&sa.spi).is_some_and(|child| child.vip == vip)));
         }
         for sa in &stopped {
             let entry = CounterEntry { spi: sa.spi.get(), lease: sa.sent, edge: sa.edge, horizon: sa.edge };

@@ -42,7 +42,10 @@ impl Core {
             // I6: an untrusted copy is never resumed from. The remote peers find out by their liveness checks, or call.
             self.forget_staged(&inheritance);
             if count > 0 {
-                tracing::warn!(ike_sas = count, "the copy is not trusted: its SAs are gone, the remote peers have to call again");
+                tracing::warn!(
+                    ike_sas = count,
+                    "the copy is not trusted: its SAs are gone, the remote peers have to call again"
+                );
             }
             return;
         }
@@ -120,7 +123,13 @@ impl Core {
             }
             self.succession.due = (!self.succession.tasks.is_empty()).then_some(now + STEP);
         }
-        let late: Vec<_> = self.succession.replacing.iter().filter(|(_, (_, at))| at.is_some_and(|at| at <= now)).map(|(new, _)| *new).collect();
+        let late: Vec<_> = self
+            .succession
+            .replacing
+            .iter()
+            .filter(|(_, (_, at))| at.is_some_and(|at| at <= now))
+            .map(|(new, _)| *new)
+            .collect();
         for new in late {
             self.delete_replaced(now, new);
         }

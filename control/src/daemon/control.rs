@@ -16,9 +16,9 @@ use vipsec_wire::ethernet::MacAddr;
 
 use super::DaemonError;
 use super::floors::FloorFiles;
+use super::link::{self, Link, LinkEvent};
 use super::ports::Hardware;
 use super::workers::Workers;
-use super::link::{self, Link, LinkEvent};
 use super::{hardening, signals};
 use crate::api::{Call, Limits, Request, Server};
 use crate::config::{self, Config};
@@ -106,19 +106,13 @@ impl Daemon {
         let deadline = Deadline::never(now);
         deadline.expire();
         let mut rng = StdRng::try_from_rng(&mut SysRng).map_err(std::io::Error::other)?;
-        let worker_config = WorkerConfig { engine: engine(&config), hash_seed: rng.next_u64(), ..WorkerConfig::default() };
+        let worker_config =
+            WorkerConfig { engine: engine(&config), hash_seed: rng.next_u64(), ..WorkerConfig::default() };
         let polling = match config.appliance.polling {
             config::Polling::Adaptive => Polling::ADAPTIVE,
             config::Polling::Busy => Polling::Busy,
         };
-        let workers = Workers::start(
-            &hardware,
-            queues,
-            &worker_config,
-            &Arc::new(tables.clone()),
-            &deadline,
-            polling,
-        )?;
+        let workers = Workers::start(&hardware, queues, &worker_config, &Arc::new(tables.clone()), &deadline, polling)?;
         let incarnation: [u8; 16] = std::array::from_fn(|_| rng.next_u32() as u8);
         let link = match &config.peer {
             Some(peer) => Some(Link::new(&config, peer, incarnation, StdRng::from_rng(&mut rng))?),

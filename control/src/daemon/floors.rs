@@ -35,13 +35,13 @@ pub enum FloorError {
 
 /// The state folder.
 #[derive(Debug, Clone)]
-pub struct FloorFiles {
+pub(super) struct FloorFiles {
     folder: PathBuf,
 }
 
 impl FloorFiles {
     /// Opens the folder, making it if need be.
-    pub fn open(folder: &Path) -> Result<Self, FloorError> {
+    pub(super) fn open(folder: &Path) -> Result<Self, FloorError> {
         let failed = |source| FloorError::Folder { folder: folder.to_path_buf(), source };
         fs::create_dir_all(folder).map_err(failed)?;
         Ok(Self { folder: folder.to_path_buf() })
@@ -52,7 +52,7 @@ impl FloorFiles {
     }
 
     /// The floor of a VIP, by its configured name.
-    pub fn load(&self, vip: &str) -> Result<Floor, FloorError> {
+    pub(super) fn load(&self, vip: &str) -> Result<Floor, FloorError> {
         let file = self.file(vip);
         match fs::read_to_string(&file) {
             Ok(text) => {
@@ -75,7 +75,7 @@ impl FloorFiles {
     }
 
     /// Starts the thread that saves. Each (VIP, value) that is on disk comes back by the second channel.
-    pub fn saver(self, names: Vec<String>) -> io::Result<(Sender<(u16, u32)>, Receiver<(u16, u32)>)> {
+    pub(super) fn saver(self, names: Vec<String>) -> io::Result<(Sender<(u16, u32)>, Receiver<(u16, u32)>)> {
         let (orders, inbox) = bounded::<(u16, u32)>(QUEUE_LEN);
         let (saved, done) = bounded(QUEUE_LEN);
         thread::Builder::new().name("floors".into()).spawn(move || {

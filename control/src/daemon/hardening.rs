@@ -4,7 +4,7 @@ use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{Resource, setrlimit};
 
 /// Locks all memory and forbids core dumps (I7). What isn't permitted is reported, once: software mode runs without it.
-pub fn protect_memory() {
+pub(super) fn protect_memory() {
     if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
         tracing::warn!(%error, "core dumps can't be switched off: keys may reach one");
     }

@@ -50,9 +50,15 @@ pub(super) enum LinkEvent {
 
 enum State {
     Idle,
-    Connecting { connecting: Box<Connecting>, since: Instant },
+    Connecting {
+        connecting: Box<Connecting>,
+        since: Instant,
+    },
     /// Paired; the peer's grant is awaited.
-    Granting { link: Box<LocalLink>, since: Instant },
+    Granting {
+        link: Box<LocalLink>,
+        since: Instant,
+    },
     Up(Control),
 }
 
@@ -72,12 +78,7 @@ pub(super) struct Link {
 
 impl Link {
     /// The link to `peer`, not met yet.
-    pub(super) fn new(
-        config: &Config,
-        peer: &Peer,
-        incarnation: [u8; 16],
-        rng: StdRng,
-    ) -> Result<Self, DaemonError> {
+    pub(super) fn new(config: &Config, peer: &Peer, incarnation: [u8; 16], rng: StdRng) -> Result<Self, DaemonError> {
         let records = peer.store_records;
         let setup = LocalSetup {
             appliance: config.appliance.id,

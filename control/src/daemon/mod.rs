@@ -9,7 +9,7 @@ mod ports;
 mod signals;
 mod workers;
 
-use std::path::PathBuf;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ fn run(args: &Args) -> Result<(), DaemonError> {
     let test = if args.test_configuration { TestConfiguration::Accepted } else { TestConfiguration::Refused };
     let config = config::load(&args.config, test)?;
     if args.check {
-        println!("{}: the configuration is valid", PathBuf::from(&args.config).display());
+        println!("{}: the configuration is valid", args.config.display());
         return Ok(());
     }
     start_log(&config);
@@ -82,5 +82,10 @@ fn run(args: &Args) -> Result<(), DaemonError> {
 fn start_log(config: &config::Config) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("VIPSEC_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(config.appliance.log.as_str()));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
 }

@@ -69,8 +69,7 @@ impl Hardware {
                 ..PortOptions::default()
             };
             let started = Port::start(&eal, &port.device, &pool, &options);
-            let (started, queues) =
-                started.map_err(|source| PortsError::Port { name: port.name.clone(), source })?;
+            let (started, queues) = started.map_err(|source| PortsError::Port { name: port.name.clone(), source })?;
             ports.push(started);
             for (worker, queue) in by_worker.iter_mut().zip(queues) {
                 worker.push(queue);

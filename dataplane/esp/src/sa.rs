@@ -178,6 +178,9 @@ pub struct ChildSa {
     pub inbound: InboundParams,
     /// Packets to the remote peer.
     pub outbound: OutboundParams,
+    /// The inbound SPI of the SA that it replaces, where the remote peer did the replacing: what leaves goes on leaving by that one
+    /// until the peer is known to be ready.
+    pub succeeds: Option<Spi>,
     /// Outer addresses and ports.
     pub tunnel: TunnelEnds,
     /// What our side of the tunnel may be (destination of inbound packets).

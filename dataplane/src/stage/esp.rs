@@ -46,6 +46,7 @@ impl<P: BufferPool> Worker<P> {
         if admission == Admission::Replayed {
             return Err(DropReason::EspReplayed);
         }
+        sa.heard();
         let spi = parked.spi;
         let was_silent = sa.alive_said.is_none_or(|said| now.saturating_duration_since(said) >= ALIVE_INTERVAL);
         if was_silent {

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use vipsec_esp::sa::TunnelEnds;
+use vipsec_esp::sa::{ChildSa, TunnelEnds};
 use vipsec_wire::buffer::PacketBuf;
 use vipsec_wire::ethernet::{EtherType, Header};
 use vipsec_wire::ip::protocol;
@@ -15,7 +15,7 @@ use super::scene::*;
 use crate::api::Command;
 use crate::drops::{DropReason, Tally};
 
-fn scene_with(children: &[vipsec_esp::sa::ChildSa]) -> (Scene, Vec<Peer>) {
+fn scene_with(children: &[ChildSa]) -> (Scene, Vec<Peer>) {
     let mut scene = Scene::new();
     let peers: Vec<Peer> = children.iter().cloned().map(Peer::new).collect();
     for peer in &peers {
@@ -94,6 +94,35 @@ fn the_newest_matching_sa_carries_it() {
     scene.command(Command::RemoveChild(peers[1].spi()));
     let frame = send(&mut scene, REMOTE);
     peers[0].open(&frame);
+}
+
+/// RFC 7296 §2.8: the responder of a rekeying continues to send on the old SA until it hears something on the new one, or the old
+/// one is closed.
+#[test]
+fn after_a_rekeying_by_the_peer_packets_leave_by_the_old_sa_until_the_peer_is_ready() {
+    let (mut scene, mut peers) = scene_with(&[child(1)]);
+    let send = |scene: &mut Scene| {
+        scene.receive(INSIDE, &to_gateway(&answer(REMOTE)));
+        scene.one_sent_with_arp(OUTSIDE)
+    };
+    let mut second = Peer::new(ChildSa { succeeds: Some(peers[0].spi()), ..child(2) });
+    let third = Peer::new(ChildSa { succeeds: Some(second.spi()), ..child(3) });
+
+    scene.command(second.install());
+    let frame = send(&mut scene);
+    peers[0].open(&frame);
+    let heard = second.seal(&udp((REMOTE, 1), (VIP, 9), b"ready"));
+    scene.receive(OUTSIDE, &heard);
+    let frame = send(&mut scene);
+    second.open(&frame);
+
+    scene.command(third.install());
+    let frame = send(&mut scene);
+    second.open(&frame);
+    scene.command(Command::RemoveChild(second.spi()));
+    let frame = send(&mut scene);
+    let mut third = third;
+    third.open(&frame);
 }
 
 #[test]

@@ -54,6 +54,7 @@ pub(super) fn child(n: u8) -> ChildSa {
             lease: u64::MAX,
             iv_prefix: iv_prefix(1),
         },
+        succeeds: None,
         tunnel: TunnelEnds { local: VIP.into(), remote: PEER.into(), udp: None },
         local_selectors: vec![selector("192.0.2.1/32")],
         remote_selectors: vec![selector("10.9.0.0/16")],

@@ -49,7 +49,7 @@ impl Endpoint {
             }
             Err(_) => return self.refuse_auth(now, ends, half, datagram, NotifyType::INVALID_SYNTAX.into()),
         };
-        match self.authenticate_initiator(ends, &half, &contents) {
+        match self.authenticate_initiator(now, ends, &half, &contents) {
             Ok(policy) => self.establish_as_responder(now, ends, half, policy, &contents, datagram),
             Err(kind) => {
                 self.counters.count(Drop::AuthenticationFailed);
@@ -61,6 +61,7 @@ impl Endpoint {
     /// The connection whose peer has proved to be who it says.
     fn authenticate_initiator(
         &mut self,
+        now: Instant,
         ends: Ends,
         half: &HalfOpen,
         contents: &Contents,
@@ -83,12 +84,16 @@ impl Endpoint {
             .cloned();
         let Some(policy) = policy else {
             let wanted = contents.id_r.as_ref();
-            tracing::warn!(%local, %remote, %peer, ?wanted, "no connection for these identities");
+            if self.complaints.allows(now) {
+                tracing::warn!(%local, %remote, %peer, ?wanted, "no connection for these identities");
+            }
             return Err(NotifyType::AUTHENTICATION_FAILED);
         };
         let Some((METHOD_SHARED_KEY, mac)) = &contents.auth else {
             let method = contents.auth.as_ref().map(|(method, _)| method);
-            tracing::warn!(connection = %policy.name, %remote, %peer, ?method, "peer doesn't authenticate by a shared key");
+            if self.complaints.allows(now) {
+                tracing::warn!(connection = %policy.name, %remote, %peer, ?method, "peer doesn't authenticate by a shared key");
+            }
             return Err(NotifyType::AUTHENTICATION_FAILED);
         };
         let signed = SignedOctets {
@@ -98,7 +103,9 @@ impl Endpoint {
             identity: peer,
         };
         if !verify(&shared_key_mac(half.channel.suite.prf, &policy.psk, &signed), mac) {
-            tracing::warn!(connection = %policy.name, %remote, %peer, "peer doesn't know our shared key");
+            if self.complaints.allows(now) {
+                tracing::warn!(connection = %policy.name, %remote, %peer, "peer doesn't know our shared key");
+            }
             return Err(NotifyType::AUTHENTICATION_FAILED);
         }
         Ok(policy)
@@ -203,7 +210,7 @@ impl Endpoint {
 
     /// Answers an IKE_AUTH request with an error, and nothing remains but the answer.
     fn refuse_auth(&mut self, now: Instant, ends: Ends, mut half: HalfOpen, datagram: &[u8], payload: Payload) {
-        tracing::warn!(local = %ends.local, remote = %ends.remote, ?payload, "IKE_AUTH refused");
+        tracing::debug!(local = %ends.local, remote = %ends.remote, ?payload, "IKE_AUTH refused");
         let id = IkeSaId(half.channel.local_spi);
         let Some(prefix) = self.iv_prefix(half.vip) else { return };
         let sealed = half.channel.seal(prefix, ExchangeType::IkeAuth, Direction::Response, 1, &[payload]);

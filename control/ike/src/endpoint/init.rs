@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::contents::Contents;
 use super::receive::Ends;
+use super::timers::after;
 use super::{Endpoint, digest, nat};
 use crate::config::ConnectionPolicy;
 use crate::counters::Drop;
@@ -182,7 +183,7 @@ impl Endpoint {
             digest: digest(datagram),
             response: encode_clear(&header, &payloads),
             announced: contents.announced().collect(),
-            until: now + self.config.limits.half_open_timeout,
+            until: after(now, self.config.limits.half_open_timeout),
         };
         Some((id, half))
     }

@@ -40,6 +40,8 @@ use init::HalfOpen;
 use init_response::Initiation;
 use rate::RateLimit;
 
+pub(crate) use timers::after;
+
 pub use operate::OperateError;
 pub use records::ImportError;
 pub use status::{ChildSaStatus, IkeSaStatus};
@@ -289,7 +291,7 @@ impl Endpoint {
     /// Goes on answering retransmissions of an IKE SA's last request for a while.
     fn linger(&mut self, id: IkeSaId, digest: [u8; 32], response: Vec<u8>, now: Instant) {
         if self.closed.len() < self.config.limits.closed_max {
-            let until = now + self.config.limits.closed_linger;
+            let until = after(now, self.config.limits.closed_linger);
             self.closed.insert(id, Closed { digest, response });
             self.timers.insert((until, id));
         }

@@ -7,10 +7,11 @@ use thiserror::Error;
 use vipsec_wire::iv::Epoch;
 
 use super::Endpoint;
+use super::timers::after;
 use crate::child::ChildSa;
 use crate::event::GoneReason;
 use crate::record::{ChildSaRecord, IkeSaRecord};
-use crate::sa::{Age, IkeSa, IkeSaId, Retry};
+use crate::sa::{Age, Exchange, IkeSa, IkeSaId, Phase, Retry};
 
 /// An SA isn't resumed that many epochs after its birth: IVs carry 16 bits of the epoch.
 const EPOCHS_MAX: u32 = 1 << 15;
@@ -89,8 +90,8 @@ impl Endpoint {
             .ok_or(ImportError::UnknownConnection)?;
         let mut sa = IkeSa::new(record.state, policy, now);
         sa.age = Age::of(record.age, now);
-        if matches!(sa.state.phase, crate::sa::Phase::Rekeyed { .. }) {
-            sa.expires_at = Some(now + self.config.limits.closed_linger);
+        if matches!(sa.state.phase, Phase::Rekeyed { .. }) {
+            sa.expires_at = Some(after(now, self.config.limits.closed_linger));
         } else {
             (sa.rekey_at, sa.expires_at) = self.lifetime(now, record.age, sa.policy.rekey_time);
         }
@@ -147,7 +148,12 @@ impl Endpoint {
                 && info.vip == record.vip()
                 && info.ike_sa == id
         };
-        if !record.state.channel.keys.fit(record.state.channel.suite) || !children.iter().all(sound) {
+        let pending = record.state.pending.as_ref().map(|pending| &pending.exchange);
+        let authenticating = matches!(pending, Some(Exchange::Auth(_)));
+        if !record.state.channel.keys.fit(record.state.channel.suite)
+            || authenticating != (record.state.phase == Phase::Authenticating)
+            || !children.iter().all(sound)
+        {
             return Err(ImportError::Inconsistent);
         }
         Ok(())

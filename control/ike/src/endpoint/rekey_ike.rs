@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::contents::Contents;
+use super::timers::after;
 use super::{Endpoint, informational};
 use crate::crypto::derive::{IkeKeys, IkeSpis, Nonces};
 use crate::crypto::exchange::KeyPair;
@@ -129,7 +130,7 @@ impl Endpoint {
                     tracing::info!(ike_sa = %sa.id(), "simultaneous IKE SA rekeying: ours survives");
                     theirs.state.phase = Phase::Rekeyed { heir: ours.id() };
                     theirs.rekey_at = None;
-                    theirs.expires_at = Some(now + self.config.limits.closed_linger);
+                    theirs.expires_at = Some(after(now, self.config.limits.closed_linger));
                     theirs.changed = true;
                     self.settle(theirs, now);
                 }
@@ -234,7 +235,7 @@ impl Endpoint {
         old.state.phase = Phase::Rekeyed { heir: id };
         old.rekey_at = None;
         // Should the peer forget to delete it, it ends by itself.
-        old.expires_at = Some(now + self.config.limits.closed_linger);
+        old.expires_at = Some(after(now, self.config.limits.closed_linger));
         old.changed = true;
         heir.changed = true;
         debug_assert!(informational::peers_heir(old).is_none_or(|heir| heir == id));

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::Endpoint;
 use super::contents::Contents;
+use super::timers::after;
 use crate::child::ChildPhase;
 use crate::crypto::derive::Nonces;
 use crate::crypto::exchange::KeyPair;
@@ -16,7 +17,7 @@ impl Endpoint {
     /// When a request that goes out now is sent again.
     pub(super) fn first_retry(&self, now: Instant) -> Retry {
         let interval = self.config.retransmission.first;
-        Retry { at: now + interval, interval, tries: 0, unsent: false }
+        Retry { at: after(now, interval), interval, tries: 0, unsent: false }
     }
 
     /// Protects and sends a request.

@@ -10,6 +10,14 @@ use crate::sa::{Exchange, IkeSa, IkeSaId, Phase, Retry, Task};
 /// Shortest time after which a refused rekeying is tried again; it is drawn up to twice as long.
 const RETRY_DELAY: Duration = Duration::from_secs(10);
 
+/// Longer than anything that is waited for; keeps clock arithmetic from overflowing, whatever is configured or recorded.
+const TIME_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// `time` from `now` on.
+pub(crate) fn after(now: Instant, time: Duration) -> Instant {
+    now.checked_add(time.min(TIME_MAX)).unwrap_or(now)
+}
+
 impl Endpoint {
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -48,8 +56,8 @@ impl Endpoint {
     /// RFC 7296 §2.4: retransmission times MUST increase exponentially. `None`: enough.
     fn next_retry(&self, now: Instant, retry: Retry) -> Option<Retry> {
         let policy = self.config.retransmission;
-        let interval = (retry.interval * 2).min(policy.interval_max);
-        let next = Retry { at: now + interval, interval, tries: retry.tries + 1, unsent: false };
+        let interval = retry.interval.saturating_mul(2).min(policy.interval_max);
+        let next = Retry { at: after(now, interval), interval, tries: retry.tries + 1, unsent: false };
         (retry.tries < policy.tries_max).then_some(next)
     }
 
@@ -78,7 +86,7 @@ impl Endpoint {
             }
         }
         self.on_child_timers(now, sa);
-        let silent = sa.policy.dpd_delay.is_some_and(|delay| sa.heard + delay <= now);
+        let silent = sa.policy.dpd_delay.is_some_and(|delay| after(sa.heard, delay) <= now);
         if silent && sa.state.phase == Phase::Established && sa.state.pending.is_none() && sa.state.queue.is_empty() {
             sa.enqueue(Task::Liveness);
         }
@@ -140,11 +148,11 @@ impl Endpoint {
         age: Duration,
         rekey_time: Option<Duration>,
     ) -> (Option<Instant>, Option<Instant>) {
-        let Some(time) = rekey_time else { return (None, None) };
+        let Some(time) = rekey_time.map(|time| time.min(TIME_MAX)) else { return (None, None) };
         let jitter = self.jitter(time);
-        let end = now + (time + time / 10).saturating_sub(age);
-        match time.checked_sub(age + jitter) {
-            Some(rest) => (Some(now + rest), Some(end)),
+        let end = after(now, (time + time / 10).saturating_sub(age));
+        match time.checked_sub(age.saturating_add(jitter)) {
+            Some(rest) => (Some(after(now, rest)), Some(end)),
             // Overdue, after an import: soon, but not all at once, and there must be time to do it in.
             None => (Some(now + self.jitter(RETRY_DELAY * 10)), Some(end.max(now + RETRY_DELAY * 12))),
         }

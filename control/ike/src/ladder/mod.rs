@@ -2,6 +2,7 @@
 //! message as a comment, then what both ends make of it.
 
 mod bench;
+mod chaos;
 mod child;
 mod collision;
 mod hostile;

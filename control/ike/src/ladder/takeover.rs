@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
 use vipsec_wire::iv::Epoch;
 
 use super::bench::{VIP, lose_all};
@@ -286,6 +287,33 @@ fn bytes_that_are_no_record() {
     assert!(matches!(IkeSaRecord::decode(&newer), Err(RecordError::Version(2))));
     for len in 0..bytes.len() {
         assert!(IkeSaRecord::decode(&bytes[..len]).is_err(), "{len}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// The store authenticates its records; all the same none of them can bring a successor down.
+    #[test]
+    fn mutated_records_do_no_harm(changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        let mut bench = Bench::established(Setup { dpd_delay: Some(SECOND), ..Setup::default() });
+        EXCHANGES[1].1(&mut bench, BOB);
+        bench.collect();
+        let (record, children) = records(&bench);
+        let mut bytes = record.encode().to_vec();
+        for (at, value) in changes {
+            let at = at.index(bytes.len() - 2) + 2;
+            bytes[at] = value;
+        }
+        let Ok(record) = IkeSaRecord::decode(&bytes) else { return Ok(()) };
+        let mut successor = successor(&bench, 2);
+        let mut now = bench.now;
+        if successor.import(record, children, now).is_ok() {
+            for _ in 0..20 {
+                now = successor.poll_timeout().map_or(now, |at| at.max(now));
+                successor.handle_timeout(now);
+            }
+        }
     }
 }
 

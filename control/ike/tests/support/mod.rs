@@ -26,7 +26,10 @@ struct Lab {
 impl Lab {
     fn new(name: &str) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "this test makes network namespaces: run it as root");
-        assert!(Path::new(CHARON).exists(), "this test needs strongSwan: apt-get install strongswan-charon strongswan-swanctl libcharon-extra-plugins libstrongswan-standard-plugins");
+        assert!(
+            Path::new(CHARON).exists(),
+            "this test needs strongSwan: apt-get install strongswan-charon strongswan-swanctl libcharon-extra-plugins libstrongswan-standard-plugins"
+        );
         assert!(Path::new("/dev/net/tun").exists(), "strongSwan's user-space ESP needs /dev/net/tun");
         let prefix = format!("vipsec-ike-{name}-{}", std::process::id());
         let lab = Self { ours: format!("{prefix}-us"), theirs: format!("{prefix}-peer") };
@@ -34,7 +37,8 @@ impl Lab {
             run(&["ip", "netns", "add", ns]);
             run(&["ip", "-n", ns, "link", "set", "lo", "up"]);
         }
-        let veth = ["link", "add", "out", "netns", &lab.ours, "type", "veth", "peer", "name", "out", "netns", &lab.theirs];
+        let veth =
+            ["link", "add", "out", "netns", &lab.ours, "type", "veth", "peer", "name", "out", "netns", &lab.theirs];
         run(&[&["ip"], &veth[..]].concat());
         for (ns, address) in [(&lab.ours, VIP), (&lab.theirs, PEER)] {
             run(&["ip", "-n", ns, "address", "add", &format!("{address}/24"), "dev", "out"]);

@@ -17,7 +17,13 @@ impl Pair {
 
     /// A write into the peer's store was refused: the grant is revoked, so the backup has begun.
     pub fn handle_refused(&mut self, now: Instant) {
-        self.step_down_all(now, StepDownReason::Refused);
+        for number in self.vip_numbers() {
+            let told = self
+                .vips
+                .get(usize::from(number))
+                .is_some_and(|vip| matches!(vip.role, Role::HandingOver { told: Some(_), .. }));
+            self.step_down(now, number, if told { StepDownReason::Moved } else { StepDownReason::Refused });
+        }
         self.close_link(now);
     }
 
