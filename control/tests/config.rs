@@ -212,7 +212,7 @@ fn there_is_a_limit_to_everything() {
 /// Whatever is missing or cut off, the answer is a configuration or a list of mistakes in lines of the file.
 #[test]
 fn a_damaged_file_is_survived() {
-    let example = example();
+    let example = paired_example();
     let without = (0..example.lines().count()).map(|gone| {
         let rest = example.lines().enumerate().filter(|(number, _)| *number != gone).map(|(_, line)| line);
         rest.collect::<Vec<_>>().join("\n")
