@@ -92,7 +92,13 @@ impl Core {
             side.reader = Some(paired.reader);
             side.pair.handle_link_up(now, paired.incarnation, paired.agreed);
         }
+        // What the dead process left is taken before it is let go.
         self.settle(now);
+        if let Ownership::Pair(side) = &mut self.ownership
+            && !side.pair.holds_copy()
+        {
+            side.held = None;
+        }
     }
 
     /// The store link is gone.

@@ -49,8 +49,10 @@ impl Replica {
         !matches!(self.copy, Copy::Off)
     }
 
-    /// A join begins: from here on acknowledgements are waited for.
+    /// A join begins: from here on acknowledgements are waited for. What waited for an earlier copy may happen: the backup has
+    /// emptied that one by pairing anew, and the new one doesn't count before its mark.
     pub(super) fn begin(&mut self, writer: Box<dyn StoreWriter + Send>) {
+        self.end();
         self.copy = Copy::On(writer);
         self.written = WriteId::default();
         self.counters.all_dirty();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Select, Sender, bounded};
+use crossbeam_channel::{Receiver, Select, bounded};
 use rand::rngs::{StdRng, SysRng};
 use rand::{Rng, SeedableRng};
 
@@ -15,7 +15,7 @@ use vipsec_esp::engine::EngineKind;
 use vipsec_wire::ethernet::MacAddr;
 
 use super::DaemonError;
-use super::floors::FloorFiles;
+use super::floors::{FloorFiles, FloorSaver};
 use super::link::{self, Link, LinkEvent};
 use super::ports::Hardware;
 use super::workers::Workers;
@@ -38,7 +38,7 @@ struct Daemon {
     config: Arc<Config>,
     core: Core,
     workers: Workers,
-    floors: (Sender<(u16, u32)>, Receiver<(u16, u32)>),
+    floors: FloorSaver,
     calls: HashMap<u64, Call>,
     next_call: u64,
     link: Option<Link>,
@@ -97,7 +97,7 @@ impl Daemon {
         let files = FloorFiles::open(&config.appliance.state_dir)?;
         let floors = config.vips.iter().map(|vip| files.load(&vip.name)).collect::<Result<Vec<_>, _>>()?;
         let names = config.vips.iter().map(|vip| vip.name.clone()).collect();
-        let floor_channels = files.saver(names)?;
+        let floors_saver = files.saver(names)?;
 
         let (hardware, queues) = Hardware::start(&config, WORKERS)?;
         let macs: Vec<MacAddr> = hardware.ports.iter().map(|port| MacAddr(port.mac())).collect();
@@ -139,7 +139,7 @@ impl Daemon {
             config,
             core,
             workers,
-            floors: floor_channels,
+            floors: floors_saver,
             calls: HashMap::new(),
             next_call: 0,
             link,
@@ -192,7 +192,7 @@ impl Daemon {
         signals: &Receiver<nix::sys::signal::Signal>,
         until: Instant,
     ) -> Result<bool, DaemonError> {
-        let saved = self.floors.1.clone();
+        let saved = self.floors.done().clone();
         let events: Vec<_> = self.workers.events().cloned().collect();
         let mut select = Select::new();
         for events in &events {
@@ -299,10 +299,7 @@ impl Daemon {
                         return Err(DaemonError::WorkerGone(worker));
                     }
                 }
-                Output::SaveFloor { vip, value } => {
-                    // The saver's queue is longer than there are VIPs with an order under way.
-                    let _ = self.floors.0.try_send((vip, value));
-                }
+                Output::SaveFloor { vip, value } => self.floors.save(vip, value),
                 Output::Reply(token, answer) => {
                     if let Some(call) = self.calls.remove(&token) {
                         call.answer(answer);

@@ -74,8 +74,8 @@ impl FloorFiles {
         File::open(&self.folder)?.sync_all()
     }
 
-    /// Starts the thread that saves. Each (VIP, value) that is on disk comes back by the second channel.
-    pub(super) fn saver(self, names: Vec<String>) -> io::Result<(Sender<(u16, u32)>, Receiver<(u16, u32)>)> {
+    /// Starts the thread that saves, for VIPs of these names.
+    pub(super) fn saver(self, names: Vec<String>) -> io::Result<FloorSaver> {
         let (orders, inbox) = bounded::<(u16, u32)>(QUEUE_LEN);
         let (saved, done) = bounded(QUEUE_LEN);
         thread::Builder::new().name("floors".into()).spawn(move || {
@@ -92,7 +92,27 @@ impl FloorFiles {
                 }
             }
         })?;
-        Ok((orders, done))
+        Ok(FloorSaver { orders, done })
+    }
+}
+
+/// The thread that saves.
+pub(super) struct FloorSaver {
+    orders: Sender<(u16, u32)>,
+    done: Receiver<(u16, u32)>,
+}
+
+impl FloorSaver {
+    /// Puts a VIP's floor on disk, later. The queue is longer than there are orders under way: the core asks once per VIP.
+    pub(super) fn save(&self, vip: u16, value: u32) {
+        if self.orders.try_send((vip, value)).is_err() {
+            tracing::error!("the floor's saver is gone or stuck");
+        }
+    }
+
+    /// Each (VIP, value) that is on disk.
+    pub(super) fn done(&self) -> &Receiver<(u16, u32)> {
+        &self.done
     }
 }
 
@@ -105,9 +125,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let files = FloorFiles::open(folder.path()).unwrap();
         assert!(!files.load("web").unwrap().is_known());
-        let (orders, done) = files.clone().saver(vec!["web".into()]).unwrap();
-        orders.send((0, 17)).unwrap();
-        assert_eq!(done.recv().unwrap(), (0, 17));
+        let saver = files.clone().saver(vec!["web".into()]).unwrap();
+        saver.save(0, 17);
+        assert_eq!(saver.done().recv().unwrap(), (0, 17));
         let floor = FloorFiles::open(folder.path()).unwrap().load("web").unwrap();
         assert!(floor.is_known());
         assert_eq!(floor, Floor::from_disk(Some(17)));

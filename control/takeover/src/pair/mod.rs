@@ -411,6 +411,11 @@ impl Pair {
         }
     }
 
+    /// Do we hold a copy of the peer's VIPs whose join was completed, trusted or not?
+    pub fn holds_copy(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// Our copy at the peer.
     pub fn copy(&self) -> Copy {
         self.copy
