@@ -71,7 +71,7 @@ impl Endpoint {
 }
 
 /// The IKE SA that the peer made to replace this one while we were about to replace it too.
-pub(super) fn peers_heir(sa: &IkeSa) -> Option<IkeSaId> {
+fn peers_heir(sa: &IkeSa) -> Option<IkeSaId> {
     match &sa.state.pending.as_ref()?.exchange {
         Exchange::RekeyIke(exchange) => exchange.collision.as_ref().map(|(heir, _)| *heir),
         _ => None,

@@ -6,7 +6,6 @@ use super::contents::Contents;
 use super::receive::Ends;
 use super::timers::after;
 use super::{Endpoint, digest, nat};
-use crate::config::ConnectionPolicy;
 use crate::counters::Drop;
 use crate::crypto::derive::{IkeKeys, IkeSpis, Nonces};
 use crate::crypto::exchange::KeyPair;
@@ -144,7 +143,7 @@ impl Endpoint {
     ) -> Option<(IkeSuite, &'a Proposal)> {
         self.config
             .candidates(ends.local.ip(), ends.remote.ip())
-            .find_map(|policy: &std::sync::Arc<ConnectionPolicy>| pick_ike(&policy.proposals, proposals, group))
+            .find_map(|policy| pick_ike(&policy.proposals, proposals, group))
     }
 
     fn open_half(

@@ -1,7 +1,7 @@
 //! Handing IKE SAs over to another appliance, and taking them over.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use thiserror::Error;
 use vipsec_wire::iv::Epoch;
@@ -181,10 +181,5 @@ impl Endpoint {
                 self.fail_initiation(id, &initiation, GoneReason::Forgotten);
             }
         }
-    }
-
-    /// How old an IKE SA is.
-    pub fn age(&self, id: IkeSaId, now: Instant) -> Option<Duration> {
-        self.sas.get(&id).map(|sa| sa.age.at(now))
     }
 }

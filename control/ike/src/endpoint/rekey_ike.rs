@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Endpoint;
 use super::contents::Contents;
 use super::timers::after;
-use super::{Endpoint, informational};
 use crate::crypto::derive::{IkeKeys, IkeSpis, Nonces};
 use crate::crypto::exchange::KeyPair;
 use crate::crypto::{Group, IkeProposal, IkeSuite, Secret, offer, pick_ike};
@@ -238,7 +238,6 @@ impl Endpoint {
         old.expires_at = Some(after(now, self.config.limits.closed_linger));
         old.changed = true;
         heir.changed = true;
-        debug_assert!(informational::peers_heir(old).is_none_or(|heir| heir == id));
         self.events.push_back(Event::IkeRekeyed { old: old.id(), new: id });
     }
 }

@@ -147,13 +147,17 @@ impl Endpoint {
         if let Some(notify) = contents.error() {
             return self.on_child_refused(now, sa, &exchange, notify.kind, &notify.data);
         }
-        let (Some(nonce_r), Ok((mut agreed, shared))) = (&contents.nonce, accept(&exchange, contents)) else {
-            let what = accept(&exchange, contents).err().unwrap_or("Nr is missing");
-            tracing::warn!(ike_sa = %sa.id(), child = %exchange.offer.policy, what, "bad child SA answer");
-            self.child_failed(sa, &exchange, NotifyType::INVALID_SYNTAX);
-            self.postpone_child_rekey(now, sa, exchange.rekeys);
-            // The peer has installed it.
-            return sa.enqueue(Task::DeleteChildren(vec![exchange.offer.spi]));
+        let accepted = accept(&exchange, contents);
+        let nonce_r = contents.nonce.as_deref().ok_or("Nr is missing");
+        let ((mut agreed, shared), nonce_r) = match (accepted, nonce_r) {
+            (Ok(accepted), Ok(nonce_r)) => (accepted, nonce_r),
+            (Err(what), _) | (_, Err(what)) => {
+                tracing::warn!(ike_sa = %sa.id(), child = %exchange.offer.policy, what, "bad child SA answer");
+                self.child_failed(sa, &exchange, NotifyType::INVALID_SYNTAX);
+                self.postpone_child_rekey(now, sa, exchange.rekeys);
+                // The peer has installed it.
+                return sa.enqueue(Task::DeleteChildren(vec![exchange.offer.spi]));
+            }
         };
         agreed.replaces = exchange.rekeys;
         let spi = agreed.spi_in;
