@@ -14,7 +14,7 @@ mod publishing;
 mod replica;
 mod succession;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -127,7 +127,8 @@ pub struct Core {
     tables_version: u64,
     /// By worker.
     tables_in_force: Vec<u64>,
-    children: HashMap<Spi, InstalledChild>,
+    /// In order: what follows from them is the same in every run.
+    children: BTreeMap<Spi, InstalledChild>,
     publications: Publications,
     succession: Succession,
     questions: Questions,
@@ -151,7 +152,7 @@ impl Core {
             counters,
             tables,
             tables_version: 0,
-            children: HashMap::new(),
+            children: BTreeMap::new(),
             publications: Publications::default(),
             succession: Succession::default(),
             questions: Questions::default(),

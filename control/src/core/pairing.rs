@@ -8,7 +8,7 @@ use vipsec_esp::sa::Spi;
 use vipsec_store::{Reader, StoreWriter};
 use vipsec_takeover::advertisement::{Advertisement, AdvertisementKey};
 use vipsec_takeover::message::Message;
-use vipsec_takeover::pair::{Action, Pair, StepDownReason};
+use vipsec_takeover::pair::{Action, Pair, PairStatus, StepDownReason};
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use super::inheritance::{Heir, Inheritance};
@@ -125,6 +125,14 @@ impl Core {
             }
         }
         self.settle(now);
+    }
+
+    /// Where the pair stands; `None` without a peer.
+    pub fn pair_status(&self, now: Instant) -> Option<PairStatus> {
+        match &self.ownership {
+            Ownership::Pair(side) => Some(side.pair.status(now)),
+            Ownership::Solo(_) => None,
+        }
     }
 
     /// Carriers and workers, as the daemon sees them.

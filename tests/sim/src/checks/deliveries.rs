@@ -1,0 +1,49 @@
+//! I2: no packet is delivered twice. I5: a connection keeps its target.
+
+use std::collections::BTreeMap;
+
+use super::Violation;
+use crate::frames::{self, PayloadId, Seen};
+use crate::scene::{CLIENT, TARGET_MACS};
+
+#[derive(Debug, Clone, Copy)]
+struct Delivery {
+    appliance: usize,
+    partitioned: bool,
+}
+
+/// What has been handed to targets.
+#[derive(Default)]
+pub(crate) struct Deliveries {
+    delivered: BTreeMap<PayloadId, Delivery>,
+    targets: BTreeMap<u16, usize>,
+    /// The exception of I2: each of two owners in a full partition delivered it once.
+    pub(crate) excused: u64,
+}
+
+impl Deliveries {
+    /// An appliance puts a frame on the inside network. `partitioned`: the two can't hear of each other.
+    pub(crate) fn observe(&mut self, appliance: usize, frame: &[u8], partitioned: bool) -> Result<(), Violation> {
+        let Some((header, Seen::Udp((CLIENT, flow), _, payload))) = frames::read(frame) else { return Ok(()) };
+        let Some(payload) = PayloadId::from_bytes(payload) else { return Ok(()) };
+        let Some(target) = TARGET_MACS.iter().position(|mac| *mac == header.destination) else { return Ok(()) };
+        let before = *self.targets.entry(flow).or_insert(target);
+        if before != target {
+            return Err(Violation::TargetChanged { flow, before, after: target });
+        }
+        match self.delivered.insert(payload, Delivery { appliance, partitioned }) {
+            None => Ok(()),
+            Some(first) if first.partitioned && first.appliance != appliance => {
+                self.excused += 1;
+                Ok(())
+            }
+            Some(first) => {
+                Err(Violation::DeliveredTwice { payload: payload.0, first: first.appliance, second: appliance })
+            }
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.delivered.len()
+    }
+}

@@ -1,0 +1,97 @@
+//! What must never happen, watched at every step.
+//!
+//! | | how it is seen |
+//! | --- | --- |
+//! | I1 | [`ivs`]: every frame that anybody puts on a wire |
+//! | I2, I5 | [`deliveries`]: every packet that an appliance hands to a target |
+//! | I3 | through I2 and I4: the store of a schedule may be far, so that writes land after the fence |
+//! | I4, I6 | [`heirs`]: what a successor says it has, against what the remote peer believes |
+//! | R5 | [`owners`]: frames from a virtual MAC, after another appliance has begun to act |
+
+pub(crate) mod deliveries;
+pub(crate) mod heirs;
+pub(crate) mod ivs;
+pub(crate) mod owners;
+
+use thiserror::Error;
+
+use crate::frames::PayloadId;
+
+/// A promise that was broken.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Violation {
+    /// I1.
+    #[error("I1: {sender} used IV {iv} of {key} for two different messages")]
+    IvReused {
+        /// The second user.
+        sender: String,
+        /// SPIs and direction.
+        key: String,
+        /// In hexadecimal.
+        iv: String,
+    },
+    /// I2.
+    #[error("I2: packet {payload} was delivered by appliance {} and again by {}", first + 1, second + 1)]
+    DeliveredTwice {
+        /// Which.
+        payload: u64,
+        /// Who delivered it first.
+        first: usize,
+        /// And again.
+        second: usize,
+    },
+    /// The remote peer took one packet of a target twice.
+    #[error("the answer to packet {payload} reached the remote peer's host twice")]
+    EchoedTwice {
+        /// Which.
+        payload: u64,
+    },
+    /// I4.
+    #[error("I4: appliance {} took over from a trusted copy and doesn't know {what}, in which the remote peer believes", successor + 1)]
+    SaLost {
+        /// Who took over.
+        successor: usize,
+        /// By the appliance's SPI.
+        what: String,
+    },
+    /// I5.
+    #[error("I5: connection {flow} went to target {} and then to {}", before + 1, after + 1)]
+    TargetChanged {
+        /// Which.
+        flow: u16,
+        /// Its target.
+        before: usize,
+        /// The other one.
+        after: usize,
+    },
+    /// I6.
+    #[error("I6: appliance {} resumed {what} from a copy that it doesn't trust", successor + 1)]
+    UntrustedResumed {
+        /// Who took over.
+        successor: usize,
+        /// By the appliance's SPI.
+        what: String,
+    },
+    /// R5.
+    #[error("R5: appliance {} sent from a virtual MAC while {} owned the VIP under epoch {epoch}", actor + 1, owner + 1)]
+    TwoActors {
+        /// Who should have stopped.
+        actor: usize,
+        /// Who acts.
+        owner: usize,
+        /// Under which epoch.
+        epoch: u32,
+    },
+    /// The faults were over, and still something didn't come back.
+    #[error("stuck: {0}")]
+    Stuck(String),
+    /// Two owners without a partition, at the end.
+    #[error("the faults are over, and there are two owners")]
+    TwoOwners,
+}
+
+impl Violation {
+    pub(crate) fn echoed_twice(payload: PayloadId) -> Self {
+        Self::EchoedTwice { payload: payload.0 }
+    }
+}

@@ -1,0 +1,65 @@
+//! R5: who isn't the owner any more has stopped before the next one acts.
+
+use std::time::{Duration, Instant};
+
+use vipsec_takeover::pair::{PairStatus, Role};
+use vipsec_wire::ethernet::Header;
+use vipsec_wire::iv::Epoch;
+
+use super::Violation;
+use crate::scene::{GATEWAY_MAC, VIP_MAC};
+
+/// For so long after the two could not hear each other, an owner may not have heard of another.
+const DEAFNESS: Duration = Duration::from_millis(400);
+
+/// Who owns the VIP.
+#[derive(Debug, Default)]
+pub(crate) struct Owners {
+    owners: [Option<Epoch>; 2],
+    /// The last epoch under which each owned it.
+    last: [Epoch; 2],
+    deaf: Option<Instant>,
+}
+
+impl Owners {
+    /// An appliance's process changed its mind, or died.
+    pub(crate) fn observe(&mut self, appliance: usize, status: Option<&PairStatus>) {
+        let epoch = status.and_then(|status| match status.roles.first()? {
+            Role::Owner { epoch } | Role::HandingOver { epoch, .. } => Some(*epoch),
+            Role::Standby | Role::Taking { .. } => None,
+        });
+        self.owners[appliance] = epoch;
+        self.last[appliance] = self.last[appliance].max(epoch.unwrap_or_default());
+    }
+
+    /// The two can't hear each other, on no path.
+    pub(crate) fn note_deafness(&mut self, now: Instant) {
+        self.deaf = Some(now);
+    }
+
+    /// Could they not hear each other a short while ago?
+    pub(crate) fn were_deaf(&self, now: Instant) -> bool {
+        self.deaf.is_some_and(|deaf| now < deaf + DEAFNESS)
+    }
+
+    pub(crate) fn owns(&self, appliance: usize) -> bool {
+        self.owners[appliance].is_some()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.owners.iter().flatten().count()
+    }
+
+    /// An appliance sends a frame.
+    pub(crate) fn check(&self, now: Instant, actor: usize, frame: &[u8]) -> Result<(), Violation> {
+        let owner = 1 - actor;
+        let Ok((header, _)) = Header::parse(frame) else { return Ok(()) };
+        let virtual_mac = [VIP_MAC, GATEWAY_MAC].contains(&header.source);
+        match self.owners[owner] {
+            Some(epoch) if virtual_mac && epoch > self.last[actor] && !self.were_deaf(now) => {
+                Err(Violation::TwoActors { actor, owner, epoch: epoch.0 })
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What goes wrong in a schedule, and when: drawn from the seed.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::network::{Cable, Net, Weather};
+use crate::remote::Operation;
+
+/// Most faults of a schedule.
+const FAULTS_MAX: usize = 7;
+/// From the first fault to the last.
+const SPAN: Duration = Duration::from_millis(1200);
+
+/// Who is struck: known when it happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// The appliance that owns the VIP.
+    Owner,
+    /// The other one.
+    Backup,
+    /// That one.
+    Appliance(usize),
+}
+
+/// Something that goes wrong, or is ordered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fault {
+    /// The process dies, and is started again later; its disk may be lost.
+    Kill { who: Who, disk_lost: bool },
+    /// The whole process doesn't run (SIGSTOP).
+    Pause(Who),
+    /// Only the control core's thread doesn't.
+    StallCore(Who),
+    /// Only the worker's thread doesn't.
+    StallWorker(Who),
+    /// The store link breaks, and both ends notice.
+    CutLink,
+    /// Messages of the store link take that much longer.
+    DelayLink(Duration),
+    /// An appliance's cable.
+    Unplug { who: Who, net: Net, cable: Cable },
+    /// All of an appliance's links at once, without a carrier going down.
+    Isolate(Who),
+    /// A network misbehaves.
+    Weather { net: Net, weather: Weather },
+    /// The operator moves the VIP: at the owner, or at the backup.
+    Move { at: Who },
+    /// An operator rekeys or deletes.
+    Operate { at_remote: bool, operation: Operation },
+    /// Hosts behind the remote peer send much at once.
+    Burst(u64),
+}
+
+/// A fault and its time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlannedFault {
+    /// After the plan's start.
+    pub(crate) at: Duration,
+    /// And then after so many steps: that is where things happen.
+    pub(crate) steps: u32,
+    pub(crate) fault: Fault,
+    /// Until it is mended.
+    pub(crate) lasts: Duration,
+}
+
+/// A schedule's faults.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// When it begins: most begin when everything stands.
+    pub(crate) start: Duration,
+    pub(crate) faults: Vec<PlannedFault>,
+}
+
+impl Plan {
+    pub(crate) fn draw(rng: &mut StdRng) -> Self {
+        let start = Duration::from_millis(if rng.random_bool(0.85) {
+            rng.random_range(260..400)
+        } else {
+            rng.random_range(50..260)
+        });
+        let mut at = Duration::ZERO;
+        let mut faults = Vec::new();
+        for _ in 0..rng.random_range(1..=FAULTS_MAX) {
+            // Misfortunes come close together, or far apart.
+            at = if rng.random_bool(0.6) { at + millis(rng, 0, 90) } else { at + millis(rng, 90, 500) };
+            if at > SPAN {
+                break;
+            }
+            let steps = if rng.random_bool(0.7) { rng.random_range(0..60) } else { 0 };
+            let fault = draw_fault(rng);
+            let lasts = fault.draw_length(rng);
+            faults.push(PlannedFault { at, steps, fault, lasts });
+        }
+        Self { start, faults }
+    }
+}
+
+fn millis(rng: &mut StdRng, from: u64, to: u64) -> Duration {
+    Duration::from_micros(rng.random_range(from * 1000..to * 1000))
+}
+
+fn who(rng: &mut StdRng) -> Who {
+    match rng.random_range(0..10) {
+        0..6 => Who::Owner,
+        6..9 => Who::Backup,
+        _ => Who::Appliance(rng.random_range(0..2)),
+    }
+}
+
+fn draw_fault(rng: &mut StdRng) -> Fault {
+    let net = Net::ALL[rng.random_range(0..2)];
+    match rng.random_range(0..100) {
+        0..22 => Fault::Kill { who: who(rng), disk_lost: rng.random_bool(0.1) },
+        22..34 => Fault::Pause(who(rng)),
+        34..38 => Fault::StallCore(who(rng)),
+        38..42 => Fault::StallWorker(who(rng)),
+        42..50 => Fault::CutLink,
+        50..54 => Fault::DelayLink(millis(rng, 1, 120)),
+        54..60 => {
+            let cable = if rng.random_bool(0.5) { Cable::Silent } else { Cable::NoCarrier };
+            Fault::Unplug { who: who(rng), net, cable }
+        }
+        60..68 => Fault::Isolate(who(rng)),
+        68..74 => {
+            let weather = Weather {
+                loss_permille: rng.random_range(0..400),
+                duplicates_permille: rng.random_range(0..100),
+                delay_max: millis(rng, 0, 20),
+            };
+            Fault::Weather { net, weather }
+        }
+        74..82 => Fault::Move { at: if rng.random_bool(0.7) { Who::Owner } else { Who::Backup } },
+        82..95 => {
+            let operation = match rng.random_range(0..10) {
+                0..5 => Operation::RekeyChild,
+                5..9 => Operation::RekeyIke,
+                _ => Operation::DeleteIke,
+            };
+            Fault::Operate { at_remote: rng.random_bool(0.5), operation }
+        }
+        _ => Fault::Burst(rng.random_range(10..120)),
+    }
+}
+
+impl Fault {
+    /// Can't it be told afterwards what a successor owes?
+    pub(crate) fn may_cost_sas(&self) -> bool {
+        match self {
+            Self::Move { .. } | Self::Operate { .. } | Self::Burst(_) | Self::CutLink | Self::DelayLink(_) => false,
+            Self::Kill { .. } | Self::Pause(_) | Self::StallCore(_) | Self::StallWorker(_) => true,
+            Self::Unplug { .. } | Self::Isolate(_) | Self::Weather { .. } => true,
+        }
+    }
+
+    fn draw_length(&self, rng: &mut StdRng) -> Duration {
+        match (self, rng.random_range(0..3)) {
+            // Around the times that the protocol's rules turn on.
+            (Self::Pause(_) | Self::StallCore(_), 0) => millis(rng, 25, 75),
+            (_, 0) => millis(rng, 1, 40),
+            (_, 1) => millis(rng, 40, 200),
+            _ => millis(rng, 200, 700),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Faults that are built in on purpose, at the edges of the world: a simulation that doesn't find them proves nothing.
+
+use vipsec_takeover::timing::Timing;
+
+use std::time::Duration;
+
+/// One rule that is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planted {
+    /// R1, R2: everything counts as acknowledged before it has landed in the store.
+    EarlyAcknowledgement,
+    /// R3: the workers have no horizon, though a copy counts.
+    NoHorizon,
+    /// R5: the workers' deadline never passes.
+    NoDeadline,
+    /// R7: whoever asks is told that the backup has not begun.
+    ForgedAnswer,
+    /// R7: a paused process doesn't notice that time went by (a suspended virtual machine: outside of what a pair promises).
+    StoppedClock,
+    /// I1: a restarted appliance finds an old floor on its disk and believes it.
+    OldFloor,
+    /// The second appliance trusts its copy for ever.
+    EndlessTrust,
+    /// The first appliance leaves a copy behind at once.
+    HastyOwner,
+}
+
+impl Planted {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::EarlyAcknowledgement,
+        Self::NoHorizon,
+        Self::NoDeadline,
+        Self::ForgedAnswer,
+        Self::StoppedClock,
+        Self::OldFloor,
+        Self::EndlessTrust,
+        Self::HastyOwner,
+    ];
+
+    /// The times of both appliances, under this fault.
+    pub(crate) fn timing(planted: Option<Self>, right: Timing) -> [Timing; 2] {
+        match planted {
+            Some(Self::EndlessTrust) => [right, Timing { trust: Duration::from_secs(3600), ..right }],
+            Some(Self::HastyOwner) => [Timing { trust: Duration::ZERO, trust_margin: Duration::ZERO, ..right }, right],
+            _ => [right; 2],
+        }
+    }
+}

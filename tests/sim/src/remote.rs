@@ -1,0 +1,283 @@
+//! The remote peer: IKE as initiator, ESP, and hosts behind it that send numbered packets and count what comes back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use vipsec_esp::engine::EngineKind;
+use vipsec_esp::inbound::{Admission, InboundSa};
+use vipsec_esp::outbound::OutboundSa;
+use vipsec_esp::sa::{Algorithm, InboundParams, KeyMaterial, OutboundParams, Spi};
+use vipsec_ike::{ChildSaInfo, Endpoint, Event, GoneReason, IkeSaId, Phase, Role, Secret};
+use vipsec_wire::arp;
+use vipsec_wire::buffer::{PacketBuf, VecBuf};
+use vipsec_wire::ip::protocol;
+use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix};
+use zeroize::Zeroizing;
+
+use crate::frames::{self, IKE_PORT, PayloadId, Seen};
+use crate::scene::{self, CLIENT, REMOTE, REMOTE_ID, REMOTE_MAC, SERVICE_PORT, VIP, VIP_MAC};
+
+/// Connections of the hosts behind it, told apart by their ports from here on.
+pub(crate) const FLOWS: u64 = 4;
+/// See [`FLOWS`].
+pub(crate) const FLOW_PORT: u16 = 40_000;
+
+/// Between two calls.
+const REDIAL: Duration = Duration::from_millis(50);
+/// An IKE SA without child SAs for so long gets one.
+const CHILDLESS_MAX: Duration = Duration::from_millis(500);
+
+/// What the remote peer believes to be established, by the names that the appliances gave.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Belief {
+    /// The appliances' IKE SPIs.
+    pub(crate) ike_sas: BTreeSet<u64>,
+    /// The appliances' inbound SPIs.
+    pub(crate) children: BTreeSet<u32>,
+}
+
+struct RemoteSa {
+    outbound: OutboundSa,
+    inbound: InboundSa,
+    /// RFC 7296 §2.8: the responder of a rekeying goes on sending on the old one until that is deleted.
+    waits_for: Option<u32>,
+    /// In the order of installation.
+    number: u64,
+}
+
+/// The remote peer.
+pub(crate) struct Remote {
+    endpoint: Endpoint,
+    sas: BTreeMap<u32, RemoteSa>,
+    live: BTreeSet<IkeSaId>,
+    installed: u64,
+    next_payload: u64,
+    next_call: Instant,
+    childless_since: Instant,
+    /// IKE SAs that ended because nobody answered.
+    pub(crate) found_dead: u64,
+    /// When the newest packet left that was answered.
+    pub(crate) answered: Option<Instant>,
+    sent_at: BTreeMap<PayloadId, Instant>,
+    echoes: BTreeSet<PayloadId>,
+}
+
+/// What comes of handing something to the remote peer.
+#[derive(Default)]
+pub(crate) struct Reaction {
+    /// To the outside network.
+    pub(crate) frames: Vec<Vec<u8>>,
+    /// A payload came back that had come back before.
+    pub(crate) echoed_twice: Option<PayloadId>,
+}
+
+impl Remote {
+    pub(crate) fn new(variant: &scene::Variant, seed: u64, now: Instant) -> Self {
+        let rng = Box::new(StdRng::seed_from_u64(seed));
+        let mut endpoint = Endpoint::new(Arc::new(scene::remote_config(variant)), rng);
+        endpoint.set_origin(0, Epoch(1)).expect("the first epoch");
+        Self {
+            endpoint,
+            sas: BTreeMap::new(),
+            live: BTreeSet::new(),
+            installed: 0,
+            next_payload: 1,
+            next_call: now,
+            childless_since: now,
+            found_dead: 0,
+            answered: None,
+            sent_at: BTreeMap::new(),
+            echoes: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.endpoint.poll_timeout()
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Reaction {
+        if self.endpoint.poll_timeout().is_some_and(|due| due <= now) {
+            self.endpoint.handle_timeout(now);
+        }
+        self.react(now)
+    }
+
+    /// Its hosts send that many packets; calls if there is no tunnel.
+    pub(crate) fn send(&mut self, now: Instant, packets: u64) -> Reaction {
+        self.keep_calling(now);
+        let mut reaction = self.react(now);
+        for _ in 0..packets {
+            reaction.frames.extend(self.send_one(now));
+        }
+        reaction
+    }
+
+    fn keep_calling(&mut self, now: Instant) {
+        if self.live.is_empty() && now >= self.next_call {
+            self.next_call = now + REDIAL;
+            let call = self.endpoint.initiate(scene::CONNECTION, scene::CHILD, now);
+            self.live.extend(call.ok());
+        }
+        if !self.sas.is_empty() {
+            self.childless_since = now;
+        } else if now >= self.childless_since + CHILDLESS_MAX {
+            self.childless_since = now;
+            let ids: Vec<IkeSaId> = self.live.iter().copied().collect();
+            for id in ids {
+                // One that isn't established yet says so, and is left to its own timers.
+                let _ = self.endpoint.create_child(id, scene::CHILD, now);
+            }
+        }
+    }
+
+    fn send_one(&mut self, now: Instant) -> Option<Vec<u8>> {
+        let payload = PayloadId(self.next_payload);
+        let spis: Vec<u32> = self.sas.keys().copied().collect();
+        let usable = self.sas.values_mut().filter(|sa| sa.waits_for.is_none_or(|old| !spis.contains(&old)));
+        let sa = usable.max_by_key(|sa| sa.number)?;
+        self.next_payload += 1;
+        let port = FLOW_PORT + (payload.0 % FLOWS) as u16;
+        let inner = frames::udp((CLIENT, port), (VIP, SERVICE_PORT), &payload.to_bytes());
+        let mut packet = VecBuf::from_bytes(&inner);
+        sa.outbound.seal(&mut packet, protocol::IPV4).ok()?;
+        self.sent_at.insert(payload, now);
+        Some(frames::frame(VIP_MAC, REMOTE_MAC, &frames::ipv4(REMOTE, VIP, protocol::ESP, packet.data())))
+    }
+
+    /// A frame arrives.
+    pub(crate) fn receive(&mut self, now: Instant, frame: &[u8]) -> Reaction {
+        let Some((header, seen)) = frames::read(frame) else { return Reaction::default() };
+        let mut echoed_twice = None;
+        match seen {
+            Seen::Arp(request) if request.operation == arp::Operation::Request && request.target_ip == REMOTE => {
+                let reply = request.reply_from(REMOTE_MAC).to_frame(request.sender_mac);
+                return Reaction { frames: vec![reply.to_vec()], echoed_twice };
+            }
+            _ if header.destination != REMOTE_MAC => {}
+            Seen::Udp(source, destination, message) if destination == (REMOTE, IKE_PORT) => {
+                let (local, remote): (SocketAddr, SocketAddr) = (destination.into(), source.into());
+                self.endpoint.handle_datagram(now, local, remote, message);
+            }
+            Seen::Esp(_, esp) => echoed_twice = self.receive_esp(now, esp),
+            _ => {}
+        }
+        Reaction { echoed_twice, ..self.react(now) }
+    }
+
+    fn receive_esp(&mut self, now: Instant, esp: &[u8]) -> Option<PayloadId> {
+        let spi = vipsec_esp::header::spi_of(esp)?;
+        let sa = self.sas.get_mut(&spi)?;
+        let mut packet = VecBuf::from_bytes(esp);
+        let opened = sa.inbound.open(&mut packet).ok()?;
+        if sa.inbound.admit(opened.number) != Admission::Deliver {
+            return None;
+        }
+        self.endpoint.peer_alive(spi, now);
+        let Seen::Udp(_, _, payload) = frames::read_ipv4(packet.data()) else { return None };
+        let payload = PayloadId::from_bytes(payload)?;
+        self.answered = self.answered.max(self.sent_at.get(&payload).copied());
+        (!self.echoes.insert(payload)).then_some(payload)
+    }
+
+    /// Takes what IKE has to say.
+    fn react(&mut self, now: Instant) -> Reaction {
+        let _log = tracing::info_span!("remote").entered();
+        while let Some(event) = self.endpoint.poll_event() {
+            tracing::debug!(?event, "remote peer");
+            match event {
+                Event::IkeEstablished { id, .. } | Event::IkeRekeyed { new: id, .. } => {
+                    self.live.insert(id);
+                }
+                Event::IkeGone { id, reason, .. } => {
+                    self.live.remove(&id);
+                    self.found_dead += u64::from(reason == GoneReason::PeerDead);
+                }
+                Event::InstallChild(info) => self.install(&info),
+                Event::RemoveChild { spi_in, .. } => {
+                    self.sas.remove(&spi_in);
+                }
+                Event::ChildFailed { .. } | Event::PeerMoved { .. } | Event::Changed(_) => {}
+            }
+        }
+        if !self.sas.is_empty() {
+            self.childless_since = now;
+        }
+        let mut frames = Vec::new();
+        while let Some(transmit) = self.endpoint.poll_transmit() {
+            let packet = frames::udp((REMOTE, transmit.local.port()), (VIP, transmit.remote.port()), &transmit.payload);
+            frames.push(frames::frame(VIP_MAC, REMOTE_MAC, &packet));
+        }
+        Reaction { frames, echoed_twice: None }
+    }
+
+    fn install(&mut self, info: &ChildSaInfo) {
+        let key = |secret: &Secret| {
+            KeyMaterial::new(Algorithm::Aes128Gcm, Zeroizing::new(secret.expose().to_vec())).expect("as negotiated")
+        };
+        let esn = info.suite.esn;
+        let inbound = InboundParams {
+            spi: Spi::new(info.spi_in).expect("as negotiated"),
+            algorithm: Algorithm::Aes128Gcm,
+            key: key(&info.key_in),
+            window: 1024,
+            esn,
+            edge: 0,
+            horizon: u64::MAX,
+        };
+        let outbound = OutboundParams {
+            spi: Spi::new(info.spi_out).expect("as negotiated"),
+            algorithm: Algorithm::Aes128Gcm,
+            key: key(&info.key_out),
+            esn,
+            sent: 0,
+            lease: u64::MAX,
+            iv_prefix: IvPrefix::new(ApplianceId::new(REMOTE_ID).expect("not 0"), Epoch(1)),
+        };
+        self.installed += 1;
+        let sa = RemoteSa {
+            outbound: OutboundSa::new(EngineKind::auto(), &outbound).expect("a key of the right length"),
+            inbound: InboundSa::new(EngineKind::auto(), &inbound).expect("a key of the right length"),
+            waits_for: info.replaces.filter(|_| info.role == Role::Responder),
+            number: self.installed,
+        };
+        self.sas.insert(info.spi_in, sa);
+    }
+
+    /// What it believes to be established.
+    pub(crate) fn belief(&self, now: Instant) -> Belief {
+        let mut belief = Belief::default();
+        for sa in self.endpoint.sas(now).filter(|sa| sa.phase == Phase::Established) {
+            belief.ike_sas.insert(sa.remote_spi);
+            let installed = sa.children.iter().filter(|child| child.phase == vipsec_ike::ChildPhase::Installed);
+            belief.children.extend(installed.map(|child| child.spi_out));
+        }
+        belief
+    }
+
+    /// Its operator rekeys or deletes something.
+    pub(crate) fn operate(&mut self, now: Instant, operation: Operation) -> Reaction {
+        let Some(id) = self.live.last().copied() else { return Reaction::default() };
+        // What is not there, or not established, is refused; nothing else can be meant.
+        let _ = match operation {
+            Operation::RekeyIke => self.endpoint.rekey_ike(id, now),
+            Operation::DeleteIke => self.endpoint.delete_ike(id, now),
+            Operation::RekeyChild => {
+                let newest = self.sas.iter().max_by_key(|(_, sa)| sa.number).map(|(spi, _)| *spi);
+                newest.map_or(Ok(()), |spi| self.endpoint.rekey_child(spi, now))
+            }
+        };
+        self.react(now)
+    }
+}
+
+/// What an operator may want of SAs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    RekeyChild,
+    RekeyIke,
+    DeleteIke,
+}

@@ -1,0 +1,189 @@
+//! Faults strike, and are mended.
+
+use vipsec_control::api::Request;
+
+use super::World;
+use crate::agenda::Step;
+use crate::appliance::ProcessId;
+use crate::network::{Cable, Net, Weather};
+use crate::plan::{Fault, Who};
+use crate::planted::Planted;
+use crate::remote::Operation;
+use crate::scene;
+
+/// Whom a fault hit.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Struck {
+    appliance: usize,
+    process: Option<ProcessId>,
+}
+
+impl World {
+    /// Strikes with the faults that have let enough steps pass.
+    pub(super) fn strike_pending(&mut self) {
+        let mut at = 0;
+        while let Some((index, steps)) = self.pending.get_mut(at) {
+            if *steps > 0 {
+                *steps -= 1;
+                at += 1;
+                continue;
+            }
+            let index = *index;
+            self.pending.remove(at);
+            self.strike(index);
+        }
+    }
+
+    fn resolve(&self, who: Who) -> usize {
+        let owner = usize::from(!self.owners.owns(0) && self.owners.owns(1));
+        match who {
+            Who::Owner => owner,
+            Who::Backup => 1 - owner,
+            Who::Appliance(appliance) => appliance,
+        }
+    }
+
+    fn running(&self, appliance: usize) -> Option<ProcessId> {
+        self.appliances[appliance].process.as_ref().map(|process| process.id)
+    }
+
+    fn strike(&mut self, index: usize) {
+        let Some(planned) = self.plan.faults.get(index).copied() else { return };
+        let fault = planned.fault;
+        let who = match fault {
+            Fault::Kill { who, .. } | Fault::Pause(who) | Fault::StallCore(who) | Fault::StallWorker(who) => Some(who),
+            Fault::Unplug { who, .. } | Fault::Isolate(who) | Fault::Move { at: who } => Some(who),
+            Fault::CutLink | Fault::DelayLink(_) | Fault::Weather { .. } | Fault::Burst(_) => None,
+            Fault::Operate { .. } => Some(Who::Owner),
+        };
+        let appliance = who.map_or(0, |who| self.resolve(who));
+        let process = self.running(appliance);
+        tracing::warn!(?fault, appliance = appliance + 1, lasts = ?planned.lasts, "FAULT");
+        self.struck[index] = Struck { appliance, process };
+        if fault.may_cost_sas() {
+            self.heirs.disturb();
+        }
+        match fault {
+            Fault::Kill { .. } => self.kill(appliance),
+            Fault::Pause(_) => self.with_struck(process, |process| process.set_paused(true)),
+            Fault::StallCore(_) => self.with_struck(process, |process| process.core_thread.stop(true)),
+            Fault::StallWorker(_) => self.with_struck(process, |process| process.worker_thread.stop(true)),
+            Fault::CutLink => self.break_link(),
+            Fault::DelayLink(delay) => self.wires.delay = delay,
+            Fault::Unplug { net, cable, .. } => self.networks[net.index()].cables[appliance] = cable,
+            Fault::Isolate(_) => {
+                self.break_link();
+                self.set_cables(appliance, Cable::Silent);
+            }
+            Fault::Weather { net, weather } => self.networks[net.index()].weather = weather,
+            Fault::Move { .. } => {
+                let to = scene::appliance_id(1 - self.resolve(Who::Owner)).to_string();
+                if let Some(id) = process {
+                    self.order(id, Request::MoveVip { vip: scene::vip_name(), to });
+                }
+            }
+            Fault::Operate { at_remote: true, operation } => {
+                let reaction = self.remote.operate(self.agenda.now(), operation);
+                self.remote_reacts(reaction);
+            }
+            Fault::Operate { at_remote: false, operation } => self.operate(process, operation),
+            Fault::Burst(packets) => {
+                let reaction = self.remote.send(self.agenda.now(), packets);
+                self.remote_reacts(reaction);
+            }
+        }
+        self.agenda.after(planned.lasts, Step::Mend(index));
+    }
+
+    /// A fault is over.
+    pub(super) fn mend(&mut self, index: usize) {
+        let Some(planned) = self.plan.faults.get(index).copied() else { return };
+        let Struck { appliance, process } = self.struck[index];
+        match planned.fault {
+            Fault::Kill { disk_lost, .. } => self.revive(appliance, disk_lost),
+            Fault::Pause(_) => {
+                let stood = (self.planted == Some(Planted::StoppedClock)).then_some(planned.lasts);
+                self.with_struck(process, |process| {
+                    process.behind += stood.unwrap_or_default();
+                    process.set_paused(false);
+                });
+            }
+            Fault::StallCore(_) => self.with_struck(process, |process| process.core_thread.stop(false)),
+            Fault::StallWorker(_) => self.with_struck(process, |process| process.worker_thread.stop(false)),
+            Fault::CutLink => self.wires.cut = false,
+            Fault::DelayLink(_) => self.wires.delay = Default::default(),
+            Fault::Unplug { net, .. } => self.networks[net.index()].cables[appliance] = Cable::Up,
+            Fault::Isolate(_) => {
+                self.wires.cut = false;
+                self.set_cables(appliance, Cable::Up);
+            }
+            Fault::Weather { net, .. } => self.networks[net.index()].weather = Weather::default(),
+            Fault::Move { .. } | Fault::Operate { .. } | Fault::Burst(_) => return,
+        }
+        tracing::warn!(fault = ?planned.fault, appliance = appliance + 1, "MENDED");
+        for id in [self.running(0), self.running(1)].into_iter().flatten() {
+            self.wake_core(id);
+            self.wake_worker(id);
+        }
+    }
+
+    fn with_struck(&mut self, process: Option<ProcessId>, f: impl FnOnce(&mut crate::appliance::Process)) {
+        if let Some(process) = process.and_then(|id| self.process(id)) {
+            f(process);
+        }
+    }
+
+    fn set_cables(&mut self, appliance: usize, cable: Cable) {
+        for net in Net::ALL {
+            self.networks[net.index()].cables[appliance] = cable;
+        }
+    }
+
+    fn kill(&mut self, appliance: usize) {
+        let Some(id) = self.running(appliance) else { return };
+        self.close_link(id);
+        self.cut_flight(id);
+        self.appliances[appliance].process = None;
+        self.owners.observe(appliance, None);
+    }
+
+    fn revive(&mut self, appliance: usize, disk_lost: bool) {
+        if self.running(appliance).is_none() {
+            if disk_lost {
+                self.appliances[appliance].disk = None;
+            }
+            self.start(appliance);
+        }
+    }
+
+    fn operate(&mut self, process: Option<ProcessId>, operation: Operation) {
+        let belief = self.remote.belief(self.agenda.now());
+        let ike_sa = belief.ike_sas.last().copied();
+        let child = belief.children.last().copied();
+        let request = match operation {
+            Operation::RekeyIke => ike_sa.map(|spi| Request::RekeyIke { spi: vipsec_control::api::IkeSpi(spi) }),
+            Operation::DeleteIke => ike_sa.map(|spi| Request::Delete { spi: vipsec_control::api::IkeSpi(spi) }),
+            Operation::RekeyChild => child.map(|spi| Request::RekeyChild { spi: vipsec_control::api::EspSpi(spi) }),
+        };
+        if let (Some(id), Some(request)) = (process, request) {
+            self.order(id, request);
+        }
+    }
+
+    /// Whatever is still broken is mended.
+    pub(super) fn mend_all(&mut self) {
+        self.pending.clear();
+        for index in 0..self.plan.faults.len() {
+            self.mend(index);
+        }
+        self.wires.cut = false;
+        for appliance in 0..2 {
+            self.revive(appliance, false);
+            if let Some(process) = &mut self.appliances[appliance].process {
+                process.core_thread.stopped = 0;
+                process.worker_thread.stopped = 0;
+            }
+        }
+        self.plan.faults.clear();
+    }
+}

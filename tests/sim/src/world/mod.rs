@@ -1,0 +1,356 @@
+//! The world: everybody, the networks between them, and time.
+
+mod faults;
+mod finale;
+mod links;
+mod turns;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt, SeedableRng};
+use vipsec_control::config::TakeoverPolicy;
+
+use crate::adversary::Adversary;
+use crate::agenda::{Agenda, Step};
+use crate::appliance::{Appliance, Process, ProcessId, Tampering};
+use crate::checks::Violation;
+use crate::checks::deliveries::Deliveries;
+use crate::checks::heirs::Heirs;
+use crate::checks::ivs::Ivs;
+use crate::checks::owners::Owners;
+use crate::link::{StoreManner, Wires};
+use crate::network::{ADVERSARY_STATION, Net, Network, REMOTE_STATION, StationId, TARGET_STATION};
+use crate::plan::Plan;
+use crate::planted::Planted;
+use crate::remote::{Reaction, Remote};
+use crate::scene::{self, Rekey, Variant};
+use crate::target;
+use faults::Struck;
+
+/// Steps after which a schedule counts as never ending.
+const STEPS_MAX: u64 = 2_000_000;
+
+/// What came of a schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Which schedule.
+    pub seed: u64,
+    /// The first promise that was broken, and at which step and simulated time.
+    pub violation: Option<(u64, Duration, Violation)>,
+    /// Steps taken.
+    pub steps: u64,
+    /// Simulated time.
+    pub elapsed: Duration,
+    /// Of all steps: two runs of one seed have the same.
+    pub digest: u64,
+    /// What happened, in numbers.
+    pub tally: Tally,
+}
+
+/// What happened in a schedule, in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Packets delivered to targets.
+    pub delivered: u64,
+    /// (key, IV) pairs seen.
+    pub ivs: u64,
+    /// Takeovers from a trusted copy.
+    pub resumed: u64,
+    /// Takeovers without one, the first claim apart.
+    pub begun_anew: u64,
+    /// IKE SAs that the remote peer found dead.
+    pub found_dead: u64,
+    /// Packets that each of two owners in a full partition delivered.
+    pub excused: u64,
+}
+
+impl Tally {
+    /// Adds another schedule's numbers.
+    pub fn add(&mut self, other: &Self) {
+        self.delivered += other.delivered;
+        self.ivs += other.ivs;
+        self.resumed += other.resumed;
+        self.begun_anew += other.begun_anew;
+        self.found_dead += other.found_dead;
+        self.excused += other.excused;
+    }
+}
+
+/// Everything that there is.
+pub(crate) struct World {
+    agenda: Agenda,
+    rng: StdRng,
+    appliances: [Appliance; 2],
+    networks: [Network; 2],
+    wires: Wires,
+    manner: StoreManner,
+    remote: Remote,
+    remote_wake: Option<Instant>,
+    adversary: Adversary,
+    plan: Plan,
+    struck: Vec<Struck>,
+    /// Faults whose time has come, and steps to let pass first.
+    pending: Vec<(usize, u32)>,
+    planted: Option<Planted>,
+    takeover: TakeoverPolicy,
+    ivs: Ivs,
+    deliveries: Deliveries,
+    owners: Owners,
+    heirs: Heirs,
+    next_token: u64,
+    violation: Option<Violation>,
+    steps: u64,
+    digest: DefaultHasher,
+}
+
+/// Runs the schedule of a seed.
+pub fn run(seed: u64, planted: Option<Planted>) -> Outcome {
+    World::new(seed, planted).run(seed)
+}
+
+impl World {
+    fn new(seed: u64, planted: Option<Planted>) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let now = Instant::now();
+        let variant = draw_variant(&mut rng, planted);
+        let plan = Plan::draw(&mut rng);
+        let hasty = planted == Some(Planted::EarlyAcknowledgement);
+        let near = rng.random_bool(0.5) && !hasty;
+        let appliance = |n| Appliance::new(scene::appliance_config(n, &variant), Some(0));
+        let remote = Remote::new(&variant, rng.next_u64(), now);
+        let mut world = Self {
+            agenda: Agenda::new(now),
+            appliances: [appliance(0), appliance(1)],
+            networks: Default::default(),
+            wires: Wires::default(),
+            manner: StoreManner { near, hasty },
+            remote,
+            remote_wake: None,
+            adversary: Adversary::default(),
+            struck: vec![Struck::default(); plan.faults.len()],
+            plan,
+            pending: Vec::new(),
+            planted,
+            takeover: variant.takeover,
+            ivs: Ivs::default(),
+            deliveries: Deliveries::default(),
+            owners: Owners::default(),
+            heirs: Heirs::default(),
+            next_token: 0,
+            violation: None,
+            steps: 0,
+            digest: DefaultHasher::new(),
+            rng,
+        };
+        world.begin();
+        world
+    }
+
+    fn begin(&mut self) {
+        self.start(0);
+        self.start(1);
+        self.agenda.after(Duration::ZERO, Step::Meet);
+        self.agenda.after(Duration::from_millis(150), Step::RemoteTraffic);
+        self.agenda.after(Duration::from_millis(200), Step::Inject);
+        for (index, fault) in self.plan.faults.iter().enumerate() {
+            self.agenda.after(self.plan.start + fault.at, Step::Fault(index));
+        }
+    }
+
+    fn run(mut self, seed: u64) -> Outcome {
+        let over = self.plan.faults.iter().map(|fault| fault.at).max().unwrap_or_default();
+        let over = self.plan.start + over + self.rng_span(50, 300);
+        self.run_until(over);
+        self.finale();
+        let tally = Tally {
+            delivered: self.deliveries.len() as u64,
+            ivs: self.ivs.len() as u64,
+            resumed: self.heirs.resumed,
+            begun_anew: self.heirs.begun_anew,
+            found_dead: self.remote.found_dead,
+            excused: self.deliveries.excused,
+        };
+        let (steps, elapsed) = (self.steps, self.agenda.elapsed());
+        Outcome {
+            seed,
+            violation: self.violation.map(|violation| (steps, elapsed, violation)),
+            steps,
+            elapsed,
+            digest: self.digest.finish(),
+            tally,
+        }
+    }
+
+    /// Goes on until that time, or until something breaks.
+    fn run_until(&mut self, elapsed: Duration) {
+        while self.violation.is_none() && self.agenda.elapsed() < elapsed {
+            let Some(step) = self.agenda.next() else { return };
+            self.take(step);
+        }
+    }
+
+    /// Takes one step.
+    fn take(&mut self, step: Step) {
+        self.steps += 1;
+        if self.steps > STEPS_MAX {
+            return self.broken(Violation::Stuck("steps without end".to_owned()));
+        }
+        crate::log::set_time(self.agenda.elapsed());
+        std::mem::discriminant(&step).hash(&mut self.digest);
+        self.agenda.elapsed().hash(&mut self.digest);
+        match step {
+            Step::Core(id) => self.core_turn(id),
+            Step::Worker(id) => self.worker_turn(id),
+            Step::Arrive { net, station, frame } => self.arrive(net, station, frame),
+            Step::LinkMessage { to, connection, bytes } => self.link_message(to, connection, bytes),
+            Step::LinkClosed { to, connection } => self.link_closed(to, connection),
+            Step::Meet => self.meet(),
+            Step::StoreLands { writer, flight } => self.store_lands(writer, flight),
+            Step::Ask(id, takeover) => self.ask(id, takeover),
+            Step::FloorOnDisk { process, vip, value } => self.floor_on_disk(process, vip, value),
+            Step::RemoteTimer => self.remote_timer(),
+            Step::RemoteTraffic => self.remote_traffic(),
+            Step::Inject => self.inject(),
+            Step::Fault(index) => self.pending.push((index, self.plan.faults[index].steps)),
+            Step::Mend(index) => self.mend(index),
+        }
+        self.strike_pending();
+    }
+
+    fn broken(&mut self, violation: Violation) {
+        tracing::error!(%violation, "broken");
+        self.violation.get_or_insert(violation);
+    }
+
+    fn check(&mut self, result: Result<(), Violation>) {
+        if let Err(violation) = result {
+            self.broken(violation);
+        }
+    }
+
+    fn process(&mut self, id: ProcessId) -> Option<&mut Process> {
+        self.appliances[id.appliance].process.as_mut().filter(|process| process.id == id)
+    }
+
+    fn start(&mut self, appliance: usize) {
+        let tampering = Tampering { no_deadline: self.planted == Some(Planted::NoDeadline) };
+        if self.planted == Some(Planted::OldFloor) && self.appliances[appliance].lives > 0 {
+            self.appliances[appliance].disk = Some(0);
+        }
+        let (seed, now) = (self.rng.next_u64(), self.agenda.now());
+        let id = self.appliances[appliance].start(appliance, seed, tampering, now);
+        self.after_core_turn(id);
+    }
+
+    // Random spans of time.
+
+    fn rng_span(&mut self, from_ms: u64, to_ms: u64) -> Duration {
+        Duration::from_micros(self.rng.random_range(from_ms * 1000..to_ms * 1000))
+    }
+
+    fn micros(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_nanos(self.rng.random_range(from * 1000..to * 1000))
+    }
+
+    // Networks.
+
+    /// Somebody puts a frame on a network.
+    fn send(&mut self, net: Net, from: StationId, frame: &[u8]) {
+        if net == Net::Outside {
+            self.adversary.observe(frame);
+        }
+        let weather = self.networks[net.index()].weather;
+        for station in self.networks[net.index()].switch(from, frame) {
+            let copies =
+                1 + u32::from(net == Net::Outside && self.rng.random_range(0..1000) < weather.duplicates_permille);
+            for _ in 0..copies {
+                if self.rng.random_range(0..1000) < weather.loss_permille {
+                    continue;
+                }
+                let extra = weather.delay_max.as_nanos() as u64;
+                let extra = if extra > 0 { self.rng.random_range(0..extra) } else { 0 };
+                let delay = self.micros(5, 30) + Duration::from_nanos(extra);
+                self.agenda.after(delay, Step::Arrive { net, station, frame: frame.to_vec() });
+            }
+        }
+    }
+
+    fn arrive(&mut self, net: Net, station: StationId, frame: Vec<u8>) {
+        if let Some(appliance) = self.appliances.get_mut(station) {
+            let port = [scene::OUTSIDE, scene::INSIDE][net.index()];
+            if let Some(process) = &mut appliance.process {
+                process.receive(port, frame);
+                let id = process.id;
+                self.wake_worker(id);
+            }
+            return;
+        }
+        match (net, station) {
+            (Net::Outside, REMOTE_STATION) => {
+                let reaction = self.remote.receive(self.agenda.now(), &frame);
+                self.remote_reacts(reaction);
+            }
+            (Net::Inside, station) => {
+                if let Some(reply) = target::receive(station - TARGET_STATION, &frame) {
+                    self.send(net, station, &reply);
+                }
+            }
+            (Net::Outside, _) => {}
+        }
+    }
+
+    // The remote peer and the adversary.
+
+    fn remote_reacts(&mut self, reaction: Reaction) {
+        if let Some(payload) = reaction.echoed_twice {
+            self.broken(Violation::echoed_twice(payload));
+        }
+        for frame in reaction.frames {
+            let observed = self.ivs.observe("the remote peer", &frame);
+            self.check(observed);
+            self.send(Net::Outside, REMOTE_STATION, &frame);
+        }
+        if let Some(due) = self.remote.poll_timeout()
+            && self.remote_wake.is_none_or(|wake| due < wake)
+        {
+            self.remote_wake = Some(due);
+            self.agenda.at(due, Step::RemoteTimer);
+        }
+    }
+
+    fn remote_timer(&mut self) {
+        self.remote_wake = None;
+        let reaction = self.remote.handle_timeout(self.agenda.now());
+        self.remote_reacts(reaction);
+    }
+
+    fn remote_traffic(&mut self) {
+        let packets = self.rng.random_range(1..=2);
+        let reaction = self.remote.send(self.agenda.now(), packets);
+        self.remote_reacts(reaction);
+        let next = self.rng_span(1, 5);
+        self.agenda.after(next, Step::RemoteTraffic);
+    }
+
+    fn inject(&mut self) {
+        for _ in 0..self.rng.random_range(1..4) {
+            if let Some(frame) = self.adversary.replay(&mut self.rng) {
+                self.send(Net::Outside, ADVERSARY_STATION, &frame);
+            }
+        }
+        let next = self.rng_span(2, 12);
+        self.agenda.after(next, Step::Inject);
+    }
+}
+
+fn draw_variant(rng: &mut StdRng, planted: Option<Planted>) -> Variant {
+    let mut rekey = || {
+        let mut age = || rng.random_bool(0.3).then(|| Duration::from_millis(rng.random_range(300..2000)));
+        Rekey { ike: age(), child: age() }
+    };
+    let (ours, theirs) = (rekey(), rekey());
+    let takeover = if rng.random_bool(0.1) { TakeoverPolicy::Renegotiate } else { TakeoverPolicy::Resume };
+    Variant { takeover, rekey: ours, remote_rekey: theirs, timing: Planted::timing(planted, scene::timing()) }
+}

@@ -1,0 +1,278 @@
+//! Turns of the appliances' threads: what they take, and what comes of it.
+
+use std::time::Instant;
+
+use vipsec_control::api::{Request, Response};
+use vipsec_control::config::TakeoverPolicy;
+use vipsec_control::core::Output;
+use vipsec_dataplane::api::Command;
+use vipsec_takeover::message::Message;
+use vipsec_takeover::pair::{PairStatus, Role};
+
+use super::World;
+use crate::agenda::Step;
+use crate::appliance::{Input, Process, ProcessId};
+use crate::checks::heirs::Takeover;
+use crate::network::{Cable, Net};
+use crate::planted::Planted;
+use crate::scene;
+
+impl World {
+    pub(super) fn core_turn(&mut self, id: ProcessId) {
+        let now = self.agenda.now();
+        let carriers_up = self.networks.iter().all(|network| network.cables[id.appliance] != Cable::NoCarrier);
+        let Some(process) = self.process(id) else { return };
+        if process.core_thread.wake != Some(now) {
+            return; // another turn was found to be due earlier
+        }
+        process.core_thread.wake = None;
+        if process.core_thread.stopped > 0 {
+            return;
+        }
+        let _log = tracing::info_span!("appliance", id = id.appliance + 1).entered();
+        let clock = now - process.behind;
+        let before = process.core.pair_status(clock);
+        match process.inbox.pop_front() {
+            Some(Input::Worker(event)) => process.core.handle_event(clock, 0, event),
+            Some(Input::LinkMessage { connection, bytes }) => self.handle_link_message(id, connection, &bytes),
+            Some(Input::LinkClosed { connection }) => self.handle_link_closed(id, connection),
+            Some(Input::FloorOnDisk { vip, value }) => process.core.handle_floor_saved(clock, vip, value),
+            Some(Input::Forged(message)) => process.core.handle_link_message(clock, &message.encode()),
+            Some(Input::Order { token, request }) => process.core.handle_request(clock, token, request),
+            // Everything that arrived before comes first: silence is judged only then.
+            None => {
+                let healthy = process.is_healthy(carriers_up);
+                process.core.handle_health(healthy);
+                process.core.handle_timeout(clock);
+            }
+        }
+        if let Some(before) = before {
+            self.note_takeover(id, &before);
+        }
+        self.after_core_turn(id);
+    }
+
+    /// Does what a control core says, and gives it its next turn.
+    pub(super) fn after_core_turn(&mut self, id: ProcessId) {
+        while let Some(output) = self.process(id).and_then(|process| process.core.poll_output()) {
+            self.carry_out(id, output);
+        }
+        self.note_deafness();
+        let (now, delay) = (self.agenda.now(), self.micros(2, 25));
+        let Some(process) = self.process(id) else { return };
+        let status = process.core.pair_status(now - process.behind);
+        let next = if process.inbox.is_empty() {
+            (process.core.poll_timeout() + process.behind).max(now + delay)
+        } else {
+            now + delay
+        };
+        self.owners.observe(id.appliance, status.as_ref());
+        self.wake_core_at(id, next);
+        self.wake_worker(id);
+        self.launch_writes(id);
+    }
+
+    fn carry_out(&mut self, id: ProcessId, output: Output) {
+        match output {
+            Output::Worker(_, command) => {
+                let command = self.tamper(command);
+                if let Some(process) = self.process(id) {
+                    process.commands.push_back(command);
+                }
+            }
+            Output::SaveFloor { vip, value } => {
+                let delay = self.micros(100, 3000);
+                self.agenda.after(delay, Step::FloorOnDisk { process: id, vip, value });
+            }
+            Output::LinkSend(message) => self.link_send(id, &message),
+            Output::LinkClose => self.close_link(id),
+            Output::Reply(_, Ok(Response::Sas(sas))) => {
+                let belief = self.remote.belief(self.agenda.now());
+                let judged = self.heirs.judge(id, &sas, belief);
+                self.check(judged);
+            }
+            Output::Reply(..) | Output::Shutdown => {}
+        }
+    }
+
+    fn tamper(&self, command: Command) -> Command {
+        match command {
+            Command::Grant { spi, lease, .. } if self.planted == Some(Planted::NoHorizon) => {
+                Command::Grant { spi, lease, horizon: u64::MAX }
+            }
+            Command::InstallChild(mut child) if self.planted == Some(Planted::NoHorizon) => {
+                child.inbound.horizon = u64::MAX;
+                Command::InstallChild(child)
+            }
+            command => command,
+        }
+    }
+
+    /// Did the VIP become this process's in its last turn?
+    fn note_takeover(&mut self, id: ProcessId, before: &PairStatus) {
+        let now = self.agenda.now();
+        let resumes = self.takeover == TakeoverPolicy::Resume;
+        let Some(process) = self.process(id) else { return };
+        let after = process.core.pair_status(now - process.behind);
+        let owned = before.roles.iter().any(is_owner);
+        let owns = after.is_some_and(|after| after.roles.iter().any(is_owner));
+        if owned || !owns {
+            return;
+        }
+        let floor_known = process.floor_known;
+        let belief = self.remote.belief(now);
+        let complete = before.trusted && floor_known && resumes;
+        tracing::info!(appliance = id.appliance + 1, trusted = before.trusted, "TAKEOVER");
+        if before.trusted && !complete {
+            return; // neither everything nor nothing is owed
+        }
+        self.heirs.take_over(Takeover { successor: id, at: now, complete, belief });
+        let delay = if complete { crate::checks::heirs::SETTLING } else { std::time::Duration::ZERO };
+        self.agenda.after(delay, Step::Ask(id, now));
+    }
+
+    /// Asks a successor what it has, unless something has happened since that may have cost SAs.
+    pub(super) fn ask(&mut self, id: ProcessId, takeover: Instant) {
+        if self.heirs.takeover.as_ref().is_some_and(|owed| owed.successor == id && owed.at == takeover) {
+            self.order(id, Request::Sas);
+        }
+    }
+
+    /// An operator at an appliance.
+    pub(super) fn order(&mut self, id: ProcessId, request: Request) {
+        self.next_token += 1;
+        let token = self.next_token;
+        if let Some(process) = self.process(id) {
+            process.inbox.push_back(Input::Order { token, request });
+        }
+        self.wake_core(id);
+    }
+
+    /// The two can't hear each other while neither the link nor a network carries anything in time.
+    fn note_deafness(&mut self) {
+        let linked = self
+            .appliances
+            .iter()
+            .all(|appliance| appliance.process.as_ref().is_none_or(|process| process.link.is_up()));
+        let link_is_fast = linked && self.wires.delay.is_zero();
+        let listening = self.appliances.iter().all(|appliance| {
+            appliance
+                .process
+                .as_ref()
+                .is_none_or(|process| process.worker_thread.stopped == process.core_thread.stopped)
+        });
+        let network_works = Net::ALL.iter().any(|net| {
+            let network = &self.networks[net.index()];
+            network.joins_appliances() && network.weather.is_fine()
+        });
+        if !link_is_fast && !(network_works && listening) {
+            self.owners.note_deafness(self.agenda.now());
+        }
+    }
+
+    pub(super) fn worker_turn(&mut self, id: ProcessId) {
+        let now = self.agenda.now();
+        let Some(process) = self.process(id) else { return };
+        if process.worker_thread.wake != Some(now) {
+            return;
+        }
+        process.worker_thread.wake = None;
+        if process.worker_thread.stopped > 0 {
+            return;
+        }
+        let frames = process.worker_turn(now - process.behind);
+        let has_news = !process.inbox.is_empty();
+        for (port, frame) in frames {
+            let net = if port == scene::OUTSIDE { Net::Outside } else { Net::Inside };
+            self.observe(id, net, &frame);
+            self.send(net, id.appliance, &frame);
+        }
+        if has_news {
+            self.wake_core(id);
+        }
+        self.wake_worker(id);
+    }
+
+    /// An appliance puts a frame on a wire.
+    fn observe(&mut self, id: ProcessId, net: Net, frame: &[u8]) {
+        let now = self.agenda.now();
+        let acted = self.owners.check(now, id.appliance, frame);
+        self.check(acted);
+        match net {
+            Net::Outside => {
+                let sender = format!("appliance {}", id.appliance + 1);
+                let observed = self.ivs.observe(&sender, frame);
+                self.check(observed);
+            }
+            Net::Inside => {
+                let partitioned = self.owners.were_deaf(now) && self.owners.count() > 1;
+                let delivered = self.deliveries.observe(id.appliance, frame, partitioned);
+                self.check(delivered);
+            }
+        }
+    }
+
+    pub(super) fn floor_on_disk(&mut self, id: ProcessId, vip: u16, value: u32) {
+        if self.process(id).is_some() {
+            let disk = &mut self.appliances[id.appliance].disk;
+            *disk = Some(disk.unwrap_or(0).max(value));
+        }
+        if let Some(process) = self.process(id) {
+            process.inbox.push_back(Input::FloorOnDisk { vip, value });
+        }
+        self.wake_core(id);
+    }
+
+    /// Something waits for the control core.
+    pub(super) fn wake_core(&mut self, id: ProcessId) {
+        let when = self.agenda.now() + self.micros(2, 25);
+        self.wake_core_at(id, when);
+    }
+
+    fn wake_core_at(&mut self, id: ProcessId, when: Instant) {
+        let Some(process) = self.process(id) else { return };
+        if process.core_thread.is_due_earlier(when) {
+            self.agenda.at(when, Step::Core(id));
+        }
+    }
+
+    /// Something may wait for the worker.
+    pub(super) fn wake_worker(&mut self, id: ProcessId) {
+        let (now, delay) = (self.agenda.now(), self.micros(1, 12));
+        let Some(process) = self.process(id) else { return };
+        let due = if process.worker_is_busy() {
+            Some(now)
+        } else {
+            process.worker.poll_timeout().map(|due| due + process.behind)
+        };
+        let Some(when) = due.map(|due| due.max(now) + delay) else { return };
+        if process.worker_thread.is_due_earlier(when) {
+            self.agenda.at(when, Step::Worker(id));
+        }
+    }
+
+    /// Planted: the question never reaches the backup, and its answer is the one that the owner hopes for.
+    pub(super) fn forge_answer(&mut self, id: ProcessId, message: &[u8]) -> bool {
+        if self.planted != Some(Planted::ForgedAnswer) {
+            return false;
+        }
+        let Ok(Message::Question { nonce }) = Message::decode(message) else { return false };
+        if let Some(process) = self.process(id) {
+            process.inbox.push_back(Input::Forged(Message::Answer { nonce, begun: false }));
+        }
+        true
+    }
+}
+
+fn is_owner(role: &Role) -> bool {
+    matches!(role, Role::Owner { .. } | Role::HandingOver { .. })
+}
+
+impl Process {
+    /// Both threads stop, or go on.
+    pub(super) fn set_paused(&mut self, paused: bool) {
+        for thread in [&mut self.core_thread, &mut self.worker_thread] {
+            thread.stop(paused);
+        }
+    }
+}
