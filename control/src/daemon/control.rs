@@ -70,6 +70,7 @@ pub(super) fn serve(config: Arc<Config>, exit_at_end: bool) -> Result<(), Daemon
     let server = Server::bind(&config.appliance.control_socket, calls, Limits::default())?;
     let mut daemon = Daemon::start(config)?;
     hardening::protect_memory();
+    hardening::prefer_this_thread();
     let ends = exit_at_end.then(|| daemon.hardware.finite_inputs() * WORKERS);
     if ends == Some(0) {
         return Err(DaemonError::NoEnd);
@@ -115,7 +116,7 @@ impl Daemon {
         let workers = Workers::start(&hardware, queues, &worker_config, &Arc::new(tables.clone()), &deadline, polling)?;
         let incarnation: [u8; 16] = std::array::from_fn(|_| rng.next_u32() as u8);
         let link = match &config.peer {
-            Some(peer) => Some(Link::new(&config, peer, incarnation, StdRng::from_rng(&mut rng))?),
+            Some(peer) => Some(Link::start(&config, peer, incarnation, StdRng::from_rng(&mut rng))?),
             None => None,
         };
         let surroundings = Surroundings {
@@ -167,9 +168,6 @@ impl Daemon {
             }
             let now = Instant::now();
             let mut until = self.core.poll_timeout();
-            if let Some(due) = self.link.as_ref().and_then(Link::poll_timeout) {
-                until = until.min(due);
-            }
             if self.workers.have_backlog() || ends.is_some() {
                 until = until.min(now + LOOK_AGAIN);
             }
@@ -201,8 +199,8 @@ impl Daemon {
         let at_calls = select.recv(calls);
         let at_signals = select.recv(signals);
         let at_saved = select.recv(&saved);
-        let readable = self.link.as_ref().map(|link| link.readable().clone());
-        let at_link = readable.as_ref().map(|readable| select.recv(readable));
+        let notices = self.link.as_ref().map(|link| link.notices().clone());
+        let at_link = notices.as_ref().map(|notices| select.recv(notices));
         let Ok(ready) = select.select_deadline(until) else {
             self.pass_time(Instant::now());
             if !self.workers.send_backlogs() {
@@ -211,8 +209,10 @@ impl Daemon {
             return Ok(false);
         };
         let index = ready.index();
-        if let (Some(readable), true) = (&readable, Some(index) == at_link) {
-            let _ = ready.recv(readable);
+        if let (Some(notices), true) = (&notices, Some(index) == at_link) {
+            if let (Ok(notice), Some(link)) = (ready.recv(notices), &mut self.link) {
+                link.take(notice);
+            }
             self.poll_link();
         } else if index == at_calls {
             if let Ok(call) = ready.recv(calls) {
@@ -260,7 +260,7 @@ impl Daemon {
     fn poll_link(&mut self) {
         let Some(link) = &mut self.link else { return };
         let now = Instant::now();
-        while let Some(event) = link.poll(now) {
+        while let Some(event) = link.poll() {
             match event {
                 LinkEvent::Up(paired) => self.core.handle_link_up(now, *paired),
                 LinkEvent::Message(message) => self.core.handle_link_message(now, &message),

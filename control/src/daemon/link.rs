@@ -1,35 +1,39 @@
 //! The store link to the other appliance: found, paired, kept, lost, and found again.
 //!
-//! The appliance with the lower id listens, the other one calls, again and again. Everything here happens on the control core's
-//! thread; a thread of its own only waits for the socket to become readable.
+//! The appliance with the lower id listens, the other one calls, again and again. Meeting and pairing happen on a thread of their
+//! own, because they take memory from the system and lock it, for longer than a worker's deadline. A finished link goes to the
+//! control core's thread, which from then on reads and writes it; the other thread only wakes it when there is something to read.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{Shutdown, shutdown};
 use rand::rngs::StdRng;
+use zeroize::Zeroizing;
 
 use vipsec_store::local::{Connecting, Connection, Control, Listener, LocalError, LocalLink, LocalSetup, Progress};
 use vipsec_store::pairing::{Agreement, PairingSecret};
-use vipsec_store::{BLOCK_ENTRIES_MAX, Grant, LocalMemory, SizeClass, Sizes, Writer};
-use zeroize::Zeroizing;
+use vipsec_store::{BLOCK_ENTRIES_MAX, Grant, SizeClass, Sizes};
 
 use super::DaemonError;
 use crate::config::{Config, Peer};
 use crate::core::Paired;
 
-/// Sizes of records, and how many of `store_records` are of that size at most, as a divisor: child SAs; IKE SAs; those with an
+/// Sizes of records, and which part of `store_records` may be of that size, as a divisor: child SAs; IKE SAs; those with an
 /// exchange in progress and a long answer kept.
 const RECORD_CLASSES: [(u32, u32); 3] = [(1024, 1), (4096, 1), (32_768, 64)];
 /// Writes by which a follower may lag.
 const JOURNAL_ENTRIES: u32 = 4096;
-/// Between two calls, and the longest time that a pairing may take.
+/// Between two calls.
 const CALL_INTERVAL: Duration = Duration::from_millis(20);
+/// The longest time that a pairing may take.
 const PAIRING_MAX: Duration = Duration::from_secs(2);
-/// An error is logged again after so long.
+/// The same error is logged again after so long.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A process, as advertisements name it.
@@ -48,234 +52,252 @@ pub(super) enum LinkEvent {
     Down,
 }
 
-enum State {
-    Idle,
-    Connecting {
-        connecting: Box<Connecting>,
-        since: Instant,
-    },
-    /// Paired; the peer's grant is awaited.
-    Granting {
-        link: Box<LocalLink>,
-        since: Instant,
-    },
-    Up(Control),
+/// What the thread has to say.
+pub(super) enum Notice {
+    /// A finished link.
+    Paired(Box<(Control, Paired)>),
+    /// The link can be read.
+    Readable,
 }
 
-/// The link, whatever state it is in.
+/// What the thread is told.
+enum Order {
+    /// Everything was read: wake us when there is more.
+    Watch,
+    /// The link is gone: meet and pair anew.
+    Pair,
+}
+
+/// The link, as the control core's thread has it.
 pub(super) struct Link {
-    path: PathBuf,
-    listener: Option<Listener>,
-    calls: bool,
-    setup: LocalSetup,
-    secret: Zeroizing<Vec<u8>>,
-    rng: StdRng,
-    state: State,
-    next_call: Instant,
-    logged: Option<(LocalError, Instant)>,
-    readable: Readable,
+    control: Option<Control>,
+    orders: Sender<Order>,
+    notices: Receiver<Notice>,
+    /// Paired, but not yet told.
+    paired: Option<Box<Paired>>,
+    /// The thread waits for the link to become readable.
+    watched: bool,
 }
 
 impl Link {
-    /// The link to `peer`, not met yet.
-    pub(super) fn new(config: &Config, peer: &Peer, incarnation: [u8; 16], rng: StdRng) -> Result<Self, DaemonError> {
+    /// Starts to look for `peer`.
+    pub(super) fn start(config: &Config, peer: &Peer, incarnation: [u8; 16], rng: StdRng) -> Result<Self, DaemonError> {
         let records = peer.store_records;
+        let classes = RECORD_CLASSES.iter();
         let setup = LocalSetup {
             appliance: config.appliance.id,
             incarnation,
             config_digest: *config.digest().as_bytes(),
             sizes: Sizes {
-                classes: RECORD_CLASSES
-                    .iter()
-                    .map(|(bytes, divisor)| SizeClass { records: records.div_ceil(*divisor), bytes: *bytes })
+                classes: classes
+                    .map(|(bytes, part)| SizeClass { records: records.div_ceil(*part), bytes: *bytes })
                     .collect(),
                 counter_blocks: records.div_ceil(BLOCK_ENTRIES_MAX as u32),
                 journal_entries: JOURNAL_ENTRIES,
             },
         };
-        let secret = Zeroizing::new(peer.secret.expose().to_vec());
-        let calls = setup.appliance > peer.id;
         if let Some(folder) = peer.store_socket.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let readable = Readable::start()?;
-        Ok(Self {
+        let (orders, inbox) = bounded(8);
+        let (outbox, notices) = bounded(8);
+        let matchmaker = Matchmaker {
             path: peer.store_socket.clone(),
+            calls: setup.appliance > peer.id,
             listener: None,
-            calls,
             setup,
-            secret,
+            secret: Zeroizing::new(peer.secret.expose().to_vec()),
             rng,
-            state: State::Idle,
-            next_call: Instant::now(),
             logged: None,
-            readable,
-        })
+        };
+        thread::Builder::new().name("store-link".into()).spawn(move || matchmaker.run(&inbox, &outbox))?;
+        Ok(Self { control: None, orders, notices, paired: None, watched: false })
     }
 
-    /// Something can be read when this has a message: call [`Link::poll`] then.
-    pub(super) fn readable(&self) -> &Receiver<()> {
-        &self.readable.woken
+    /// What the thread has to say: for [`Link::take`].
+    pub(super) fn notices(&self) -> &Receiver<Notice> {
+        &self.notices
     }
 
-    /// When [`Link::poll`] is due whether or not something can be read.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        (!matches!(self.state, State::Up(_))).then_some(self.next_call)
+    /// Takes what the thread had to say; [`Link::poll`] tells what follows.
+    pub(super) fn take(&mut self, notice: Notice) {
+        match notice {
+            Notice::Readable => self.watched = false,
+            Notice::Paired(paired) => {
+                let (control, paired) = *paired;
+                self.control = Some(control);
+                self.paired = Some(Box::new(paired));
+                self.watched = false;
+            }
+        }
     }
 
-    /// Goes on as far as it gets without waiting; call until it returns `None`.
-    pub(super) fn poll(&mut self, now: Instant) -> Option<LinkEvent> {
-        self.next_call = now + CALL_INTERVAL;
-        match self.step(now) {
-            Ok(event) => {
-                if event.is_none() {
-                    self.readable.rearm();
+    /// What happened next, without waiting; `None`: nothing.
+    pub(super) fn poll(&mut self) -> Option<LinkEvent> {
+        while let Ok(notice) = self.notices.try_recv() {
+            self.take(notice);
+        }
+        if let Some(paired) = self.paired.take() {
+            return Some(LinkEvent::Up(paired));
+        }
+        match self.control.as_mut()?.recv() {
+            Ok(Some(message)) => Some(LinkEvent::Message(message)),
+            Ok(None) => {
+                if !std::mem::replace(&mut self.watched, true) {
+                    self.order(Order::Watch);
                 }
-                event
+                None
             }
             Err(error) => {
-                self.log(now, error);
-                let was_up = matches!(self.state, State::Up(_));
-                self.state = State::Idle;
-                was_up.then_some(LinkEvent::Down)
+                tracing::warn!(%error, "store link lost");
+                self.close();
+                Some(LinkEvent::Down)
             }
         }
     }
 
     /// Sends; what the socket has no room for is lost, as any beat may be.
     pub(super) fn send(&mut self, message: &[u8]) {
-        if let State::Up(control) = &mut self.state {
+        if let Some(control) = &mut self.control {
             // A link that is gone shows at the next read.
             let _ = control.send(message);
         }
     }
 
-    /// Closes the link; the next poll begins anew.
+    /// Closes the link, to begin anew.
     pub(super) fn close(&mut self) {
-        self.state = State::Idle;
+        self.paired = None;
+        if let Some(control) = self.control.take() {
+            // The thread holds the socket too, to watch it: without this the peer would notice only when that one lets go.
+            let _ = shutdown(control.as_fd().as_raw_fd(), Shutdown::Both);
+            self.order(Order::Pair);
+        }
     }
 
-    fn step(&mut self, now: Instant) -> Result<Option<LinkEvent>, LocalError> {
+    /// At most one of each is under way, so the queue never is full.
+    fn order(&self, order: Order) {
+        let _ = self.orders.try_send(order);
+    }
+}
+
+/// Meets the peer and pairs, on a thread of its own.
+struct Matchmaker {
+    path: PathBuf,
+    calls: bool,
+    listener: Option<Listener>,
+    setup: LocalSetup,
+    secret: Zeroizing<Vec<u8>>,
+    rng: StdRng,
+    logged: Option<(LocalError, Instant)>,
+}
+
+impl Matchmaker {
+    /// Until the control core's thread is gone.
+    fn run(mut self, orders: &Receiver<Order>, notices: &Sender<Notice>) {
         loop {
-            match std::mem::replace(&mut self.state, State::Idle) {
-                State::Idle => {
-                    let Some(connection) = self.meet()? else { return Ok(None) };
-                    self.readable.watch(connection.as_fd());
-                    let secret = PairingSecret::new(self.secret.clone())?;
-                    let connecting = Connecting::new(connection, self.setup.clone(), secret, &mut self.rng)?;
-                    self.state = State::Connecting { connecting: Box::new(connecting), since: now };
+            let (control, paired) = loop {
+                match self.pair() {
+                    Ok(Some(link)) => break link,
+                    Ok(None) => {}
+                    Err(error) => self.log(error),
                 }
-                State::Connecting { connecting, since } => match connecting.poll()? {
-                    Progress::Waiting(connecting) => {
-                        if now < since + PAIRING_MAX {
-                            self.state = State::Connecting { connecting, since };
+                thread::sleep(CALL_INTERVAL);
+            };
+            let Ok(socket) = control.as_fd().try_clone_to_owned() else { continue };
+            if notices.send(Notice::Paired(Box::new((control, paired)))).is_err() {
+                return;
+            }
+            loop {
+                match orders.recv() {
+                    Err(_) => return,
+                    Ok(Order::Pair) => break,
+                    Ok(Order::Watch) => {
+                        wait_until_readable(socket.as_fd(), PollTimeout::NONE);
+                        if notices.send(Notice::Readable).is_err() {
+                            return;
                         }
-                        return Ok(None);
                     }
-                    Progress::Paired(mut link) => {
-                        // The region that we keep for the peer is open to it from now on: its grant is the first message.
-                        let grant = link.reader.join(&mut self.rng).map_err(|_| LocalError::Malformed)?;
-                        link.control.send(&grant.to_bytes())?;
-                        self.state = State::Granting { link, since: now };
-                    }
-                },
-                State::Granting { mut link, since } => match link.control.recv()? {
-                    None => {
-                        if now < since + PAIRING_MAX {
-                            self.state = State::Granting { link, since };
-                        }
-                        return Ok(None);
-                    }
-                    Some(message) => {
-                        let grant: [u8; 8] = message.try_into().map_err(|_| LocalError::Malformed)?;
-                        return self.up(*link, Grant::from_bytes(grant)).map(Some);
-                    }
-                },
-                State::Up(mut control) => {
-                    let message = control.recv();
-                    // Also with an error: `poll` has to know that the link was up.
-                    self.state = State::Up(control);
-                    return Ok(message?.map(LinkEvent::Message));
                 }
             }
         }
     }
 
-    fn up(&mut self, link: LocalLink, grant: Grant) -> Result<LinkEvent, LocalError> {
-        let LocalLink { peer, agreement, protection, control, reader, mut owner } = link;
+    /// One attempt: from a connection to a link with a grant each way. `None`: nobody there.
+    fn pair(&mut self) -> Result<Option<(Control, Paired)>, LocalError> {
+        let Some(connection) = self.meet()? else { return Ok(None) };
+        let deadline = Instant::now() + PAIRING_MAX;
+        let secret = PairingSecret::new(self.secret.clone())?;
+        let mut connecting = Connecting::new(connection, self.setup.clone(), secret, &mut self.rng)?;
+        let mut link = loop {
+            match connecting.poll()? {
+                Progress::Paired(link) => break link,
+                Progress::Waiting(waiting) => {
+                    connecting = *waiting;
+                    wait_before(deadline, connecting.as_fd())?;
+                }
+            }
+        };
+        // The region that we keep for the peer is open to it from now on: its grant is the first message.
+        let grant = link.reader.join(&mut self.rng).map_err(|_| LocalError::Malformed)?;
+        link.control.send(&grant.to_bytes())?;
+        let grant = loop {
+            match link.control.recv()? {
+                Some(message) => break <[u8; 8]>::try_from(message).map_err(|_| LocalError::Malformed)?,
+                None => wait_before(deadline, link.control.as_fd())?,
+            }
+        };
+        let LocalLink { peer, agreement, protection, control, reader, mut owner } = *link;
         if !protection.locked {
             tracing::warn!("the store's memory can't be locked: sealed records may reach swap");
         }
-        let writer: Writer<LocalMemory> = owner.writer(grant).map_err(|_| LocalError::Malformed)?;
-        self.state = State::Up(control);
-        Ok(LinkEvent::Up(Box::new(Paired {
+        if agreement == Agreement::ConfigurationDiffers {
+            tracing::warn!("the other appliance's configuration differs where it matters: no copy will count");
+        }
+        let writer = owner.writer(Grant::from_bytes(grant)).map_err(|_| LocalError::Malformed)?;
+        let paired = Paired {
             incarnation: short_incarnation(peer.incarnation),
             agreed: agreement == Agreement::Agreed,
             writer: Box::new(writer),
             reader,
-        })))
+        };
+        Ok(Some((control, paired)))
     }
 
     /// Calls the peer, or takes its call.
     fn meet(&mut self) -> Result<Option<Connection>, LocalError> {
         if self.calls {
-            return Connection::connect(&self.path).map(Some);
+            return match Connection::connect(&self.path) {
+                Err(LocalError::System { errno: Errno::ECONNREFUSED | Errno::ENOENT, .. }) => Ok(None),
+                result => result.map(Some),
+            };
         }
         let listener = match &mut self.listener {
             Some(listener) => listener,
-            none => {
-                let listener = Listener::bind(&self.path)?;
-                self.readable.watch(listener.as_fd());
-                none.insert(listener)
-            }
+            none => none.insert(Listener::bind(&self.path)?),
         };
         listener.accept()
     }
 
-    fn log(&mut self, now: Instant, error: LocalError) {
-        let news = self.logged.is_none_or(|(logged, at)| logged != error || now >= at + LOG_INTERVAL);
-        if news {
+    fn log(&mut self, error: LocalError) {
+        let now = Instant::now();
+        if self.logged.is_none_or(|(logged, at)| logged != error || now >= at + LOG_INTERVAL) {
             self.logged = Some((error, now));
             tracing::warn!(%error, "store link");
         }
     }
 }
 
-/// A thread that waits until a descriptor is readable, says so once, and waits to be armed again.
-struct Readable {
-    orders: Sender<Option<OwnedFd>>,
-    woken: Receiver<()>,
-    armed: bool,
+/// Waits for something to read, at most until `deadline`.
+fn wait_before(deadline: Instant, socket: BorrowedFd<'_>) -> Result<(), LocalError> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(LocalError::Disconnected);
+    }
+    wait_until_readable(socket, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+    Ok(())
 }
 
-impl Readable {
-    fn start() -> std::io::Result<Self> {
-        let (orders, inbox) = bounded::<Option<OwnedFd>>(8);
-        let (wake, woken) = bounded(1);
-        thread::Builder::new().name("store-link".into()).spawn(move || {
-            let mut watched: Option<OwnedFd> = None;
-            while let Ok(order) = inbox.recv() {
-                watched = order.or(watched);
-                let Some(descriptor) = &watched else { continue };
-                let mut set = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
-                // Bounded, so that a new descriptor is taken up soon.
-                let _ = poll(&mut set, PollTimeout::from(20u8));
-                if wake.send(()).is_err() {
-                    return;
-                }
-            }
-        })?;
-        Ok(Self { orders, woken, armed: false })
-    }
-
-    fn watch(&mut self, descriptor: std::os::fd::BorrowedFd<'_>) {
-        if let Ok(own) = descriptor.try_clone_to_owned() {
-            let _ = self.orders.try_send(Some(own));
-        }
-    }
-
-    fn rearm(&mut self) {
-        self.armed = true;
-        let _ = self.orders.try_send(None);
-    }
+/// Readable, closed, or the time is up: the next read tells.
+fn wait_until_readable(socket: BorrowedFd<'_>, limit: PollTimeout) {
+    let _ = poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], limit);
 }
