@@ -5,7 +5,8 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 help:
-	@echo 'make demo   a takeover before your eyes, in network namespaces of this machine (root)'
+	@echo 'make demo   a takeover before your eyes, in network namespaces of this machine (root);'
+	@echo '            POLICY=renegotiate: with new SAs instead of the old ones'
 	@echo 'make test   all tests'
 	@echo 'make lint   formatting, clippy, and who may know whom'
 	@echo 'make deps   install what is missing'
@@ -15,7 +16,7 @@ deps:
 
 demo: deps
 	cargo build --locked --release --bins
-	$(AS_ROOT) target/release/vipsec-lab demo
+	$(AS_ROOT) target/release/vipsec-lab demo $(if $(POLICY),--policy $(POLICY))
 
 test: deps
 	@tools/scripts/test.sh

@@ -316,6 +316,7 @@ fn launch_appliance(config: &LabConfig, plan: &AppliancePlan, host: &Namespace, 
     if let (Some(first), Some(other)) = (config.plan.appliances.first(), other) {
         let peer = PeerSettings {
             id: other.id,
+            name: other.name.clone(),
             store_socket: run.folder().join("pair.sock"),
             secret: "a pairing secret of the lab only".to_owned(),
             takeover: config.takeover,

@@ -49,6 +49,8 @@ pub enum TakeoverPolicy {
 pub struct PeerSettings {
     /// Its id.
     pub id: u8,
+    /// Its name.
+    pub name: String,
     /// Where the two processes meet.
     pub store_socket: PathBuf,
     /// The pairing secret.
@@ -124,6 +126,7 @@ impl ApplianceConfig {
                 log: "info",
             },
             eal: Eal { file_prefix: &self.file_prefix, memory_mib: 256, hugepages: "auto" },
+            ike: Ike { retransmit_timeout: "500ms", retransmit_tries: 5 },
             port: vec![
                 Port::of("outside", "net_af_packet0,iface=out0", format!("{}/24", self.plan.outside)),
                 Port::of("inside", "net_af_packet1,iface=in0", format!("{}/24", self.plan.inside)),
@@ -137,6 +140,7 @@ impl ApplianceConfig {
             }],
             peer: self.peer.as_ref().map(|peer| Peer {
                 id: peer.id,
+                name: &peer.name,
                 store_socket: &peer.store_socket,
                 secret_file: PAIR_SECRET_FILE,
                 takeover: peer.takeover,
@@ -188,6 +192,7 @@ pub(super) fn secret_file(connection: &ApplianceConnection) -> String {
 struct File<'a> {
     appliance: ApplianceTable<'a>,
     eal: Eal<'a>,
+    ike: Ike,
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<Peer<'a>>,
     port: Vec<Port>,
@@ -211,9 +216,17 @@ struct ApplianceTable<'a> {
 #[derive(Serialize)]
 struct Peer<'a> {
     id: u8,
+    name: &'a str,
     store_socket: &'a Path,
     secret_file: &'static str,
     takeover: TakeoverPolicy,
+}
+
+/// A silent remote peer is given up after half a minute: nobody waits longer here.
+#[derive(Serialize)]
+struct Ike {
+    retransmit_timeout: &'static str,
+    retransmit_tries: u32,
 }
 
 #[derive(Serialize)]
@@ -295,31 +308,51 @@ struct Child<'a> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use vipsec_control::config::{TestConfiguration, load};
+    use vipsec_control::config::{Config, TestConfiguration, load};
 
     use super::*;
 
     /// vipsecd's own reader is the judge.
-    #[test]
-    fn vipsecd_takes_the_configuration() {
-        let plan = Plan::new(2, 3, 2);
-        let appliance = &plan.appliances[1];
-        let settings = IkeSettings::default();
-        let config = ApplianceConfig::new(&plan, appliance, &settings, Duration::from_secs(2), "vl1-0-b".to_owned());
-        let folder = std::env::temp_dir().join(format!("vl-config-test-{}", std::process::id()));
+    fn loaded(name: &str, settings: ApplianceConfig) -> Config {
+        let folder = std::env::temp_dir().join(format!("vl-config-test-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
-        for connection in &config.connections {
-            let file = folder.join(secret_file(connection));
-            std::fs::write(&file, &connection.secret).expect("a secret");
+        let secrets = settings.connections.iter().map(|connection| (secret_file(connection), &connection.secret));
+        let pairing = settings.peer.iter().map(|peer| (PAIR_SECRET_FILE.to_owned(), &peer.secret));
+        for (file, secret) in secrets.chain(pairing) {
+            let file = folder.join(file);
+            std::fs::write(&file, secret).expect("a secret");
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("its mode");
         }
         let file = folder.join("vipsec.toml");
-        std::fs::write(&file, config.to_toml(&folder).expect("a text")).expect("a file");
+        std::fs::write(&file, settings.to_toml(&folder).expect("a text")).expect("a file");
         let loaded = load(&file, TestConfiguration::Refused);
         std::fs::remove_dir_all(&folder).expect("the folder goes");
-        let loaded = loaded.unwrap_or_else(|errors| panic!("{errors}"));
-        assert_eq!(loaded.targets.len(), 3);
-        assert_eq!(loaded.connections.len(), 2);
-        assert_eq!(loaded.services.len(), 3);
+        loaded.unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    fn settings(plan: &Plan) -> ApplianceConfig {
+        let (appliance, dpd_delay) = (&plan.appliances[1], Duration::from_secs(2));
+        ApplianceConfig::new(plan, appliance, &IkeSettings::default(), dpd_delay, "vl1-0-b".to_owned())
+    }
+
+    #[test]
+    fn vipsecd_takes_the_configuration() {
+        let config = loaded("single", settings(&Plan::new(2, 3, 2)));
+        assert_eq!((config.targets.len(), config.connections.len(), config.services.len()), (3, 2, 3));
+        assert!(config.peer.is_none());
+    }
+
+    #[test]
+    fn vipsecd_takes_the_configuration_of_a_pair_with_a_hundred_tunnels() {
+        let peer = PeerSettings {
+            id: 1,
+            name: "a".to_owned(),
+            store_socket: "/tmp/vl1-0/pair.sock".into(),
+            secret: "a secret of the test".to_owned(),
+            takeover: TakeoverPolicy::Renegotiate,
+        };
+        let config = loaded("pair", settings(&Plan::with_tunnels(100, 2)).with_peer(peer, 1));
+        assert_eq!(config.connections.len(), 100);
+        assert_eq!(config.peer.map(|peer| peer.id.get()), Some(1));
     }
 }

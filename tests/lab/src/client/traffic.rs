@@ -122,13 +122,10 @@ impl Way {
         self.lost as f64 * PROBE_INTERVAL.as_secs_f64() * 1e3
     }
 
-    /// The longest silence that ended after `since`: its first and last moment.
-    pub fn silence_after(&self, since: Stamp) -> Option<(Stamp, Stamp)> {
-        let pairs = self.arrivals.windows(2).filter_map(|pair| match pair {
-            [before, after] if *after > since => Some((*before, *after)),
-            _ => None,
-        });
-        pairs.max_by_key(|(before, after)| after.since(*before))
+    /// The silence around a moment: the last arrival before and the first after it.
+    pub fn silence_around(&self, moment: Stamp) -> Option<(Stamp, Stamp)> {
+        let after = self.arrivals.partition_point(|arrival| *arrival < moment);
+        Some((*self.arrivals.get(after.checked_sub(1)?)?, *self.arrivals.get(after)?))
     }
 }
 
@@ -151,7 +148,7 @@ mod tests {
         let way = Way::up(&ProbeRecord { sent: vec![at(0), at(2), at(4), at(6)], up, ..ProbeRecord::default() });
         assert_eq!((way.sent, way.lost, way.doubled, way.targets), (4, 1, 1, 2));
         assert_eq!(way.blocked_ms(), 2.0);
-        assert_eq!(way.silence_after(at(1)), Some((at(2), at(80))));
-        assert_eq!(way.silence_after(at(85)), Some((at(80), at(90))));
+        assert_eq!(way.silence_around(at(70)), Some((at(2), at(80))));
+        assert_eq!(way.silence_around(at(95)), None);
     }
 }

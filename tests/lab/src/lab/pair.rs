@@ -1,5 +1,6 @@
 //! The two appliances of a pair: who is what, and what can be done to them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Lab, launch_appliance, no_appliance};
@@ -61,6 +62,12 @@ impl Lab {
     pub fn await_standing(&self, place: usize, wanted: &Standing) -> Result<()> {
         let what = format!("appliance {} to be {wanted:?}", self.appliance_name(place));
         wait::until_true(&what, PAIRING_LIMIT, || Ok(self.appliance(place)?.standing()? == *wanted))
+    }
+
+    /// What the appliances that answer have dropped, by reason.
+    pub fn drops(&self) -> Vec<(&str, BTreeMap<String, u64>)> {
+        let drops = |place| Some((self.appliance_name(place), self.appliance(place).ok()?.drops().ok()?));
+        (0..self.gateways.len()).filter_map(drops).collect()
     }
 
     /// Kills an appliance at once.

