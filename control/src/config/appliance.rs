@@ -1,7 +1,10 @@
-//! `[appliance]` and `[eal]`.
+//! `[appliance]`, `[eal]` and `[ike]`.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use vipsec_ike::Retransmission;
 use vipsec_wire::iv::ApplianceId;
 
 use super::error::Reason;
@@ -77,4 +80,22 @@ pub(super) fn eal(root: &Section, appliance: Option<&Appliance>) -> Option<Eal> 
         memory_mib: memory_mib?,
         hugepages: hugepages?,
     })
+}
+
+/// Shortest and longest time to the first retransmission, and most retransmissions.
+const RETRANSMIT_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
+const RETRANSMIT_TRIES_MAX: u64 = 30;
+
+/// Reads `[ike]`, which may be left out: when an unanswered request is sent again, and after how many times the remote peer counts
+/// as dead.
+pub(super) fn ike(root: &Section) -> Option<Retransmission> {
+    let default = Retransmission::default();
+    let Some(field) = root.optional("ike") else { return Some(default) };
+    let section = field.table()?;
+    let first = value::duration_of(&section, "retransmit_timeout", default.first, RETRANSMIT_TIMEOUT);
+    let tries = section
+        .optional("retransmit_tries")
+        .map_or(Some(default.tries_max), |field| field.number(1..=RETRANSMIT_TRIES_MAX));
+    section.finish();
+    Some(Retransmission { first: first?, tries_max: tries?, ..default })
 }

@@ -84,6 +84,7 @@ fn read(path: &Path) -> Result<String, Reason> {
 fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration) -> Option<Config> {
     let appliance = appliance::appliance(root);
     let eal = appliance::eal(root, appliance.as_ref());
+    let retransmission = appliance::ike(root);
     let peer = peer::peer(root, folder, appliance.as_ref());
     let network = Network::read(root, &Appliances::of(appliance.as_ref(), peer.as_ref()));
     let connections = connection::connections(root, folder, &network.vip_names, &network.vips);
@@ -104,6 +105,7 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
     Some(Config {
         appliance: appliance?,
         eal: eal?,
+        retransmission: retransmission?,
         ports: all(network.ports)?,
         routes: all(network.routes)?,
         vips: all(network.vips)?,

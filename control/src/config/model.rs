@@ -19,6 +19,8 @@ pub struct Config {
     pub appliance: Appliance,
     /// `[eal]`
     pub eal: Eal,
+    /// `[ike]`
+    pub retransmission: Retransmission,
     /// `[[port]]`, indexed by [`PortId`]; at least one.
     pub ports: Vec<Port>,
     /// `[[route]]`
@@ -44,7 +46,7 @@ impl Config {
             appliance: self.appliance.id,
             connections: self.connections.clone(),
             limits: Limits::default(),
-            retransmission: Retransmission::default(),
+            retransmission: self.retransmission,
         }
     }
 }
