@@ -1,6 +1,6 @@
 //! I2: no packet is delivered twice. I5: a connection keeps its target.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Violation;
 use crate::frames::{self, PayloadId, Seen};
@@ -18,7 +18,7 @@ pub(crate) struct Deliveries {
     delivered: BTreeMap<PayloadId, Delivery>,
     targets: BTreeMap<u16, usize>,
     /// The exception of I2: each of two owners in a full partition delivered it once.
-    pub(crate) excused: u64,
+    excused: BTreeSet<PayloadId>,
 }
 
 impl Deliveries {
@@ -34,13 +34,22 @@ impl Deliveries {
         match self.delivered.insert(payload, Delivery { appliance, partitioned }) {
             None => Ok(()),
             Some(first) if first.partitioned && first.appliance != appliance => {
-                self.excused += 1;
+                self.excused.insert(payload);
                 Ok(())
             }
             Some(first) => {
                 Err(Violation::DeliveredTwice { payload: payload.0, first: first.appliance, second: appliance })
             }
         }
+    }
+
+    /// The remote peer's host got an answer that it had before.
+    pub(crate) fn check_echo(&self, payload: PayloadId) -> Result<(), Violation> {
+        if self.excused.contains(&payload) { Ok(()) } else { Err(Violation::EchoedTwice { payload: payload.0 }) }
+    }
+
+    pub(crate) fn excused(&self) -> usize {
+        self.excused.len()
     }
 
     pub(crate) fn len(&self) -> usize {

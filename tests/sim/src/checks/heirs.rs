@@ -17,7 +17,9 @@ pub(crate) const SETTLING: Duration = Duration::from_millis(300);
 pub(crate) struct Takeover {
     pub(crate) successor: ProcessId,
     pub(crate) at: Instant,
-    /// The copy was trusted, and the successor knew which epochs it had once used: it has to know everything.
+    /// The copy was trusted.
+    pub(crate) trusted: bool,
+    /// It was, and the successor knew which epochs it had once used: it has to know everything.
     pub(crate) complete: bool,
     /// What the remote peer believed when it happened.
     pub(crate) belief: Belief,
@@ -28,6 +30,8 @@ pub(crate) struct Takeover {
 pub(crate) struct Heirs {
     /// Every IKE SA that the remote peer ever believed in, as far as anybody looked.
     ever: BTreeSet<u64>,
+    /// What an owner without a trusted copy could not know, nor anybody after it.
+    lost: Belief,
     pub(crate) takeover: Option<Takeover>,
     pub(crate) resumed: u64,
     pub(crate) begun_anew: u64,
@@ -41,6 +45,10 @@ impl Heirs {
     pub(crate) fn take_over(&mut self, takeover: Takeover) {
         *(if takeover.complete { &mut self.resumed } else { &mut self.begun_anew }) += 1;
         self.observe(&takeover.belief);
+        if !takeover.complete {
+            self.lost.ike_sas.extend(&takeover.belief.ike_sas);
+            self.lost.children.extend(&takeover.belief.children);
+        }
         self.takeover = Some(takeover);
     }
 
@@ -57,15 +65,17 @@ impl Heirs {
         let children: BTreeSet<u32> =
             sas.ike_sas.iter().flat_map(|sa| &sa.children).map(|child| child.spi_in.0).collect();
         if takeover.complete {
-            let still = takeover.belief.ike_sas.intersection(&now.ike_sas);
-            if let Some(lost) = still.into_iter().find(|spi| !ike_sas.contains(spi)) {
+            let mut still = takeover.belief.ike_sas.intersection(&now.ike_sas);
+            if let Some(lost) = still.find(|spi| !ike_sas.contains(spi) && !self.lost.ike_sas.contains(spi)) {
                 return Err(Violation::SaLost { successor, what: format!("IKE SA {lost:016x}") });
             }
             let mut still = takeover.belief.children.intersection(&now.children);
-            if let Some(lost) = still.find(|spi| !children.contains(spi)) {
+            if let Some(lost) = still.find(|spi| !children.contains(spi) && !self.lost.children.contains(spi)) {
                 return Err(Violation::SaLost { successor, what: format!("child SA {lost:08x}") });
             }
-        } else if let Some(resumed) = ike_sas.intersection(&self.ever).next() {
+        } else if !takeover.trusted
+            && let Some(resumed) = ike_sas.intersection(&self.ever).next()
+        {
             return Err(Violation::UntrustedResumed { successor, what: format!("IKE SA {resumed:016x}") });
         }
         self.observe(&now);

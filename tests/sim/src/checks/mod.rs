@@ -15,8 +15,6 @@ pub(crate) mod owners;
 
 use thiserror::Error;
 
-use crate::frames::PayloadId;
-
 /// A promise that was broken.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Violation {
@@ -88,10 +86,4 @@ pub enum Violation {
     /// Two owners without a partition, at the end.
     #[error("the faults are over, and there are two owners")]
     TwoOwners,
-}
-
-impl Violation {
-    pub(crate) fn echoed_twice(payload: PayloadId) -> Self {
-        Self::EchoedTwice { payload: payload.0 }
-    }
 }

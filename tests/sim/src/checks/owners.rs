@@ -1,12 +1,15 @@
 //! R5: who isn't the owner any more has stopped before the next one acts.
+//!
+//! Only tunnels' packets and IKE count. That a VIP's address is claimed wrongly for a moment, by a process that slept and has not
+//! looked yet, is put right by the next advertisement; and an owner that no copy waits for has nothing to hand over.
 
 use std::time::{Duration, Instant};
 
-use vipsec_takeover::pair::{PairStatus, Role};
-use vipsec_wire::ethernet::Header;
+use vipsec_takeover::pair::{Copy, PairStatus, Role};
 use vipsec_wire::iv::Epoch;
 
 use super::Violation;
+use crate::frames::{self, Seen};
 use crate::scene::{GATEWAY_MAC, VIP_MAC};
 
 /// For so long after the two could not hear each other, an owner may not have heard of another.
@@ -18,6 +21,8 @@ pub(crate) struct Owners {
     owners: [Option<Epoch>; 2],
     /// The last epoch under which each owned it.
     last: [Epoch; 2],
+    /// Owners that no copy waits for.
+    unprotected: [bool; 2],
     deaf: Option<Instant>,
 }
 
@@ -29,6 +34,8 @@ impl Owners {
             Role::Standby | Role::Taking { .. } => None,
         });
         self.owners[appliance] = epoch;
+        self.unprotected[appliance] =
+            epoch.is_some() && status.is_some_and(|status| matches!(status.copy, Copy::None | Copy::Joining));
         self.last[appliance] = self.last[appliance].max(epoch.unwrap_or_default());
     }
 
@@ -53,10 +60,10 @@ impl Owners {
     /// An appliance sends a frame.
     pub(crate) fn check(&self, now: Instant, actor: usize, frame: &[u8]) -> Result<(), Violation> {
         let owner = 1 - actor;
-        let Ok((header, _)) = Header::parse(frame) else { return Ok(()) };
-        let virtual_mac = [VIP_MAC, GATEWAY_MAC].contains(&header.source);
+        let Some((header, Seen::Udp(..) | Seen::Esp(..))) = frames::read(frame) else { return Ok(()) };
+        let acts = [VIP_MAC, GATEWAY_MAC].contains(&header.source) && !self.unprotected[actor];
         match self.owners[owner] {
-            Some(epoch) if virtual_mac && epoch > self.last[actor] && !self.were_deaf(now) => {
+            Some(epoch) if acts && epoch > self.last[actor] && !self.were_deaf(now) => {
                 Err(Violation::TwoActors { actor, owner, epoch: epoch.0 })
             }
             _ => Ok(()),

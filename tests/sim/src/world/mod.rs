@@ -170,7 +170,7 @@ impl World {
             resumed: self.heirs.resumed,
             begun_anew: self.heirs.begun_anew,
             found_dead: self.remote.found_dead,
-            excused: self.deliveries.excused,
+            excused: self.deliveries.excused() as u64,
         };
         let (steps, elapsed) = (self.steps, self.agenda.elapsed());
         Outcome {
@@ -305,7 +305,8 @@ impl World {
 
     fn remote_reacts(&mut self, reaction: Reaction) {
         if let Some(payload) = reaction.echoed_twice {
-            self.broken(Violation::echoed_twice(payload));
+            let echoed = self.deliveries.check_echo(payload);
+            self.check(echoed);
         }
         for frame in reaction.frames {
             let observed = self.ivs.observe("the remote peer", &frame);

@@ -123,10 +123,7 @@ impl World {
         let belief = self.remote.belief(now);
         let complete = before.trusted && floor_known && resumes;
         tracing::info!(appliance = id.appliance + 1, trusted = before.trusted, "TAKEOVER");
-        if before.trusted && !complete {
-            return; // neither everything nor nothing is owed
-        }
-        self.heirs.take_over(Takeover { successor: id, at: now, complete, belief });
+        self.heirs.take_over(Takeover { successor: id, at: now, complete, trusted: before.trusted, belief });
         let delay = if complete { crate::checks::heirs::SETTLING } else { std::time::Duration::ZERO };
         self.agenda.after(delay, Step::Ask(id, now));
     }
