@@ -5,15 +5,16 @@ use std::time::Instant;
 
 use vipsec_dataplane::api::{Command, IkeDatagram, Numbers};
 use vipsec_esp::sa::{
-    Algorithm, ChildSa, InboundParams, KeyMaterial, OutboundParams, ReservedSpi, Selector, Spi, TunnelEnds,
+    Algorithm, ChildSa, InboundParams, KeyMaterial, OutboundParams, ReservedSpi, Spi, TunnelEnds,
     WrongKeyLength,
 };
-use vipsec_ike::{ChildSaInfo, Encryption, Event, IkeSaId, Role, Secret, TrafficSelector, Tunnel};
+use vipsec_ike::{ChildSaInfo, Encryption, Event, IkeSaId, Role, Secret, Tunnel};
 use vipsec_store::CounterEntry;
 use vipsec_wire::iv::IvPrefix;
 use zeroize::Zeroizing;
 
 use super::{Core, Effect, InstalledChild, Output};
+use crate::config::esp_selector;
 
 /// Anti-replay window of child SAs that IKE negotiates, in packets.
 const WINDOW: u32 = 1024;
@@ -70,21 +71,13 @@ pub(super) fn child_sa(info: &ChildSaInfo, prefix: IvPrefix, start: Start) -> Re
         },
         succeeds: info.replaces.filter(|_| info.role == Role::Responder).and_then(|spi| Spi::new(spi).ok()),
         tunnel: tunnel_ends(info.tunnel),
-        local_selectors: info.local_selectors.iter().map(selector).collect(),
-        remote_selectors: info.remote_selectors.iter().map(selector).collect(),
+        local_selectors: info.local_selectors.iter().map(esp_selector).collect(),
+        remote_selectors: info.remote_selectors.iter().map(esp_selector).collect(),
     })
 }
 
 fn tunnel_ends(tunnel: Tunnel) -> TunnelEnds {
     TunnelEnds { local: tunnel.local, remote: tunnel.remote, udp: tunnel.udp }
-}
-
-fn selector(selector: &TrafficSelector) -> Selector {
-    Selector {
-        addresses: selector.first..=selector.last,
-        protocol: (selector.protocol != 0).then_some(selector.protocol),
-        ports: selector.ports.0..=selector.ports.1,
-    }
 }
 
 impl Core {
