@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use vipsec_dataplane::api::{Command, IkeDatagram, Numbers};
 use vipsec_esp::sa::{
-    Algorithm, ChildSa, InboundParams, KeyMaterial, OutboundParams, ReservedSpi, Spi, TunnelEnds,
-    WrongKeyLength,
+    Algorithm, ChildSa, InboundParams, KeyMaterial, OutboundParams, ReservedSpi, Spi, TunnelEnds, WrongKeyLength,
 };
 use vipsec_ike::{ChildSaInfo, Encryption, Event, IkeSaId, Role, Secret, Tunnel};
 use vipsec_store::CounterEntry;
@@ -120,6 +119,7 @@ impl Core {
             Event::IkeGone { id, connection, reason } => {
                 tracing::info!(ike_sa = %id, connection, ?reason, "IKE SA gone");
                 self.withdraw_ike_sa(id);
+                self.delete_replaced(now, id);
             }
             Event::InstallChild(info) => self.handle_new_child(&info),
             Event::RemoveChild { ike_sa, spi_in } => self.remove_child(ike_sa, spi_in),

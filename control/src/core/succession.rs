@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use vipsec_dataplane::api::Command;
 use vipsec_esp::sa::Spi;
-use vipsec_ike::IkeSaId;
+use vipsec_ike::{IkeSaId, OperateError};
 
 use super::inheritance::{Inheritance, Inherited};
 use super::{Core, Output};
@@ -14,6 +14,8 @@ use crate::config::TakeoverPolicy;
 /// How many SAs are rekeyed or renegotiated per step, and how often a step comes: 500 a second, so that many don't storm.
 const PER_STEP: usize = 5;
 const STEP: Duration = Duration::from_millis(10);
+/// How long a remote peer may take to answer a call: one behind a NAT or that only calls itself never does.
+const CALL_MAX: Duration = Duration::from_secs(5);
 /// How long traffic is awaited on a renegotiated child SA before the old IKE SA is deleted all the same.
 const CARRY_MAX: Duration = Duration::from_secs(5);
 
@@ -22,8 +24,18 @@ const CARRY_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Succession {
     tasks: VecDeque<Task>,
     due: Option<Instant>,
-    /// New IKE SA → the old one that it replaces, and when that is deleted at the latest.
-    replacing: BTreeMap<IkeSaId, (IkeSaId, Option<Instant>)>,
+    /// By the new IKE SA.
+    replacing: BTreeMap<IkeSaId, Replaced>,
+}
+
+/// An IKE SA that another one replaces.
+#[derive(Debug)]
+struct Replaced {
+    old: IkeSaId,
+    /// Its child SAs beyond the first, which comes with the new IKE SA.
+    children: Vec<String>,
+    /// When it is deleted at the latest.
+    delete_at: Instant,
 }
 
 #[derive(Debug)]
@@ -111,7 +123,7 @@ impl Core {
 
     /// When the next step is due.
     pub(super) fn succession_timeout(&self) -> Option<Instant> {
-        let deletions = self.succession.replacing.values().filter_map(|(_, at)| *at);
+        let deletions = self.succession.replacing.values().map(|replaced| replaced.delete_at);
         self.succession.due.into_iter().chain(deletions).min()
     }
 
@@ -123,13 +135,8 @@ impl Core {
             }
             self.succession.due = (!self.succession.tasks.is_empty()).then_some(now + STEP);
         }
-        let late: Vec<_> = self
-            .succession
-            .replacing
-            .iter()
-            .filter(|(_, (_, at))| at.is_some_and(|at| at <= now))
-            .map(|(new, _)| *new)
-            .collect();
+        let replacing = self.succession.replacing.iter();
+        let late: Vec<_> = replacing.filter(|(_, replaced)| replaced.delete_at <= now).map(|(new, _)| *new).collect();
         for new in late {
             self.delete_replaced(now, new);
         }
@@ -139,23 +146,29 @@ impl Core {
         let result = match task {
             Task::RekeyChild(spi) => self.ike.rekey_child(spi.get(), now),
             Task::RekeyIke(id) => self.ike.rekey_ike(id, now),
-            Task::Renegotiate(id) => match self.ike.renegotiate(id, now) {
-                Ok(new) => {
-                    self.succession.replacing.insert(new, (id, None));
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            },
+            Task::Renegotiate(id) => self.call_anew(now, id),
         };
         if let Err(error) = result {
             tracing::info!(%error, "not done after the takeover");
         }
     }
 
+    fn call_anew(&mut self, now: Instant, old: IkeSaId) -> Result<(), OperateError> {
+        let children = self.ike.sas(now).find(|sa| sa.id == old).map(|sa| sa.children).unwrap_or_default();
+        let new = self.ike.renegotiate(old, now)?;
+        let children = children.into_iter().skip(1).map(|child| child.child).collect();
+        self.succession.replacing.insert(new, Replaced { old, children, delete_at: now + CALL_MAX });
+        Ok(())
+    }
+
     /// An IKE SA stands: if it replaces another, that one goes once the new one carries traffic.
     pub(super) fn handle_ike_established(&mut self, now: Instant, id: IkeSaId) {
-        if let Some((_, at)) = self.succession.replacing.get_mut(&id) {
-            *at = Some(now + CARRY_MAX);
+        let Some(replaced) = self.succession.replacing.get_mut(&id) else { return };
+        replaced.delete_at = now + CARRY_MAX;
+        for child in std::mem::take(&mut replaced.children) {
+            if let Err(error) = self.ike.create_child(id, &child, now) {
+                tracing::warn!(ike_sa = %id, child, %error, "child SA not negotiated anew");
+            }
         }
     }
 
@@ -167,8 +180,9 @@ impl Core {
         }
     }
 
-    fn delete_replaced(&mut self, now: Instant, new: IkeSaId) {
-        if let Some((old, _)) = self.succession.replacing.remove(&new) {
+    /// The new IKE SA carries traffic, or can't be had: then the remote peer learns by the deletion that it has to call.
+    pub(super) fn delete_replaced(&mut self, now: Instant, new: IkeSaId) {
+        if let Some(Replaced { old, .. }) = self.succession.replacing.remove(&new) {
             tracing::info!(%old, %new, "renegotiated: delete the old IKE SA");
             if let Err(error) = self.ike.delete_ike(old, now) {
                 tracing::info!(%old, %error, "the old IKE SA is gone already");
