@@ -273,6 +273,15 @@ impl PortSocket {
         Ok(Self { socket, address })
     }
 
+    /// Opens `port`, of the calling thread's namespace, only to send.
+    pub fn sender(port: &str) -> Result<Self> {
+        let address = link_address(port)?;
+        // Without a protocol it receives nothing.
+        let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
+            .context(|| format!("opening a packet socket at {port}"))?;
+        Ok(Self { socket, address })
+    }
+
     /// Sends a frame to the host at the port.
     pub fn inject(&self, frame: &[u8]) -> Result<()> {
         sendto(self.socket.as_raw_fd(), frame, &self.address, MsgFlags::empty())

@@ -233,16 +233,9 @@ impl Lab {
         self.topology.switch.run(|| PortSocket::open(&port)?.inject(frame))
     }
 
-    /// Sends frames from where the first remote peer is on the outside network, in small bursts.
-    pub fn replay_outside(&self, frames: &[Vec<u8>]) -> Result<()> {
-        self.client_host()?.run(|| {
-            let socket = PortSocket::open("out0")?;
-            for burst in frames.chunks(REPLAY_BURST) {
-                burst.iter().try_for_each(|frame| socket.inject(frame))?;
-                std::thread::sleep(REPLAY_PAUSE);
-            }
-            Ok(())
-        })
+    /// Where the first remote peer is on the outside network, for [`replay`].
+    pub fn attacker(&self) -> Result<PortSocket> {
+        self.client_host()?.run(|| PortSocket::sender("out0"))
     }
 
     /// ESP packets that the first remote peer lost by itself: under bulk traffic charon fetches them too slowly for its socket's
@@ -287,6 +280,15 @@ impl Lab {
     }
 }
 
+/// Sends frames again, in small bursts.
+pub fn replay(attacker: &PortSocket, frames: &[Vec<u8>]) -> Result<()> {
+    for burst in frames.chunks(REPLAY_BURST) {
+        burst.iter().try_for_each(|frame| attacker.inject(frame))?;
+        std::thread::sleep(REPLAY_PAUSE);
+    }
+    Ok(())
+}
+
 fn no_peer() -> LabError {
     LabError::Expectation { what: "a lab with a remote peer".to_owned(), found: "its plan has none".to_owned() }
 }
@@ -318,7 +320,7 @@ fn launch_appliance(config: &LabConfig, plan: &AppliancePlan, host: &Namespace, 
             id: other.id,
             name: other.name.clone(),
             store_socket: run.folder().join("pair.sock"),
-            secret: "a pairing secret of the lab only".to_owned(),
+            secret: "a pairing secret of the lab and nowhere else".to_owned(),
             takeover: config.takeover,
         };
         settings = settings.with_peer(peer, first.id);

@@ -348,7 +348,7 @@ mod tests {
             id: 1,
             name: "a".to_owned(),
             store_socket: "/tmp/vl1-0/pair.sock".into(),
-            secret: "a secret of the test".to_owned(),
+            secret: "a pairing secret of this test only".to_owned(),
             takeover: TakeoverPolicy::Renegotiate,
         };
         let config = loaded("pair", settings(&Plan::with_tunnels(100, 2)).with_peer(peer, 1));

@@ -1,10 +1,10 @@
 //! Everything that a takeover has to get through, at once: numbered datagrams each way and long-lived connections.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{PingPong, PingPongReport, UdpProbe};
+use super::{Arrivals, FlowReport, PingPong, PingPongReport, ProbeRecord, UdpProbe};
 use crate::charon::EspRejects;
-use crate::client::{FlowReport, ProbeRecord};
 use crate::clock::Stamp;
 use crate::error::Result;
 use crate::lab::Lab;
@@ -53,6 +53,8 @@ pub struct Way {
     pub targets: usize,
     /// When one arrived, in order.
     pub arrivals: Vec<Stamp>,
+    /// When each that arrived was sent, and when it arrived first.
+    pub flights: Vec<(Stamp, Stamp)>,
 }
 
 impl Traffic {
@@ -92,34 +94,45 @@ impl TrafficSeen {
 impl Way {
     fn up(record: &ProbeRecord) -> Self {
         // One number must not arrive at two targets either: so all arrivals count together.
-        let mut arrivals: Vec<_> = record.up.values().flatten().copied().collect();
+        let mut arrivals: Arrivals = record.up.values().flatten().copied().collect();
         arrivals.sort_by_key(|(_, stamp)| *stamp);
-        Self::of(record.up.len(), &[FlowReport::of(record.sent.len() as u64, &arrivals)], arrivals)
+        Self::of(record.up.len(), &[(&record.sent, &arrivals)])
     }
 
     fn down(record: &ProbeRecord) -> Self {
-        let flows = record.down.values().map(|(sent, arrivals)| FlowReport::of(sent.len() as u64, arrivals));
-        let flows: Vec<_> = flows.collect();
-        let arrivals = record.down.values().flat_map(|(_, arrivals)| arrivals).copied().collect();
-        Self::of(flows.len(), &flows, arrivals)
+        let flows: Vec<_> = record.down.values().map(|(sent, arrivals)| (sent, arrivals)).collect();
+        Self::of(flows.len(), &flows)
     }
 
-    fn of(targets: usize, flows: &[FlowReport], arrivals: Vec<(u64, Stamp)>) -> Self {
-        let sum = |count: fn(&FlowReport) -> u64| flows.iter().map(count).sum();
-        let mut arrivals: Vec<_> = arrivals.into_iter().map(|(_, stamp)| stamp).collect();
-        arrivals.sort_unstable();
-        Self {
-            sent: sum(|flow| flow.sent),
-            lost: sum(|flow| flow.lost),
-            doubled: sum(|flow| flow.duplicated),
-            targets,
-            arrivals,
+    /// `flows`: when each number was sent, and which arrived when, in order.
+    fn of(targets: usize, flows: &[(&Vec<Stamp>, &Arrivals)]) -> Self {
+        let mut way = Self { targets, ..Self::default() };
+        for (sent, arrivals) in flows {
+            let report = FlowReport::of(sent.len() as u64, arrivals);
+            way.sent += report.sent;
+            way.lost += report.lost;
+            way.doubled += report.duplicated;
+            way.arrivals.extend(arrivals.iter().map(|(_, stamp)| *stamp));
+            let mut first = BTreeMap::new();
+            for (number, arrived) in *arrivals {
+                first.entry(*number).or_insert(*arrived);
+            }
+            let sent_at = |number: u64| usize::try_from(number).ok().and_then(|number| sent.get(number));
+            way.flights.extend(first.into_iter().filter_map(|(number, arrived)| Some((*sent_at(number)?, arrived))));
         }
+        way.arrivals.sort_unstable();
+        way
+    }
+
+    /// How many that were sent before `ended` arrived only after `announced`: one that the old owner had and couldn't deliver any
+    /// more, and that was delivered because it was sent again, was lost all the same.
+    pub fn revived(&self, ended: Stamp, announced: Stamp) -> u64 {
+        self.flights.iter().filter(|(sent, arrived)| *sent < ended && *arrived > announced).count() as u64
     }
 
     /// For how long the lost ones were sent, in milliseconds.
     pub fn blocked_ms(&self) -> f64 {
-        self.lost as f64 * PROBE_INTERVAL.as_secs_f64() * 1e3
+        blocked_ms(self.lost)
     }
 
     /// The silence around a moment: the last arrival before and the first after it.
@@ -129,10 +142,13 @@ impl Way {
     }
 }
 
+/// For how long that many datagrams were sent, in milliseconds.
+pub fn blocked_ms(lost: u64) -> f64 {
+    lost as f64 * PROBE_INTERVAL.as_secs_f64() * 1e3
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn at(milliseconds: u64) -> Stamp {
@@ -150,5 +166,7 @@ mod tests {
         assert_eq!(way.blocked_ms(), 2.0);
         assert_eq!(way.silence_around(at(70)), Some((at(2), at(80))));
         assert_eq!(way.silence_around(at(95)), None);
+        // Number 3 was sent before the end and came long after it.
+        assert_eq!((way.revived(at(50), at(70)), way.revived(at(5), at(70))), (1, 0));
     }
 }

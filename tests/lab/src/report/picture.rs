@@ -192,7 +192,7 @@ mod tests {
         let bins = axis.count(&way);
         let counted = bins.iter().sum::<u32>() as usize;
         assert_eq!(counted, way.iter().filter(|at| (-150.0..350.0).contains(*at)).count());
-        assert_eq!((bins[14], bins[15], bins[21], bins[22]), (5, 0, 0, 4));
+        assert_eq!((bins[14], bins[15], bins[21], bins[22]), (5, 0, 0, 5));
         assert_eq!(gap(&way, 70.0), Some((-2.0, 71.0)));
     }
 }

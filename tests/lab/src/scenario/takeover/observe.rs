@@ -7,10 +7,10 @@ use super::journal;
 use crate::appliance::TakeoverPolicy;
 use crate::capture::{Capture, Direction, Exchange, Frame, Kind};
 use crate::charon::IkeSa;
-use crate::client::{PROBE_INTERVAL, PingPongReport, Traffic, TrafficSeen, Way};
+use crate::client::{PROBE_INTERVAL, PingPongReport, Traffic, TrafficSeen, Way, blocked_ms};
 use crate::clock::Stamp;
 use crate::error::Result;
-use crate::lab::{Lab, Roles};
+use crate::lab::{self, Lab, Roles};
 use crate::report::takeover::{Arrivals, BothWays, Moment, Probes, Sas, Takeover, TakeoverReport, Tcp};
 use crate::scenario::{Progress, expect};
 use crate::topology::VIP;
@@ -47,35 +47,37 @@ pub(super) fn take_over(
     let names = Names::of(lab, roles);
     let before = lab.peer()?.sas()?;
     let traffic = Traffic::start(lab)?;
+    let attacker = lab.attacker()?;
     lab.outside.record();
     std::thread::sleep(BEFORE);
 
+    // What follows never reaches a target through the owner, so to deliver it once would be right.
+    let mut recorded = lab.outside.recorded();
     let ended = Stamp::now();
     match end {
         End::Killed => lab.kill_appliance(roles.owner)?,
         End::Paused => lab.appliance(roles.owner)?.freeze()?,
     }
     let announced = await_announcement(lab, roles, ended)?;
-    let recorded = lab.outside.recorded();
+    // An attacker's best chance: at once, and the newest first.
+    recorded.reverse();
+    lab::replay(&attacker, &recorded)?;
     progress.step(&format!(
-        "{} has announced itself after {:.0} ms; {} packets of before are replayed to it",
+        "{} has announced itself after {:.0} ms; {} packets of before were replayed to it",
         names.successor,
         announced.millis_from(ended),
         recorded.len()
     ));
-    // An attacker's best chance: at once, and the newest first.
-    let newest_first: Vec<_> = recorded.into_iter().rev().collect();
-    lab.replay_outside(&newest_first)?;
 
     let watch = Watch { lab, roles, ended };
     let old = Keys::of(&watch, Stamp::at(Duration::ZERO), roles.owner);
     wait::until_true("fresh keys in use", FRESH_KEYS_LIMIT, || Ok(!watch.fresh_esp(&old).is_empty()))?;
     std::thread::sleep(AFTER);
     progress.step("fresh keys are in use; the same packets are replayed again");
-    lab.replay_outside(&newest_first)?;
+    lab::replay(&attacker, &recorded)?;
     let after = settled_sas(lab, &before)?;
     let seen = traffic.end(lab)?;
-    report(&watch, policy, end, &old, &seen, [&before, &after], newest_first.len() * 2)
+    report(&watch, policy, end, &old, &seen, [&before, &after], recorded.len() * 2)
 }
 
 /// For progress lines and reports.
@@ -227,13 +229,17 @@ fn report(
     let resumed = new.esp.intersection(&old.esp).count() + new.ike.intersection(&old.ike).count();
     let kept = seen.long_lived.iter().filter(|connection| connection.is_kept()).count();
     let reset = seen.long_lived.iter().filter(|connection| connection.broken.is_some()).count();
-    let probes = |way: &Way| Probes { sent: way.sent, lost: way.lost, targets: way.targets };
+    let probes = |way: &Way| {
+        let lost = way.lost + way.revived(ended, announced);
+        Probes { sent: way.sent, lost, targets: way.targets }
+    };
+    let probes = BothWays { up: probes(&seen.up), down: probes(&seen.down) };
     let report = TakeoverReport {
         policy,
         owner: names.owner,
         successor: names.successor,
-        blocked_ms: BothWays { up: seen.up.blocked_ms(), down: seen.down.blocked_ms() },
-        probes: BothWays { up: probes(&seen.up), down: probes(&seen.down) },
+        blocked_ms: BothWays { up: blocked_ms(probes.up.lost), down: blocked_ms(probes.down.lost) },
+        probes,
         tcp: Tcp { kept, reset, moved: seen.long_lived.len() - kept - reset, stall_ms: seen.stall_ms() },
         detection_ms: announced.millis_from(last_of_owner),
         takeover_ms: passing.millis_from(last_of_owner),
