@@ -124,8 +124,7 @@ pub(crate) struct Tampering {
 }
 
 impl Appliance {
-    pub(crate) fn new(config: Config, disk: Option<u32>) -> Self {
-        let config_digest = *config.digest().as_bytes();
+    pub(crate) fn new(config: Config, config_digest: [u8; 32], disk: Option<u32>) -> Self {
         Self { config: Arc::new(config), config_digest, process: None, lives: 0, disk }
     }
 

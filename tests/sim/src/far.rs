@@ -127,32 +127,70 @@ impl OneSided for FarMemory {
     }
 }
 
-/// A planted fault: tells the owner that everything is acknowledged as soon as it is written.
-pub(crate) struct HastyWriter<W> {
-    pub(crate) inner: W,
-    pub(crate) written: WriteId,
+/// What an owner is told instead of the truth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lie {
+    /// What is written counts as acknowledged before it has landed.
+    Early,
+    /// Writes are acknowledged though the grant is gone.
+    NeverRefused,
 }
 
-impl<W: StoreWriter> StoreWriter for HastyWriter<W> {
+/// How writes into a peer's region behave.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StoreManner {
+    /// They land at once.
+    pub(crate) near: bool,
+    /// Otherwise: the longest time that one takes, in microseconds.
+    pub(crate) slowest: u64,
+    /// Planted.
+    pub(crate) lies: Option<Lie>,
+}
+
+/// A planted fault: a writer that doesn't tell its owner the truth.
+pub(crate) struct LyingWriter<W> {
+    inner: W,
+    lie: Lie,
+    written: WriteId,
+}
+
+impl<W: StoreWriter> LyingWriter<W> {
+    pub(crate) fn new(inner: W, lie: Lie) -> Self {
+        Self { inner, lie, written: WriteId::default() }
+    }
+
+    fn tell<T>(&mut self, truth: Result<T, StoreError>, instead: T) -> Result<T, StoreError> {
+        match truth {
+            Err(StoreError::Refused) if self.lie == Lie::NeverRefused => Ok(instead),
+            truth => truth,
+        }
+    }
+}
+
+impl<W: StoreWriter> StoreWriter for LyingWriter<W> {
     fn put(&mut self, key: RecordKey, epoch: Epoch, bytes: &[u8]) -> Result<WriteId, StoreError> {
-        self.written = self.inner.put(key, epoch, bytes)?;
+        let truth = self.inner.put(key, epoch, bytes);
+        self.written = self.tell(truth, self.written)?;
         Ok(self.written)
     }
 
     fn remove(&mut self, key: RecordKey) -> Result<Option<WriteId>, StoreError> {
-        let removed = self.inner.remove(key)?;
+        let truth = self.inner.remove(key);
+        let removed = self.tell(truth, None)?;
         self.written = removed.unwrap_or(self.written);
         Ok(removed)
     }
 
     fn put_counters(&mut self, block: u32, entries: &[CounterEntry]) -> Result<WriteId, StoreError> {
-        self.written = self.inner.put_counters(block, entries)?;
+        let truth = self.inner.put_counters(block, entries);
+        self.written = self.tell(truth, self.written)?;
         Ok(self.written)
     }
 
     fn poll_acknowledged(&mut self) -> Result<WriteId, StoreError> {
-        self.inner.poll_acknowledged()?;
-        Ok(self.written)
+        let truth = self.inner.poll_acknowledged();
+        let acknowledged = self.tell(truth, self.written)?;
+        Ok(if self.lie == Lie::Early { self.written } else { acknowledged })
     }
 
     fn free_slots(&self, bytes: usize) -> u32 {

@@ -11,11 +11,11 @@ use vipsec_control::core::Paired;
 use vipsec_store::channel::Channel;
 use vipsec_store::pairing::{Agreement, Handshake, Pairing, PairingSecret, Side};
 use vipsec_store::{
-    Geometry, Grant, LocalMemory, Reader, Region, RegionId, StoreError, StoreWriter, WriteId, Writer, WriterKeys,
+    Geometry, Grant, LocalMemory, Reader, Region, RegionId, StoreError, StoreWriter, Writer, WriterKeys,
 };
 use vipsec_wire::iv::ApplianceId;
 
-use crate::far::{FarMemory, Flight, HastyWriter, SharedFlight};
+use crate::far::{FarMemory, Flight, Lie, LyingWriter, SharedFlight, StoreManner};
 use crate::scene;
 
 /// How often the caller tries.
@@ -55,19 +55,10 @@ pub(crate) struct Granting {
 /// What a process learns from its end.
 pub(crate) enum LinkNews {
     Nothing,
-    Up(Paired, SharedFlight),
+    Up(Box<Paired>, SharedFlight),
     Message(Vec<u8>),
     /// The peer didn't keep to the protocol.
     Broken,
-}
-
-/// How writes into a peer's region behave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StoreManner {
-    /// They land at once.
-    pub(crate) near: bool,
-    /// Planted: they count as acknowledged before they have landed.
-    pub(crate) hasty: bool,
 }
 
 /// What lies between the ends.
@@ -164,11 +155,11 @@ impl Wires {
                 let grant = channel.open_message(bytes).ok().and_then(|grant| grant.try_into().ok());
                 let Some((grant, region)) = grant.zip(self.regions.remove(&region.0)) else { return LinkNews::Broken };
                 let flight = Flight::new(LocalMemory::new(region), manner.near);
-                let Ok(writer) = writer(&flight, keys, Grant::from_bytes(grant), manner.hasty) else {
+                let Ok(writer) = writer(&flight, keys, Grant::from_bytes(grant), manner.lies) else {
                     return LinkNews::Broken;
                 };
                 *end = LinkEnd::Up { connection, channel: Box::new(channel) };
-                LinkNews::Up(Paired { incarnation, agreed, writer, reader }, flight)
+                LinkNews::Up(Box::new(Paired { incarnation, agreed, writer, reader }), flight)
             }
             LinkEnd::Up { connection, mut channel } => {
                 let message = channel.open_message(bytes);
@@ -200,8 +191,11 @@ fn writer(
     flight: &SharedFlight,
     mut keys: WriterKeys,
     grant: Grant,
-    hasty: bool,
+    lies: Option<Lie>,
 ) -> Result<Box<dyn StoreWriter + Send>, StoreError> {
     let inner = Writer::new(FarMemory::new(flight.clone()), &mut keys, grant)?;
-    Ok(if hasty { Box::new(HastyWriter { inner, written: WriteId::default() }) } else { Box::new(inner) })
+    Ok(match lies {
+        Some(lie) => Box::new(LyingWriter::new(inner, lie)),
+        None => Box::new(inner),
+    })
 }

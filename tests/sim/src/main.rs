@@ -1,10 +1,11 @@
 //! Runs schedules: many from a seed on, or one with its log.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use vipsec_sim::{Tally, log, run};
+use vipsec_sim::{Planted, Tally, log, run};
 
 /// Simulates pairs of appliances under faults, and checks what they promise.
 #[derive(Parser)]
@@ -15,6 +16,9 @@ struct Args {
     /// How many schedules, with consecutive seeds.
     #[arg(long, default_value_t = 1)]
     count: u64,
+    /// Build a fault in, to see whether it is found.
+    #[arg(long, value_enum)]
+    planted: Option<Planted>,
     /// Show what everybody logs, in simulated milliseconds.
     #[arg(long)]
     verbose: bool,
@@ -32,7 +36,7 @@ fn main() -> ExitCode {
     let mut sum = Tally::default();
     let mut broken = 0;
     for seed in args.seed..args.seed.saturating_add(args.count) {
-        let outcome = run(seed, None);
+        let outcome = run(seed, args.planted);
         sum.add(&outcome.tally);
         if let Some((step, elapsed, violation)) = outcome.violation {
             broken += 1;

@@ -20,6 +20,10 @@ pub(crate) enum Who {
     Owner,
     /// The other one.
     Backup,
+    /// The one that the fault before struck.
+    Last,
+    /// The one that it didn't.
+    NotLast,
     /// That one.
     Appliance(usize),
 }
@@ -75,26 +79,83 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn draw(rng: &mut StdRng) -> Self {
-        let start = Duration::from_millis(if rng.random_bool(0.85) {
-            rng.random_range(260..400)
-        } else {
-            rng.random_range(50..260)
-        });
+        let start = if rng.random_bool(0.85) { millis(rng, 260, 400) } else { millis(rng, 50, 260) };
         let mut at = Duration::ZERO;
         let mut faults = Vec::new();
-        for _ in 0..rng.random_range(1..=FAULTS_MAX) {
+        while faults.is_empty() || faults.len() < rng.random_range(1..=FAULTS_MAX) {
             // Misfortunes come close together, or far apart.
-            at = if rng.random_bool(0.6) { at + millis(rng, 0, 90) } else { at + millis(rng, 90, 500) };
+            at += if rng.random_bool(0.6) { millis(rng, 0, 90) } else { millis(rng, 90, 500) };
             if at > SPAN {
                 break;
             }
-            let steps = if rng.random_bool(0.7) { rng.random_range(0..60) } else { 0 };
-            let fault = draw_fault(rng);
-            let lasts = fault.draw_length(rng);
-            faults.push(PlannedFault { at, steps, fault, lasts });
+            match rng.random_range(0..10) {
+                0 => faults.extend(death_in_an_exchange(rng, at)),
+                1 => faults.extend(death_of_one_cut_off(rng, at)),
+                2 => faults.extend(death_after_a_lost_link(rng, at)),
+                3 => faults.extend(doubt(rng, at)),
+                _ => {
+                    let fault = draw_fault(rng);
+                    let lasts = fault.draw_length(rng);
+                    faults.push(PlannedFault { at, steps: steps(rng), fault, lasts });
+                }
+            }
         }
+        faults.sort_by_key(|fault| fault.at);
         Self { start, faults }
     }
+}
+
+// Misfortunes of more than one fault, that are rare by chance.
+
+/// Somebody rekeys, and the owner dies over it.
+fn death_in_an_exchange(rng: &mut StdRng, at: Duration) -> [PlannedFault; 2] {
+    let operation = if rng.random_bool(0.5) { Operation::RekeyChild } else { Operation::RekeyIke };
+    let rekey = Fault::Operate { at_remote: rng.random_bool(0.5), operation };
+    let kill = Fault::Kill { who: Who::Owner, disk_lost: false };
+    [
+        PlannedFault { at, steps: 0, fault: rekey, lasts: Duration::ZERO },
+        PlannedFault { at, steps: rng.random_range(0..120), fault: kill, lasts: kill.draw_length(rng) },
+    ]
+}
+
+/// A backup that is cut off takes over for itself, dies, comes back; then its owner dies.
+fn death_of_one_cut_off(rng: &mut StdRng, at: Duration) -> [PlannedFault; 3] {
+    let kill = |who, disk_lost| Fault::Kill { who, disk_lost };
+    let dies = at + millis(rng, 60, 150);
+    let disk_lost = rng.random_bool(0.3);
+    [
+        PlannedFault { at, steps: 0, fault: Fault::Isolate(Who::Backup), lasts: millis(rng, 100, 250) },
+        PlannedFault { at: dies, steps: steps(rng), fault: kill(Who::Last, disk_lost), lasts: millis(rng, 5, 100) },
+        PlannedFault {
+            at: dies + millis(rng, 200, 500),
+            steps: steps(rng),
+            fault: kill(Who::NotLast, false),
+            lasts: millis(rng, 5, 300),
+        },
+    ]
+}
+
+/// The store link is lost for long, and then the owner.
+fn death_after_a_lost_link(rng: &mut StdRng, at: Duration) -> [PlannedFault; 2] {
+    let kill = Fault::Kill { who: Who::Owner, disk_lost: false };
+    let dies = at + millis(rng, 20, 400);
+    [
+        PlannedFault { at, steps: steps(rng), fault: Fault::CutLink, lasts: millis(rng, 300, 700) },
+        PlannedFault { at: dies, steps: steps(rng), fault: kill, lasts: kill.draw_length(rng) },
+    ]
+}
+
+/// The owner sleeps just so long that its backup acts, and the backup's worker gets stuck over it.
+fn doubt(rng: &mut StdRng, at: Duration) -> [PlannedFault; 2] {
+    let stalls = at + millis(rng, 35, 65);
+    [
+        PlannedFault { at, steps: steps(rng), fault: Fault::Pause(Who::Owner), lasts: millis(rng, 40, 90) },
+        PlannedFault { at: stalls, steps: 0, fault: Fault::StallWorker(Who::NotLast), lasts: millis(rng, 10, 150) },
+    ]
+}
+
+fn steps(rng: &mut StdRng) -> u32 {
+    if rng.random_bool(0.7) { rng.random_range(0..60) } else { 0 }
 }
 
 fn millis(rng: &mut StdRng, from: u64, to: u64) -> Duration {
@@ -103,8 +164,10 @@ fn millis(rng: &mut StdRng, from: u64, to: u64) -> Duration {
 
 fn who(rng: &mut StdRng) -> Who {
     match rng.random_range(0..10) {
-        0..6 => Who::Owner,
-        6..9 => Who::Backup,
+        0..5 => Who::Owner,
+        5..7 => Who::Backup,
+        7 => Who::Last,
+        8 => Who::NotLast,
         _ => Who::Appliance(rng.random_range(0..2)),
     }
 }

@@ -1,11 +1,13 @@
 //! Faults that are built in on purpose, at the edges of the world: a simulation that doesn't find them proves nothing.
 
-use vipsec_takeover::timing::Timing;
-
 use std::time::Duration;
 
+use vipsec_takeover::timing::Timing;
+
+use crate::far::Lie;
+
 /// One rule that is broken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Planted {
     /// R1, R2: everything counts as acknowledged before it has landed in the store.
     EarlyAcknowledgement,
@@ -13,8 +15,8 @@ pub enum Planted {
     NoHorizon,
     /// R5: the workers' deadline never passes.
     NoDeadline,
-    /// R7: whoever asks is told that the backup has not begun.
-    ForgedAnswer,
+    /// R7: whoever asks is told that the backup has not begun, and no refusal is heard.
+    NoDoubt,
     /// R7: a paused process doesn't notice that time went by (a suspended virtual machine: outside of what a pair promises).
     StoppedClock,
     /// I1: a restarted appliance finds an old floor on its disk and believes it.
@@ -31,12 +33,21 @@ impl Planted {
         Self::EarlyAcknowledgement,
         Self::NoHorizon,
         Self::NoDeadline,
-        Self::ForgedAnswer,
+        Self::NoDoubt,
         Self::StoppedClock,
         Self::OldFloor,
         Self::EndlessTrust,
         Self::HastyOwner,
     ];
+
+    /// What an owner is told of its writes, under this fault.
+    pub(crate) fn lies_of_the_store(planted: Option<Self>) -> Option<Lie> {
+        match planted? {
+            Self::EarlyAcknowledgement => Some(Lie::Early),
+            Self::NoDoubt => Some(Lie::NeverRefused),
+            _ => None,
+        }
+    }
 
     /// The times of both appliances, under this fault.
     pub(crate) fn timing(planted: Option<Self>, right: Timing) -> [Timing; 2] {

@@ -30,7 +30,7 @@ pub(crate) struct Takeover {
 pub(crate) struct Heirs {
     /// Every IKE SA that the remote peer ever believed in, as far as anybody looked.
     ever: BTreeSet<u64>,
-    /// What an owner without a trusted copy could not know, nor anybody after it.
+    /// What an owner could not know, nor anybody after it.
     lost: Belief,
     pub(crate) takeover: Option<Takeover>,
     pub(crate) resumed: u64,
@@ -46,10 +46,15 @@ impl Heirs {
         *(if takeover.complete { &mut self.resumed } else { &mut self.begun_anew }) += 1;
         self.observe(&takeover.belief);
         if !takeover.complete {
-            self.lost.ike_sas.extend(&takeover.belief.ike_sas);
-            self.lost.children.extend(&takeover.belief.children);
+            self.lose(&takeover.belief);
         }
         self.takeover = Some(takeover);
+    }
+
+    /// From here on nobody has to know these.
+    pub(crate) fn lose(&mut self, belief: &Belief) {
+        self.lost.ike_sas.extend(&belief.ike_sas);
+        self.lost.children.extend(&belief.children);
     }
 
     /// Something happened that may cost SAs: what a takeover owed can't be asked for any more.

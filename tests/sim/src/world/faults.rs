@@ -39,6 +39,8 @@ impl World {
         match who {
             Who::Owner => owner,
             Who::Backup => 1 - owner,
+            Who::Last => self.last_struck,
+            Who::NotLast => 1 - self.last_struck,
             Who::Appliance(appliance) => appliance,
         }
     }
@@ -57,6 +59,9 @@ impl World {
             Fault::Operate { .. } => Some(Who::Owner),
         };
         let appliance = who.map_or(0, |who| self.resolve(who));
+        if who.is_some() {
+            self.last_struck = appliance;
+        }
         let process = self.running(appliance);
         tracing::warn!(?fault, appliance = appliance + 1, lasts = ?planned.lasts, "FAULT");
         self.struck[index] = Struck { appliance, process };

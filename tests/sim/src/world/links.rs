@@ -90,7 +90,7 @@ impl World {
             LinkNews::Nothing => {}
             LinkNews::Up(paired, flight) => {
                 process.flight = Some(flight);
-                process.core.handle_link_up(clock, paired);
+                process.core.handle_link_up(clock, *paired);
             }
             LinkNews::Message(message) => process.core.handle_link_message(clock, &message),
             LinkNews::Broken => self.close_link(id),
@@ -170,6 +170,6 @@ impl World {
     }
 
     fn store_delay(&mut self) -> Duration {
-        self.micros(1, 15)
+        self.micros(1, self.manner.slowest)
     }
 }

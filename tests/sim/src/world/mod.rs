@@ -20,7 +20,8 @@ use crate::checks::deliveries::Deliveries;
 use crate::checks::heirs::Heirs;
 use crate::checks::ivs::Ivs;
 use crate::checks::owners::Owners;
-use crate::link::{StoreManner, Wires};
+use crate::far::{Lie, StoreManner};
+use crate::link::Wires;
 use crate::network::{ADVERSARY_STATION, Net, Network, REMOTE_STATION, StationId, TARGET_STATION};
 use crate::plan::Plan;
 use crate::planted::Planted;
@@ -91,6 +92,7 @@ pub(crate) struct World {
     adversary: Adversary,
     plan: Plan,
     struck: Vec<Struck>,
+    last_struck: usize,
     /// Faults whose time has come, and steps to let pass first.
     pending: Vec<(usize, u32)>,
     planted: Option<Planted>,
@@ -116,20 +118,25 @@ impl World {
         let now = Instant::now();
         let variant = draw_variant(&mut rng, planted);
         let plan = Plan::draw(&mut rng);
-        let hasty = planted == Some(Planted::EarlyAcknowledgement);
-        let near = rng.random_bool(0.5) && !hasty;
-        let appliance = |n| Appliance::new(scene::appliance_config(n, &variant), Some(0));
+        let lies = Planted::lies_of_the_store(planted);
+        let near = rng.random_bool(0.5) && lies != Some(Lie::Early);
+        let slowest = [15, 60, 250][rng.random_range(0..3)];
+        // The two agree, as far as they know: a planted fault is in nobody's digest.
+        let honest = Variant { timing: [scene::timing(); 2], ..variant.clone() };
+        let digest = |n| *scene::appliance_config(n, &honest).digest().as_bytes();
+        let appliance = |n| Appliance::new(scene::appliance_config(n, &variant), digest(n), Some(0));
         let remote = Remote::new(&variant, rng.next_u64(), now);
         let mut world = Self {
             agenda: Agenda::new(now),
             appliances: [appliance(0), appliance(1)],
             networks: Default::default(),
             wires: Wires::default(),
-            manner: StoreManner { near, hasty },
+            manner: StoreManner { near, slowest, lies },
             remote,
             remote_wake: None,
             adversary: Adversary::default(),
             struck: vec![Struck::default(); plan.faults.len()],
+            last_struck: 0,
             plan,
             pending: Vec::new(),
             planted,

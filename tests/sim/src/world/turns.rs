@@ -47,7 +47,7 @@ impl World {
             }
         }
         if let Some(before) = before {
-            self.note_takeover(id, &before);
+            self.note_change(id, &before);
         }
         self.after_core_turn(id);
     }
@@ -108,17 +108,20 @@ impl World {
         }
     }
 
-    /// Did the VIP become this process's in its last turn?
-    fn note_takeover(&mut self, id: ProcessId, before: &PairStatus) {
+    /// Did the VIP become this process's in its last turn, or cease to be?
+    fn note_change(&mut self, id: ProcessId, before: &PairStatus) {
         let now = self.agenda.now();
         let resumes = self.takeover == TakeoverPolicy::Resume;
         let Some(process) = self.process(id) else { return };
         let after = process.core.pair_status(now - process.behind);
         let owned = before.roles.iter().any(is_owner);
         let owns = after.is_some_and(|after| after.roles.iter().any(is_owner));
-        if owned || !owns {
-            return;
+        if owned && !owns && self.owners.were_deaf(now) {
+            // Two had owned it: what only this one knew is gone with it.
+            let belief = self.remote.belief(now);
+            self.heirs.lose(&belief);
         }
+        let Some(process) = self.process(id).filter(|_| !owned && owns) else { return };
         let floor_known = process.floor_known;
         let belief = self.remote.belief(now);
         let complete = before.trusted && floor_known && resumes;
@@ -162,7 +165,8 @@ impl World {
             let network = &self.networks[net.index()];
             network.joins_appliances() && network.weather.is_fine()
         });
-        if !link_is_fast && !(network_works && listening) {
+        let heard = link_is_fast || network_works && listening;
+        if !heard {
             self.owners.note_deafness(self.agenda.now());
         }
     }
@@ -250,7 +254,7 @@ impl World {
 
     /// Planted: the question never reaches the backup, and its answer is the one that the owner hopes for.
     pub(super) fn forge_answer(&mut self, id: ProcessId, message: &[u8]) -> bool {
-        if self.planted != Some(Planted::ForgedAnswer) {
+        if self.planted != Some(Planted::NoDoubt) {
             return false;
         }
         let Ok(Message::Question { nonce }) = Message::decode(message) else { return false };
