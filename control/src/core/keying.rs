@@ -108,21 +108,15 @@ impl Core {
 
     fn handle_ike_event(&mut self, now: Instant, event: Event) {
         match event {
-            Event::IkeEstablished { id, connection } => {
-                tracing::info!(ike_sa = %id, connection, "IKE SA established");
-                self.handle_ike_established(now, id);
-            }
-            Event::IkeRekeyed { old, new } => {
-                tracing::info!(%old, %new, "IKE SA rekeyed");
-                self.note_rekeyed(old, new);
-            }
-            Event::IkeGone { id, connection, reason } => {
-                tracing::info!(ike_sa = %id, connection, ?reason, "IKE SA gone");
+            // IKE logs what happens to its SAs.
+            Event::IkeEstablished { id, .. } => self.handle_ike_established(now, id),
+            Event::IkeRekeyed { old, new } => self.note_rekeyed(old, new),
+            Event::IkeGone { id, .. } => {
                 self.withdraw_ike_sa(id);
                 self.delete_replaced(now, id);
             }
             Event::InstallChild(info) => self.handle_new_child(&info),
-            Event::RemoveChild { ike_sa, spi_in } => self.remove_child(ike_sa, spi_in),
+            Event::RemoveChild { spi_in, .. } => self.remove_child(spi_in),
             Event::ChildFailed { ike_sa, child, reason } => {
                 tracing::warn!(%ike_sa, child = child.as_deref().unwrap_or("?"), ?reason, "child SA refused");
             }
@@ -149,10 +143,6 @@ impl Core {
                 if !self.replica.is_on() {
                     child.inbound.horizon = u64::MAX;
                 }
-                tracing::info!(
-                    ike_sa = %info.ike_sa, child = info.child, spi_in = %child.inbound.spi, spi_out = %child.outbound.spi,
-                    suite = %info.suite, "child SA installed"
-                );
                 self.install_child(child, Some(info.ike_sa));
             }
             Err(error) => tracing::error!(ike_sa = %info.ike_sa, %error, "child SA can't be installed"),
@@ -168,10 +158,9 @@ impl Core {
         self.outputs.push_back(Output::Worker(worker, Command::InstallChild(Box::new(child))));
     }
 
-    fn remove_child(&mut self, ike_sa: IkeSaId, spi_in: u32) {
+    fn remove_child(&mut self, spi_in: u32) {
         let Ok(spi) = Spi::new(spi_in) else { return };
         if let Some(child) = self.children.remove(&spi) {
-            tracing::info!(%ike_sa, spi_in = %spi, "child SA removed");
             self.outputs.push_back(Output::Worker(child.worker, Command::RemoveChild(spi)));
             self.withdraw_child(child.vip, spi);
         }
