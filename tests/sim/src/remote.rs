@@ -189,8 +189,13 @@ impl Remote {
         while let Some(event) = self.endpoint.poll_event() {
             tracing::debug!(?event, "remote peer");
             match event {
-                Event::IkeEstablished { id, .. } | Event::IkeRekeyed { new: id, .. } => {
+                Event::IkeEstablished { id, .. } => {
                     self.live.insert(id);
+                }
+                // The old one may outlive whoever should have deleted it.
+                Event::IkeRekeyed { old, new } => {
+                    self.live.remove(&old);
+                    self.live.insert(new);
                 }
                 Event::IkeGone { id, reason, .. } => {
                     self.live.remove(&id);

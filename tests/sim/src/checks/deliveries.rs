@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Violation;
+use crate::appliance::ProcessId;
 use crate::frames::{self, PayloadId, Seen};
 use crate::scene::{CLIENT, TARGET_MACS};
 
 #[derive(Debug, Clone, Copy)]
 struct Delivery {
-    appliance: usize,
+    process: ProcessId,
     partitioned: bool,
 }
 
@@ -17,13 +18,13 @@ struct Delivery {
 pub(crate) struct Deliveries {
     delivered: BTreeMap<PayloadId, Delivery>,
     targets: BTreeMap<u16, usize>,
-    /// The exception of I2: each of two owners in a full partition delivered it once.
+    /// The exception of I2: each of two owners in a full partition delivered it once, or a later owner in the place of one.
     excused: BTreeSet<PayloadId>,
 }
 
 impl Deliveries {
     /// An appliance puts a frame on the inside network. `partitioned`: the two can't hear of each other.
-    pub(crate) fn observe(&mut self, appliance: usize, frame: &[u8], partitioned: bool) -> Result<(), Violation> {
+    pub(crate) fn observe(&mut self, process: ProcessId, frame: &[u8], partitioned: bool) -> Result<(), Violation> {
         let Some((header, Seen::Udp((CLIENT, flow), _, payload))) = frames::read(frame) else { return Ok(()) };
         let Some(payload) = PayloadId::from_bytes(payload) else { return Ok(()) };
         let Some(target) = TARGET_MACS.iter().position(|mac| *mac == header.destination) else { return Ok(()) };
@@ -31,15 +32,17 @@ impl Deliveries {
         if before != target {
             return Err(Violation::TargetChanged { flow, before, after: target });
         }
-        match self.delivered.insert(payload, Delivery { appliance, partitioned }) {
+        match self.delivered.insert(payload, Delivery { process, partitioned }) {
             None => Ok(()),
-            Some(first) if first.partitioned && first.appliance != appliance => {
+            Some(first) if first.partitioned && first.process != process => {
                 self.excused.insert(payload);
                 Ok(())
             }
-            Some(first) => {
-                Err(Violation::DeliveredTwice { payload: payload.0, first: first.appliance, second: appliance })
-            }
+            Some(first) => Err(Violation::DeliveredTwice {
+                payload: payload.0,
+                first: first.process.appliance,
+                second: process.appliance,
+            }),
         }
     }
 

@@ -146,6 +146,12 @@ impl World {
 
     fn kill(&mut self, appliance: usize) {
         let Some(id) = self.running(appliance) else { return };
+        let now = self.agenda.now();
+        if self.owners.owns(appliance) && self.owners.were_deaf(now) {
+            // Another may own the VIP by now, or will, without having heard of what this one did.
+            let belief = self.remote.belief(now);
+            self.heirs.lose(&belief);
+        }
         self.close_link(id);
         self.cut_flight(id);
         self.appliances[appliance].process = None;

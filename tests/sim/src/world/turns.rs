@@ -207,7 +207,7 @@ impl World {
             }
             Net::Inside => {
                 let partitioned = self.owners.were_deaf(now) && self.owners.count() > 1;
-                let delivered = self.deliveries.observe(id.appliance, frame, partitioned);
+                let delivered = self.deliveries.observe(id, frame, partitioned);
                 self.check(delivered);
             }
         }
