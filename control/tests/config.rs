@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use vipsec_control::config::{Config, ConfigErrors, Reason, TakeoverPolicy, TestConfiguration, load};
+use vipsec_dataplane::api::VipState;
 use vipsec_ike::{Identity, IdentityMatch, TrafficSelector};
 use vipsec_takeover::timing::Timing;
 use vipsec_wire::ethernet::MacAddr;
@@ -187,7 +188,7 @@ fn becomes_the_workers_tables() {
     let [outside, inside] = &tables.ports[..] else { panic!("two ports") };
     assert_eq!(outside.mac, MacAddr([2, 0, 0, 0, 1, 10]), "the configuration wins over the device");
     assert_eq!(inside.mac, device_mac);
-    assert!(!tables.vips[0].owned, "nobody owns a VIP before ownership says so");
+    assert_eq!(tables.vips[0].state, VipState::Elsewhere, "nobody owns a VIP before ownership says so");
     assert_eq!(tables.routes[0].prefix.bits(), 0);
     let service = &tables.services.services()[0];
     assert_eq!((service.vip, service.protocol, service.port), ("192.0.2.1".parse().unwrap(), Some(6), Some(80)));

@@ -55,8 +55,21 @@ pub struct VipTable {
     pub vip: FloatingAddress,
     /// The targets' way back, on inside ports.
     pub gateways: Vec<FloatingAddress>,
-    /// Does this appliance own it now? A worker touches no packet of a VIP that it doesn't own, and answers no ARP for it.
-    pub owned: bool,
+    /// Is it here?
+    pub state: VipState,
+}
+
+/// Where a VIP is, as a worker sees it. The greater, the more is done for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum VipState {
+    /// Not here: a worker touches no packet of it, and answers no ARP for it.
+    #[default]
+    Elsewhere,
+    /// On its way to the peer. Nothing that arrives is answered or taken, it is held: passed on as it is to the new owner once the
+    /// VIP is elsewhere, or taken after all when it is owned again. Only what was parked before is still delivered when granted.
+    HandingOver,
+    /// Here.
+    Owned,
 }
 
 /// A static route.
@@ -283,6 +296,8 @@ pub struct SaReport {
     pub packets_out: u64,
     /// See `packets_out`.
     pub bytes_out: u64,
+    /// Its numbers were reported and the grant is still to come; packets may be parked until then.
+    pub awaits_grant: bool,
     /// Where the remote peer is now.
     pub tunnel: vipsec_esp::sa::TunnelEnds,
 }

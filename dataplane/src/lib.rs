@@ -12,6 +12,7 @@ pub mod deadline;
 pub mod drops;
 mod events;
 mod flow;
+mod holding;
 mod lookup;
 mod neighbour;
 mod outer;

@@ -6,17 +6,26 @@ use std::sync::Arc;
 use vipsec_distribute::service::ServiceTable;
 use vipsec_wire::ethernet::MacAddr;
 
-use crate::api::{PortId, PortTable, Tables, VipTable};
+use crate::api::{PortId, PortTable, Tables, VipState, VipTable};
 use crate::own_hash::OwnMap;
-use crate::route::Routes;
+use crate::route::{NextHop, Routes};
 
 /// An address that is ours on some port.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OwnAddress {
     /// Answers for it.
     pub(crate) mac: MacAddr,
-    /// Do we act for it now? A port's own address always; a floating one when its VIP is ours.
-    pub(crate) active: bool,
+    /// The VIP that it moves with; none of a port's own.
+    pub(crate) vip: Option<u16>,
+    /// That VIP's. A port's own address never goes.
+    pub(crate) state: VipState,
+}
+
+impl OwnAddress {
+    /// Do we act for it now?
+    pub(crate) fn is_active(&self) -> bool {
+        self.state == VipState::Owned
+    }
 }
 
 #[derive(Debug)]
@@ -34,26 +43,46 @@ impl Lookup {
         for (number, vip) in (0u16..).zip(&tables.vips) {
             vips.insert(vip.vip.address, number);
             for floating in std::iter::once(&vip.vip).chain(&vip.gateways) {
+                let new = OwnAddress { mac: floating.mac, vip: Some(number), state: vip.state };
                 // Several VIPs may share an inside gateway: it is active when one of them is.
                 addresses
                     .entry((floating.port, floating.address))
-                    .and_modify(|own| own.active |= vip.owned)
-                    .or_insert(OwnAddress { mac: floating.mac, active: vip.owned });
+                    .and_modify(|own| {
+                        if new.state > own.state {
+                            (own.vip, own.state) = (new.vip, new.state);
+                        }
+                    })
+                    .or_insert(new);
             }
         }
         for (number, port) in (0u8..).zip(&tables.ports) {
             for &(address, _) in &port.addresses {
-                addresses.insert((PortId(number), address), OwnAddress { mac: port.mac, active: true });
+                addresses
+                    .insert((PortId(number), address), OwnAddress { mac: port.mac, vip: None, state: VipState::Owned });
             }
         }
         let routes = Routes::new(&tables.ports, &tables.routes);
         Self { tables, addresses, vips, routes }
     }
 
-    /// Is there a VIP that is ours here, and isn't in `next`?
+    /// Is there a VIP that is here, and elsewhere in `next`?
     pub(crate) fn loses_a_vip_to(&self, next: &Self) -> bool {
-        let owned_next = |address| next.vip_at(address).is_some_and(|(_, vip)| vip.owned);
-        self.tables.vips.iter().any(|vip| vip.owned && !owned_next(vip.vip.address))
+        let stays = |address| next.vip_at(address).is_some_and(|(_, vip)| vip.state != VipState::Elsewhere);
+        self.tables.vips.iter().any(|vip| vip.state != VipState::Elsewhere && !stays(vip.vip.address))
+    }
+
+    /// Is a VIP ours here that isn't in `before`?
+    pub(crate) fn gains_a_vip_over(&self, before: &Self) -> bool {
+        let owned_before = |address| before.vip_at(address).is_some_and(|(_, vip)| vip.state == VipState::Owned);
+        self.tables.vips.iter().any(|vip| vip.state == VipState::Owned && !owned_before(vip.vip.address))
+    }
+
+    /// Who is about to be talked to when a VIP becomes ours: targets and routers.
+    pub(crate) fn expected_neighbours(&self) -> impl Iterator<Item = NextHop> + '_ {
+        let targets = self.services().targets().iter().filter_map(|target| {
+            Some(NextHop { port: self.routes.inside_port(target.address)?, address: target.address })
+        });
+        targets.chain(self.routes.routers()).filter(|neighbour| neighbour.address.is_ipv4())
     }
 
     pub(crate) fn services(&self) -> &ServiceTable {

@@ -22,7 +22,7 @@ use crate::api::PortId;
 use crate::drops::DropReason;
 
 /// Packets that wait for one neighbour at most.
-pub(crate) const PENDING_MAX: usize = 8;
+pub(crate) const PENDING_MAX: usize = 32;
 
 /// Requests before we give up.
 const REQUESTS_MAX: u8 = 3;
@@ -100,25 +100,35 @@ impl<B> NeighbourCache<B> {
         entry.mac()
     }
 
-    /// Keeps a packet until its neighbour is resolved, and begins to resolve it.
-    /// Returns a reason when a packet, this one or an older one, was dropped for it.
-    pub(crate) fn wait(&mut self, now: Instant, port: PortId, address: IpAddr, packet: B) -> Result<(), DropReason> {
+    /// Begins to resolve a neighbour that packets will soon be sent to. Without room for it they will have to wait.
+    pub(crate) fn prepare(&mut self, now: Instant, port: PortId, address: IpAddr) {
+        let _ = self.entry(now, port, address);
+    }
+
+    /// The entry of a neighbour; a new one is being resolved.
+    fn entry(&mut self, now: Instant, port: PortId, address: IpAddr) -> Result<&mut Entry<B>, DropReason> {
         let full = self.entries.len() >= self.entries_max;
-        let entry = match self.entries.entry((port, address)) {
-            hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            hash_map::Entry::Vacant(_) if full => return Err(DropReason::NeighbourTableFull),
+        match self.entries.entry((port, address)) {
+            hash_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
+            hash_map::Entry::Vacant(_) if full => Err(DropReason::NeighbourTableFull),
             hash_map::Entry::Vacant(vacant) => {
                 let until = now + REQUEST_INTERVAL;
                 self.requests.push_back(Request { port, address, known: None });
                 self.next_timeout = Some(self.next_timeout.map_or(until, |next| next.min(until)));
-                vacant.insert(Entry {
+                Ok(vacant.insert(Entry {
                     state: State::Incomplete { requests: 1 },
                     until,
                     used: true,
                     pending: Pending::new(),
-                })
+                }))
             }
-        };
+        }
+    }
+
+    /// Keeps a packet until its neighbour is resolved, and begins to resolve it.
+    /// Returns a reason when a packet, this one or an older one, was dropped for it.
+    pub(crate) fn wait(&mut self, now: Instant, port: PortId, address: IpAddr, packet: B) -> Result<(), DropReason> {
+        let entry = self.entry(now, port, address)?;
         // RFC 1122 §2.3.2.2: "SHOULD save (rather than discard) at least one (the latest) packet of each set of packets destined
         // to the same unresolved IP address": the oldest one makes room.
         let dropped = if entry.pending.is_full() { entry.pending.pop_at(0) } else { None };

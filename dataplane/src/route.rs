@@ -61,6 +61,11 @@ impl Routes {
         Some(NextHop { port: entry.port, address: entry.via.unwrap_or(destination) })
     }
 
+    /// The routers.
+    pub(crate) fn routers(&self) -> impl Iterator<Item = NextHop> + '_ {
+        self.entries.iter().filter_map(|entry| Some(NextHop { port: entry.port, address: entry.via? }))
+    }
+
     /// The inside port on whose network `target` is.
     pub(crate) fn inside_port(&self, target: IpAddr) -> Option<PortId> {
         self.inside.iter().find(|(prefix, _)| prefix.contains(target)).map(|&(_, port)| port)

@@ -93,6 +93,7 @@ impl Sa {
             bytes_in: self.delivered.bytes,
             packets_out: self.sealed.packets,
             bytes_out: self.sealed.bytes,
+            awaits_grant: self.inbound.awaits_grant(),
             tunnel: self.tunnel,
         }
     }

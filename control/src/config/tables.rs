@@ -1,6 +1,6 @@
 //! From the configuration to what the workers read.
 
-use vipsec_dataplane::api::{self, FloatingAddress, Policer, PortId, PortTable, Tables, VipTable};
+use vipsec_dataplane::api::{self, FloatingAddress, Policer, PortId, PortTable, Tables, VipState, VipTable};
 use vipsec_distribute::service::{self, ServiceError, ServiceTable, TargetId, TargetState};
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::protocol;
@@ -28,7 +28,7 @@ impl Config {
         let vips = self.vips.iter().map(|vip| VipTable {
             vip: floating(&vip.floating),
             gateways: vip.gateways.iter().map(floating).collect(),
-            owned: false,
+            state: VipState::Elsewhere,
         });
         let routes =
             self.routes.iter().map(|route| api::Route { prefix: route.prefix, via: route.via, port: route.port });

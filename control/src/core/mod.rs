@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vipsec_dataplane::api::{Command, Event, Tables};
+use vipsec_dataplane::api::{Command, Event, Tables, VipState};
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
 use vipsec_esp::sa::Spi;
@@ -188,13 +188,12 @@ impl Core {
                 if let Some(known) = self.tables_in_force.get_mut(worker) {
                     *known = version;
                 }
-                let everywhere = self.tables_in_force.iter().copied().min().unwrap_or(0);
-                self.handle_tables_in_force(everywhere);
+                self.check_stopped();
             }
             // RFC 7296 §1.5: an INVALID_SPI outside an IKE SA is only a hint, and a successor that isn't loaded yet must
             // stay silent. The remote peer's own liveness check finds out.
             Event::UnknownSpi { .. } => {}
-            Event::Advertisement { frame, .. } => self.handle_advertisement(now, &frame),
+            Event::Advertisement { port, frame } => self.handle_advertisement(now, port, &frame),
             Event::Report { token, report } => self.handle_report(now, token, report),
         }
         self.settle(now);
@@ -237,7 +236,7 @@ impl Core {
 
     /// Every VIP is ours, and every worker knows: packets are taken.
     pub fn is_serving(&self) -> bool {
-        self.tables.vips.iter().all(|vip| vip.owned)
+        self.tables.vips.iter().all(|vip| vip.state == VipState::Owned)
             && self.tables_in_force.iter().all(|version| *version == self.tables_version)
     }
 
@@ -302,7 +301,7 @@ impl Core {
 
     /// Gratuitous ARP for a VIP that is ours.
     fn announce(&mut self, vip: usize) {
-        if !self.tables.vips.get(vip).is_some_and(|entry| entry.owned) {
+        if self.tables.vips.get(vip).is_none_or(|entry| entry.state != VipState::Owned) {
             return;
         }
         let Some(vip) = self.config.vips.get(vip) else { return };

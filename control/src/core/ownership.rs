@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use vipsec_dataplane::api::Command;
+use vipsec_dataplane::api::{Command, VipState};
 use vipsec_esp::sa::Spi;
 use vipsec_store::StoreError;
 use vipsec_takeover::advertisement::AdvertisementKey;
@@ -109,8 +109,9 @@ impl Core {
             return;
         }
         if let Some(entry) = self.tables.vips.get_mut(index) {
-            entry.owned = true;
+            entry.state = VipState::Owned;
         }
+        self.stay(vip);
         // The announcement leaves before the first packet: workers take commands in order.
         self.announce(index);
         self.publish_tables();
@@ -126,10 +127,10 @@ impl Core {
         }
     }
 
-    /// From now on no worker touches a packet of the VIP.
-    pub(super) fn close_vip(&mut self, vip: u16) {
+    /// Tells the workers where the VIP is.
+    pub(super) fn set_vip_state(&mut self, vip: u16, state: VipState) {
         if let Some(entry) = self.tables.vips.get_mut(usize::from(vip)) {
-            entry.owned = false;
+            entry.state = state;
         }
         self.publish_tables();
     }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use vipsec_dataplane::api::Command;
+use vipsec_dataplane::api::{Command, PortId, VipState};
 use vipsec_esp::sa::Spi;
 use vipsec_store::{Reader, StoreWriter};
 use vipsec_takeover::advertisement::{Advertisement, AdvertisementKey};
 use vipsec_takeover::message::Message;
-use vipsec_takeover::pair::{Action, Pair, PairStatus, StepDownReason};
+use vipsec_takeover::pair::{Action, Pair, PairStatus, Role, StepDownReason};
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use super::inheritance::{Heir, Inheritance};
@@ -44,6 +44,19 @@ pub(super) struct PairSide {
     staged: BTreeMap<u16, Staged>,
     /// VIPs that were told to stop, and the version of the tables that says so.
     stopping: BTreeMap<u16, u64>,
+    /// VIPs on their way to the peer.
+    leaving: BTreeMap<u16, Leaving>,
+}
+
+/// A VIP on its way to the peer: its frames are held until every network knows where it is now.
+struct Leaving {
+    /// Under which it was ours.
+    epoch: Epoch,
+    /// Where the new owner has not been heard yet. Until its advertisement came by, the network would bring a frame that is passed
+    /// on back to us; and frames may be under way that it had sent to us before.
+    unheard: BTreeSet<PortId>,
+    /// We have stepped down, and frames can be passed on until then.
+    until: Option<Instant>,
 }
 
 /// What was read of a VIP, and the child SAs whose installation is not confirmed yet.
@@ -66,6 +79,7 @@ impl PairSide {
             held: None,
             staged: BTreeMap::new(),
             stopping: BTreeMap::new(),
+            leaving: BTreeMap::new(),
         }
     }
 
@@ -149,21 +163,30 @@ impl Core {
         if let Ownership::Pair(side) = &mut self.ownership {
             side.pair.handle_timeout(now);
         }
+        // A VIP whose SAs waited for grants when it stopped is asked about again.
+        self.check_stopped();
+        self.check_left(now);
     }
 
-    pub(super) fn handle_advertisement(&mut self, now: Instant, frame: &[u8]) {
+    pub(super) fn handle_advertisement(&mut self, now: Instant, port: PortId, frame: &[u8]) {
         let Ownership::Pair(side) = &mut self.ownership else { return };
         let Some(payload) = announce::advertisement_payload(frame) else { return };
         match side.key.decode(payload) {
             // A switch may hand our own multicast back.
             Ok(advertisement) if advertisement.owner == side.me => {}
             Ok(advertisement) => {
+                if let Some(leaving) = side.leaving.get_mut(&advertisement.vip)
+                    && advertisement.epoch > leaving.epoch
+                {
+                    leaving.unheard.remove(&port);
+                }
                 if let Err(error) = side.pair.handle_advertisement(now, &advertisement) {
                     tracing::debug!(%error, "advertisement left out");
                 }
             }
             Err(error) => tracing::debug!(%error, "advertisement left out"),
         }
+        self.check_left(now);
     }
 
     /// Carries out what the pair decided. True if there was anything.
@@ -196,13 +219,7 @@ impl Core {
             Action::Unprotected => self.end_protection(),
             Action::Stage { vip, epoch, .. } => self.stage(now, vip, epoch),
             Action::Activate { vip, epoch, trusted } => self.activate(now, vip, epoch, trusted),
-            Action::Stop { vip } => {
-                self.close_vip(vip);
-                let version = self.tables_version;
-                if let Ownership::Pair(side) = &mut self.ownership {
-                    side.stopping.insert(vip, version);
-                }
-            }
+            Action::Stop { vip } => self.stop_vip(now, vip),
             Action::TakeBack { vip } => self.take_back(vip),
             Action::StepDown { vip, reason } => self.carry_out_step_down(now, vip, reason),
         }
@@ -222,11 +239,47 @@ impl Core {
         }
         self.replica.abandon();
         self.abandon_join();
-        self.close_vip(vip);
         self.forget_sas(now, vip);
         if let Ownership::Pair(side) = &mut self.ownership {
             side.stopping.remove(&vip);
             side.staged.remove(&vip);
+            if reason == StepDownReason::Moved
+                && let Some(leaving) = side.leaving.get_mut(&vip)
+            {
+                // A beat may have told us of the new owner before it advertises.
+                leaving.until = self.config.peer.as_ref().map(|peer| now + peer.timing.deadline);
+                return self.check_left(now);
+            }
+            side.leaving.remove(&vip);
+        }
+        self.set_vip_state(vip, VipState::Elsewhere);
+    }
+
+    /// From here on the VIP's frames are held, until it has moved or is ours again.
+    fn stop_vip(&mut self, now: Instant, vip: u16) {
+        self.set_vip_state(vip, VipState::HandingOver);
+        let version = self.tables_version;
+        let Some(entry) = self.tables.vips.get(usize::from(vip)) else { return };
+        let unheard = std::iter::once(&entry.vip).chain(&entry.gateways).map(|floating| floating.port).collect();
+        let Ownership::Pair(side) = &mut self.ownership else { return };
+        side.stopping.insert(vip, version);
+        if let Some(&Role::HandingOver { epoch, .. }) = side.pair.status(now).roles.get(usize::from(vip)) {
+            side.leaving.insert(vip, Leaving { epoch, unheard, until: None });
+        }
+    }
+
+    /// Lets the held frames of VIPs go that have arrived at the peer, as far as can be heard.
+    fn check_left(&mut self, now: Instant) {
+        let Ownership::Pair(side) = &mut self.ownership else { return };
+        let has_left =
+            |leaving: &Leaving| leaving.until.is_some_and(|until| leaving.unheard.is_empty() || until <= now);
+        let left: Vec<u16> =
+            side.leaving.iter().filter(|(_, leaving)| has_left(leaving)).map(|(vip, _)| *vip).collect();
+        for vip in left {
+            if let Ownership::Pair(side) = &mut self.ownership {
+                side.leaving.remove(&vip);
+            }
+            self.set_vip_state(vip, VipState::Elsewhere);
         }
     }
 
@@ -319,8 +372,25 @@ impl Core {
         }
     }
 
-    /// A worker has these tables in force: has a VIP stopped everywhere by that?
-    pub(super) fn handle_tables_in_force(&mut self, version: u64) {
+    /// Exact numbers of a VIP that stopped can't be had before the next tick.
+    pub(super) fn stop_later(&mut self, vip: u16) {
+        if let Ownership::Pair(side) = &mut self.ownership
+            && side.leaving.get(&vip).is_some_and(|leaving| leaving.until.is_none())
+        {
+            side.stopping.insert(vip, self.tables_version);
+        }
+    }
+
+    /// The VIP is ours, whatever was to become of it.
+    pub(super) fn stay(&mut self, vip: u16) {
+        if let Ownership::Pair(side) = &mut self.ownership {
+            side.leaving.remove(&vip);
+        }
+    }
+
+    /// Workers confirm tables, or time goes by: has a VIP stopped everywhere?
+    pub(super) fn check_stopped(&mut self) {
+        let version = self.tables_in_force.iter().copied().min().unwrap_or(0);
         let Ownership::Pair(side) = &mut self.ownership else { return };
         let stopped: Vec<u16> =
             side.stopping.iter().filter(|(_, wanted)| **wanted <= version).map(|(vip, _)| *vip).collect();

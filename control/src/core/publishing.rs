@@ -173,6 +173,11 @@ impl Core {
             stopped
                 .extend(sas.into_iter().filter(|sa| self.children.get(&sa.spi).is_some_and(|child| child.vip == vip)));
         }
+        // What is parked is delivered with the grant that is still to come: the numbers are exact only then. And what the store is
+        // told when the move is not taken must not be less than what the worker was granted.
+        if stopped.iter().any(|sa| sa.awaits_grant) {
+            return self.stop_later(vip);
+        }
         for sa in &stopped {
             let entry = CounterEntry { spi: sa.spi.get(), lease: sa.sent, edge: sa.edge, horizon: sa.edge };
             self.replica.publish_numbers(entry, None);

@@ -14,6 +14,8 @@ use crate::config::TakeoverPolicy;
 /// How many SAs are rekeyed or renegotiated per step, and how often a step comes: 500 a second, so that many don't storm.
 const PER_STEP: usize = 5;
 const STEP: Duration = Duration::from_millis(10);
+/// When the first step comes: after a move's old owner can't pass anything on any more, for that comes under the old SAs.
+const FIRST_STEP: Duration = Duration::from_millis(50);
 /// How long a remote peer may take to answer a call: one behind a NAT or that only calls itself never does.
 const CALL_MAX: Duration = Duration::from_secs(5);
 /// How long traffic is awaited on a renegotiated child SA before the old IKE SA is deleted all the same.
@@ -67,7 +69,7 @@ impl Core {
                 TakeoverPolicy::Renegotiate => self.renegotiate_from(now, set),
             }
         }
-        self.succession.due = Some(now + STEP);
+        self.succession.due = Some(now + FIRST_STEP);
         tracing::info!(vip, ike_sas = count, ?policy, "SAs taken over");
     }
 

@@ -172,6 +172,11 @@ impl InboundSa {
         self.room.beyond(self.top).max(self.horizon)
     }
 
+    /// Is a report on its way that no grant has answered yet?
+    pub fn awaits_grant(&self) -> bool {
+        self.room.awaits_grant()
+    }
+
     /// A report of [`horizon_wanted`](Self::horizon_wanted) left: no other until the grant.
     pub fn handle_request(&mut self) {
         self.room.handle_request(self.top);

@@ -48,6 +48,11 @@ impl Room {
         self.asked_at.is_none() && horizon.checked_sub(top).is_none_or(|unused| unused < self.packets.div_ceil(2))
     }
 
+    /// Is a request in flight?
+    pub(crate) fn awaits_grant(&self) -> bool {
+        self.asked_at.is_some()
+    }
+
     /// A packet has to wait.
     #[inline]
     pub(crate) fn handle_wait(&mut self) {

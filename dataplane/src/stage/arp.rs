@@ -5,15 +5,21 @@ use std::time::Instant;
 
 use vipsec_wire::arp::{FRAME_LEN, Operation, Packet};
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
-use vipsec_wire::ethernet::{HEADER_LEN, MacAddr};
+use vipsec_wire::ethernet::{self, HEADER_LEN, MacAddr};
 
-use crate::api::PortId;
+use crate::api::{PortId, VipState};
 use crate::drops::{DropReason, Tally};
 use crate::neighbour::{Pending, Request};
 use crate::worker::{Verdict, Worker};
 
 impl<P: BufferPool> Worker<P> {
-    pub(super) fn arp(&mut self, now: Instant, port: PortId, mut frame: P::Buf) -> Verdict {
+    pub(super) fn arp(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        ethernet: &ethernet::Header,
+        mut frame: P::Buf,
+    ) -> Verdict {
         let payload = frame.data().get(HEADER_LEN..).unwrap_or_default();
         let arp = Packet::parse(payload).map_err(|_| DropReason::MalformedArp)?;
         if arp.sender_mac.is_multicast() || arp.sender_mac.is_unspecified() {
@@ -21,14 +27,14 @@ impl<P: BufferPool> Worker<P> {
         }
         if let Some(own) = self.lookup.own_address(port, arp.sender_ip.into()) {
             // Another appliance with the same virtual MAC is not told apart here; advertisements are what settles ownership.
-            if own.active && own.mac != arp.sender_mac {
+            if own.is_active() && own.mac != arp.sender_mac {
                 self.counters.count(Tally::AddressConflicts);
             }
         } else {
             self.learn(now, port, arp.sender_ip.into(), arp.sender_mac);
         }
         match self.lookup.own_address(port, arp.target_ip.into()) {
-            Some(own) if own.active && arp.operation == Operation::Request && own.mac != arp.sender_mac => {
+            Some(own) if own.is_active() && arp.operation == Operation::Request && own.mac != arp.sender_mac => {
                 self.meet(now, port, arp.sender_ip.into(), arp.sender_mac);
                 let reply = arp.reply_from(own.mac).to_frame(arp.sender_mac);
                 let padding = frame.data().len().saturating_sub(FRAME_LEN);
@@ -38,7 +44,11 @@ impl<P: BufferPool> Worker<P> {
                 self.counters.count(Tally::ArpReplies);
                 Ok(())
             }
-            Some(own) if own.active => Ok(()),
+            Some(own) if own.is_active() => Ok(()),
+            // What is sent to everybody the new owner hears itself.
+            Some(own) if own.state == VipState::HandingOver && own.mac == ethernet.destination => {
+                self.hold(now, port, ethernet, own, frame)
+            }
             _ => Err(DropReason::ArpNotForUs),
         }
     }

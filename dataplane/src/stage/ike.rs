@@ -8,7 +8,7 @@ use vipsec_wire::ip::protocol;
 use vipsec_wire::{ipv4, udp};
 
 use super::outside::{NAT_TRAVERSAL_PORT, NON_ESP_MARKER};
-use crate::api::{Event, IkeDatagram};
+use crate::api::{Event, IkeDatagram, VipState};
 use crate::drops::{DropReason, Tally};
 use crate::worker::{Verdict, Worker};
 
@@ -39,7 +39,7 @@ impl<P: BufferPool> Worker<P> {
             return Err(DropReason::OtherFamily);
         };
         let (vip, table) = self.lookup.vip_at(source.into()).ok_or(DropReason::NotForUs)?;
-        if !table.owned {
+        if table.state != VipState::Owned {
             return Err(DropReason::VipNotOwned);
         }
         let datagram = build(message, source, destination)?;

@@ -8,6 +8,7 @@ use vipsec_wire::icmp;
 use vipsec_wire::ip::{Ecn, protocol};
 use vipsec_wire::ipv4;
 
+use crate::api::VipState;
 use crate::drops::DropReason;
 use crate::flow::{Flow, quoted_tuple};
 use crate::parking::Parked;
@@ -43,7 +44,8 @@ impl<P: BufferPool> Worker<P> {
             ipv4::set_ecn(packet.data_mut(), ecn)?;
         }
         let table = self.lookup.vip(vip).ok_or(DropReason::VipNotOwned)?;
-        if !table.owned {
+        // What was parked when the VIP began to be handed over is still delivered: the successor starts behind it.
+        if table.state == VipState::Elsewhere {
             return Err(DropReason::VipNotOwned);
         }
         if IpAddr::from(flow.destination) != table.vip.address {

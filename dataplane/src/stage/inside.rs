@@ -8,9 +8,10 @@ use vipsec_wire::ethernet;
 use vipsec_wire::ip::protocol;
 use vipsec_wire::ipv4;
 
-use crate::api::PortId;
+use crate::api::{PortId, VipState};
 use crate::drops::{DropReason, Tally};
 use crate::flow::Flow;
+use crate::lookup::OwnAddress;
 use crate::worker::{Verdict, Worker};
 
 impl<P: BufferPool> Worker<P> {
@@ -24,25 +25,29 @@ impl<P: BufferPool> Worker<P> {
         let bytes = frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
         let flow = Flow::parse(bytes).map_err(|_| DropReason::MalformedIpv4)?;
         let padding = bytes.len().saturating_sub(flow.total_len);
-        frame.trim_back(padding)?;
 
         if let Some(own) = self.lookup.own_address(port, flow.destination.into()) {
+            if !own.is_active() {
+                return self.hold(now, port, ethernet, own, frame);
+            }
+            frame.trim_back(padding)?;
             return match own {
-                own if !own.active => Err(DropReason::VipNotOwned),
                 own if own.mac != ethernet.destination => Err(DropReason::OtherStation),
                 _ if flow.protocol == protocol::ICMP => self.answer_echo(port, ethernet, frame),
                 _ => Err(DropReason::UnservedProtocol),
             };
         }
         let (vip, table) = self.lookup.vip_at(IpAddr::from(flow.source)).ok_or(DropReason::SourceNotVip)?;
-        if !table.owned {
-            return Err(DropReason::VipNotOwned);
-        }
         let gateway = table.gateways.iter().find(|gateway| gateway.port == port).ok_or(DropReason::SourceNotVip)?;
+        if table.state != VipState::Owned {
+            let own = OwnAddress { mac: gateway.mac, vip: Some(vip), state: table.state };
+            return self.hold(now, port, ethernet, own, frame);
+        }
         if gateway.mac != ethernet.destination {
             return Err(DropReason::OtherStation);
         }
         let gateway = gateway.address;
+        frame.trim_back(padding)?;
 
         let index = self.sad.outbound(vip, &flow).ok_or(DropReason::NoOutboundSa)?;
         let known = self.connections.to_remote(now, &flow.tuple_from_target(), &flow.packet_info());

@@ -25,6 +25,7 @@ mod distribute;
 mod echo;
 mod encapsulate;
 mod esp;
+mod hold;
 mod ike;
 mod inner;
 mod inside;
@@ -48,7 +49,7 @@ impl<P: BufferPool> Worker<P> {
             return Err(DropReason::DeadlinePassed);
         }
         match (ethernet.ethertype, side) {
-            (EtherType::ARP, _) => self.arp(now, port, frame),
+            (EtherType::ARP, _) => self.arp(now, port, &ethernet, frame),
             (EtherType::IPV4, Side::Outside) => self.outside(now, port, &ethernet, frame),
             (EtherType::IPV4, Side::Inside) => self.inside(now, port, &ethernet, frame),
             _ => Err(DropReason::UnknownEtherType),

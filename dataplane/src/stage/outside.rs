@@ -41,8 +41,8 @@ impl<P: BufferPool> Worker<P> {
         let packet = Packet::parse(bytes).map_err(|_| DropReason::MalformedIpv4)?;
         let destination = IpAddr::from(packet.destination());
         let own = self.lookup.own_address(port, destination).ok_or(DropReason::NotForUs)?;
-        if !own.active {
-            return Err(DropReason::VipNotOwned);
+        if !own.is_active() {
+            return self.hold(now, port, ethernet, own, frame);
         }
         if own.mac != ethernet.destination {
             return Err(DropReason::OtherStation);

@@ -8,7 +8,7 @@ use vipsec_wire::tcp::Flags;
 
 use super::peer::{Peer, child};
 use super::scene::*;
-use crate::api::{Command, Report, ReportKind};
+use crate::api::{Command, Report, ReportKind, VipState};
 use crate::drops::{DropReason, Tally};
 use crate::neighbour::PENDING_MAX;
 
@@ -42,7 +42,7 @@ fn a_gateway_that_vips_share_is_ours_when_one_of_them_is() {
     for owned in [[true, false], [false, true], [false, false]] {
         let mut shared = tables();
         for (vip, owned) in shared.vips.iter_mut().zip(owned) {
-            vip.owned = owned;
+            vip.state = if owned { VipState::Owned } else { VipState::Elsewhere };
             vip.gateways[0].address = GATEWAY.into();
             vip.gateways[0].mac = GATEWAY_MAC;
         }
@@ -50,6 +50,21 @@ fn a_gateway_that_vips_share_is_ours_when_one_of_them_is() {
         scene.receive(INSIDE, &arp_request((TARGETS[0], TARGET_MACS[0]), GATEWAY));
         assert_eq!(scene.sent(INSIDE).len(), usize::from(owned != [false, false]), "{owned:?}");
     }
+}
+
+#[test]
+fn asks_for_targets_and_routers_when_a_vip_becomes_ours() {
+    let mut foreign = tables();
+    foreign.vips[0].state = VipState::Elsewhere;
+    let mut scene = Scene::with(foreign, &Default::default());
+    scene.use_tables(tables());
+    let mut asked_for = |port| -> Vec<_> {
+        let frames = scene.sent(port);
+        frames.iter().map(|frame| parse(frame).1.target_ip).collect()
+    };
+    assert_eq!((asked_for(INSIDE), asked_for(OUTSIDE)), (TARGETS.to_vec(), vec![ROUTER]));
+    scene.use_tables(tables());
+    assert!(scene.sent(INSIDE).is_empty() && scene.sent(OUTSIDE).is_empty(), "once");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use vipsec_wire::ethernet::{EtherType, MacAddr};
 
 use super::peer::{Peer, child};
 use super::scene::*;
-use crate::api::{Command, Event, IkeDatagram};
+use crate::api::{Command, Event, IkeDatagram, VipState};
 use crate::drops::DropReason;
 
 #[test]
@@ -93,7 +93,7 @@ fn frames_of_a_vip_that_was_lost_do_not_leave() {
     let requests = scene.sent(OUTSIDE);
     scene.receive(OUTSIDE, &arp_request((ROUTER, ROUTER_MAC), VIP));
     let mut lost = tables();
-    lost.vips[0].owned = false;
+    lost.vips[0].state = VipState::Elsewhere;
     scene.use_tables(lost);
     assert_eq!(scene.dropped(), [(DropReason::VipNotOwned, 2)]);
     let (_, request) = vipsec_wire::ethernet::Header::parse(&requests[0]).unwrap();

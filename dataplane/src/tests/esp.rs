@@ -12,7 +12,7 @@ use vipsec_wire::tcp::Flags;
 
 use super::peer::{PEER, Peer, child, selector};
 use super::scene::*;
-use crate::api::{ChildRefusal, Command, Event, Report, ReportKind};
+use crate::api::{ChildRefusal, Command, Event, Report, ReportKind, VipState};
 use crate::drops::{DropReason, Tally};
 use crate::worker::WorkerConfig;
 
@@ -116,7 +116,7 @@ fn an_unknown_spi_is_reported_at_a_bounded_rate() {
 #[test]
 fn an_sa_is_good_for_its_own_vip_only() {
     let mut both = tables();
-    both.vips[1].owned = true;
+    both.vips[1].state = VipState::Owned;
     let mut scene = Scene::with(both, &WorkerConfig::default());
     let mut peer = Peer::new(child(1));
     scene.command(peer.install());
@@ -131,7 +131,7 @@ fn an_sa_is_good_for_its_own_vip_only() {
 fn a_vip_that_is_lost_takes_nothing() {
     let (mut scene, mut peer) = scene_with(child(1));
     let mut lost = tables();
-    lost.vips[0].owned = false;
+    lost.vips[0].state = VipState::Elsewhere;
     scene.use_tables(lost);
     let frame = peer.seal(&syn());
     scene.receive(OUTSIDE, &frame);

@@ -12,7 +12,7 @@ use vipsec_wire::{icmp, udp};
 
 use super::peer::{Peer, child, selector};
 use super::scene::*;
-use crate::api::Command;
+use crate::api::{Command, VipState};
 use crate::drops::{DropReason, Tally};
 
 fn scene_with(children: &[ChildSa]) -> (Scene, Vec<Peer>) {
@@ -128,7 +128,7 @@ fn after_a_rekeying_by_the_peer_packets_leave_by_the_old_sa_until_the_peer_is_re
 #[test]
 fn an_sa_carries_its_own_vips_packets_only() {
     let mut both = tables();
-    both.vips[1].owned = true;
+    both.vips[1].state = VipState::Owned;
     let mut scene = Scene::with(both, &Default::default());
     let mut wide = [child(1), child(2)];
     for (vip, child) in (0u16..).zip(&mut wide) {

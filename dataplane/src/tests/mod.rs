@@ -6,6 +6,7 @@ mod deadline;
 mod distribute;
 mod esp;
 mod fuzz;
+mod hand_over;
 mod ike;
 mod inside;
 mod loops;

@@ -5,7 +5,7 @@ use vipsec_wire::tcp::Flags;
 
 use super::peer::{Peer, child};
 use super::scene::*;
-use crate::api::{Command, Event, Numbers};
+use crate::api::{Command, Event, Numbers, VipState};
 use crate::drops::{DropReason, Tally};
 use crate::parking::PARKED_TIME_MAX;
 use crate::worker::WorkerConfig;
@@ -90,7 +90,7 @@ fn a_vip_that_was_lost_in_the_meantime_gets_nothing() {
     let frame = peer.seal(&segment(1));
     scene.receive(OUTSIDE, &frame);
     let mut lost = tables();
-    lost.vips[0].owned = false;
+    lost.vips[0].state = VipState::Elsewhere;
     scene.use_tables(lost);
     scene.command(Command::Grant { spi: peer.spi(), horizon: 1, lease: u64::MAX });
     scene.assert_dropped(DropReason::VipNotOwned);

@@ -14,7 +14,9 @@ use vipsec_wire::ip::{parse_interface, protocol};
 use vipsec_wire::tcp::Flags;
 use vipsec_wire::{icmp, ipv4, udp};
 
-use crate::api::{Command, Event, FloatingAddress, Policer, PortId, PortTable, Route, Side, Tables, VipTable};
+use crate::api::{
+    Command, Event, FloatingAddress, Policer, PortId, PortTable, Route, Side, Tables, VipState, VipTable,
+};
 use crate::counters::Counters;
 use crate::deadline::Deadline;
 use crate::drops::DropReason;
@@ -77,12 +79,12 @@ pub(super) fn tables() -> Tables {
             VipTable {
                 vip: floating(VIP, VIP_MAC, OUTSIDE),
                 gateways: vec![floating(GATEWAY, GATEWAY_MAC, INSIDE)],
-                owned: true,
+                state: VipState::Owned,
             },
             VipTable {
                 vip: floating(OTHER_VIP, OTHER_VIP_MAC, OUTSIDE),
                 gateways: vec![floating(OTHER_GATEWAY, OTHER_GATEWAY_MAC, INSIDE)],
-                owned: false,
+                state: VipState::Elsewhere,
             },
         ],
         routes: vec![Route { prefix: "0.0.0.0/0".parse().unwrap(), via: ROUTER.into(), port: OUTSIDE }],

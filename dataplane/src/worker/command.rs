@@ -10,13 +10,14 @@ use super::{Verdict, Worker};
 use crate::api::{ChildRefusal, Command, Event, PortId, Report, ReportKind, Tables};
 use crate::drops::{DropReason, Tally};
 use crate::lookup::Lookup;
+use crate::route::NextHop;
 use crate::sad::SaIndex;
 
 impl<P: BufferPool> Worker<P> {
     /// Does what the control core wants.
     pub fn handle_command(&mut self, now: Instant, command: Command) {
         match command {
-            Command::Tables { version, tables } => self.use_tables(version, tables),
+            Command::Tables { version, tables } => self.use_tables(now, version, tables),
             Command::InstallChild(child) => self.install(*child),
             Command::RemoveChild(spi) => self.remove(spi),
             Command::Grant { spi, horizon, lease } => self.grant(now, spi, horizon, lease),
@@ -44,14 +45,21 @@ impl<P: BufferPool> Worker<P> {
         self.schedule(now);
     }
 
-    fn use_tables(&mut self, version: u64, tables: Arc<Tables>) {
+    fn use_tables(&mut self, now: Instant, version: u64, tables: Arc<Tables>) {
         self.ike_policer.set_limits(tables.ike_policer);
         let next = Lookup::new(tables);
         if self.lookup.loses_a_vip_to(&next) {
             self.drop_waiting();
         }
+        if next.gains_a_vip_over(&self.lookup) {
+            // A takeover meets a stream of packets, not a first one: ask before they come.
+            for NextHop { port, address } in next.expected_neighbours() {
+                self.neighbours.prepare(now, port, address);
+            }
+        }
         self.lookup = next;
         self.connections.services_changed();
+        self.release_held(now);
         self.tell(Event::TablesInForce(version));
     }
 

@@ -19,6 +19,7 @@ use crate::counters::{Counters, PORTS_MAX};
 use crate::deadline::Deadline;
 use crate::drops::{DropReason, Tally};
 use crate::events::EventQueue;
+use crate::holding::Holding;
 use crate::lookup::Lookup;
 use crate::neighbour::NeighbourCache;
 use crate::parking::Parking;
@@ -42,6 +43,8 @@ pub struct WorkerConfig {
     pub neighbours_max: usize,
     /// Most packets parked above the horizon.
     pub parked_packets_max: usize,
+    /// Most frames held while their VIP is being handed over.
+    pub held_packets_max: usize,
     /// Most packets waiting for each port.
     pub transmit_packets_max: usize,
     /// Most events waiting for the control core, those that must arrive apart.
@@ -57,6 +60,7 @@ impl Default for WorkerConfig {
             sas_max: 16_384,
             neighbours_max: 1024,
             parked_packets_max: 1024,
+            held_packets_max: 1024,
             transmit_packets_max: 1024,
             events_max: 1024,
         }
@@ -85,6 +89,7 @@ pub struct Worker<P: BufferPool> {
     pub(crate) pool: P,
     pub(crate) sad: Sad,
     pub(crate) parking: Parking<P::Buf>,
+    pub(crate) holding: Holding<P::Buf>,
     pub(crate) connections: ConnectionTable,
     pub(crate) neighbours: NeighbourCache<P::Buf>,
     pub(crate) events: EventQueue,
@@ -123,6 +128,7 @@ impl<P: BufferPool> Worker<P> {
             pool,
             sad: Sad::new(config.engine, config.sas_max),
             parking: Parking::new(config.parked_packets_max),
+            holding: Holding::new(config.held_packets_max),
             connections: ConnectionTable::new(&config.connections, config.hash_seed),
             neighbours: NeighbourCache::new(config.neighbours_max),
             events: EventQueue::new(config.events_max),
@@ -154,7 +160,8 @@ impl<P: BufferPool> Worker<P> {
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.next_tick, self.neighbours.poll_timeout(), self.parking.poll_timeout()].into_iter().flatten().min()
+        let waiting = [self.neighbours.poll_timeout(), self.parking.poll_timeout(), self.holding.poll_timeout()];
+        waiting.into_iter().chain([self.next_tick]).flatten().min()
     }
 
     /// Does what time demands: asks neighbours again, forgets what is over.
@@ -163,6 +170,8 @@ impl<P: BufferPool> Worker<P> {
         self.counters.count_drops(DropReason::NeighbourUnresolved, in_vain);
         let expired = self.parking.expire(now);
         self.counters.count_drops(DropReason::ParkedTooLong, expired);
+        let expired = self.holding.expire(now);
+        self.counters.count_drops(DropReason::HeldTooLong, expired);
         if self.next_tick.is_some_and(|tick| tick <= now) {
             let expired = self.connections.expire(now, EXPIRE_PER_TICK);
             self.counters.count_many(Tally::ConnectionsExpired, expired);

@@ -86,7 +86,7 @@ pub enum StepDownReason {
     Uncertain,
     /// The peer revoked our right to write into its store.
     Refused,
-    /// Moved to the peer, as ordered.
+    /// Moved to the peer, as ordered: every worker has stopped for it.
     Moved,
 }
 
@@ -527,7 +527,9 @@ impl Pair {
         let (mine, reason) = match vip.role {
             Role::Standby | Role::Taking { epoch: None } => return,
             Role::Taking { epoch: Some(epoch) } | Role::Owner { epoch } => (epoch, StepDownReason::Deposed),
-            Role::HandingOver { epoch, .. } => (epoch, StepDownReason::Moved),
+            Role::HandingOver { epoch, told: Some(_) } => (epoch, StepDownReason::Moved),
+            // Not by our order: the workers may not have stopped yet.
+            Role::HandingOver { epoch, told: None } => (epoch, StepDownReason::Deposed),
         };
         if (theirs, peer) > (mine, me) {
             self.step_down(now, number, reason);

@@ -17,12 +17,16 @@ impl Pair {
 
     /// A write into the peer's store was refused: the grant is revoked, so the backup has begun.
     pub fn handle_refused(&mut self, now: Instant) {
-        for number in self.vip_numbers() {
-            let told = self
-                .vips
-                .get(usize::from(number))
-                .is_some_and(|vip| matches!(vip.role, Role::HandingOver { told: Some(_), .. }));
-            self.step_down(now, number, if told { StepDownReason::Moved } else { StepDownReason::Refused });
+        let (moved, refused): (Vec<u16>, Vec<u16>) = self.vip_numbers().partition(|number| {
+            let vip = self.vips.get(usize::from(*number));
+            vip.is_some_and(|vip| matches!(vip.role, Role::HandingOver { told: Some(_), .. }))
+        });
+        // The last one's reason decides about the deadline, and only the workers of those that were told have stopped.
+        for number in moved {
+            self.step_down(now, number, StepDownReason::Moved);
+        }
+        for number in refused {
+            self.step_down(now, number, StepDownReason::Refused);
         }
         self.close_link(now);
     }
@@ -210,7 +214,13 @@ impl Pair {
             self.question = None;
             self.deadline = None;
             self.copy = Copy::None;
-            self.actions.push_back(Action::Deadline(None));
+            // R5 is about workers that may not know yet that the VIP isn't ours. Of one that moved every worker had confirmed its stop
+            // before the peer was told, so nothing of it can be sealed (I1), delivered (I2) or answered any more, whatever the
+            // deadline; and nobody renews that: it passes by itself before the peer would have given us up for silent. Meanwhile the
+            // workers pass on, unchanged, the frames that came too late.
+            if reason != StepDownReason::Moved {
+                self.actions.push_back(Action::Deadline(None));
+            }
             self.actions.push_back(Action::Unprotected);
             // What the peer holds of us is void, and ours of it too: begin anew, from empty regions.
             self.close_link(now);

@@ -18,6 +18,8 @@ struct Node {
     stepped_down: Vec<StepDownReason>,
     unprotected: u32,
     advert_number: u64,
+    /// The driver takes its time to stop workers.
+    slow_to_stop: bool,
 }
 
 struct World {
@@ -54,6 +56,7 @@ fn node(index: usize, incarnation: u64, now: Instant, floor: u32) -> Node {
         stepped_down: vec![],
         unprotected: 0,
         advert_number: 0,
+        slow_to_stop: false,
     }
 }
 
@@ -102,6 +105,7 @@ impl World {
                     node.pair.handle_staged(now, vip);
                 }
                 Action::Activate { epoch, trusted, .. } => node.activated.push((epoch, trusted)),
+                Action::Stop { .. } if node.slow_to_stop => {}
                 Action::Stop { vip } => node.pair.handle_stopped(now, vip),
                 Action::TakeBack { .. } => {}
                 Action::StepDown { reason, .. } => node.stepped_down.push(reason),
@@ -305,6 +309,55 @@ fn a_vip_moves_by_order_and_comes_back() {
     assert!(world.nodes[0].pair.order_here(0), "given back at the receiver's order");
     world.run(100 * MS);
     assert!(world.may_act(0) && !world.may_act(1));
+}
+
+/// Until when the workers of the old owner may act when it steps down, and the time of that.
+fn deadline_at_step_down(world: &mut World) -> (Option<Instant>, Instant) {
+    while world.nodes[0].stepped_down.is_empty() {
+        world.run(MS);
+    }
+    (world.nodes[0].may_act_until, world.now)
+}
+
+#[test]
+fn after_a_move_the_deadline_runs_out_by_itself() {
+    let mut world = World::settled();
+    assert!(world.nodes[0].pair.order_move(0));
+    let (until, now) = deadline_at_step_down(&mut world);
+    assert_eq!(world.nodes[0].stepped_down, [StepDownReason::Moved]);
+    assert!(until.is_some_and(|until| until > now && until <= now + Timing::default().deadline), "{until:?}");
+    world.run(100 * MS);
+    assert_eq!(world.nodes[0].may_act_until, until, "nobody renews it");
+}
+
+#[test]
+fn a_refused_write_is_a_move_only_of_a_vip_that_has_stopped() {
+    for told in [true, false] {
+        let mut world = World::settled();
+        world.nodes[0].slow_to_stop = !told;
+        world.nodes[1].running = false;
+        assert!(world.nodes[0].pair.order_move(0));
+        world.run(5 * MS);
+        let now = world.now;
+        world.nodes[0].pair.handle_refused(now);
+        let (until, _) = deadline_at_step_down(&mut world);
+        let reason = if told { StepDownReason::Moved } else { StepDownReason::Refused };
+        assert_eq!(world.nodes[0].stepped_down, [reason]);
+        assert_eq!(until.is_some(), told);
+    }
+}
+
+#[test]
+fn an_owner_that_is_deposed_while_its_workers_are_stopping_acts_no_more() {
+    let mut world = World::settled();
+    world.nodes[0].slow_to_stop = true;
+    assert!(world.nodes[0].pair.order_move(0));
+    world.run(MS);
+    let epoch = Epoch(world.nodes[1].pair.status(world.now).peer_owns[0].1.0 + 1);
+    let advert = Advertisement { owner: id(1), vip: 0, epoch, protected: false, incarnation: 200, number: 1 };
+    world.nodes[0].pair.handle_advertisement(world.now, &advert).unwrap();
+    let (until, _) = deadline_at_step_down(&mut world);
+    assert_eq!((world.nodes[0].stepped_down.as_slice(), until), ([StepDownReason::Deposed].as_slice(), None));
 }
 
 #[test]

@@ -1,0 +1,62 @@
+//! Frames for a VIP that is not served here: held while it is being handed over, so that a move loses none.
+
+use std::time::Instant;
+
+use vipsec_wire::buffer::{BufferPool, PacketBuf};
+use vipsec_wire::ethernet;
+
+use crate::api::{PortId, VipState};
+use crate::drops::{DropReason, Tally};
+use crate::holding::Held;
+use crate::lookup::OwnAddress;
+use crate::worker::{Verdict, Worker};
+
+impl<P: BufferPool> Worker<P> {
+    /// Holds an unchanged frame to an address that is on its way to the peer; drops one to an address that is elsewhere.
+    #[cold]
+    pub(super) fn hold(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        ethernet: &ethernet::Header,
+        own: OwnAddress,
+        frame: P::Buf,
+    ) -> Verdict {
+        let (Some(vip), VipState::HandingOver) = (own.vip, own.state) else { return Err(DropReason::VipNotOwned) };
+        if own.mac != ethernet.destination {
+            return Err(DropReason::OtherStation);
+        }
+        self.holding.hold(Held { frame, port, vip, since: now }).map_err(|_| DropReason::HeldQueueFull)?;
+        self.counters.count(Tally::Held);
+        Ok(())
+    }
+
+    /// The tables changed: where do the frames belong that are held?
+    pub(crate) fn release_held(&mut self, now: Instant) {
+        let may_act = !self.deadline.has_passed(now);
+        for _ in 0..self.holding.len() {
+            let Some(held) = self.holding.take() else { return };
+            let verdict = match self.lookup.vip(held.vip).map(|vip| vip.state).unwrap_or_default() {
+                VipState::Owned => self.receive(now, held.port, held.frame, may_act),
+                VipState::HandingOver => self.holding.hold(held).map_err(|_| DropReason::HeldQueueFull),
+                VipState::Elsewhere if !may_act => Err(DropReason::DeadlinePassed),
+                VipState::Elsewhere => self.pass_on(held.port, held.frame),
+            };
+            self.count(verdict);
+        }
+    }
+
+    /// Sends a frame out of the port that it came in, to the new owner of its destination.
+    ///
+    /// From our own address: under its sender's, switches would look for the sender at our port. Nothing is learned about a
+    /// neighbour from the frame around a packet, so the new owner is not misled; only what it answers straight back to a frame's
+    /// source (an echo reply in the clear, "fragmentation needed") is lost.
+    fn pass_on(&mut self, port: PortId, mut frame: P::Buf) -> Verdict {
+        let source = self.lookup.port(port).ok_or(DropReason::UnknownPort)?.mac;
+        let (header, _) = ethernet::Header::parse(frame.data()).map_err(|_| DropReason::MalformedFrame)?;
+        ethernet::Header { source, ..header }.emit(frame.data_mut())?;
+        self.transmit(port, frame)?;
+        self.counters.count(Tally::PassedOn);
+        Ok(())
+    }
+}
