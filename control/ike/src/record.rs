@@ -69,6 +69,11 @@ impl IkeSaRecord {
         Epoch(self.origin.1)
     }
 
+    /// How old it was when the record was made. Of an IKE SA and the one that it was rekeyed to, the elder is the older.
+    pub const fn age(&self) -> Duration {
+        self.age
+    }
+
     /// Inbound SPIs of its child SAs. One that isn't among them doesn't exist.
     pub fn children(&self) -> &[u32] {
         &self.children
