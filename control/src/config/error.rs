@@ -268,6 +268,9 @@ pub enum Reason {
     /// The other appliance has our id.
     #[error("{0} is the id of this appliance; the peer has another one")]
     OwnId(u8),
+    /// More VIPs than a pair can keep apart in its store.
+    #[error("a pair of appliances takes one VIP for now; {0} are configured")]
+    PairTakesOneVip(usize),
     /// Times that can't keep what a takeover promises.
     #[error(transparent)]
     BadTiming(TimingError),

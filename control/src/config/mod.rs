@@ -87,6 +87,10 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
     let retransmission = appliance::ike(root);
     let peer = peer::peer(root, folder, appliance.as_ref());
     let network = Network::read(root, &Appliances::of(appliance.as_ref(), peer.as_ref()));
+    // Region, grant and fence are the pair's, not the VIP's: with several, a move of one would cost the others their SAs.
+    if matches!(peer, Some(Some(_))) && network.vips.len() > 1 {
+        root.report("peer", Reason::PairTakesOneVip(network.vips.len()));
+    }
     let connections = connection::connections(root, folder, &network.vip_names, &network.vips);
     let static_children = match root.optional("test") {
         None => Some(Vec::new()),

@@ -13,8 +13,17 @@ use super::publishing::{KIND_CHILD, KIND_IKE, open_child, open_ike};
 /// An IKE SA as it was read, with its children.
 pub(super) struct Inherited {
     pub(super) ike: IkeSaRecord,
-    pub(super) children: Vec<(ChildSaRecord, Start)>,
+    pub(super) children: Vec<InheritedChild>,
     /// Which process of ours was paired when it was made.
+    pub(super) born: u64,
+}
+
+/// A child SA as it was read.
+pub(super) struct InheritedChild {
+    pub(super) record: ChildSaRecord,
+    /// Where its numbers go on.
+    pub(super) start: Start,
+    /// See [`Inherited::born`].
     pub(super) born: u64,
 }
 
@@ -103,6 +112,9 @@ impl Inheritance {
         let unreported = whole.then_some(Start { horizon: 0, sent: FIRST_LEASE, lease: FIRST_LEASE });
         let start = |spi: u32| starts.get(&spi).copied().or(unreported);
         let mut inheritance = Self { sets: Vec::new(), left_out };
+        // Two name the same child SA where an owner died while it wrote a rekeying. The remote peer has not heard of it, or will
+        // answer the elder's request once more: so the elder has it, and the heir isn't there yet.
+        ikes.sort_by_key(|(_, ike): &(u64, IkeSaRecord)| std::cmp::Reverse(ike.age()));
         for (born, ike) in ikes {
             inheritance.adopt(born, ike, &mut children, &start, heir);
         }
@@ -128,24 +140,24 @@ impl Inheritance {
         for spi in ike.children() {
             let child = children.remove(&u64::from(*spi));
             let child = child.filter(|(born, _)| heir.may_resume(*born));
-            let (Some((_, child)), Some(start)) = (child, start(*spi)) else {
+            let (Some((born, record)), Some(start)) = (child, start(*spi)) else {
                 self.left_out += 1;
                 let spi = format_args!("{spi:08x}");
                 tracing::warn!(ike_sa = %ike.id(), spi_in = %spi, "IKE SA left out: this child SA of it can't be resumed");
                 return;
             };
-            own.push((child, start));
+            own.push(InheritedChild { record, start, born });
         }
         self.sets.push(Inherited { ike, children: own, born });
     }
 
-    /// The child SAs as workers take them.
-    pub(super) fn children(&self, me: ApplianceId, epoch: Epoch) -> Vec<ChildSa> {
+    /// The child SAs as workers take them, each with its birth.
+    pub(super) fn children(&self, me: ApplianceId, epoch: Epoch) -> Vec<(ChildSa, u64)> {
         let prefix = IvPrefix::new(me, epoch);
         let mut all = Vec::new();
-        for (record, start) in self.sets.iter().flat_map(|set| &set.children) {
+        for InheritedChild { record, start, born } in self.sets.iter().flat_map(|set| &set.children) {
             match child_sa(record.info(), prefix, *start) {
-                Ok(child) => all.push(child),
+                Ok(child) => all.push((child, *born)),
                 Err(error) => tracing::error!(%error, "child SA can't be resumed"),
             }
         }

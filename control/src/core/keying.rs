@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use vipsec_dataplane::api::{Command, IkeDatagram, Numbers};
+use vipsec_dataplane::api::{ChildRefusal, Command, IkeDatagram, Numbers};
 use vipsec_esp::sa::{
     Algorithm, ChildSa, InboundParams, KeyMaterial, OutboundParams, ReservedSpi, Spi, TunnelEnds, WrongKeyLength,
 };
@@ -97,7 +97,8 @@ impl Core {
                 remote: transmit.remote,
                 payload: transmit.payload,
             });
-            if transmit.fresh && transmit.ike_sa.is_some() {
+            // Retransmissions too: the first copy of these bytes may still be waiting, and an adversary may send the request again.
+            if transmit.ike_sa.is_some() {
                 self.replica.after(Effect::Worker(worker, command));
             } else {
                 self.outputs.push_back(Output::Worker(worker, command));
@@ -143,17 +144,16 @@ impl Core {
                 if !self.replica.is_on() {
                     child.inbound.horizon = u64::MAX;
                 }
-                self.install_child(child, Some(info.ike_sa));
+                self.install_child(child, Some(info.ike_sa), self.publications.peer_process);
             }
             Err(error) => tracing::error!(ike_sa = %info.ike_sa, %error, "child SA can't be installed"),
         }
     }
 
-    /// Hands a child SA to its worker.
-    pub(super) fn install_child(&mut self, child: ChildSa, ike: Option<IkeSaId>) {
+    /// Hands a child SA to its worker. `born`: which process of the peer was paired when it was made.
+    pub(super) fn install_child(&mut self, child: ChildSa, ike: Option<IkeSaId>, born: u64) {
         let spi = child.inbound.spi;
         let worker = self.worker_of(spi);
-        let born = self.publications.peer_process;
         self.children.insert(spi, InstalledChild { vip: child.vip, worker, ike, born });
         self.outputs.push_back(Output::Worker(worker, Command::InstallChild(Box::new(child))));
     }
@@ -168,6 +168,7 @@ impl Core {
 
     /// The heir has its elder's children.
     fn note_rekeyed(&mut self, old: IkeSaId, new: IkeSaId) {
+        self.follow(old, new);
         for child in self.children.values_mut().filter(|child| child.ike == Some(old)) {
             child.ike = Some(new);
         }
@@ -177,6 +178,18 @@ impl Core {
         let Ok(spi) = Spi::new(spi_in) else { return };
         if let Some(child) = self.children.get(&spi) {
             self.outputs.push_back(Output::Worker(child.worker, Command::MovePeer { spi, remote }));
+        }
+    }
+
+    /// A worker can't take a child SA: it is deleted at both ends, rather than kept where nothing comes through.
+    pub(super) fn handle_child_refused(&mut self, now: Instant, spi: Spi, refusal: ChildRefusal) {
+        tracing::error!(spi_in = %spi, %refusal, "the worker refused a child SA: it is deleted");
+        self.confirm_staged(now, spi);
+        if let Some(child) = self.children.remove(&spi) {
+            self.withdraw_child(child.vip, spi);
+            if let Err(error) = self.ike.delete_child(spi.get(), now) {
+                tracing::info!(spi_in = %spi, %error, "not deleted at the remote peer");
+            }
         }
     }
 
@@ -199,7 +212,7 @@ impl Core {
 
     pub(super) fn install_static_children(&mut self) {
         for child in self.config.static_children.clone() {
-            self.install_child(child, None);
+            self.install_child(child, None, 0);
         }
     }
 }

@@ -180,10 +180,7 @@ impl Core {
                 self.note_traffic(now, spi);
             }
             Event::ChildInstalled(spi) => self.confirm_staged(now, spi),
-            Event::ChildRefused(spi, refusal) => {
-                tracing::error!(spi_in = %spi, %refusal, "the worker refused a child SA");
-                self.confirm_staged(now, spi);
-            }
+            Event::ChildRefused(spi, refusal) => self.handle_child_refused(now, spi, refusal),
             Event::TablesInForce(version) => {
                 if let Some(known) = self.tables_in_force.get_mut(worker) {
                     *known = version;
@@ -315,7 +312,8 @@ impl Core {
         spi.get() as usize % self.counters.len().max(1)
     }
 
+    /// Under which epoch the VIP's SAs are ours: also while it is being handed over, because that may be taken back.
     fn epoch_of(&self, vip: u16) -> Option<Epoch> {
-        self.ownership.owned_epoch(vip)
+        self.ownership.epoch_of_sas(vip)
     }
 }

@@ -7,7 +7,7 @@ use vipsec_esp::sa::Spi;
 use vipsec_store::StoreError;
 use vipsec_takeover::advertisement::AdvertisementKey;
 use vipsec_takeover::floor::Floor;
-use vipsec_takeover::pair::{Pair, PairConfig, VipConfig};
+use vipsec_takeover::pair::{Pair, PairConfig, Role, VipConfig};
 use vipsec_wire::iv::Epoch;
 
 use super::pairing::PairSide;
@@ -54,6 +54,17 @@ impl Ownership {
         match self {
             Self::Solo(solo) => *solo.epochs.get(usize::from(vip))?,
             Self::Pair(side) => side.pair.owned_epoch(vip),
+        }
+    }
+
+    /// The epoch under which its SAs are ours: owned, or not yet handed over.
+    pub(super) fn epoch_of_sas(&self, vip: u16) -> Option<Epoch> {
+        match self {
+            Self::Solo(_) => self.owned_epoch(vip),
+            Self::Pair(side) => match side.pair.role(vip)? {
+                Role::Owner { epoch } | Role::HandingOver { epoch, .. } => Some(epoch),
+                Role::Standby | Role::Taking { .. } => None,
+            },
         }
     }
 
@@ -153,7 +164,11 @@ impl Core {
             match error {
                 StoreError::Refused => side.pair.handle_refused(now),
                 _ => {
-                    tracing::warn!(%error, "the peer's store doesn't take our records: go on without");
+                    tracing::error!(%error, "the other appliance's store doesn't take our records: unprotected");
+                    // Pairing anew would only meet the same error.
+                    if side.pair.give_up_join() {
+                        return;
+                    }
                     self.replica.strand();
                     side.close(now);
                     self.outputs.push_back(Output::LinkClose);

@@ -336,10 +336,10 @@ impl Core {
         );
         let children = inheritance.children(side.me, epoch);
         let mut unconfirmed = BTreeSet::new();
-        for child in children {
+        for (child, born) in children {
             let spi = child.inbound.spi;
             unconfirmed.insert(spi);
-            self.install_child(child, None);
+            self.install_child(child, None, born);
         }
         let done = unconfirmed.is_empty();
         if let Ownership::Pair(side) = &mut self.ownership {

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use vipsec_dataplane::api::{Command, Report, SaReport};
@@ -11,6 +10,7 @@ use vipsec_esp::sa::Spi;
 use vipsec_ike::{ChildSaRecord, IkeSaId, IkeSaRecord};
 use vipsec_store::{CounterEntry, RecordKey, StoreError};
 
+use super::keying::FIRST_LEASE;
 use super::{Core, Effect, Output};
 
 /// Record kinds in the store.
@@ -18,24 +18,21 @@ pub(super) const KIND_IKE: u8 = 1;
 /// See [`KIND_IKE`].
 pub(super) const KIND_CHILD: u8 = 2;
 
-/// A record in the store: what IKE exports, and what the successor has to know beside it.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Envelope {
-    /// The peer's process that was paired when the SA was made; 0: none. A successor that doesn't know which epochs it once used
-    /// resumes only what was made after its own process had begun.
-    pub(super) born: u64,
-    /// As IKE encodes it.
-    pub(super) body: Vec<u8>,
+/// What the successor has to know beside what IKE exports: the peer's process that was paired when the SA was made; 0: none. A
+/// successor that doesn't know which epochs it once used resumes only what was made after its own process had begun.
+///
+/// Stands in front of the record, in one buffer of the final size: one that grows leaves copies of keys behind.
+fn envelope(born: u64, body: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(size_of::<u64>() + body.len()));
+    bytes.extend_from_slice(&born.to_be_bytes());
+    bytes.extend_from_slice(body);
+    bytes
 }
 
-impl Envelope {
-    fn encode(born: u64, body: &[u8]) -> Zeroizing<Vec<u8>> {
-        let mut envelope = Self { born, body: body.to_vec() };
-        // Encoding plain data into a Vec has no way to fail; an empty record would be left out by the reader, and reported.
-        let bytes = Zeroizing::new(rmp_serde::to_vec(&envelope).unwrap_or_default());
-        zeroize::Zeroize::zeroize(&mut envelope.body);
-        bytes
-    }
+/// Takes an envelope apart.
+fn unwrap_envelope(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (born, body) = bytes.split_first_chunk()?;
+    Some((u64::from_be_bytes(*born), body))
 }
 
 /// What the copy knows and what it has to learn.
@@ -51,8 +48,8 @@ pub(super) struct Publications {
     orphans: BTreeSet<RecordKey>,
     /// A join waits for these SAs to be bound.
     binding: Option<BTreeSet<Spi>>,
-    /// VIPs that stopped for a move: their SAs as they stood then.
-    stopped: BTreeMap<u16, Vec<SaReport>>,
+    /// VIPs that stopped for a move: what was published of their SAs before.
+    stopped: BTreeMap<u16, Vec<CounterEntry>>,
 }
 
 impl Publications {
@@ -83,9 +80,8 @@ impl Core {
         let changed = std::mem::take(&mut self.publications.changed);
         let orphans = std::mem::take(&mut self.publications.orphans);
         let any = !changed.is_empty() || !orphans.is_empty();
-        let written = changed
-            .into_iter()
-            .try_for_each(|id| self.publish_ike_sa(now, id))
+        let written = self
+            .publish_ike_sas(now, changed)
             .and_then(|()| orphans.into_iter().try_for_each(|key| self.replica.remove(key)));
         if let Err(error) = written {
             self.handle_store_error(now, error);
@@ -93,22 +89,28 @@ impl Core {
         any
     }
 
-    /// Writes an IKE SA with its children. Its own record comes last: it is the commit point of the set.
-    fn publish_ike_sa(&mut self, now: Instant, id: IkeSaId) -> Result<(), StoreError> {
+    /// Writes IKE SAs, an heir before its elder: the elder's record, that gives the child SAs away, is what makes a rekeying count.
+    fn publish_ike_sas(&mut self, now: Instant, ids: BTreeSet<IkeSaId>) -> Result<(), StoreError> {
         if !self.replica.is_on() {
             return Ok(());
         }
-        let Some((ike, children)) = self.ike.export(id, now) else { return Ok(()) };
+        let mut sets: Vec<_> = ids.into_iter().filter_map(|id| self.ike.export(id, now)).collect();
+        sets.sort_by_key(|(ike, _)| ike.age());
+        sets.into_iter().try_for_each(|(ike, children)| self.publish_set(&ike, &children))
+    }
+
+    /// Writes an IKE SA with its children. Its own record comes last: it is the commit point of the set.
+    fn publish_set(&mut self, ike: &IkeSaRecord, children: &[ChildSaRecord]) -> Result<(), StoreError> {
         let Some(epoch) = self.epoch_of(ike.vip()) else { return Ok(()) };
-        let born = self.publications.born.get(&id).copied().unwrap_or(0);
-        for child in &children {
+        let born = self.publications.born.get(&ike.id()).copied().unwrap_or(0);
+        for child in children {
             let Ok(spi) = Spi::new(child.spi_in()) else { continue };
             let born = self.children.get(&spi).map_or(born, |child| child.born);
-            let bytes = Envelope::encode(born, &child.encode());
+            let bytes = envelope(born, &child.encode());
             self.replica.put(child_key(ike.vip(), spi), epoch, &bytes)?;
         }
-        let bytes = Envelope::encode(born, &ike.encode());
-        self.replica.put(ike_key(ike.vip(), id), epoch, &bytes)
+        let bytes = envelope(born, &ike.encode());
+        self.replica.put(ike_key(ike.vip(), ike.id()), epoch, &bytes)
     }
 
     /// An IKE SA is gone.
@@ -178,34 +180,33 @@ impl Core {
         if stopped.iter().any(|sa| sa.awaits_grant) {
             return self.stop_later(vip);
         }
-        for sa in &stopped {
-            let entry = CounterEntry { spi: sa.spi.get(), lease: sa.sent, edge: sa.edge, horizon: sa.edge };
-            self.replica.publish_numbers(entry, None);
-        }
-        self.publications.stopped.insert(vip, stopped);
+        let before = stopped.iter().map(|sa: &SaReport| {
+            let spi = sa.spi.get();
+            let exact = CounterEntry { spi, lease: sa.sent, edge: sa.edge, horizon: sa.edge };
+            let unreported = CounterEntry { spi, lease: FIRST_LEASE, edge: 0, horizon: 0 };
+            self.replica.publish_exact_numbers(exact).unwrap_or(unreported)
+        });
+        self.publications.stopped.insert(vip, before.collect());
         self.replica.after_numbers(Effect::Stopped(vip));
     }
 
     /// The move was not taken. The workers still have their old grants, so the store has to know those again before the VIP opens.
     pub(super) fn take_back(&mut self, vip: u16) {
-        for sa in self.publications.stopped.remove(&vip).unwrap_or_default() {
-            let entry = CounterEntry { spi: sa.spi.get(), lease: sa.lease, edge: sa.edge, horizon: sa.horizon };
-            self.replica.publish_numbers(entry, None);
+        for before in self.publications.stopped.remove(&vip).unwrap_or_default() {
+            self.replica.publish_numbers(before, None);
         }
         self.replica.after_numbers(Effect::Reopen(vip));
     }
 }
 
-/// What an envelope holds, if it can be read.
+/// Reads an IKE SA's record and its birth.
 pub(super) fn open_ike(bytes: &[u8]) -> Option<(u64, IkeSaRecord)> {
-    let envelope: Envelope = rmp_serde::from_slice(bytes).ok()?;
-    let body = Zeroizing::new(envelope.body);
-    Some((envelope.born, IkeSaRecord::decode(&body).ok()?))
+    let (born, body) = unwrap_envelope(bytes)?;
+    Some((born, IkeSaRecord::decode(body).ok()?))
 }
 
-/// See [`open_ike`].
+/// Reads a child SA's record and its birth.
 pub(super) fn open_child(bytes: &[u8]) -> Option<(u64, ChildSaRecord)> {
-    let envelope: Envelope = rmp_serde::from_slice(bytes).ok()?;
-    let body = Zeroizing::new(envelope.body);
-    Some((envelope.born, ChildSaRecord::decode(&body).ok()?))
+    let (born, body) = unwrap_envelope(bytes)?;
+    Some((born, ChildSaRecord::decode(body).ok()?))
 }

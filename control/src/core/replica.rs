@@ -119,8 +119,24 @@ impl Replica {
         }
     }
 
-    /// The numbers of a child SA, for the next flush; `then` happens when they are acknowledged.
-    pub(super) fn publish_numbers(&mut self, entry: CounterEntry, then: Option<Effect>) {
+    /// The numbers of a child SA, for the next flush; `then` happens when they are acknowledged. What was published before may be
+    /// granted already, so horizon and lease never move back.
+    pub(super) fn publish_numbers(&mut self, mut entry: CounterEntry, then: Option<Effect>) {
+        if let Some(known) = self.counters.get(entry.spi) {
+            entry.horizon = entry.horizon.max(known.horizon);
+            entry.lease = entry.lease.max(known.lease);
+        }
+        self.set_numbers(entry, then);
+    }
+
+    /// The exact numbers of a child SA that has stopped, lower than what was granted; returns what was published before.
+    pub(super) fn publish_exact_numbers(&mut self, entry: CounterEntry) -> Option<CounterEntry> {
+        let before = self.counters.get(entry.spi);
+        self.set_numbers(entry, None);
+        before
+    }
+
+    fn set_numbers(&mut self, entry: CounterEntry, then: Option<Effect>) {
         let block = self.counters.set(entry);
         match self.copy {
             Copy::Off | Copy::Stranded => then.into_iter().for_each(|effect| self.after(effect)),
@@ -161,7 +177,12 @@ impl Replica {
                 Err(StoreError::Behind) => {
                     behind.insert(block, effects);
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // What waits for these numbers goes on waiting: for another copy, or for the end of this one.
+                    behind.insert(block, effects);
+                    self.counters.dirty.append(&mut behind);
+                    return Err(error);
+                }
             }
         }
         self.counters.dirty = behind;
@@ -202,6 +223,10 @@ struct CounterTable {
 }
 
 impl CounterTable {
+    fn get(&self, spi: u32) -> Option<CounterEntry> {
+        *self.entries.get(*self.index.get(&spi)?)?
+    }
+
     /// Takes an SA's numbers; returns the block that holds them.
     fn set(&mut self, entry: CounterEntry) -> u32 {
         let at = match self.index.get(&entry.spi) {

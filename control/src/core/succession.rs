@@ -14,10 +14,10 @@ use crate::config::TakeoverPolicy;
 /// How many SAs are rekeyed or renegotiated per step, and how often a step comes: 500 a second, so that many don't storm.
 const PER_STEP: usize = 5;
 const STEP: Duration = Duration::from_millis(10);
-/// When the first step comes: after a move's old owner can't pass anything on any more, for that comes under the old SAs.
-const FIRST_STEP: Duration = Duration::from_millis(50);
 /// How long a remote peer may take to answer a call: one behind a NAT or that only calls itself never does.
 const CALL_MAX: Duration = Duration::from_secs(5);
+/// When the first step comes: after a move's old owner can't pass anything on any more, for that comes under the old SAs.
+const FIRST_STEP: Duration = Duration::from_millis(50);
 /// How long traffic is awaited on a renegotiated child SA before the old IKE SA is deleted all the same.
 const CARRY_MAX: Duration = Duration::from_secs(5);
 
@@ -74,8 +74,8 @@ impl Core {
     }
 
     fn forget_staged(&mut self, inheritance: &Inheritance) {
-        for (record, _) in inheritance.sets.iter().flat_map(|set| &set.children) {
-            self.uninstall(record.info().spi_in);
+        for child in inheritance.sets.iter().flat_map(|set| &set.children) {
+            self.uninstall(child.record.info().spi_in);
         }
     }
 
@@ -90,8 +90,8 @@ impl Core {
     fn resume(&mut self, now: Instant, set: Inherited) {
         let Inherited { ike, children, born } = set;
         let (id, vip) = (ike.id(), ike.vip());
-        let starts: Vec<(u32, _)> = children.iter().map(|(record, start)| (record.info().spi_in, *start)).collect();
-        let records = children.into_iter().map(|(record, _)| record).collect();
+        let starts: Vec<(u32, _)> = children.iter().map(|child| (child.record.info().spi_in, child.start)).collect();
+        let records = children.into_iter().map(|child| child.record).collect();
         if let Err(error) = self.ike.import(ike, records, now) {
             tracing::error!(ike_sa = %id, %error, "IKE SA can't be resumed");
             starts.iter().for_each(|(spi, _)| self.uninstall(*spi));
@@ -115,8 +115,8 @@ impl Core {
     fn renegotiate_from(&mut self, now: Instant, set: Inherited) {
         let Inherited { ike, children, .. } = set;
         let id = ike.id();
-        children.iter().for_each(|(record, _)| self.uninstall(record.info().spi_in));
-        let records = children.into_iter().map(|(record, _)| record).collect();
+        children.iter().for_each(|child| self.uninstall(child.record.info().spi_in));
+        let records = children.into_iter().map(|child| child.record).collect();
         match self.ike.import(ike, records, now) {
             Ok(_) => self.succession.tasks.push_back(Task::Renegotiate(id)),
             Err(error) => tracing::error!(ike_sa = %id, %error, "IKE SA can't be used for renegotiation"),
@@ -142,6 +142,18 @@ impl Core {
         for new in late {
             self.delete_replaced(now, new);
         }
+    }
+
+    /// An IKE SA was rekeyed before its turn came: its heir is the one to be renegotiated, and has fresh keys already.
+    pub(super) fn follow(&mut self, old: IkeSaId, new: IkeSaId) {
+        self.succession.tasks.retain_mut(|task| match task {
+            Task::Renegotiate(id) if *id == old => {
+                *id = new;
+                true
+            }
+            Task::RekeyIke(id) => *id != old,
+            Task::Renegotiate(_) | Task::RekeyChild(_) => true,
+        });
     }
 
     fn do_task(&mut self, now: Instant, task: Task) {

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use thiserror::Error;
@@ -13,6 +14,8 @@ use vipsec_takeover::floor::Floor;
 
 /// Writes that may wait; the core asks for few.
 const QUEUE_LEN: usize = 64;
+/// Between two attempts to save.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The state folder or a floor can't be used.
 #[derive(Debug, Error)]
@@ -81,14 +84,13 @@ impl FloorFiles {
         thread::Builder::new().name("floors".into()).spawn(move || {
             for (vip, value) in inbox {
                 let Some(name) = names.get(usize::from(vip)) else { continue };
-                match self.save(name, value) {
-                    Ok(()) => {
-                        if saved.send((vip, value)).is_err() {
-                            return;
-                        }
-                    }
-                    // The core goes on without a new epoch: it takes no VIP rather than one under an epoch it may forget.
-                    Err(error) => tracing::error!(vip = %name, %error, "can't save the floor"),
+                // Without its floor on disk the core takes no VIP: rather none than one under an epoch that could be forgotten.
+                while let Err(error) = self.save(name, value) {
+                    tracing::error!(vip = %name, %error, "can't save the floor: trying again");
+                    thread::sleep(RETRY_INTERVAL);
+                }
+                if saved.send((vip, value)).is_err() {
+                    return;
                 }
             }
         })?;

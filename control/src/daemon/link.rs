@@ -77,6 +77,8 @@ pub(super) struct Link {
     paired: Option<Box<Paired>>,
     /// The thread waits for the link to become readable.
     watched: bool,
+    /// Something could not be sent.
+    broken: bool,
 }
 
 impl Link {
@@ -111,7 +113,7 @@ impl Link {
             logged: None,
         };
         thread::Builder::new().name("store-link".into()).spawn(move || matchmaker.run(&inbox, &outbox))?;
-        Ok(Self { control: None, orders, notices, paired: None, watched: false })
+        Ok(Self { control: None, orders, notices, paired: None, watched: false, broken: false })
     }
 
     /// What the thread has to say: for [`Link::take`].
@@ -140,6 +142,10 @@ impl Link {
         if let Some(paired) = self.paired.take() {
             return Some(LinkEvent::Up(paired));
         }
+        if std::mem::take(&mut self.broken) && self.control.is_some() {
+            self.close();
+            return Some(LinkEvent::Down);
+        }
         match self.control.as_mut()?.recv() {
             Ok(Some(message)) => Some(LinkEvent::Message(message)),
             Ok(None) => {
@@ -156,17 +162,21 @@ impl Link {
         }
     }
 
-    /// Sends; what the socket has no room for is lost, as any beat may be.
+    /// Sends. A peer that reads so little that its socket is full is no peer: the link ends, rather than lose a message that
+    /// is sent once.
     pub(super) fn send(&mut self, message: &[u8]) {
-        if let Some(control) = &mut self.control {
-            // A link that is gone shows at the next read.
-            let _ = control.send(message);
+        if let Some(control) = &mut self.control
+            && let Err(error) = control.send(message)
+        {
+            tracing::warn!(%error, "store link");
+            self.broken = true;
         }
     }
 
     /// Closes the link, to begin anew.
     pub(super) fn close(&mut self) {
         self.paired = None;
+        self.broken = false;
         if let Some(control) = self.control.take() {
             // The thread holds the socket too, to watch it: without this the peer would notice only when that one lets go.
             let _ = shutdown(control.as_fd().as_raw_fd(), Shutdown::Both);

@@ -136,48 +136,45 @@ impl AdvertisementKey {
     }
 }
 
-/// How many processes of the peer are remembered as gone.
-const RETIRED_MAX: usize = 64;
-
-/// Refuses advertisements that were sent before: numbers rise within a process, and a process that was followed by another
-/// is never heard again.
+/// Refuses advertisements that were sent before.
+///
+/// Within a process numbers rise. Of two processes the later one owns under the higher epoch, because no appliance uses an epoch
+/// twice: so only a higher epoch makes another process believable. While the store link is paired, which proves freshness, no
+/// process but the one at its other end is.
 #[derive(Debug, Default)]
 pub struct ReplayGuard {
-    current: Option<(u64, u64)>,
-    retired: std::collections::VecDeque<u64>,
+    process: u64,
+    number: u64,
+    epoch: Epoch,
+    pinned: bool,
 }
 
 impl ReplayGuard {
-    /// The peer's process is this one (the store link, which proves freshness, said so).
+    /// The peer's process is this one, for as long as the store link is paired.
     pub fn pin(&mut self, incarnation: u64) {
-        match self.current {
-            Some((known, _)) if known == incarnation => {}
-            _ => self.switch_to(incarnation, 0),
+        if self.process != incarnation {
+            (self.process, self.number) = (incarnation, 0);
         }
+        self.pinned = true;
     }
 
-    fn switch_to(&mut self, incarnation: u64, number: u64) {
-        if let Some((old, _)) = self.current.replace((incarnation, number)) {
-            if self.retired.len() == RETIRED_MAX {
-                self.retired.pop_front();
-            }
-            self.retired.push_back(old);
-        }
+    /// The store link is gone: another process may follow.
+    pub fn unpin(&mut self) {
+        self.pinned = false;
     }
 
     /// Is this one newer than all before?
     pub fn check(&mut self, advertisement: &Advertisement) -> Result<(), AdvertisementError> {
-        let Advertisement { incarnation, number, .. } = *advertisement;
-        match &mut self.current {
-            Some((known, newest)) if *known == incarnation => {
-                if number <= *newest {
-                    return Err(AdvertisementError::Replayed);
-                }
-                *newest = number;
+        let Advertisement { incarnation, number, epoch, .. } = *advertisement;
+        if incarnation == self.process {
+            if number <= self.number {
+                return Err(AdvertisementError::Replayed);
             }
-            _ if self.retired.contains(&incarnation) => return Err(AdvertisementError::Replayed),
-            _ => self.switch_to(incarnation, number),
+        } else if self.pinned || epoch <= self.epoch {
+            return Err(AdvertisementError::Replayed);
         }
+        (self.process, self.number) = (incarnation, number);
+        self.epoch = self.epoch.max(epoch);
         Ok(())
     }
 }
@@ -217,9 +214,26 @@ mod tests {
         let first = sample();
         assert_eq!(guard.check(&first), Ok(()));
         assert_eq!(guard.check(&first), Err(AdvertisementError::Replayed));
-        let restarted = Advertisement { incarnation: 5, number: 1, ..first };
+        let restarted = Advertisement { incarnation: 5, number: 1, epoch: Epoch(78), ..first };
         assert_eq!(guard.check(&restarted), Ok(()));
         let of_the_dead_process = Advertisement { number: 1000, ..first };
         assert_eq!(guard.check(&of_the_dead_process), Err(AdvertisementError::Replayed));
+    }
+
+    /// A recorded frame of an earlier process must not make the guard deaf for the one that lives.
+    #[test]
+    fn a_replayed_process_does_not_silence_the_live_one() {
+        let mut guard = ReplayGuard::default();
+        let recorded = Advertisement { incarnation: 5, epoch: Epoch(3), ..sample() };
+        let live = sample();
+        assert_eq!(guard.check(&recorded), Ok(()), "nothing newer was heard yet");
+        assert_eq!(guard.check(&live), Ok(()));
+        assert_eq!(guard.check(&Advertisement { number: 1000, ..recorded }), Err(AdvertisementError::Replayed));
+        guard.pin(live.incarnation);
+        let later = Advertisement { incarnation: 6, epoch: Epoch(100), ..live };
+        assert_eq!(guard.check(&later), Err(AdvertisementError::Replayed), "the link says who lives");
+        assert_eq!(guard.check(&Advertisement { number: live.number + 1, ..live }), Ok(()));
+        guard.unpin();
+        assert_eq!(guard.check(&later), Ok(()));
     }
 }

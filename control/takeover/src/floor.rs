@@ -29,10 +29,11 @@ impl Floor {
         self.known
     }
 
-    /// The value that should be on disk, where that is more than what is there.
-    pub fn wants_reserved(&self) -> Option<u32> {
-        let wanted = self.taken.saturating_add(RESERVE_AHEAD);
-        (self.reserved < self.taken.saturating_add(RESERVE_AHEAD / 2)).then_some(wanted)
+    /// The value that should be on disk, where that is more than what is there: ahead of what was taken here and of what others
+    /// were `seen` with, because a takeover begins above both.
+    pub fn wants_reserved(&self, seen: Epoch) -> Option<u32> {
+        let highest = self.taken.max(seen.0);
+        (self.reserved < highest.saturating_add(RESERVE_AHEAD / 2)).then_some(highest.saturating_add(RESERVE_AHEAD))
     }
 
     /// `value` is on disk now.
@@ -88,13 +89,23 @@ mod tests {
     #[test]
     fn reserves_ahead_of_need() {
         let mut floor = Floor::from_disk(Some(0));
-        let wanted = floor.wants_reserved().unwrap();
+        let wanted = floor.wants_reserved(Epoch(0)).unwrap();
         floor.reserved(wanted);
-        assert_eq!(floor.wants_reserved(), None);
+        assert_eq!(floor.wants_reserved(Epoch(0)), None);
         for _ in 0..RESERVE_AHEAD {
             let Some(epoch) = floor.next(Epoch(0)) else { break };
             floor.take(epoch);
         }
-        assert!(floor.wants_reserved().is_some());
+        assert!(floor.wants_reserved(Epoch(0)).is_some());
+    }
+
+    /// A backup that never owned must be able to follow an owner whose epochs are far ahead without waiting for its disk.
+    #[test]
+    fn reserves_above_what_the_peer_uses() {
+        let mut floor = Floor::from_disk(Some(0));
+        floor.reserved(RESERVE_AHEAD);
+        let wanted = floor.wants_reserved(Epoch(17)).unwrap();
+        floor.reserved(wanted);
+        assert_eq!(floor.next(Epoch(17)), Some(Epoch(18)));
     }
 }

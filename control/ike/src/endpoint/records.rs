@@ -100,7 +100,9 @@ impl Endpoint {
             sa.retry = Some(Retry { at: now, interval, tries: 0, unsent: true });
         }
         let mut by_spi = BTreeMap::new();
-        for child in children {
+        for mut child in children {
+            // An heir takes the children over before its own record says so: whoever names them last has them.
+            child.info.ike_sa = id;
             let rekey_time = sa.policy.child(&child.info.child).and_then(|policy| policy.rekey_time);
             let (rekey_at, expires_at) = self.lifetime(now, child.age, rekey_time);
             let age = Age::of(child.age, now);
@@ -146,7 +148,6 @@ impl Endpoint {
                 && info.spi_out > 255
                 && [&info.key_in, &info.key_out].iter().all(|key| key.len() == len)
                 && info.vip == record.vip()
-                && info.ike_sa == id
         };
         let pending = record.state.pending.as_ref().map(|pending| &pending.exchange);
         let authenticating = matches!(pending, Some(Exchange::Auth(_)));

@@ -83,6 +83,7 @@ impl Pair {
         if let (true, Some(held)) = (trusted, self.held) {
             // An owner that paused between this judgement and its first packet must not act on expired trust.
             until = until.min(held.trusted_until);
+            self.resumed_on_trust = Some(held.trusted_until);
         }
         self.renew(until);
         self.actions.push_back(Action::Advertise { vip: number, epoch, protected: false });
@@ -98,6 +99,14 @@ impl Pair {
         }
     }
 
+    /// A takeover without an epoch has not begun: whoever hears of the owner meanwhile stays a backup.
+    pub(super) fn give_up_waiting_for_disk(&mut self, now: Instant) {
+        for vip in self.vips.iter_mut().filter(|vip| vip.role == Role::Taking { epoch: None }) {
+            vip.role = Role::Standby;
+            vip.ownerless_since = now;
+        }
+    }
+
     pub(super) fn handle_joined(&mut self, now: Instant) {
         let Some(link) = &self.link else { return };
         let trust = self.timing.trust;
@@ -108,7 +117,8 @@ impl Pair {
         self.silence.restart();
     }
 
-    pub(super) fn handle_question(&mut self, nonce: u64) {
+    pub(super) fn handle_question(&mut self, now: Instant, nonce: u64) {
+        self.give_up_waiting_for_disk(now);
         let begun = self.vips.iter().any(|vip| vip.role != Role::Standby);
         if !begun {
             self.silence.restart();

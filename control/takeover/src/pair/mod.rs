@@ -197,6 +197,8 @@ struct Link {
 #[derive(Debug)]
 struct Question {
     nonce: u64,
+    /// The backup process that may have acted: another one's answer is worth nothing.
+    process: Option<u64>,
     asked: Instant,
     uncertain_since: Instant,
 }
@@ -234,6 +236,10 @@ pub struct Pair {
     questions: u64,
     /// When the newest stamp that we ever echoed had arrived.
     echoed_arrival: Option<Instant>,
+    /// The process that was told to take a VIP.
+    told_process: Option<u64>,
+    /// What we resumed was trusted until then, and nobody may have heard of it yet.
+    resumed_on_trust: Option<Instant>,
     // as a backup
     held: Option<Held>,
     actions: VecDeque<Action>,
@@ -287,6 +293,8 @@ impl Pair {
             question: None,
             questions: 0,
             echoed_arrival: None,
+            told_process: None,
+            resumed_on_trust: None,
             held: None,
             actions: VecDeque::new(),
         };
@@ -324,16 +332,21 @@ impl Pair {
         match self.held {
             // Another process answers: the one that filled our copy is gone, and with it the VIPs' owner.
             Some(held) if held.incarnation != incarnation => self.take_from_the_dead(now),
-            // The same process paired anew: the old region's acknowledgements don't count any more.
-            _ if !self.is_taking() => self.held = None,
-            _ => {}
+            // The same process paired anew: the old region's acknowledgements don't count any more. Only a takeover that has its epoch
+            // already goes on with it: from here on its beats say that it has begun.
+            _ => {
+                self.give_up_waiting_for_disk(now);
+                if !self.is_taking() {
+                    self.held = None;
+                }
+            }
         }
     }
 
     /// The store link is closed, from whichever side.
     pub fn handle_link_down(&mut self, now: Instant) {
         if self.link.take().is_some() {
-            self.leave_copy(now);
+            self.lose_link(now);
         }
     }
 
@@ -345,7 +358,7 @@ impl Pair {
         match message {
             Message::Beat { stamp, echo, healthy, vips } => self.handle_beat(now, *stamp, *echo, *healthy, vips),
             Message::Joined => self.handle_joined(now),
-            Message::Question { nonce } => self.handle_question(*nonce),
+            Message::Question { nonce } => self.handle_question(now, *nonce),
             Message::Answer { nonce, begun } => self.handle_answer(now, *nonce, *begun),
             Message::HandOver { vip, epoch } => self.handle_hand_over(now, *vip, Epoch(*epoch)),
             Message::WantVip { vip } => {
@@ -368,6 +381,7 @@ impl Pair {
         vip.seen = advert.epoch;
         self.silence.heard();
         self.resolve(now, advert.vip, advert.epoch);
+        self.reserve_floors();
         Ok(())
     }
 
@@ -411,6 +425,11 @@ impl Pair {
         }
     }
 
+    /// Where a VIP stands.
+    pub fn role(&self, vip: u16) -> Option<Role> {
+        self.vips.get(usize::from(vip)).map(|vip| vip.role)
+    }
+
     /// Do we hold a copy of the peer's VIPs whose join was completed, trusted or not?
     pub fn holds_copy(&self) -> bool {
         self.held.is_some()
@@ -442,8 +461,15 @@ impl Pair {
     fn close_link(&mut self, now: Instant) {
         if self.link.take().is_some() {
             self.actions.push_back(Action::CloseLink);
-            self.leave_copy(now);
+            self.lose_link(now);
         }
+    }
+
+    fn lose_link(&mut self, now: Instant) {
+        self.guard.unpin();
+        // What the peer holds of us it holds no longer than its trust lasts, and claims take longer than that.
+        self.vips.iter_mut().for_each(|vip| vip.peer_holds_copy = false);
+        self.leave_copy(now);
     }
 
     fn beat(&mut self, now: Instant) {
@@ -515,6 +541,7 @@ impl Pair {
                 vip.seen = vip.seen.max(epoch);
             }
         }
+        self.reserve_floors();
         if first {
             self.meet_backup();
         }
@@ -525,7 +552,12 @@ impl Pair {
         let (me, peer) = (self.me, self.peer);
         let Some(vip) = self.vips.get_mut(usize::from(number)) else { return };
         let (mine, reason) = match vip.role {
-            Role::Standby | Role::Taking { epoch: None } => return,
+            Role::Standby => return,
+            // The owner lives after all, and nothing was done yet.
+            Role::Taking { epoch: None } => {
+                vip.role = Role::Standby;
+                return;
+            }
             Role::Taking { epoch: Some(epoch) } | Role::Owner { epoch } => (epoch, StepDownReason::Deposed),
             Role::HandingOver { epoch, told: Some(_) } => (epoch, StepDownReason::Moved),
             // Not by our order: the workers may not have stopped yet.
@@ -539,7 +571,7 @@ impl Pair {
     fn reserve_floors(&mut self) {
         for number in self.vip_numbers() {
             let Some(vip) = self.vips.get_mut(usize::from(number)) else { return };
-            if let Some(value) = vip.floor.wants_reserved()
+            if let Some(value) = vip.floor.wants_reserved(vip.seen)
                 && value > vip.floor_asked
             {
                 vip.floor_asked = value;

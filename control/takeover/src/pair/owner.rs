@@ -15,6 +15,17 @@ impl Pair {
         }
     }
 
+    /// The copy can't be filled: go on without one, paired or not. False where it counts already: then only the end of the link
+    /// and of the backup's trust let go of it.
+    pub fn give_up_join(&mut self) -> bool {
+        if self.copy != Copy::Joining {
+            return false;
+        }
+        self.copy = Copy::None;
+        self.actions.push_back(Action::Unprotected);
+        true
+    }
+
     /// A write into the peer's store was refused: the grant is revoked, so the backup has begun.
     pub fn handle_refused(&mut self, now: Instant) {
         let (moved, refused): (Vec<u16>, Vec<u16>) = self.vip_numbers().partition(|number| {
@@ -60,7 +71,14 @@ impl Pair {
         if let Role::HandingOver { epoch, told } = &mut vip.role
             && told.is_none()
         {
+            let Some(link) = &self.link else {
+                // Nobody was told: nobody can have acted.
+                vip.role = Role::Owner { epoch: *epoch };
+                self.actions.push_back(Action::TakeBack { vip: number });
+                return;
+            };
             *told = Some(now);
+            self.told_process = Some(link.incarnation);
             let epoch = epoch.0;
             self.send(Message::HandOver { vip: number, epoch });
         }
@@ -88,14 +106,24 @@ impl Pair {
             return;
         }
         self.reserve_floors();
+        let overslept = self.deadline.is_some_and(|deadline| now >= deadline);
+        if let Some(trusted_until) = self.resumed_on_trust.take()
+            && overslept
+            && now >= trusted_until
+        {
+            // We resumed, and slept before anybody heard of it: the owner may have outwaited our trust and gone on.
+            self.step_down_all(now, StepDownReason::Uncertain);
+            return;
+        }
         if let Copy::Leaving { until } = self.copy
             && now >= until
+            // Who slept meanwhile doesn't know whether the backup acted while it still trusted its copy.
+            && !overslept
         {
             self.copy = Copy::None;
             self.actions.push_back(Action::Unprotected);
         }
         self.take_back_or_ask(now);
-        let overslept = self.deadline.is_some_and(|deadline| now >= deadline);
         match (&self.question, self.copy) {
             (Some(question), _) => {
                 let (asked, since) = (question.asked, question.uncertain_since);
@@ -139,7 +167,13 @@ impl Pair {
     fn ask(&mut self, now: Instant, uncertain_since: Instant) {
         self.questions += 1;
         let nonce = self.questions;
-        self.question = Some(Question { nonce, asked: now, uncertain_since });
+        let handed_over = self.vips.iter().any(|vip| matches!(vip.role, Role::HandingOver { told: Some(_), .. }));
+        let process = match &self.question {
+            Some(question) => question.process,
+            None if handed_over => self.told_process,
+            None => self.link.as_ref().map(|link| link.incarnation),
+        };
+        self.question = Some(Question { nonce, process, asked: now, uncertain_since });
         self.actions.push_back(Action::Deadline(None));
         self.send(Message::Question { nonce });
     }
@@ -158,7 +192,8 @@ impl Pair {
 
     pub(super) fn handle_answer(&mut self, now: Instant, nonce: u64, begun: bool) {
         let Some(question) = self.question.take_if(|question| question.nonce == nonce) else { return };
-        if begun {
+        let answers = self.link.as_ref().map(|link| link.incarnation);
+        if begun || answers != question.process {
             // Its beats and advertisements tell under which epoch; ours ends here.
             self.step_down_all(now, StepDownReason::Deposed);
             self.close_link(now);

@@ -384,3 +384,89 @@ fn a_killed_backup_is_left_behind_only_after_its_trust_ran_out() {
     assert_eq!(world.nodes[0].unprotected, freed + 1);
     assert!(world.may_act(0));
 }
+
+#[test]
+fn an_owner_that_slept_while_it_left_a_copy_behind_gives_up() {
+    let mut world = World::settled();
+    world.link_works = false;
+    world.cut(0);
+    world.nodes[0].pair.handle_link_down(world.now);
+    world.nodes[0].running = false;
+    world.run(100 * MS);
+    assert!(world.nodes[1].activated[0].1, "the backup acts on a copy that it trusts");
+    // It dies before the owner wakes, and its advertisements are lost: nobody is there to tell.
+    world.kill(1);
+    world.adverts = Default::default();
+    world.run(400 * MS);
+    world.nodes[0].running = true;
+    world.run(10 * MS);
+    assert!(!world.may_act(0));
+    assert_eq!(world.nodes[0].stepped_down, [StepDownReason::Uncertain]);
+}
+
+/// A beat said that the backup holds a copy. It died, and its owner could not be sure of that in time: the flag must not keep the
+/// VIP without an owner.
+#[test]
+fn a_dead_backups_copy_does_not_keep_the_vip_ownerless() {
+    let mut world = World::settled();
+    world.kill(1);
+    world.nodes[0].pair.handle_link_down(world.now);
+    world.run(20 * MS);
+    world.nodes[0].running = false;
+    world.run(40 * MS);
+    world.nodes[0].running = true;
+    world.run(5 * MS);
+    assert_eq!(world.nodes[0].stepped_down, [StepDownReason::Uncertain]);
+    world.run(1000 * MS);
+    assert!(world.may_act(0));
+}
+
+/// The owner outwaits the trust of a backup that it can't reach. If that one had judged its copy just before and slept since, it
+/// must not act on it any more.
+#[test]
+fn what_was_resumed_and_not_told_anybody_is_given_up_after_a_sleep() {
+    let mut world = World::settled();
+    world.link_works = false;
+    world.network_works = false;
+    world.cut(0);
+    world.nodes[0].pair.handle_link_down(world.now);
+    while world.nodes[1].activated.is_empty() {
+        world.run(MS);
+    }
+    assert!(world.nodes[1].activated[0].1, "trusted when it was judged");
+    world.nodes[1].running = false;
+    world.run(1000 * MS);
+    world.nodes[1].running = true;
+    world.run(2 * MS);
+    assert!(!world.may_act(1));
+    assert_eq!(world.nodes[1].stepped_down, [StepDownReason::Uncertain]);
+}
+
+/// A takeover that waits for its disk has not begun: the owner that is heard again stays the owner.
+#[test]
+fn an_owner_heard_again_before_the_epoch_is_reserved_stays_owner() {
+    let mut world = World::settled();
+    let now = world.now;
+    let backup = &mut world.nodes[1].pair;
+    backup.vips[0].role = Role::Taking { epoch: None };
+    backup.handle_message(now, &Message::Question { nonce: 9 });
+    let answer = std::iter::from_fn(|| backup.poll_action()).find(|action| matches!(action, Action::Send(_)));
+    assert_eq!(answer, Some(Action::Send(Message::Answer { nonce: 9, begun: false })));
+    assert_eq!(backup.vips[0].role, Role::Standby);
+}
+
+/// Another process of the peer knows nothing of what the one did that we asked.
+#[test]
+fn an_answer_of_another_process_is_no_answer() {
+    let mut world = World::settled();
+    world.nodes[0].running = false;
+    world.run(40 * MS);
+    let now = world.now;
+    let owner = &mut world.nodes[0].pair;
+    owner.handle_timeout(now);
+    let question = owner.question.as_ref().map(|question| question.nonce);
+    let Some(nonce) = question else { panic!("it asks") };
+    owner.link.as_mut().unwrap().incarnation = 999;
+    owner.handle_message(now, &Message::Answer { nonce, begun: false });
+    assert_eq!(owner.owned_epoch(0), None);
+}
