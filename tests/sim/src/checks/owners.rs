@@ -24,6 +24,8 @@ pub(crate) struct Owners {
     /// Owners that no copy waits for.
     unprotected: [bool; 2],
     deaf: Option<Instant>,
+    /// Two owned the VIP at once, each serving whom it reached.
+    pub(crate) split: bool,
 }
 
 impl Owners {
@@ -37,6 +39,7 @@ impl Owners {
         self.unprotected[appliance] =
             epoch.is_some() && status.is_some_and(|status| matches!(status.copy, Copy::None | Copy::Joining));
         self.last[appliance] = self.last[appliance].max(epoch.unwrap_or_default());
+        self.split |= self.count() > 1;
     }
 
     /// The two can't hear each other, on no path.

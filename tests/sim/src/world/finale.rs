@@ -6,9 +6,10 @@ use vipsec_takeover::pair::Copy;
 
 use super::World;
 use crate::checks::Violation;
+use crate::remote::Operation;
 
 /// Within that time everything flows and is protected again. The remote peer needs 1.5 s to find out that its SAs are lost.
-const RECOVERY_MAX: Duration = Duration::from_secs(8);
+const RECOVERY_MAX: Duration = Duration::from_secs(6);
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 /// And it stays that way.
@@ -20,24 +21,32 @@ impl World {
             return;
         }
         self.mend_all();
-        let mended = self.agenda.now();
+        let mut missing = self.recover();
+        if missing.is_some() && self.owners.split {
+            // Two owners served the remote peer in turn, and what one of them knew is gone: it may have to call again.
+            let reaction = self.remote.operate(self.agenda.now(), Operation::DeleteIke);
+            self.remote_reacts(reaction);
+            missing = self.recover();
+        }
+        if let Some(missing) = missing {
+            self.broken(Violation::Stuck(missing.to_owned()));
+        }
+        self.run_until(self.agenda.elapsed() + CALM);
+        if self.violation.is_none() && self.owners.count() > 1 {
+            self.broken(Violation::TwoOwners);
+        }
+    }
+
+    /// Gives everybody time; returns what is still missing.
+    fn recover(&mut self) -> Option<&'static str> {
+        let since = self.agenda.now();
         let end = self.agenda.elapsed() + RECOVERY_MAX;
         loop {
             self.run_until(self.agenda.elapsed() + LOOK);
-            if self.violation.is_some() {
-                return;
+            let missing = self.what_is_missing(since);
+            if missing.is_none() || self.violation.is_some() || self.agenda.elapsed() >= end {
+                return missing;
             }
-            match self.what_is_missing(mended) {
-                None => break,
-                Some(missing) if self.agenda.elapsed() >= end => {
-                    return self.broken(Violation::Stuck(missing.to_owned()));
-                }
-                Some(_) => {}
-            }
-        }
-        self.run_until(self.agenda.elapsed() + CALM);
-        if self.owners.count() > 1 {
-            self.broken(Violation::TwoOwners);
         }
     }
 

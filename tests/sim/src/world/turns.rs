@@ -116,16 +116,23 @@ impl World {
         let after = process.core.pair_status(now - process.behind);
         let owned = before.roles.iter().any(is_owner);
         let owns = after.is_some_and(|after| after.roles.iter().any(is_owner));
-        if owned && !owns && self.owners.were_deaf(now) {
-            // Two had owned it: what only this one knew is gone with it.
+        let gives_up = self.heirs.takeover.as_ref().is_some_and(|takeover| takeover.successor == id);
+        if owned && !owns && (gives_up || self.owners.were_deaf(now)) {
+            // It can't be sure, or two had owned it: what only this one knew is gone with it.
             let belief = self.remote.belief(now);
             self.heirs.lose(&belief);
+            self.heirs.disturb();
         }
         let Some(process) = self.process(id).filter(|_| !owned && owns) else { return };
         let floor_known = process.floor_known;
         let belief = self.remote.belief(now);
+        let outside = &self.networks[Net::Outside.index()];
+        let in_reach = outside.weather.is_fine() && outside.cables[id.appliance] == Cable::Up;
         let complete = before.trusted && floor_known && resumes;
         tracing::info!(appliance = id.appliance + 1, trusted = before.trusted, "TAKEOVER");
+        if complete && !in_reach {
+            return self.heirs.disturb(); // it may take long until exchanges in progress are finished
+        }
         self.heirs.take_over(Takeover { successor: id, at: now, complete, trusted: before.trusted, belief });
         let delay = if complete { crate::checks::heirs::SETTLING } else { std::time::Duration::ZERO };
         self.agenda.after(delay, Step::Ask(id, now));

@@ -1,0 +1,50 @@
+//! A few thousand schedules, each from its own seed; and that a seed is all it takes to see one again.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use vipsec_sim::{Outcome, Tally, run};
+
+const SCHEDULES: u64 = 3000;
+const THREADS: usize = 2;
+
+#[test]
+fn no_schedule_breaks_a_promise() {
+    let next = AtomicU64::new(1);
+    let work = || {
+        let mut outcomes = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed > SCHEDULES {
+                return outcomes;
+            }
+            outcomes.push(run(seed, None));
+        }
+    };
+    let outcomes: Vec<Outcome> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("no panic in any schedule")).collect()
+    });
+    let mut sum = Tally::default();
+    let mut broken = String::new();
+    for outcome in &outcomes {
+        sum.add(&outcome.tally);
+        if let Some((step, elapsed, violation)) = &outcome.violation {
+            let seed = outcome.seed;
+            broken += &format!(
+                "seed {seed}, step {step}, {elapsed:?}: {violation}\n\
+                 \treplay: cargo run -p vipsec-sim -- --seed {seed} --verbose\n"
+            );
+        }
+    }
+    assert!(broken.is_empty(), "\n{broken}");
+    // A simulation in which nothing happens proves nothing.
+    assert!(sum.resumed > SCHEDULES / 2 && sum.delivered > 100 * SCHEDULES && sum.excused > 0, "{sum:?}");
+}
+
+#[test]
+fn a_schedule_is_a_function_of_its_seed() {
+    for seed in 1..=40 {
+        assert_eq!(run(seed, None), run(seed, None), "seed {seed}");
+    }
+}
