@@ -148,6 +148,8 @@ pub(crate) struct Answered {
     pub(crate) digest: [u8; 32],
     #[serde(with = "crate::bytes")]
     pub(crate) response: Vec<u8>,
+    /// Inbound SPI of the child SA that it agreed to. Until the peer's next request nobody knows whether the answer has arrived.
+    pub(crate) child: Option<u32>,
 }
 
 /// A request of ours without an answer yet.

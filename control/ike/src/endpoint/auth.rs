@@ -175,7 +175,8 @@ impl Endpoint {
             }
         }
         if let Some(response) = self.seal(&mut sa, ExchangeType::IkeAuth, Direction::Response, 1, &payloads) {
-            let answered = Answered { message_id: 1, digest: digest(datagram), response: response.clone() };
+            let child = sa.children.keys().next().copied();
+            let answered = Answered { message_id: 1, digest: digest(datagram), response: response.clone(), child };
             sa.state.answered = Some(answered);
             let Ends { local, remote } = ends;
             self.transmit(Transmit { ike_sa: Some(sa.id()), local, remote, payload: response, fresh: true });

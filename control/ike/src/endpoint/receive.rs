@@ -127,6 +127,7 @@ impl Endpoint {
         }
         self.heard(sa, now, ends);
         let exchange = message.header.exchange;
+        let before: Vec<u32> = sa.children.keys().copied().collect();
         let payloads = match opened {
             Err(OpenError::Malformed(ParseError::Critical(kind))) => {
                 tracing::warn!(ike_sa = %sa.id(), %remote, kind, "request with an unknown critical payload refused");
@@ -136,13 +137,14 @@ impl Endpoint {
             Ok(payloads) => self.answer(now, sa, exchange, Contents::sort(payloads)),
             Err(_) => self.invalid_syntax(sa, "malformed payloads"),
         };
+        let child = sa.children.keys().copied().find(|spi| !before.contains(spi));
         let Some(next_expected) = message_id.checked_add(1) else {
             sa.gone.get_or_insert(GoneReason::NumbersExhausted);
             return;
         };
         sa.state.next_expected = next_expected;
         let Some(response) = self.seal(sa, exchange, Direction::Response, message_id, &payloads) else { return };
-        let answered = Answered { message_id, digest: digest(datagram), response: response.clone() };
+        let answered = Answered { message_id, digest: digest(datagram), response: response.clone(), child };
         sa.state.answered = Some(answered);
         sa.changed = true;
         self.transmit(Transmit { ike_sa: Some(sa.id()), local, remote, payload: response, fresh: true });

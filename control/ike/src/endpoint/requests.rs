@@ -223,6 +223,12 @@ impl Endpoint {
                     self.mark_rekeyed(sa, old);
                 }
             }
+            // The peer asked for it and hasn't had our answer yet: it will find it when it asks once more.
+            (NotifyType::CHILD_SA_NOT_FOUND, Some(old))
+                if sa.state.answered.as_ref().is_some_and(|answered| answered.child == Some(old)) =>
+            {
+                self.postpone_child_rekey(now, sa, Some(old));
+            }
             // RFC 7296 §2.25: silently delete the child SA and create a new one from scratch.
             (NotifyType::CHILD_SA_NOT_FOUND, Some(old)) => {
                 self.remove_child(sa, old);

@@ -65,6 +65,26 @@ fn rekey_with_any_one_message_lost() {
     }
 }
 
+/// We made a child SA at the peer's request, and rekey it before the answer has reached the peer, as a successor may: the peer doesn't
+/// know it yet, but will.
+#[test]
+fn rekey_of_a_child_that_the_peer_has_not_heard_of_yet() {
+    let mut bench = Bench::established(Setup::default());
+    rekey(&mut bench, BOB);
+    bench.collect();
+    bench.loss = Some(lose_nth(0));
+    /* CREATE_CHILD_SA { N(REKEY_SA), ... } -->, and the answer is lost */
+    bench.deliver();
+    let made = bench.sa(ALICE).children.iter().find(|child| child.phase == ChildPhase::Installed).unwrap().spi_in;
+    bench.sides[ALICE].endpoint.rekey_child(made, bench.now).unwrap();
+    /* <-- CREATE_CHILD_SA { N(REKEY_SA), ... }; { N(CHILD_SA_NOT_FOUND) } --> */
+    bench.run();
+    assert!(bench.sides[ALICE].installed.contains_key(&made));
+    // Bob asks once more, and gets the same answer.
+    bench.pass(Duration::from_secs(1));
+    bench.assert_children_match();
+}
+
 #[test]
 fn rekey_without_key_exchange() {
     let mut bench = Bench::established(Setup { esp: ["aes128gcm16"; 2], ..Setup::default() });
