@@ -1,5 +1,5 @@
 # Works on Debian 12 with Rust installed; `deps` brings the rest.
-.PHONY: help deps demo test lint
+.PHONY: help deps demo test sim lint
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -8,6 +8,7 @@ help:
 	@echo 'make demo   a takeover before your eyes, in network namespaces of this machine (root);'
 	@echo '            POLICY=renegotiate: with new SAs instead of the old ones'
 	@echo 'make test   all tests'
+	@echo 'make sim    N=100000 SEED=1: that many simulated schedules from that seed on; failing seeds are printed'
 	@echo 'make lint   formatting, clippy, and who may know whom'
 	@echo 'make deps   install what is missing'
 
@@ -20,6 +21,9 @@ demo: deps
 
 test: deps
 	@tools/scripts/test.sh
+
+sim: deps
+	cargo run --locked --release -p vipsec-sim -- --count $(or $(N),10000) --seed $(or $(SEED),1)
 
 lint: deps
 	cargo fmt --all --check
