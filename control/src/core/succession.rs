@@ -69,7 +69,7 @@ impl Core {
                 TakeoverPolicy::Renegotiate => self.renegotiate_from(now, set),
             }
         }
-        self.succession.due = Some(now + FIRST_STEP);
+        self.succession.due = Some(now + if policy == TakeoverPolicy::Resume { FIRST_STEP } else { STEP });
         tracing::info!(vip, ike_sas = count, ?policy, "SAs taken over");
     }
 
