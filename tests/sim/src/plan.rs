@@ -145,12 +145,24 @@ fn death_after_a_lost_link(rng: &mut StdRng, at: Duration) -> [PlannedFault; 2] 
     ]
 }
 
-/// The owner sleeps just so long that its backup acts, and the backup's worker gets stuck over it.
-fn doubt(rng: &mut StdRng, at: Duration) -> [PlannedFault; 2] {
-    let stalls = at + millis(rng, 35, 65);
+/// The store link is slow, and the owner sleeps just so long that its backup acts, whose worker gets stuck over it: when the owner
+/// wakes, it has not been told yet.
+fn doubt(rng: &mut StdRng, at: Duration) -> [PlannedFault; 3] {
+    let delay = millis(rng, 40, 60);
+    let sleeps = at + millis(rng, 5, 15);
+    // The last heartbeat is still under way for that long, and then comes the silence.
+    let acts = delay + Duration::from_millis(50);
+    let slow = Fault::DelayLink(delay);
+    let stuck = Fault::StallWorker(Who::NotLast);
     [
-        PlannedFault { at, steps: steps(rng), fault: Fault::Pause(Who::Owner), lasts: millis(rng, 40, 90) },
-        PlannedFault { at: stalls, steps: 0, fault: Fault::StallWorker(Who::NotLast), lasts: millis(rng, 10, 150) },
+        PlannedFault { at, steps: 0, fault: slow, lasts: millis(rng, 300, 500) },
+        PlannedFault {
+            at: sleeps,
+            steps: steps(rng),
+            fault: Fault::Pause(Who::Owner),
+            lasts: acts + millis(rng, 0, 25),
+        },
+        PlannedFault { at: sleeps + acts - millis(rng, 1, 12), steps: 0, fault: stuck, lasts: millis(rng, 20, 70) },
     ]
 }
 
