@@ -202,6 +202,8 @@ impl<B> NeighbourCache<B> {
             requests.push_back(Request { port, address, known });
             true
         });
+        // The same input gives the same output: the table's own order is a random one.
+        self.requests.make_contiguous().sort_unstable_by_key(|request| (request.port, request.address));
         self.next_timeout = self.entries.values().map(|entry| entry.until).min();
         in_vain
     }
