@@ -84,6 +84,7 @@ fn status() -> Status {
             owner: Some(1),
             state: "owner".into(),
             epoch: 3,
+            copy: Some("counted".to_owned()),
         }],
         ports: vec![Port {
             name: "outside".into(),
@@ -147,8 +148,8 @@ fn answers_are_aligned_tables() {
 Appliance 1 (a), vipsecd 0.1.0, pid 42, up 1d 2h
 Engine aws-lc-rs, hugepages no
 VIPs
-  NAME  ADDRESS    MAC                STATE  OWNER  EPOCH  GATEWAYS
-  web   192.0.2.1  02:76:c0:00:02:01  owner      1      3  10.1.0.1
+  NAME  ADDRESS    MAC                STATE  OWNER  EPOCH  COPY     GATEWAYS
+  web   192.0.2.1  02:76:c0:00:02:01  owner      1      3  counted  10.1.0.1
 Ports
   NAME     SIDE     LINK  MAC                RX PACKETS  RX BYTES  MISSED  TX PACKETS  TX BYTES  ERRORS
   outside  outside  up    02:00:00:00:01:0a        1000     64000       0           9       900       1

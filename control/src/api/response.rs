@@ -117,6 +117,10 @@ pub struct Vip {
     pub state: String,
     /// Ownership number.
     pub epoch: u32,
+    /// Of an owner: how far its backup's copy is (`counted`, `joining`, `leaving`, `unprotected`); of a backup: may it be resumed
+    /// from (`trusted`, `untrusted`)? `None` without a peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<String>,
 }
 
 /// A port and its counters since the start.

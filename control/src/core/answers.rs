@@ -7,7 +7,7 @@ use vipsec_dataplane::api::{Command, Report, ReportKind, SaReport};
 use vipsec_dataplane::drops::{DropReason, Tally};
 use vipsec_distribute::connection::ConnectionState;
 use vipsec_ike::{ChildPhase, IkeSaId, IkeSaStatus, OperateError, Phase};
-use vipsec_takeover::pair::Role;
+use vipsec_takeover::pair::{Copy, PairStatus, Role};
 
 use super::ownership::Ownership;
 use super::{Core, Output};
@@ -195,6 +195,7 @@ impl Core {
                 owner,
                 state: state.to_owned(),
                 epoch,
+                copy: pair.as_ref().map(|(_, status)| copy_state(status, owned.is_some()).to_owned()),
             }
         });
         vips.collect()
@@ -351,6 +352,17 @@ fn done(result: Result<(), OperateError>) -> Result<Response, ApiError> {
         };
         ApiError::new(kind, error.to_string())
     })
+}
+
+fn copy_state(status: &PairStatus, owned: bool) -> &'static str {
+    match status.copy {
+        _ if !owned && status.trusted => "trusted",
+        _ if !owned => "untrusted",
+        Copy::Counted => "counted",
+        Copy::Joining => "joining",
+        Copy::Leaving { .. } => "leaving",
+        Copy::None => "unprotected",
+    }
 }
 
 /// A granted number; `None` is no limit.

@@ -78,11 +78,12 @@ fn status(status: &Status, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "Engine {}, hugepages {}", status.engine, yes_no(status.hugepages))?;
 
     writeln!(out, "VIPs")?;
-    let mut vips = Table::new(&["NAME", "ADDRESS", "MAC", "STATE", ">OWNER", ">EPOCH", "GATEWAYS"]);
+    let mut vips = Table::new(&["NAME", "ADDRESS", "MAC", "STATE", ">OWNER", ">EPOCH", "COPY", "GATEWAYS"]);
     for vip in &status.vips {
         let (owner, epoch) = (or_dash(vip.owner), vip.epoch.to_string());
         let (name, mac, state) = (vip.name.clone(), vip.mac.clone(), vip.state.clone());
-        vips.row([name, vip.address.to_string(), mac, state, owner, epoch, list(&vip.gateways)]);
+        let copy = or_dash(vip.copy.as_deref());
+        vips.row([name, vip.address.to_string(), mac, state, owner, epoch, copy, list(&vip.gateways)]);
     }
     vips.write(2, out)?;
 
