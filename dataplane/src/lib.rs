@@ -26,4 +26,5 @@ mod selector;
 mod stage;
 #[cfg(test)]
 mod tests;
+mod waiting;
 pub mod worker;

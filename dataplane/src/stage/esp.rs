@@ -64,7 +64,7 @@ impl<P: BufferPool> Worker<P> {
     }
 
     fn park(&mut self, parked: Parked<P::Buf>) -> Verdict {
-        self.parking.park(parked).map_err(|_| DropReason::ParkedQueueFull)?;
+        self.parking.push(parked).map_err(|_| DropReason::ParkedQueueFull)?;
         self.counters.count(Tally::Parked);
         Ok(())
     }
@@ -92,7 +92,7 @@ impl<P: BufferPool> Worker<P> {
                 index.and_then(|index| self.sad.get(index)).is_some_and(|sa| parked.number > sa.inbound.horizon());
             let verdict = match index {
                 _ if parked.spi != spi || waits_on => {
-                    self.parking.park(parked).map_err(|_| DropReason::ParkedQueueFull)
+                    self.parking.push(parked).map_err(|_| DropReason::ParkedQueueFull)
                 }
                 Some(index) => {
                     self.counters.count(Tally::Released);

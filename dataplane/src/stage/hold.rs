@@ -26,7 +26,7 @@ impl<P: BufferPool> Worker<P> {
         if own.mac != ethernet.destination {
             return Err(DropReason::OtherStation);
         }
-        self.holding.hold(Held { frame, port, vip, since: now }).map_err(|_| DropReason::HeldQueueFull)?;
+        self.holding.push(Held { frame, port, vip, since: now }).map_err(|_| DropReason::HeldQueueFull)?;
         self.counters.count(Tally::Held);
         Ok(())
     }
@@ -38,7 +38,7 @@ impl<P: BufferPool> Worker<P> {
             let Some(held) = self.holding.take() else { return };
             let verdict = match self.lookup.vip(held.vip).map(|vip| vip.state).unwrap_or_default() {
                 VipState::Owned => self.receive(now, held.port, held.frame, may_act),
-                VipState::HandingOver => self.holding.hold(held).map_err(|_| DropReason::HeldQueueFull),
+                VipState::HandingOver => self.holding.push(held).map_err(|_| DropReason::HeldQueueFull),
                 VipState::Elsewhere if !may_act => Err(DropReason::DeadlinePassed),
                 VipState::Elsewhere => self.pass_on(held.port, held.frame),
             };

@@ -7,7 +7,7 @@ use super::peer::{PEER, Peer, child};
 use super::scene::*;
 use crate::api::{Command, Event, IkeDatagram, PortId, Report, ReportKind, Tables, VipState};
 use crate::drops::{DropReason, Tally};
-use crate::holding::HELD_TIME_MAX;
+use crate::waiting::WAITING_TIME_MAX;
 use crate::worker::WorkerConfig;
 
 fn tables_with(state: VipState) -> Tables {
@@ -182,7 +182,7 @@ fn the_queue_is_bounded() {
 fn nothing_is_held_for_ever() {
     let (mut scene, _) = scene();
     scene.receive(OUTSIDE, &to_vip(&echo_request(PEER, VIP)));
-    scene.advance(HELD_TIME_MAX - SECOND / 1000);
+    scene.advance(WAITING_TIME_MAX - SECOND / 1000);
     assert_eq!(scene.held(), 1);
     scene.advance(SECOND / 1000);
     scene.assert_dropped(DropReason::HeldTooLong);

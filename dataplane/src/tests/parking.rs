@@ -7,7 +7,7 @@ use super::peer::{Peer, child};
 use super::scene::*;
 use crate::api::{Command, Event, Numbers, VipState};
 use crate::drops::{DropReason, Tally};
-use crate::parking::PARKED_TIME_MAX;
+use crate::waiting::WAITING_TIME_MAX;
 use crate::worker::WorkerConfig;
 
 fn bound(horizon: u64) -> ChildSa {
@@ -145,7 +145,7 @@ fn nothing_is_parked_for_ever() {
     scene.command(peer.install());
     let frame = peer.seal(&segment(1));
     scene.receive(OUTSIDE, &frame);
-    scene.advance(PARKED_TIME_MAX - SECOND / 1000);
+    scene.advance(WAITING_TIME_MAX - SECOND / 1000);
     scene.assert_nothing_dropped();
     scene.advance(SECOND / 1000);
     scene.assert_dropped(DropReason::ParkedTooLong);

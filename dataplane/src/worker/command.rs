@@ -87,7 +87,7 @@ impl<P: BufferPool> Worker<P> {
     }
 
     fn forget_parked(&mut self, spi: Spi) {
-        let forgotten = self.parking.forget(spi);
+        let forgotten = self.parking.forget(|parked| parked.spi == spi);
         self.counters.count_drops(DropReason::ParkedSaGone, forgotten);
     }
 
@@ -98,7 +98,7 @@ impl<P: BufferPool> Worker<P> {
             sa.outbound.grant(lease);
         }
         if self.deadline.has_passed(now) {
-            let stopped = self.parking.forget(spi);
+            let stopped = self.parking.forget(|parked| parked.spi == spi);
             self.counters.count_drops(DropReason::DeadlinePassed, stopped);
         } else {
             self.release(now, spi);
