@@ -9,5 +9,5 @@ mod traffic;
 pub use connections::{ConnectionsReport, connections};
 pub use http::{BulkReport, Http, download, upload};
 pub use pingpong::{PingPong, PingPongReport};
-pub use probe::{Arrivals, FlowReport, ProbeRecord, ProbeReport, UdpProbe, echo_once};
+pub use probe::{Arrivals, FlowReport, ProbeRecord, ProbeReport, UdpProbe, echo};
 pub use traffic::{PROBE_INTERVAL, Traffic, TrafficSeen, Way, blocked_ms};

@@ -276,7 +276,7 @@ impl Lab {
 
     /// The same through another tunnel.
     pub fn echo_through(&self, tunnel: &TunnelPlan, limit: Duration) -> Result<Duration> {
-        client::echo_once(self.client_host()?, tunnel.inner, VIP, limit)
+        client::echo(self.client_host()?, tunnel.inner, VIP, limit)
     }
 }
 
