@@ -198,7 +198,7 @@ pub enum Event {
     Ike(IkeDatagram),
     /// An SA wants more room, or was asked by [`Command::Bind`].
     Numbers(Numbers),
-    /// An authenticated packet above the horizon came from a new remote address or port (RFC 3948 §3.1 / RFC 7296 §2.23).
+    /// An authenticated packet that was admitted, newer than all before it, came from a new remote address or port (RFC 7296 §2.23).
     PeerMoved {
         /// Inbound SPI.
         spi: Spi,
