@@ -5,7 +5,7 @@
 //! [[child]]
 //! spi_in = 0x01000001            # ours; SPIs below 256 are reserved
 //! spi_out = 0x02000001           # the remote peer's
-//! algorithm = "aes256gcm16"      # or aes128gcm16
+//! algorithm = "aes256gcm16"      # or aes128gcm16, chacha20poly1305
 //! key_in = "…"                   # hexadecimal: the key, then 4 bytes of salt
 //! key_out = "…"
 //! local = "192.0.2.1"            # a VIP
@@ -21,7 +21,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use vipsec_esp::sa::{
-    Algorithm, ChildSa, InboundParams, KeyMaterial, OutboundParams, SALT_LEN, Selector, Spi, TunnelEnds,
+    Algorithm, ChildSa, InboundParams, KeyMaterial, Lifetime, Mode, OutboundParams, Processing, SALT_LEN, Selector,
+    Spi, TunnelEnds, TunnelPolicy,
 };
 use vipsec_ike::TrafficSelector;
 use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix, NUMBER_MAX};
@@ -40,8 +41,11 @@ pub const STATIC_CHILDREN_MAX: usize = 16_384;
 /// Most bytes of a file of static child SAs.
 pub const KEYS_FILE_BYTES_MAX: usize = 16 << 20;
 
-const ALGORITHMS: [(&str, Algorithm); 2] =
-    [("aes128gcm16", Algorithm::Aes128Gcm), ("aes256gcm16", Algorithm::Aes256Gcm)];
+const ALGORITHMS: [(&str, Algorithm); 3] = [
+    ("aes128gcm16", Algorithm::Aes128Gcm),
+    ("aes256gcm16", Algorithm::Aes256Gcm),
+    ("chacha20poly1305", Algorithm::ChaCha20Poly1305),
+];
 const WINDOW_DEFAULT: u32 = 1024;
 const WINDOW_MAX: u64 = 65_536;
 
@@ -128,6 +132,10 @@ fn child(section: Section, spis: &mut Once, appliance: ApplianceId, vips: &[Opti
             iv_prefix: IvPrefix::new(appliance, Epoch(0)),
         },
         succeeds: None,
+        mode: Mode::default(),
+        processing: Processing::default(),
+        lifetime: Lifetime::default(),
+        policy: TunnelPolicy::default(),
         tunnel: TunnelEnds { local, remote: remote?, udp: udp.map_or(Some(None), |udp| udp.map(Some))? },
         local_selectors: local_selectors?.iter().map(esp_selector).collect(),
         remote_selectors: remote_selectors?.iter().map(esp_selector).collect(),

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use vipsec_dataplane::api::{ChildRefusal, Command, IkeDatagram, Numbers};
 use vipsec_esp::sa::{
-    Algorithm, ChildSa, InboundParams, KeyMaterial, OutboundParams, ReservedSpi, Spi, TunnelEnds, WrongKeyLength,
+    Algorithm, ChildSa, InboundParams, KeyMaterial, Lifetime, Mode, OutboundParams, Processing, ReservedSpi, Spi,
+    TunnelEnds, TunnelPolicy, WrongKeyLength,
 };
 use vipsec_ike::{ChildSaInfo, Encryption, Event, IkeSaId, Role, Secret, Tunnel};
 use vipsec_store::CounterEntry;
@@ -69,6 +70,10 @@ pub(super) fn child_sa(info: &ChildSaInfo, prefix: IvPrefix, start: Start) -> Re
             iv_prefix: prefix,
         },
         succeeds: info.replaces.filter(|_| info.role == Role::Responder).and_then(|spi| Spi::new(spi).ok()),
+        mode: Mode::default(),
+        processing: Processing::default(),
+        lifetime: Lifetime::default(),
+        policy: TunnelPolicy::default(),
         tunnel: tunnel_ends(info.tunnel),
         local_selectors: info.local_selectors.iter().map(esp_selector).collect(),
         remote_selectors: info.remote_selectors.iter().map(esp_selector).collect(),

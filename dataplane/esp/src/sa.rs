@@ -42,26 +42,31 @@ impl fmt::Display for Spi {
     }
 }
 
-/// An ESP transform that encrypts and authenticates in one (RFC 4106).
+/// An ESP transform that encrypts and authenticates in one. Salt, explicit IV and ICV have the same lengths in all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Algorithm {
-    /// AES-GCM with a 128-bit key and a 16-byte ICV.
+    /// AES-GCM with a 128-bit key and a 16-byte ICV (RFC 4106).
     Aes128Gcm,
-    /// AES-GCM with a 256-bit key and a 16-byte ICV.
+    /// AES-GCM with a 256-bit key and a 16-byte ICV (RFC 4106).
     Aes256Gcm,
+    /// ChaCha20-Poly1305 (RFC 7634).
+    ChaCha20Poly1305,
 }
 
 impl Algorithm {
+    /// Every algorithm.
+    pub const ALL: [Self; 3] = [Self::Aes128Gcm, Self::Aes256Gcm, Self::ChaCha20Poly1305];
+
     /// Length of the cipher's key in bytes, without the salt.
     pub const fn key_len(self) -> usize {
         match self {
             Self::Aes128Gcm => 16,
-            Self::Aes256Gcm => 32,
+            Self::Aes256Gcm | Self::ChaCha20Poly1305 => 32,
         }
     }
 }
 
-/// Length of the salt that follows the key in the keying material (RFC 4106 §8.1), in bytes.
+/// Length of the salt that follows the key in the keying material (RFC 4106 §8.1, RFC 7634 §2), in bytes.
 pub const SALT_LEN: usize = 4;
 
 /// Keying material: key, then salt. Wiped when dropped; never printed.
@@ -131,6 +136,101 @@ pub struct TunnelEnds {
     pub udp: Option<(u16, u16)>,
 }
 
+/// What an SA protects (RFC 4301 §4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Mode {
+    /// Whole IP packets, under outer headers of their own.
+    #[default]
+    Tunnel,
+    /// What follows the IP header, between the ends of the SA themselves.
+    Transport,
+}
+
+/// How an SA is processed: by whom, and how much of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Processing {
+    /// A crypto engine on the worker's core.
+    #[default]
+    Cpu,
+    /// A crypto device computes cipher and ICV, asynchronously; the rest is the worker's.
+    Lookaside,
+    /// The port computes cipher and ICV on the way; the rest is the worker's.
+    InlineCrypto,
+    /// The port does all of ESP.
+    InlineProtocol,
+}
+
+/// How much an SA carries in each direction before it is replaced (soft) and before it ends (hard): RFC 4301 §4.4.2.1.
+///
+/// `u64::MAX` is no limit. Time is the control core's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Lifetime {
+    /// Bytes after which a replacement is due. Counted is what the cipher is applied to, padding included.
+    pub soft_bytes: u64,
+    /// Bytes after which the SA carries nothing more.
+    pub hard_bytes: u64,
+    /// Packets after which a replacement is due.
+    pub soft_packets: u64,
+    /// Packets after which the SA carries nothing more.
+    pub hard_packets: u64,
+}
+
+impl Lifetime {
+    /// No limits.
+    pub const NONE: Self =
+        Self { soft_bytes: u64::MAX, hard_bytes: u64::MAX, soft_packets: u64::MAX, hard_packets: u64::MAX };
+}
+
+impl Default for Lifetime {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+/// How the outer header of a tunnel is made from the inner one (RFC 4301 §5.1.2, RFC 6040). The default is what those RFCs start
+/// from. Data only: who builds outer headers applies it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct TunnelPolicy {
+    /// The outer DSCP.
+    pub dscp: DscpPolicy,
+    /// The outer DF bit.
+    pub df: DfPolicy,
+    /// The outer ECN field.
+    pub ecn: EcnPolicy,
+}
+
+/// Where the outer DSCP comes from (RFC 4301 §5.1.2.1, notes 2 and 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum DscpPolicy {
+    /// From the inner packet.
+    #[default]
+    Copy,
+    /// Always this one: 0..=63.
+    Set(u8),
+}
+
+/// Where the outer DF bit comes from (RFC 4301 §5.1.2.1, note 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum DfPolicy {
+    /// The outer packet may be fragmented.
+    #[default]
+    Clear,
+    /// From the inner packet; set for IPv6, which routers never fragment.
+    Copy,
+    /// The outer packet may not be fragmented.
+    Set,
+}
+
+/// Where the outer ECN field comes from (RFC 6040 §4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum EcnPolicy {
+    /// Normal mode: from the inner packet.
+    #[default]
+    Normal,
+    /// Compatibility mode: Not-ECT, for a decapsulator that would lose congestion marks.
+    Compatibility,
+}
+
 /// The inbound half of a child SA.
 #[derive(Debug, Clone)]
 pub struct InboundParams {
@@ -181,6 +281,14 @@ pub struct ChildSa {
     /// The inbound SPI of the SA that it replaces, where the remote peer did the replacing: what leaves goes on leaving by that one
     /// until the peer is known to be ready.
     pub succeeds: Option<Spi>,
+    /// What it protects.
+    pub mode: Mode,
+    /// By whom.
+    pub processing: Processing,
+    /// How much it carries.
+    pub lifetime: Lifetime,
+    /// How outer headers are made.
+    pub policy: TunnelPolicy,
     /// Outer addresses and ports.
     pub tunnel: TunnelEnds,
     /// What our side of the tunnel may be (destination of inbound packets).

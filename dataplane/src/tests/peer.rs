@@ -5,7 +5,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use vipsec_esp::engine::EngineKind;
 use vipsec_esp::inbound::{Admission, InboundSa};
 use vipsec_esp::outbound::OutboundSa;
-use vipsec_esp::sa::{Algorithm, ChildSa, InboundParams, KeyMaterial, OutboundParams, Selector, Spi, TunnelEnds};
+use vipsec_esp::sa::{
+    Algorithm, ChildSa, InboundParams, KeyMaterial, Lifetime, Mode, OutboundParams, Processing, Selector, Spi,
+    TunnelEnds, TunnelPolicy,
+};
 use vipsec_wire::buffer::{PacketBuf, VecBuf};
 use vipsec_wire::ethernet::{EtherType, Header};
 use vipsec_wire::ip::{Prefix, protocol};
@@ -55,6 +58,10 @@ pub(super) fn child(n: u8) -> ChildSa {
             iv_prefix: iv_prefix(1),
         },
         succeeds: None,
+        mode: Mode::default(),
+        processing: Processing::default(),
+        lifetime: Lifetime::default(),
+        policy: TunnelPolicy::default(),
         tunnel: TunnelEnds { local: VIP.into(), remote: PEER.into(), udp: None },
         local_selectors: vec![selector("192.0.2.1/32")],
         remote_selectors: vec![selector("10.9.0.0/16")],

@@ -1,25 +1,29 @@
-//! RustCrypto's aes-gcm.
+//! RustCrypto's aes-gcm and chacha20poly1305.
 
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes128Gcm, Aes256Gcm};
+use chacha20poly1305::ChaCha20Poly1305;
 
 use super::{Aead, BadKey, BadTag, SealFailed};
 use crate::header::{ICV_LEN, NONCE_LEN};
 use crate::sa::Algorithm;
 
-/// An expanded key and the GHASH key, inline; wiped on drop.
-pub struct AesGcm(Width);
+/// An expanded key (with AES the GHASH key too), inline; wiped on drop.
+pub struct AesGcm(Cipher);
 
-enum Width {
+#[expect(clippy::large_enum_variant, reason = "inline in the SA like every context")]
+enum Cipher {
     Aes128(Aes128Gcm),
     Aes256(Aes256Gcm),
+    ChaCha20(ChaCha20Poly1305),
 }
 
 impl Aead for AesGcm {
     fn new(algorithm: Algorithm, key: &[u8]) -> Result<Self, BadKey> {
         Ok(Self(match algorithm {
-            Algorithm::Aes128Gcm => Width::Aes128(Aes128Gcm::new_from_slice(key).map_err(|_| BadKey)?),
-            Algorithm::Aes256Gcm => Width::Aes256(Aes256Gcm::new_from_slice(key).map_err(|_| BadKey)?),
+            Algorithm::Aes128Gcm => Cipher::Aes128(Aes128Gcm::new_from_slice(key).map_err(|_| BadKey)?),
+            Algorithm::Aes256Gcm => Cipher::Aes256(Aes256Gcm::new_from_slice(key).map_err(|_| BadKey)?),
+            Algorithm::ChaCha20Poly1305 => Cipher::ChaCha20(ChaCha20Poly1305::new_from_slice(key).map_err(|_| BadKey)?),
         }))
     }
 
@@ -30,8 +34,9 @@ impl Aead for AesGcm {
         buffer: &mut [u8],
     ) -> Result<[u8; ICV_LEN], SealFailed> {
         let tag = match &self.0 {
-            Width::Aes128(aead) => aead.encrypt_inout_detached(nonce.into(), aad, buffer.into()),
-            Width::Aes256(aead) => aead.encrypt_inout_detached(nonce.into(), aad, buffer.into()),
+            Cipher::Aes128(aead) => aead.encrypt_inout_detached(nonce.into(), aad, buffer.into()),
+            Cipher::Aes256(aead) => aead.encrypt_inout_detached(nonce.into(), aad, buffer.into()),
+            Cipher::ChaCha20(aead) => aead.encrypt_inout_detached(nonce.into(), aad, buffer.into()),
         };
         tag.map(Into::into).map_err(|_| SealFailed)
     }
@@ -44,8 +49,9 @@ impl Aead for AesGcm {
         tag: &[u8; ICV_LEN],
     ) -> Result<(), BadTag> {
         match &self.0 {
-            Width::Aes128(aead) => aead.decrypt_inout_detached(nonce.into(), aad, buffer.into(), tag.into()),
-            Width::Aes256(aead) => aead.decrypt_inout_detached(nonce.into(), aad, buffer.into(), tag.into()),
+            Cipher::Aes128(aead) => aead.decrypt_inout_detached(nonce.into(), aad, buffer.into(), tag.into()),
+            Cipher::Aes256(aead) => aead.decrypt_inout_detached(nonce.into(), aad, buffer.into(), tag.into()),
+            Cipher::ChaCha20(aead) => aead.decrypt_inout_detached(nonce.into(), aad, buffer.into(), tag.into()),
         }
         .map_err(|_| BadTag)
     }

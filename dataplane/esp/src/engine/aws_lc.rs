@@ -1,6 +1,6 @@
 //! AWS-LC through aws-lc-rs.
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 use super::{Aead, BadKey, BadTag, SealFailed};
 use crate::header::{ICV_LEN, NONCE_LEN};
@@ -14,6 +14,7 @@ impl Aead for AwsLc {
         let algorithm = match algorithm {
             Algorithm::Aes128Gcm => &AES_128_GCM,
             Algorithm::Aes256Gcm => &AES_256_GCM,
+            Algorithm::ChaCha20Poly1305 => &CHACHA20_POLY1305,
         };
         UnboundKey::new(algorithm, key).map(|key| Self(LessSafeKey::new(key))).map_err(|_| BadKey)
     }
