@@ -1,13 +1,15 @@
-//! Answers for the operator. What only workers know is asked of them, and the answer waits until all have said.
+//! Answers for the operator. What only the data plane knows is asked of it, and the answer waits for its report.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::time::Instant;
 
-use vipsec_dataplane::api::{Command, Report, ReportKind, SaReport};
+use vipsec_dataplane::api::{Command, PortId, Report, ReportKind, SaReport};
 use vipsec_dataplane::drops::{DropReason, Tally};
-use vipsec_distribute::connection::ConnectionState;
+use vipsec_distribute::connection::{ConnectionReport, ConnectionState};
 use vipsec_ike::{ChildPhase, IkeSaId, IkeSaStatus, OperateError, Phase};
 use vipsec_takeover::pair::{Copy, PairStatus, Role};
+use vipsec_wire::ethernet::MacAddr;
 
 use super::ownership::Ownership;
 use super::{Core, Output};
@@ -16,36 +18,23 @@ use crate::api::{
     Response, Sas, Status,
 };
 
-/// Most questions that wait for workers.
+/// Most questions that wait for the data plane.
 const QUESTIONS_MAX: usize = 64;
 
-/// Questions that wait for workers.
+/// Questions that wait for the data plane.
 #[derive(Debug, Default)]
 pub(super) struct Questions {
     next: u64,
-    open: HashMap<u64, Question>,
-}
-
-#[derive(Debug)]
-struct Question {
-    asker: Asker,
-    reports: Vec<Report>,
+    open: HashMap<u64, Asker>,
 }
 
 /// Who wants to know.
 #[derive(Debug, Clone, Copy)]
 enum Asker {
     /// An operator, under the daemon's token.
-    Operator { token: u64, kind: Kind },
+    Operator(u64),
     /// A move of that VIP.
     Move(u16),
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    Sas,
-    Connections { max: usize },
-    Neighbours,
 }
 
 impl Core {
@@ -53,12 +42,12 @@ impl Core {
         let answer = match request {
             Request::Status => Ok(Response::Status(Box::new(self.status(now)))),
             Request::Counters => Ok(Response::Counters(self.counter_sums())),
-            Request::Sas => return self.ask_for_operator(token, Kind::Sas, ReportKind::Sas),
+            Request::Sas => return self.ask_for_operator(token, ReportKind::Sas),
             Request::Connections { max } => {
                 let max = max.min(CONNECTIONS_MAX);
-                return self.ask_for_operator(token, Kind::Connections { max }, ReportKind::Connections { max });
+                return self.ask_for_operator(token, ReportKind::Connections { max });
             }
-            Request::Neighbours => return self.ask_for_operator(token, Kind::Neighbours, ReportKind::Neighbours),
+            Request::Neighbours => return self.ask_for_operator(token, ReportKind::Neighbours),
             Request::Initiate { connection, child } => {
                 let child = child.or_else(|| self.first_child(&connection)).unwrap_or_default();
                 done(self.ike.initiate(&connection, &child, now).map(drop))
@@ -104,20 +93,20 @@ impl Core {
         connection.children.first().map(|child| child.name.clone())
     }
 
-    fn ask_for_operator(&mut self, token: u64, kind: Kind, what: ReportKind) {
+    fn ask_for_operator(&mut self, token: u64, what: ReportKind) {
         if self.questions.open.len() >= QUESTIONS_MAX {
             let busy = ApiError::new(ErrorKind::Busy, "too many requests wait for the workers");
             self.outputs.push_back(Output::Reply(token, Err(busy)));
             return;
         }
-        self.ask_workers(Asker::Operator { token, kind }, what);
+        self.ask_workers(Asker::Operator(token), what);
     }
 
     fn ask_workers(&mut self, asker: Asker, what: ReportKind) {
         self.questions.next += 1;
         let number = self.questions.next;
-        self.questions.open.insert(number, Question { asker, reports: Vec::new() });
-        self.command_all(|| Command::Report { token: number, what });
+        self.questions.open.insert(number, asker);
+        self.tell(Command::Report { token: number, what });
     }
 
     /// Where do the SAs of a VIP stand that has stopped?
@@ -126,21 +115,16 @@ impl Core {
     }
 
     pub(super) fn handle_report(&mut self, now: Instant, number: u64, report: Report) {
-        let workers = self.counters.len();
-        let Some(question) = self.questions.open.get_mut(&number) else { return };
-        question.reports.push(report);
-        if question.reports.len() < workers {
-            return;
-        }
-        let Some(Question { asker, reports }) = self.questions.open.remove(&number) else { return };
-        let (token, response) = match asker {
-            Asker::Move(vip) => return self.publish_exact_numbers(vip, reports),
-            Asker::Operator { token, kind: Kind::Sas } => (token, Response::Sas(self.sas(now, reports))),
-            Asker::Operator { token, kind: Kind::Connections { max } } => {
-                (token, Response::Connections(self.connections(max, reports)))
+        let Some(asker) = self.questions.open.remove(&number) else { return };
+        let (token, response) = match (asker, report) {
+            (Asker::Move(vip), Report::Sas(sas)) => return self.publish_exact_numbers(vip, sas),
+            (Asker::Move(_), _) => return,
+            (Asker::Operator(token), Report::Sas(sas)) => (token, Response::Sas(self.sas(now, sas))),
+            (Asker::Operator(token), Report::Connections { total, entries }) => {
+                (token, Response::Connections(self.connections(total, &entries)))
             }
-            Asker::Operator { token, kind: Kind::Neighbours } => {
-                (token, Response::Neighbours { entries: self.neighbours(reports) })
+            (Asker::Operator(token), Report::Neighbours(entries)) => {
+                (token, Response::Neighbours { entries: self.neighbours(entries) })
             }
         };
         self.outputs.push_back(Output::Reply(token, Ok(response)));
@@ -206,7 +190,7 @@ impl Core {
             id,
             cpu: None,
             alive: self.facts.workers_alive.get(id as usize).copied().unwrap_or(true),
-            sas: self.children.values().filter(|child| child.worker == id as usize).count() as u64,
+            sas: self.workers.children_of(id as usize) as u64,
             connections: counters
                 .tally(Tally::ConnectionsNew)
                 .saturating_sub(counters.tally(Tally::ConnectionsExpired)),
@@ -243,13 +227,8 @@ impl Core {
         api::Counters { counters: sums, drops: self.drops(|_| true) }
     }
 
-    fn sas(&self, now: Instant, reports: Vec<Report>) -> Sas {
-        let mut numbers: HashMap<u32, SaReport> = HashMap::new();
-        for report in reports {
-            if let Report::Sas(sas) = report {
-                numbers.extend(sas.into_iter().map(|sa| (sa.spi.get(), sa)));
-            }
-        }
+    fn sas(&self, now: Instant, reports: Vec<SaReport>) -> Sas {
+        let mut numbers: HashMap<u32, SaReport> = reports.into_iter().map(|sa| (sa.spi.get(), sa)).collect();
         let ike_sas = self.ike.sas(now).map(|sa| self.ike_sa(sa, &mut numbers)).collect();
         // What no IKE SA has claimed is static.
         let mut static_children: Vec<api::Child> = numbers.into_values().map(|report| static_child(&report)).collect();
@@ -299,20 +278,12 @@ impl Core {
         }
     }
 
-    fn connections(&self, max: usize, reports: Vec<Report>) -> Connections {
-        let mut sum = 0;
-        let mut all = Vec::new();
-        for report in reports {
-            if let Report::Connections { total, entries } = report {
-                sum += total as u64;
-                all.extend(entries.into_iter().map(|entry| self.connection_entry(&entry)));
-            }
-        }
-        all.truncate(max);
-        Connections { total: sum, entries: all }
+    fn connections(&self, total: usize, entries: &[ConnectionReport]) -> Connections {
+        let entries = entries.iter().map(|entry| self.connection_entry(entry)).collect();
+        Connections { total: total as u64, entries }
     }
 
-    fn connection_entry(&self, entry: &vipsec_distribute::connection::ConnectionReport) -> ConnectionEntry {
+    fn connection_entry(&self, entry: &ConnectionReport) -> ConnectionEntry {
         let target = self.config.targets.iter().find(|target| target.address == entry.target);
         ConnectionEntry {
             protocol: match entry.tuple.protocol {
@@ -328,19 +299,13 @@ impl Core {
         }
     }
 
-    fn neighbours(&self, reports: Vec<Report>) -> Vec<Neighbour> {
-        let mut all = Vec::new();
-        for report in reports {
-            if let Report::Neighbours(entries) = report {
-                all.extend(entries.into_iter().map(|(address, mac, port)| Neighbour {
-                    address,
-                    mac: mac.map(|mac| mac.to_string()),
-                    port: self.config.ports.get(usize::from(port.0)).map_or_else(String::new, |port| port.name.clone()),
-                }));
-            }
-        }
-        all.sort_by_key(|neighbour| neighbour.address);
-        all
+    fn neighbours(&self, reports: Vec<(IpAddr, Option<MacAddr>, PortId)>) -> Vec<Neighbour> {
+        let entries = reports.into_iter().map(|(address, mac, port)| Neighbour {
+            address,
+            mac: mac.map(|mac| mac.to_string()),
+            port: self.config.ports.get(usize::from(port.0)).map_or_else(String::new, |port| port.name.clone()),
+        });
+        entries.collect()
     }
 }
 

@@ -13,7 +13,7 @@ use vipsec_store::CounterEntry;
 use vipsec_wire::iv::IvPrefix;
 use zeroize::Zeroizing;
 
-use super::{Core, Effect, InstalledChild, Output};
+use super::{Core, Effect, InstalledChild};
 use crate::config::esp_selector;
 
 /// Anti-replay window of child SAs that IKE negotiates, in packets.
@@ -96,7 +96,6 @@ impl Core {
         any |= self.publish_changed(now);
         while let Some(transmit) = self.ike.poll_transmit() {
             any = true;
-            let worker = 0;
             let command = Command::SendIke(IkeDatagram {
                 local: transmit.local,
                 remote: transmit.remote,
@@ -104,9 +103,9 @@ impl Core {
             });
             // Retransmissions too: the first copy of these bytes may still be waiting, and an adversary may send the request again.
             if transmit.ike_sa.is_some() {
-                self.replica.after(Effect::Worker(worker, command));
+                self.replica.after(Effect::Command(command));
             } else {
-                self.outputs.push_back(Output::Worker(worker, command));
+                self.tell(command);
             }
         }
         any
@@ -149,24 +148,25 @@ impl Core {
                 if !self.replica.is_on() {
                     child.inbound.horizon = u64::MAX;
                 }
-                self.install_child(child, Some(info.ike_sa), self.publications.peer_process);
+                let replaces = info.replaces.and_then(|spi| Spi::new(spi).ok());
+                self.install_child(child, replaces, Some(info.ike_sa), self.publications.peer_process);
             }
             Err(error) => tracing::error!(ike_sa = %info.ike_sa, %error, "child SA can't be installed"),
         }
     }
 
-    /// Hands a child SA to its worker. `born`: which process of the peer was paired when it was made.
-    pub(super) fn install_child(&mut self, child: ChildSa, ike: Option<IkeSaId>, born: u64) {
-        let spi = child.inbound.spi;
-        let worker = self.worker_of(spi);
-        self.children.insert(spi, InstalledChild { vip: child.vip, worker, ike, born });
-        self.outputs.push_back(Output::Worker(worker, Command::InstallChild(Box::new(child))));
+    /// Hands a child SA to the data plane. `replaces`: whose traffic it carries on, whoever did the replacing; `born`: which process
+    /// of the peer was paired when it was made.
+    pub(super) fn install_child(&mut self, child: ChildSa, replaces: Option<Spi>, ike: Option<IkeSaId>, born: u64) {
+        self.children.insert(child.inbound.spi, InstalledChild { vip: child.vip, ike, born });
+        self.workers.install_child(Box::new(child), replaces);
+        self.pass_commands_on();
     }
 
     fn remove_child(&mut self, spi_in: u32) {
         let Ok(spi) = Spi::new(spi_in) else { return };
         if let Some(child) = self.children.remove(&spi) {
-            self.outputs.push_back(Output::Worker(child.worker, Command::RemoveChild(spi)));
+            self.tell(Command::RemoveChild(spi));
             self.withdraw_child(child.vip, spi);
         }
     }
@@ -181,9 +181,7 @@ impl Core {
 
     fn move_peer(&mut self, spi_in: u32, remote: SocketAddr) {
         let Ok(spi) = Spi::new(spi_in) else { return };
-        if let Some(child) = self.children.get(&spi) {
-            self.outputs.push_back(Output::Worker(child.worker, Command::MovePeer { spi, remote }));
-        }
+        self.tell(Command::MovePeer { spi, remote });
     }
 
     /// A worker can't take a child SA: it is deleted at both ends, rather than kept where nothing comes through.
@@ -199,7 +197,7 @@ impl Core {
     }
 
     /// A worker wants numbers: they are published, then granted (R3, R4).
-    pub(super) fn handle_numbers(&mut self, worker: usize, numbers: Numbers) {
+    pub(super) fn handle_numbers(&mut self, numbers: Numbers) {
         let Numbers { spi, edge, horizon_wanted, lease_wanted, .. } = numbers;
         if !self.children.contains_key(&spi) {
             return;
@@ -208,16 +206,16 @@ impl Core {
         if self.replica.is_on() {
             let entry = CounterEntry { spi: spi.get(), lease: lease_wanted, edge, horizon: horizon_wanted };
             let grant = Command::Grant { spi, horizon: horizon_wanted, lease: lease_wanted };
-            self.replica.publish_numbers(entry, Some(Effect::Worker(worker, grant)));
+            self.replica.publish_numbers(entry, Some(Effect::Command(grant)));
         } else {
             let grant = Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX };
-            self.outputs.push_back(Output::Worker(worker, grant));
+            self.tell(grant);
         }
     }
 
     pub(super) fn install_static_children(&mut self) {
         for child in self.config.static_children.clone() {
-            self.install_child(child, None, 0);
+            self.install_child(child, None, None, 0);
         }
     }
 }

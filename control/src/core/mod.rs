@@ -13,6 +13,7 @@ mod pairing;
 mod publishing;
 mod replica;
 mod succession;
+mod workers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use pairing::Paired;
 use publishing::Publications;
 use replica::Replica;
 use succession::Succession;
+use workers::WorkerSet;
 
 /// How often an owner repeats its gratuitous ARP.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
@@ -63,8 +65,8 @@ pub enum Output {
 /// What waits for an acknowledgement of the store.
 #[derive(Debug)]
 enum Effect {
-    /// Tell that worker.
-    Worker(usize, Command),
+    /// Tell the data plane.
+    Command(Command),
     /// The join's last record was written before.
     Joined,
     /// The exact numbers of a VIP that stopped were written before.
@@ -104,11 +106,10 @@ pub struct Facts {
     pub workers_alive: Vec<bool>,
 }
 
-/// A child SA that a worker has.
+/// A child SA that the data plane has.
 #[derive(Debug)]
 struct InstalledChild {
     vip: u16,
-    worker: usize,
     ike: Option<IkeSaId>,
     /// The peer's process that was paired when it was made; 0: none.
     born: u64,
@@ -125,8 +126,7 @@ pub struct Core {
     counters: Vec<Arc<Counters>>,
     tables: Tables,
     tables_version: u64,
-    /// By worker.
-    tables_in_force: Vec<u64>,
+    workers: WorkerSet,
     /// In order: what follows from them is the same in every run.
     children: BTreeMap<Spi, InstalledChild>,
     publications: Publications,
@@ -147,7 +147,7 @@ impl Core {
             ike,
             ownership: Ownership::new(&config, floors, incarnation, now),
             replica: Replica::new(),
-            tables_in_force: vec![0; counters.len()],
+            workers: WorkerSet::new(counters.len()),
             deadline,
             counters,
             tables,
@@ -169,11 +169,20 @@ impl Core {
 
     /// A worker has something to say.
     pub fn handle_event(&mut self, now: Instant, worker: usize, event: Event) {
+        if let Some(event) = self.workers.handle_event(worker, event) {
+            self.handle_data_plane(now, event);
+        }
+        self.pass_commands_on();
+        self.settle(now);
+    }
+
+    /// The data plane as a whole has something to say.
+    fn handle_data_plane(&mut self, now: Instant, event: Event) {
         match event {
             Event::Ike(datagram) => {
                 self.ike.handle_datagram(now, datagram.local, datagram.remote, &datagram.payload);
             }
-            Event::Numbers(numbers) => self.handle_numbers(worker, numbers),
+            Event::Numbers(numbers) => self.handle_numbers(numbers),
             Event::PeerMoved { spi, remote } => self.ike.peer_moved(spi.get(), remote, now),
             Event::Alive(spi) => {
                 self.ike.peer_alive(spi.get(), now);
@@ -181,19 +190,13 @@ impl Core {
             }
             Event::ChildInstalled(spi) => self.confirm_staged(now, spi),
             Event::ChildRefused(spi, refusal) => self.handle_child_refused(now, spi, refusal),
-            Event::TablesInForce(version) => {
-                if let Some(known) = self.tables_in_force.get_mut(worker) {
-                    *known = version;
-                }
-                self.check_stopped();
-            }
+            Event::TablesInForce(_) => self.check_stopped(),
             // RFC 7296 §1.5: an INVALID_SPI outside an IKE SA is only a hint, and a successor that isn't loaded yet must
             // stay silent. The remote peer's own liveness check finds out.
             Event::UnknownSpi { .. } => {}
             Event::Advertisement { port, frame } => self.handle_advertisement(now, port, &frame),
             Event::Report { token, report } => self.handle_report(now, token, report),
         }
-        self.settle(now);
     }
 
     /// An operator's request; answered by [`Output::Reply`] with the same token.
@@ -234,7 +237,7 @@ impl Core {
     /// Every VIP is ours, and every worker knows: packets are taken.
     pub fn is_serving(&self) -> bool {
         self.tables.vips.iter().all(|vip| vip.state == VipState::Owned)
-            && self.tables_in_force.iter().all(|version| *version == self.tables_version)
+            && self.workers.tables_in_force() == self.tables_version
     }
 
     /// Facts that changed.
@@ -269,7 +272,7 @@ impl Core {
                 let any = !effects.is_empty();
                 for effect in effects {
                     match effect {
-                        Effect::Worker(worker, command) => self.outputs.push_back(Output::Worker(worker, command)),
+                        Effect::Command(command) => self.tell(command),
                         Effect::Joined => self.handle_join_published(),
                         Effect::Stopped(vip) => self.handle_stopped(now, vip),
                         Effect::Reopen(vip) => self.reopen_vip(vip),
@@ -284,16 +287,22 @@ impl Core {
         }
     }
 
-    fn command_all(&mut self, mut command: impl FnMut() -> Command) {
-        for worker in 0..self.counters.len() {
-            self.outputs.push_back(Output::Worker(worker, command()));
+    /// Tells the data plane: which worker, is not the core's business.
+    fn tell(&mut self, command: Command) {
+        self.workers.handle_command(command);
+        self.pass_commands_on();
+    }
+
+    fn pass_commands_on(&mut self) {
+        while let Some((worker, command)) = self.workers.poll_command() {
+            self.outputs.push_back(Output::Worker(worker, command));
         }
     }
 
     fn publish_tables(&mut self) {
         self.tables_version += 1;
         let (version, tables) = (self.tables_version, Arc::new(self.tables.clone()));
-        self.command_all(|| Command::Tables { version, tables: tables.clone() });
+        self.tell(Command::Tables { version, tables });
     }
 
     /// Gratuitous ARP for a VIP that is ours.
@@ -301,15 +310,11 @@ impl Core {
         if self.tables.vips.get(vip).is_none_or(|entry| entry.state != VipState::Owned) {
             return;
         }
-        let Some(vip) = self.config.vips.get(vip) else { return };
+        let config = self.config.clone();
+        let Some(vip) = config.vips.get(vip) else { return };
         for (port, frame) in announce::gratuitous_arp(vip) {
-            self.outputs.push_back(Output::Worker(0, Command::SendFrame { port, frame }));
+            self.tell(Command::SendFrame { port, frame });
         }
-    }
-
-    /// Which worker has an SA: it lives on one at a time.
-    fn worker_of(&self, spi: Spi) -> usize {
-        spi.get() as usize % self.counters.len().max(1)
     }
 
     /// Under which epoch the VIP's SAs are ours: also while it is being handed over, because that may be taken back.

@@ -151,10 +151,9 @@ impl Core {
         self.ike.forget_vip(vip, now);
         let gone: Vec<Spi> = self.children.iter().filter(|(_, child)| child.vip == vip).map(|(spi, _)| *spi).collect();
         for spi in gone {
-            if let Some(child) = self.children.remove(&spi) {
-                self.replica.forget_numbers(spi);
-                self.outputs.push_back(Output::Worker(child.worker, Command::RemoveChild(spi)));
-            }
+            self.children.remove(&spi);
+            self.replica.forget_numbers(spi);
+            self.tell(Command::RemoveChild(spi));
         }
     }
 

@@ -285,7 +285,8 @@ impl Core {
 
     fn advertise(&mut self, vip: u16, epoch: Epoch, protected: bool) {
         let Ownership::Pair(side) = &mut self.ownership else { return };
-        let Some(entry) = self.config.vips.get(usize::from(vip)) else { return };
+        let config = self.config.clone();
+        let Some(entry) = config.vips.get(usize::from(vip)) else { return };
         side.advertisements += 1;
         let payload = side.key.encode(&Advertisement {
             owner: side.me,
@@ -296,7 +297,7 @@ impl Core {
             number: side.advertisements,
         });
         for (port, frame) in announce::advertisements(entry, &payload) {
-            self.outputs.push_back(Output::Worker(0, Command::SendFrame { port, frame }));
+            self.tell(Command::SendFrame { port, frame });
         }
     }
 
@@ -311,9 +312,8 @@ impl Core {
     fn end_protection(&mut self) {
         self.replica.end();
         self.abandon_join();
-        for (spi, child) in &self.children {
-            let grant = Command::Grant { spi: *spi, horizon: u64::MAX, lease: u64::MAX };
-            self.outputs.push_back(Output::Worker(child.worker, grant));
+        for spi in self.children.keys().copied().collect::<Vec<_>>() {
+            self.tell(Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX });
         }
     }
 
@@ -337,9 +337,8 @@ impl Core {
         let children = inheritance.children(side.me, epoch);
         let mut unconfirmed = BTreeSet::new();
         for (child, born) in children {
-            let spi = child.inbound.spi;
-            unconfirmed.insert(spi);
-            self.install_child(child, None, born);
+            unconfirmed.insert(child.inbound.spi);
+            self.install_child(child, None, None, born);
         }
         let done = unconfirmed.is_empty();
         if let Ownership::Pair(side) = &mut self.ownership {
@@ -390,7 +389,7 @@ impl Core {
 
     /// Workers confirm tables, or time goes by: has a VIP stopped everywhere?
     pub(super) fn check_stopped(&mut self) {
-        let version = self.tables_in_force.iter().copied().min().unwrap_or(0);
+        let version = self.workers.tables_in_force();
         let Ownership::Pair(side) = &mut self.ownership else { return };
         let stopped: Vec<u16> =
             side.stopping.iter().filter(|(_, wanted)| **wanted <= version).map(|(vip, _)| *vip).collect();

@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use zeroize::Zeroizing;
 
-use vipsec_dataplane::api::{Command, Report, SaReport};
+use vipsec_dataplane::api::{Command, SaReport};
 use vipsec_esp::sa::Spi;
 use vipsec_ike::{ChildSaRecord, IkeSaId, IkeSaRecord};
 use vipsec_store::{CounterEntry, RecordKey, StoreError};
 
 use super::keying::FIRST_LEASE;
-use super::{Core, Effect, Output};
+use super::{Core, Effect};
 
 /// Record kinds in the store.
 pub(super) const KIND_IKE: u8 = 1;
@@ -135,10 +135,10 @@ impl Core {
     pub(super) fn replicate_all(&mut self, now: Instant) {
         let ids: Vec<IkeSaId> = self.ike.sas(now).map(|sa| sa.id).collect();
         self.publications.changed.extend(ids);
-        let mut binding = BTreeSet::new();
-        for (spi, child) in self.children.iter().filter(|(_, child)| child.ike.is_some()) {
-            binding.insert(*spi);
-            self.outputs.push_back(Output::Worker(child.worker, Command::Bind(*spi)));
+        let negotiated = self.children.iter().filter(|(_, child)| child.ike.is_some());
+        let binding: BTreeSet<Spi> = negotiated.map(|(spi, _)| *spi).collect();
+        for spi in &binding {
+            self.tell(Command::Bind(*spi));
         }
         self.publications.binding = Some(binding);
         self.publish_changed(now);
@@ -168,13 +168,9 @@ impl Core {
     }
 
     /// They stand there: the successor starts right behind.
-    pub(super) fn publish_exact_numbers(&mut self, vip: u16, reports: Vec<Report>) {
-        let mut stopped = Vec::new();
-        for report in reports {
-            let Report::Sas(sas) = report else { continue };
-            stopped
-                .extend(sas.into_iter().filter(|sa| self.children.get(&sa.spi).is_some_and(|child| child.vip == vip)));
-        }
+    pub(super) fn publish_exact_numbers(&mut self, vip: u16, sas: Vec<SaReport>) {
+        let mut stopped = sas;
+        stopped.retain(|sa| self.children.get(&sa.spi).is_some_and(|child| child.vip == vip));
         // What is parked is delivered with the grant that is still to come: the numbers are exact only then. And what the store is
         // told when the move is not taken must not be less than what the worker was granted.
         if stopped.iter().any(|sa| sa.awaits_grant) {

@@ -7,8 +7,8 @@ use vipsec_dataplane::api::Command;
 use vipsec_esp::sa::Spi;
 use vipsec_ike::{IkeSaId, OperateError};
 
+use super::Core;
 use super::inheritance::{Inheritance, Inherited};
-use super::{Core, Output};
 use crate::config::TakeoverPolicy;
 
 /// How many SAs are rekeyed or renegotiated per step, and how often a step comes: 500 a second, so that many don't storm.
@@ -81,8 +81,8 @@ impl Core {
 
     fn uninstall(&mut self, spi_in: u32) {
         let Ok(spi) = Spi::new(spi_in) else { return };
-        if let Some(child) = self.children.remove(&spi) {
-            self.outputs.push_back(Output::Worker(child.worker, Command::RemoveChild(spi)));
+        if self.children.remove(&spi).is_some() {
+            self.tell(Command::RemoveChild(spi));
         }
     }
 
@@ -104,8 +104,7 @@ impl Core {
             child.ike = Some(id);
             child.vip = vip;
             // Nobody has a copy yet: no limits until a backup joins.
-            let grant = Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX };
-            self.outputs.push_back(Output::Worker(child.worker, grant));
+            self.tell(Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX });
             self.succession.tasks.push_back(Task::RekeyChild(spi));
         }
         self.succession.tasks.push_back(Task::RekeyIke(id));
