@@ -231,7 +231,10 @@ fn merge(what: ReportKind, reports: Vec<Report>) -> Report {
 #[cfg(test)]
 mod tests {
     use vipsec_dataplane::api::ChildRefusal;
-    use vipsec_esp::sa::{Algorithm, InboundParams, KeyMaterial, OutboundParams, SALT_LEN, TunnelEnds};
+    use vipsec_esp::sa::{
+        Algorithm, InboundParams, KeyMaterial, Lifetime, Mode, OutboundParams, Processing, SALT_LEN, TunnelEnds,
+        TunnelPolicy,
+    };
     use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix};
     use zeroize::Zeroizing;
 
@@ -271,6 +274,10 @@ mod tests {
                 iv_prefix: IvPrefix::new(ApplianceId::new(1).unwrap(), Epoch(1)),
             },
             succeeds: None,
+            mode: Mode::default(),
+            processing: Processing::default(),
+            lifetime: Lifetime::default(),
+            policy: TunnelPolicy::default(),
             tunnel: TunnelEnds { local: [192, 0, 2, 1].into(), remote: [198, 51, 100, 7].into(), udp: None },
             local_selectors: vec![selector([192, 0, 2, 1], [192, 0, 2, 1])],
             remote_selectors: vec![selector([10, 9, net, 0], [10, 9, net, 255])],
