@@ -23,7 +23,7 @@ use thiserror::Error;
 
 use crate::Truncated;
 use crate::checksum::{self, Sum};
-use crate::ip::Ecn;
+use crate::ip::{Ecn, TtlExpired};
 
 /// Length of a header without options, in bytes.
 pub const HEADER_LEN: usize = 20;
@@ -234,12 +234,8 @@ fn change_word(header: &mut [u8; HEADER_LEN], at: usize, change: impl FnOnce([u8
     header[10..12].copy_from_slice(&after.to_be_bytes());
 }
 
-/// The packet's lifetime is over: its TTL was 0 or 1 (RFC 1812 §5.3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("the time to live has run out")]
-pub struct TtlExpired;
-
-/// Decrements the TTL of a checked packet in place, and updates its checksum.
+/// Counts the TTL of a checked packet down by one in place, and updates its checksum.
+#[inline]
 pub fn decrement_ttl(packet: &mut [u8]) -> Result<(), TtlExpired> {
     let header = packet.first_chunk_mut::<HEADER_LEN>().ok_or(TtlExpired)?;
     if header[8] <= 1 {
@@ -249,7 +245,16 @@ pub fn decrement_ttl(packet: &mut [u8]) -> Result<(), TtlExpired> {
     Ok(())
 }
 
+/// Sets the traffic class (DSCP and ECN) of a checked packet in place, and updates its checksum.
+#[inline]
+pub fn set_traffic_class(packet: &mut [u8], traffic_class: u8) -> Result<(), Truncated> {
+    let header = packet.first_chunk_mut::<HEADER_LEN>().ok_or(Truncated)?;
+    change_word(header, 0, |[version, _]| [version, traffic_class]);
+    Ok(())
+}
+
 /// Sets the ECN bits of a checked packet in place, and updates its checksum.
+#[inline]
 pub fn set_ecn(packet: &mut [u8], ecn: Ecn) -> Result<(), Truncated> {
     let header = packet.first_chunk_mut::<HEADER_LEN>().ok_or(Truncated)?;
     change_word(header, 0, |[version, class]| [version, class & !0b11 | ecn.bits()]);

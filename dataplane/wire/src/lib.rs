@@ -16,6 +16,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod iv;
 pub mod tcp;
+pub mod transport;
 pub mod udp;
 
 /// There are fewer bytes than the header takes (reading), or than the repr takes (emitting).

@@ -1,4 +1,4 @@
-//! What IPv4 and IPv6 have in common: protocol numbers and prefixes.
+//! Address prefixes of both families.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,60 +6,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-/// IP protocol numbers (IANA "Assigned Internet Protocol Numbers").
-pub mod protocol {
-    /// ICMP for IPv4.
-    pub const ICMP: u8 = 1;
-    /// IPv4 in IP: the next header of an ESP tunnel.
-    pub const IPV4: u8 = 4;
-    /// TCP.
-    pub const TCP: u8 = 6;
-    /// UDP.
-    pub const UDP: u8 = 17;
-    /// IPv6 in IP.
-    pub const IPV6: u8 = 41;
-    /// ESP.
-    pub const ESP: u8 = 50;
-    /// ICMP for IPv6.
-    pub const ICMPV6: u8 = 58;
-    /// No next header: an ESP dummy packet (RFC 4303 §2.6).
-    pub const NO_NEXT_HEADER: u8 = 59;
-}
-
-/// Explicit congestion notification, the low two bits of the traffic class (RFC 3168 §5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ecn {
-    /// Not ECN-capable.
-    NotEct,
-    /// ECN-capable, codepoint 1.
-    Ect1,
-    /// ECN-capable, codepoint 0.
-    Ect0,
-    /// Congestion experienced.
-    Ce,
-}
-
-impl Ecn {
-    /// Of a traffic class.
-    pub const fn of(traffic_class: u8) -> Self {
-        match traffic_class & 0b11 {
-            0b00 => Self::NotEct,
-            0b01 => Self::Ect1,
-            0b10 => Self::Ect0,
-            _ => Self::Ce,
-        }
-    }
-
-    /// The two bits.
-    pub const fn bits(self) -> u8 {
-        match self {
-            Self::NotEct => 0b00,
-            Self::Ect1 => 0b01,
-            Self::Ect0 => 0b10,
-            Self::Ce => 0b11,
-        }
-    }
-}
+use super::Address;
 
 /// An address prefix; no bit is set behind its length.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,8 +93,13 @@ impl Prefix {
     }
 
     /// Does `address` lie in it?
-    pub fn contains(&self, address: IpAddr) -> bool {
-        width(address) == width(self.address) && mask(address, self.len) == self.address
+    #[inline]
+    pub fn contains(&self, address: impl Into<Address>) -> bool {
+        let (address, prefix) = (address.into(), Address::from(self.address));
+        // An IPv4 address stands in the last 32 bits, behind 96 that all IPv4 addresses share.
+        let host_bits = width(self.address) - self.len;
+        let differing = (address.to_bits() ^ prefix.to_bits()).checked_shr(u32::from(host_bits)).unwrap_or(0);
+        address.is_v4() == self.address.is_ipv4() && differing == 0
     }
 
     /// Its last address.
