@@ -1,7 +1,7 @@
 //! From the configuration to what the workers read.
 
 use vipsec_dataplane::api::{self, FloatingAddress, Policer, PortId, PortTable, Tables, VipState, VipTable};
-use vipsec_distribute::service::{self, ServiceError, ServiceTable, TargetId, TargetState};
+use vipsec_distribute::service::{self, ServiceError, ServiceTable, TargetId};
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::protocol;
 
@@ -48,15 +48,16 @@ impl Config {
     }
 
     fn distributed_service(&self, service: &Service) -> Option<service::Service> {
+        let vip = self.vips.get(usize::from(service.vip))?.floating.address;
+        let targets = service.targets.iter().filter_map(|index| u16::try_from(*index).ok()).map(TargetId).collect();
         Some(service::Service {
-            vip: self.vips.get(usize::from(service.vip))?.floating.address,
             protocol: match service.protocol {
                 ServiceProtocol::Tcp => Some(protocol::TCP),
                 ServiceProtocol::Udp => Some(protocol::UDP),
                 ServiceProtocol::Any => None,
             },
             port: service.port,
-            targets: service.targets.iter().filter_map(|index| u16::try_from(*index).ok()).map(TargetId).collect(),
+            ..service::Service::new(vip, targets)
         })
     }
 }
@@ -66,5 +67,5 @@ fn floating(floating: &Floating) -> FloatingAddress {
 }
 
 fn distributed(target: &Target, id: TargetId) -> service::Target {
-    service::Target { id, address: target.address, weight: 1, state: TargetState::Up }
+    service::Target::new(id, target.address)
 }

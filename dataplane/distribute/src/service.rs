@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -23,6 +24,51 @@ pub enum TargetState {
     Down,
 }
 
+/// How a packet reaches its target. Replies come back by themselves: the target has the VIP, and the inside gateway as its next hop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Forwarding {
+    /// As it is, to the target's MAC address: the target is on an inside network and has the VIP itself.
+    #[default]
+    Mac,
+    /// Inside another IP header (RFC 2003 for IPv4 in IPv4, RFC 2473 for what IPv6 carries): the target may be behind routers.
+    IpInIp,
+    /// Inside UDP (Generic UDP Encapsulation), variant 1: the inner packet follows the UDP header.
+    Gue {
+        /// The UDP port that the target listens on.
+        port: u16,
+    },
+    /// To the appliance's own host, by a tap port: the target runs here.
+    Local,
+}
+
+/// How a service chooses the target of a new connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Method {
+    /// By a hash of the connection's addresses and ports, the same on every appliance; shares follow the weights.
+    #[default]
+    Maglev,
+    /// In turns, as frequent as the weights say.
+    WeightedRoundRobin,
+    /// Where the fewest connections are active, relative to the weight.
+    WeightedLeastConnections,
+    /// The first target in order that is up takes all; the others are its backups.
+    HotStandby,
+    /// As [`Maglev`](Self::Maglev), with weights that the targets report themselves; 0 is full.
+    TargetControlled,
+}
+
+/// Which packets a service takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Accepts {
+    /// Those that came through a tunnel.
+    #[default]
+    Decrypted,
+    /// Those that came in the clear.
+    Clear,
+    /// Both.
+    Both,
+}
+
 /// A host that runs the application behind a VIP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -30,10 +76,19 @@ pub struct Target {
     pub id: TargetId,
     /// Its address on an inside network.
     pub address: IpAddr,
-    /// Its share of new connections relative to the other targets, at least 1.
+    /// Its share of new connections relative to the other targets. 0: it takes nothing new.
     pub weight: u16,
     /// What it gets.
     pub state: TargetState,
+    /// How packets reach it.
+    pub forwarding: Forwarding,
+}
+
+impl Target {
+    /// A target that is up, weighs 1, and has the VIP itself.
+    pub fn new(id: TargetId, address: IpAddr) -> Self {
+        Self { id, address, weight: 1, state: TargetState::Up, forwarding: Forwarding::Mac }
+    }
 }
 
 /// A service: what is addressed, and who answers.
@@ -45,8 +100,29 @@ pub struct Service {
     pub protocol: Option<u8>,
     /// Port; `None` is any.
     pub port: Option<u16>,
+    /// Which packets it takes.
+    pub accepts: Accepts,
     /// Who answers, at least one.
     pub targets: Vec<TargetId>,
+    /// How it chooses among them.
+    pub method: Method,
+    /// For how long after its last connection a remote host keeps its target; `None`: each connection is on its own.
+    pub affinity: Option<Duration>,
+}
+
+impl Service {
+    /// A service for decrypted packets of any protocol and port, that chooses by Maglev hashing.
+    pub fn new(vip: IpAddr, targets: Vec<TargetId>) -> Self {
+        Self {
+            vip,
+            protocol: None,
+            port: None,
+            accepts: Accepts::Decrypted,
+            targets,
+            method: Method::Maglev,
+            affinity: None,
+        }
+    }
 }
 
 /// Why services and targets make no table.
@@ -58,9 +134,6 @@ pub enum ServiceError {
     /// Two targets with one address.
     #[error("target address {0} is used twice")]
     DuplicateTargetAddress(IpAddr),
-    /// A target without a share.
-    #[error("target {0} has weight 0")]
-    ZeroWeight(IpAddr),
     /// A service names a target that isn't there.
     #[error("a service of {vip} names the unknown target id {}", target.0)]
     UnknownTarget {
@@ -116,9 +189,6 @@ impl ServiceTable {
         let mut by_id = HashMap::new();
         let mut states = HashMap::new();
         for target in &targets {
-            if target.weight == 0 {
-                return Err(ServiceError::ZeroWeight(target.address));
-            }
             if by_id.insert(target.id, target).is_some() {
                 return Err(ServiceError::DuplicateTargetId(target.id));
             }
@@ -179,9 +249,12 @@ fn build_lookup(service: &Service, by_id: &HashMap<TargetId, &Target>) -> Result
     let mut shares = Vec::new();
     for &id in &service.targets {
         let target = by_id.get(&id).ok_or(ServiceError::UnknownTarget { vip, target: id })?;
-        if target.state == TargetState::Up {
+        if target.state == TargetState::Up && target.weight > 0 {
             shares.push(Share { address: target.address, weight: target.weight });
         }
+    }
+    if service.method == Method::HotStandby {
+        shares.truncate(1);
     }
     Maglev::new(&shares).map_err(|error| ServiceError::Lookup { vip, error })
 }
@@ -195,11 +268,11 @@ mod tests {
     }
 
     fn target(id: u16, state: TargetState) -> Target {
-        Target { id: TargetId(id), address: IpAddr::from([10, 1, 0, id as u8]), weight: 1, state }
+        Target { state, ..Target::new(TargetId(id), IpAddr::from([10, 1, 0, id as u8])) }
     }
 
     fn service(protocol: Option<u8>, port: Option<u16>, targets: &[u16]) -> Service {
-        Service { vip: ip("192.0.2.1"), protocol, port, targets: targets.iter().copied().map(TargetId).collect() }
+        Service { protocol, port, ..Service::new(ip("192.0.2.1"), targets.iter().copied().map(TargetId).collect()) }
     }
 
     fn tuple(protocol: u8, vip_port: u16) -> FiveTuple {
@@ -246,8 +319,6 @@ mod tests {
         assert_eq!(error(vec![up(1), up(1)], vec![]), ServiceError::DuplicateTargetId(TargetId(1)));
         let twin = Target { id: TargetId(2), ..up(1) };
         assert_eq!(error(vec![up(1), twin], vec![]), ServiceError::DuplicateTargetAddress(ip("10.1.0.1")));
-        let weightless = Target { weight: 0, ..up(1) };
-        assert_eq!(error(vec![weightless], vec![]), ServiceError::ZeroWeight(ip("10.1.0.1")));
         let unknown = ServiceError::UnknownTarget { vip, target: TargetId(9) };
         assert_eq!(error(vec![up(1)], vec![service(None, None, &[9])]), unknown);
         assert_eq!(error(vec![up(1)], vec![service(None, None, &[])]), ServiceError::NoTargets(vip));

@@ -55,15 +55,13 @@ fn port(side: Side, mac: MacAddr, address: &str) -> PortTable {
 }
 
 pub(super) fn services(states: [TargetState; 2]) -> ServiceTable {
-    let target = |n: usize| Target { id: TargetId(n as u16), address: TARGETS[n].into(), weight: 1, state: states[n] };
+    let target = |n: usize| Target { state: states[n], ..Target::new(TargetId(n as u16), TARGETS[n].into()) };
     let service = |protocol, port, targets: &[u16]| Service {
-        vip: VIP.into(),
         protocol: Some(protocol),
         port: Some(port),
-        targets: targets.iter().copied().map(TargetId).collect(),
+        ..Service::new(VIP.into(), targets.iter().copied().map(TargetId).collect())
     };
-    let elsewhere =
-        Target { id: TargetId(9), address: IpAddr::from([172, 16, 0, 1]), weight: 1, state: TargetState::Up };
+    let elsewhere = Target::new(TargetId(9), IpAddr::from([172, 16, 0, 1]));
     let services = vec![
         service(protocol::TCP, 80, &[0, 1]),
         service(protocol::UDP, 53, &[0, 1]),

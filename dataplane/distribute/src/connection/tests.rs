@@ -17,10 +17,10 @@ fn tuple(protocol: u8, remote_port: u16) -> FiveTuple {
 fn services(states: &[TargetState]) -> ServiceTable {
     let targets: Vec<Target> = (1u16..)
         .zip(states)
-        .map(|(id, &state)| Target { id: TargetId(id), address: IpAddr::from([10, 1, 0, id as u8]), weight: 1, state })
+        .map(|(id, &state)| Target { state, ..Target::new(TargetId(id), IpAddr::from([10, 1, 0, id as u8])) })
         .collect();
     let all = targets.iter().map(|target| target.id).collect();
-    let service = Service { vip: IpAddr::from([192, 0, 2, 1]), protocol: None, port: None, targets: all };
+    let service = Service::new(IpAddr::from([192, 0, 2, 1]), all);
     ServiceTable::new(targets, vec![service]).unwrap()
 }
 
