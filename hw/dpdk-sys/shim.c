@@ -8,7 +8,16 @@ int shim_log_to_stderr(void) { return rte_openlog_stream(stderr); }
 
 struct rte_mbuf *shim_rte_pktmbuf_alloc(struct rte_mempool *pool) { return rte_pktmbuf_alloc(pool); }
 
-void shim_rte_pktmbuf_free(struct rte_mbuf *mbuf) { rte_pktmbuf_free(mbuf); }
+/* Out of line, so that the ordinary case below needs no stack frame. */
+static __rte_cold __rte_noinline void free_chain(struct rte_mbuf *mbuf) { rte_pktmbuf_free(mbuf); }
+
+void shim_rte_pktmbuf_free(struct rte_mbuf *mbuf)
+{
+	if (likely(RTE_MBUF_DIRECT(mbuf) && rte_mbuf_refcnt_read(mbuf) == 1 && mbuf->next == NULL && mbuf->nb_segs == 1))
+		rte_mbuf_raw_free(mbuf);
+	else
+		free_chain(mbuf);
+}
 
 int shim_rte_pktmbuf_linearize(struct rte_mbuf *mbuf) { return rte_pktmbuf_linearize(mbuf); }
 

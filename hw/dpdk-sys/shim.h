@@ -9,10 +9,12 @@
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_flow.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
+#include <rte_security.h>
 #include <rte_version.h>
 
 int shim_rte_errno(void);
@@ -27,7 +29,19 @@ uint16_t shim_rte_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **
 uint16_t shim_rte_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 
 static const uint64_t SHIM_RTE_ETH_RSS_IP = RTE_ETH_RSS_IP;
+static const uint64_t SHIM_RTE_ETH_RSS_UDP = RTE_ETH_RSS_UDP;
+static const uint64_t SHIM_RTE_ETH_RSS_TCP = RTE_ETH_RSS_TCP;
 static const uint64_t SHIM_RTE_ETH_RSS_ESP = RTE_ETH_RSS_ESP;
+static const uint64_t SHIM_RTE_ETH_RX_OFFLOAD_IPV4_CKSUM = RTE_ETH_RX_OFFLOAD_IPV4_CKSUM;
+static const uint64_t SHIM_RTE_ETH_RX_OFFLOAD_UDP_CKSUM = RTE_ETH_RX_OFFLOAD_UDP_CKSUM;
+static const uint64_t SHIM_RTE_ETH_RX_OFFLOAD_TCP_CKSUM = RTE_ETH_RX_OFFLOAD_TCP_CKSUM;
+static const uint64_t SHIM_RTE_ETH_RX_OFFLOAD_SCATTER = RTE_ETH_RX_OFFLOAD_SCATTER;
+static const uint64_t SHIM_RTE_ETH_RX_OFFLOAD_SECURITY = RTE_ETH_RX_OFFLOAD_SECURITY;
+static const uint64_t SHIM_RTE_ETH_TX_OFFLOAD_IPV4_CKSUM = RTE_ETH_TX_OFFLOAD_IPV4_CKSUM;
+static const uint64_t SHIM_RTE_ETH_TX_OFFLOAD_UDP_CKSUM = RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
+static const uint64_t SHIM_RTE_ETH_TX_OFFLOAD_TCP_CKSUM = RTE_ETH_TX_OFFLOAD_TCP_CKSUM;
+static const uint64_t SHIM_RTE_ETH_TX_OFFLOAD_MULTI_SEGS = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+static const uint64_t SHIM_RTE_ETH_TX_OFFLOAD_SECURITY = RTE_ETH_TX_OFFLOAD_SECURITY;
 static const uint64_t SHIM_RTE_MBUF_F_INDIRECT = RTE_MBUF_F_INDIRECT;
 static const uint64_t SHIM_RTE_MBUF_F_EXTERNAL = RTE_MBUF_F_EXTERNAL;
 static const uint32_t SHIM_LCORE_ID_ANY = LCORE_ID_ANY;

@@ -24,6 +24,7 @@
 //! # }
 //! ```
 
+mod capabilities;
 mod device;
 mod eal;
 mod errno;
@@ -32,13 +33,16 @@ mod mempool;
 mod netdev;
 mod port;
 mod queue;
+mod stats;
 mod thread;
 
+pub use capabilities::{Capabilities, EspPart, InlineEsp, Offload, Rss};
 pub use device::DeviceError;
 pub use eal::{Eal, EalError, EalOptions, Hugepages, MemoryBacking};
 pub use errno::Errno;
 pub use mbuf::Mbuf;
 pub use mempool::{Mempool, MempoolError, MempoolOptions};
-pub use port::{Link, Port, PortError, PortOptions, PortStats};
+pub use port::{Link, Port, PortError, PortOptions};
 pub use queue::QueuePair;
+pub use stats::{PortStats, QueueStats};
 pub use thread::{RegisteredThread, ThreadError};

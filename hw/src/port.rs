@@ -6,12 +6,14 @@ use std::sync::Arc;
 use thiserror::Error;
 use vipsec_dpdk_sys as sys;
 
+use crate::capabilities::{Capabilities, RSS};
 use crate::device::{Device, DeviceError};
 use crate::eal::Eal;
 use crate::errno::Errno;
 use crate::mempool::Mempool;
 use crate::netdev;
 use crate::queue::QueuePair;
+use crate::stats::{self, PortStats, QueueStats};
 
 /// Ethernet header and one VLAN tag, in bytes.
 const FRAME_OVERHEAD: u16 = 18;
@@ -54,7 +56,7 @@ pub enum PortError {
         wanted: u16,
     },
     /// The device would spread packets over queues that nobody reads.
-    #[error("{device} receives on {available} queues and only {wanted} would be read: make its qpairs={wanted}")]
+    #[error("{device} receives on {available} queues and only {wanted} would be read: make its {argument}={wanted}")]
     UnreadQueues {
         /// The device's name.
         device: String,
@@ -62,6 +64,8 @@ pub enum PortError {
         available: u16,
         /// Asked for.
         wanted: u16,
+        /// What sets their number in the device string.
+        argument: &'static str,
     },
     /// A full frame doesn't fit into a buffer.
     #[error("{device}: an MTU of {mtu} needs larger buffers than the pool's {room} bytes")]
@@ -94,27 +98,6 @@ pub struct Link {
     pub speed_mbps: u32,
 }
 
-/// A port's counters since it was started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PortStats {
-    /// Packets received.
-    pub rx_packets: u64,
-    /// Bytes received.
-    pub rx_bytes: u64,
-    /// Packets lost because no descriptor was free: workers too slow.
-    pub rx_missed: u64,
-    /// Packets received damaged.
-    pub rx_errors: u64,
-    /// Packets lost because the pool was empty.
-    pub rx_no_buffer: u64,
-    /// Packets sent.
-    pub tx_packets: u64,
-    /// Bytes sent.
-    pub tx_bytes: u64,
-    /// Packets that the device failed to send.
-    pub tx_errors: u64,
-}
-
 /// A started port, as the control core sees it. Its queues hold it, too: it stops when all of them and this are gone.
 #[derive(Debug)]
 pub struct Port {
@@ -130,7 +113,7 @@ pub(crate) struct PortInner {
     if_index: u32,
     mac: [u8; 6],
     /// Receive queues allocate from it as long as they exist.
-    _pool: Mempool,
+    pool: Mempool,
 }
 
 impl Port {
@@ -153,8 +136,10 @@ impl Port {
         if wanted == 0 || wanted > available {
             return Err(PortError::TooFewQueues { device: name, available, wanted });
         }
-        if info.if_index != 0 && wanted < info.max_rx_queues {
-            return Err(PortError::UnreadQueues { device: name, available: info.max_rx_queues, wanted });
+        if let Some(argument) = queues_argument(&driver)
+            && wanted < info.max_rx_queues
+        {
+            return Err(PortError::UnreadQueues { device: name, available: info.max_rx_queues, wanted, argument });
         }
         let room = pool.options().room;
         if options.mtu.saturating_add(FRAME_OVERHEAD) > room {
@@ -169,7 +154,7 @@ impl Port {
             driver,
             if_index: info.if_index,
             mac: [0; 6],
-            _pool: pool.clone(),
+            pool: pool.clone(),
         };
         inner.settle()?;
         let inner = Arc::new(inner);
@@ -222,17 +207,34 @@ impl Port {
 
     /// The counters now.
     pub fn stats(&self) -> PortStats {
-        let stats = self.inner.raw_stats();
-        PortStats {
-            rx_packets: stats.ipackets,
-            rx_bytes: stats.ibytes,
-            rx_missed: stats.imissed,
-            rx_errors: stats.ierrors,
-            rx_no_buffer: stats.rx_nombuf,
-            tx_packets: stats.opackets,
-            tx_bytes: stats.obytes,
-            tx_errors: stats.oerrors,
-        }
+        PortStats::from(&self.inner.raw_stats())
+    }
+
+    /// The counters of each queue pair now, of the first 16.
+    pub fn queue_stats(&self) -> Vec<QueueStats> {
+        stats::by_queue(&self.inner.raw_stats(), self.inner.options.queues)
+    }
+
+    /// Every counter that the driver has, under the driver's own name for it.
+    pub fn driver_stats(&self) -> Vec<(String, u64)> {
+        // SAFETY: the port is attached.
+        unsafe { stats::read_all(self.inner.id()) }
+    }
+
+    /// What the device can do.
+    pub fn capabilities(&self) -> Result<Capabilities, PortError> {
+        let info = device_info(&self.inner.device)?;
+        // SAFETY: the port is started.
+        Ok(unsafe { Capabilities::of(self.inner.id(), &info) })
+    }
+}
+
+/// The argument by which a device has receive queues that get their share of the packets whether anybody reads them or not.
+fn queues_argument(driver: &str) -> Option<&'static str> {
+    match driver {
+        "net_af_packet" => Some("qpairs"),
+        "net_af_xdp" => Some("queue_count"),
+        _ => None,
     }
 }
 
@@ -249,7 +251,7 @@ fn setup(
     // SAFETY: a plain struct for which zeroes mean DPDK's defaults.
     let mut configuration: sys::rte_eth_conf = unsafe { MaybeUninit::zeroed().assume_init() };
     configuration.rxmode.mtu = u32::from(options.mtu);
-    let spread_by = info.flow_type_rss_offloads & (sys::SHIM_RTE_ETH_RSS_IP | sys::SHIM_RTE_ETH_RSS_ESP);
+    let spread_by = RSS.iter().fold(0, |flags, (flag, _)| flags | flag) & info.flow_type_rss_offloads;
     if options.queues > 1 && spread_by != 0 {
         configuration.rxmode.mq_mode = sys::RTE_ETH_MQ_RX_RSS;
         configuration.rx_adv_conf.rss_conf.rss_hf = spread_by;
@@ -311,13 +313,13 @@ impl PortInner {
         self.device.input_is_finite
     }
 
+    pub(crate) fn pool(&self) -> &Mempool {
+        &self.pool
+    }
+
     pub(crate) fn raw_stats(&self) -> sys::rte_eth_stats {
-        let mut stats = MaybeUninit::<sys::rte_eth_stats>::zeroed();
-        // SAFETY: the port is attached and `stats` is the struct that the call fills; zeroes are valid if it doesn't.
-        unsafe {
-            sys::rte_eth_stats_get(self.id(), stats.as_mut_ptr());
-            stats.assume_init()
-        }
+        // SAFETY: the port is attached.
+        unsafe { stats::read(self.id()) }
     }
 }
 

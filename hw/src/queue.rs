@@ -45,8 +45,8 @@ impl QueuePair {
         matches!(self.input, Input::Ended)
     }
 
-    /// Received packets that were dropped because they came in several buffers and one is too small, or in a buffer that the
-    /// driver shares.
+    /// Received packets that were dropped because they came in several buffers, or in one that the driver shares, and a buffer of
+    /// the pool is too small for them or there was none.
     pub fn unusable_packets(&self) -> u64 {
         self.unusable
     }
@@ -58,11 +58,11 @@ impl QueuePair {
         self.input = if no_buffer == before { Input::Ended } else { Input::Capture { no_buffer } };
     }
 
-    /// Makes contiguous or drops what was received from `first` on.
+    /// Makes packets of one segment of everything in the burst, or drops it.
     #[cold]
     fn repair(&mut self, into: &mut Burst<Mbuf>) {
         let before = into.len();
-        into.retain(|mbuf| mbuf.is_contiguous_and_ours() || mbuf.linearize());
+        into.retain(|mbuf| mbuf.is_contiguous_and_ours() || mbuf.flatten(self.port.pool()));
         self.unusable += (before - into.len()) as u64;
     }
 
@@ -114,7 +114,14 @@ impl PortIo for QueuePair {
             if let Input::Capture { no_buffer } = self.input {
                 self.notice_end(no_buffer);
             }
-        } else if !into.iter().skip(before).all(Mbuf::is_contiguous_and_ours) {
+            return 0;
+        }
+        let mut are_sound = true;
+        for mbuf in into.iter().skip(before) {
+            mbuf.prefetch();
+            are_sound &= mbuf.is_contiguous_and_ours();
+        }
+        if !are_sound {
             self.repair(into);
         }
         into.len() - before

@@ -5,26 +5,17 @@ mod support;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::{eal, frame, packet, receive, send};
+use support::{eal, frame, in_a_network_namespace, ip, packet, receive, send, start};
 use vipsec_hw::{Mempool, MempoolOptions, Port, PortError, PortOptions, QueuePair};
 use vipsec_wire::buffer::{BURST_MAX, Burst, PacketBuf, PortIo};
 
 const BUFFERS: u32 = 4095;
 
-fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split(' ')).status().expect("iproute2 is installed");
-    assert!(status.success(), "ip {arguments}");
-}
-
 #[test]
 fn veth_pair() {
-    // SAFETY: asks for a number.
-    if unsafe { libc::geteuid() } != 0 {
-        eprintln!("skipped: making network interfaces takes root");
+    if !in_a_network_namespace() {
         return;
     }
-    // SAFETY: moves this thread, and those that it starts from now on, to a namespace that goes with them.
-    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
     ip("link add left0 type veth peer name right0");
     ip("link add pair0 type veth peer name pair1");
     for interface in ["left0", "right0", "pair0", "pair1"] {
@@ -67,12 +58,6 @@ fn veth_pair() {
     let (_again, _) = start(&eal, "net_af_packet0,iface=left0", &pool, &options);
 }
 
-fn start(eal: &vipsec_hw::Eal, device: &str, pool: &Mempool, options: &PortOptions) -> (Port, QueuePair) {
-    let (port, mut queues) = Port::start(eal, device, pool, options).unwrap();
-    assert_eq!(queues.len(), 1);
-    (port, queues.pop().unwrap())
-}
-
 /// Sending into a link that is down takes no time and loses no buffer, and packets flow again when it is back.
 fn survives_a_link_that_was_down(interface: &str, (from, to): (&mut QueuePair, &mut QueuePair), pool: &Mempool) {
     const MORE_THAN_THE_DRIVER_HOLDS: usize = 4 * 512 / BURST_MAX;
@@ -108,7 +93,7 @@ fn survives_a_link_that_was_down(interface: &str, (from, to): (&mut QueuePair, &
 fn fanout(eal: &vipsec_hw::Eal, pool: &Mempool) {
     let device = "net_af_packet2,iface=pair0,qpairs=2";
     let one = Port::start(eal, device, pool, &PortOptions::default());
-    assert!(matches!(one, Err(PortError::UnreadQueues { available: 2, wanted: 1, .. })));
+    assert!(matches!(one, Err(PortError::UnreadQueues { available: 2, wanted: 1, argument: "qpairs", .. })));
 
     let (_port, mut queues) =
         Port::start(eal, device, pool, &PortOptions { queues: 2, ..PortOptions::default() }).unwrap();

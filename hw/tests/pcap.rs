@@ -22,6 +22,7 @@ fn capture_in_capture_out() {
     everything_comes_through(&eal, &pool, &folder);
     an_empty_pool_is_not_the_end(&eal, &pool, &folder);
     a_packet_in_pieces_is_dropped_and_counted(&eal, &pool, &folder);
+    jumbo_frames_take_jumbo_buffers(&eal, &folder);
     without_an_output_file(&eal, &pool, &folder);
     without_an_input_file(&eal, &pool, &folder);
     assert_eq!(pool.available(), BUFFERS);
@@ -88,6 +89,24 @@ fn a_packet_in_pieces_is_dropped_and_counted(eal: &vipsec_hw::Eal, pool: &Mempoo
     assert_eq!(received, [frame(1, 60), frame(3, 60)]);
     assert_eq!(queue.unusable_packets(), 1);
     assert_eq!(pool.available(), BUFFERS);
+}
+
+fn jumbo_frames_take_jumbo_buffers(eal: &vipsec_hw::Eal, folder: &Path) {
+    let (input, output) = (folder.join("in.pcap"), folder.join("out.pcap"));
+    let frames = [frame(1, 60), frame(2, 5000), frame(3, 9018), frame(4, 9300), frame(5, 60)];
+    write_capture(&input, &frames);
+    let options = MempoolOptions { buffers: 255, cache: 0, room: 9216, ..MempoolOptions::new("jumbo") };
+    let pool = Mempool::new(eal, &options).unwrap();
+    let device = format!("net_pcap0,rx_pcap={},tx_pcap={}", input.display(), output.display());
+    let options = PortOptions { mtu: 9000, ..PortOptions::default() };
+    let (port, mut queues) = Port::start(eal, &device, &pool, &options).unwrap();
+    let mut queue = queues.pop().unwrap();
+    read_to_end(&mut queue, |queue, burst| {
+        queue.transmit(burst);
+    });
+    assert_eq!(queue.unusable_packets(), 1);
+    drop((queue, port));
+    assert_eq!(read_capture(&output), [&frames[..3], &frames[4..]].concat());
 }
 
 fn without_an_output_file(eal: &vipsec_hw::Eal, pool: &Mempool, folder: &Path) {

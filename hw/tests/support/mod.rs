@@ -1,17 +1,50 @@
 //! What the tests share. DPDK starts once per process, so each test that starts it is a binary of its own.
 #![allow(dead_code, reason = "no test uses all of it")]
 
-use vipsec_hw::{Eal, EalOptions, Hugepages, Mbuf, Mempool};
+use std::process::Command;
+
+use vipsec_hw::{Eal, EalOptions, Hugepages, Mbuf, Mempool, Port, PortOptions, QueuePair};
 use vipsec_wire::buffer::{Burst, PacketBuf, PortIo};
 
 /// An EAL of ordinary pages, named after the test and the process.
 pub(crate) fn eal(test: &str) -> Eal {
-    let options = EalOptions { memory_mib: 64, hugepages: Hugepages::Never, ..EalOptions::new(prefix(test)) };
+    eal_with(test, 64)
+}
+
+/// The same, with that much memory.
+pub(crate) fn eal_with(test: &str, memory_mib: u32) -> Eal {
+    let options = EalOptions { memory_mib, hugepages: Hugepages::Never, ..EalOptions::new(prefix(test)) };
     Eal::init(&options).unwrap()
 }
 
 pub(crate) fn prefix(test: &str) -> String {
     format!("vipsec-hw-{test}-{}", std::process::id())
+}
+
+/// A port with one queue pair.
+pub(crate) fn start(eal: &Eal, device: &str, pool: &Mempool, options: &PortOptions) -> (Port, QueuePair) {
+    let (port, mut queues) = Port::start(eal, device, pool, options).unwrap();
+    assert_eq!(queues.len(), 1);
+    (port, queues.pop().unwrap())
+}
+
+/// Moves this thread, and those that it starts from now on, to a network namespace that goes with them. `false`: not allowed, which
+/// it says.
+pub(crate) fn in_a_network_namespace() -> bool {
+    // SAFETY: asks for a number.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("skipped: making network interfaces takes root");
+        return false;
+    }
+    // SAFETY: concerns this thread alone.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+    true
+}
+
+/// Runs `ip` with these arguments.
+pub(crate) fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split(' ')).status().expect("iproute2 is installed");
+    assert!(status.success(), "ip {arguments}");
 }
 
 /// A frame of that many bytes, different for each `seed`, from a MAC address to a virtual one.
