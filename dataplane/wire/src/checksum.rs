@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::ip::Address;
+
 /// A ones' complement sum in progress. Each piece that is added starts at an even offset of what is summed.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sum(u64);
@@ -47,6 +49,18 @@ impl Sum {
         self.bytes(&source.octets()).bytes(&destination.octets()).bytes(&len.to_be_bytes()).word(u16::from(protocol))
     }
 
+    /// Adds the pseudo-header of the family that both addresses are of. `len` counts header and payload, in bytes.
+    #[must_use]
+    #[inline]
+    pub fn pseudo_header(self, source: Address, destination: Address, protocol: u8, len: u32) -> Self {
+        let sum = match (source.to_v4(), destination.to_v4()) {
+            (Some(source), Some(destination)) => self.bytes(&source.octets()).bytes(&destination.octets()),
+            _ => self.bytes(&source.octets()).bytes(&destination.octets()),
+        };
+        // In the pseudo-header over IPv4 the length has 16 bits: the upper half is zero, and zero doesn't change a sum.
+        sum.bytes(&len.to_be_bytes()).word(u16::from(protocol))
+    }
+
     /// The checksum to write into the header. Over data that already holds its checksum it is 0 when that is right.
     pub const fn finish(self) -> u16 {
         let mut sum = self.0;
@@ -57,7 +71,9 @@ impl Sum {
     }
 }
 
-/// The checksum after one 16-bit word of the data changed from `old` to `new`.
+/// The checksum after one 16-bit word of the data changed from `old` to `new`. For a pair of bytes at an odd offset, which lies in two
+/// words, both are given with their bytes swapped (RFC 1071 §2 (B)).
+#[inline]
 pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
     // RFC 1624 §3: HC' = ~(~HC + ~m + m')  [Eqn. 3]
     let mut sum = !checksum as u32 + !old as u32 + new as u32;

@@ -36,8 +36,25 @@ pub mod kind {
     pub const PARAMETER_PROBLEM: u8 = 12;
 }
 
-/// Code of a destination unreachable message: fragmentation needed and DF set.
-pub const CODE_FRAGMENTATION_NEEDED: u8 = 4;
+/// ICMP codes.
+pub mod code {
+    /// Destination unreachable: no route to the network.
+    pub const NET_UNREACHABLE: u8 = 0;
+    /// Destination unreachable: the host doesn't answer.
+    pub const HOST_UNREACHABLE: u8 = 1;
+    /// Destination unreachable: nothing serves the protocol.
+    pub const PROTOCOL_UNREACHABLE: u8 = 2;
+    /// Destination unreachable: nothing serves the port.
+    pub const PORT_UNREACHABLE: u8 = 3;
+    /// Destination unreachable: fragmentation needed and DF set.
+    pub const FRAGMENTATION_NEEDED: u8 = 4;
+    /// Destination unreachable: communication administratively prohibited (RFC 1812 §5.2.7.1).
+    pub const PROHIBITED: u8 = 13;
+    /// Time exceeded: in transit.
+    pub const IN_TRANSIT: u8 = 0;
+    /// Time exceeded: while fragments were being reassembled.
+    pub const REASSEMBLY: u8 = 1;
+}
 
 /// Why bytes are not an ICMP message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -87,6 +104,14 @@ impl<'a> Message<'a> {
         u16::from_be_bytes([self.header[6], self.header[7]])
     }
 
+    /// The next hop's MTU in bytes, in "fragmentation needed" (RFC 1191 §4). Routers older than that say 0: unknown.
+    pub const fn next_hop_mtu(&self) -> Option<u16> {
+        match (self.header[0], self.header[1]) {
+            (kind::UNREACHABLE, code::FRAGMENTATION_NEEDED) => Some(self.sequence()),
+            _ => None,
+        }
+    }
+
     /// Is it an echo request?
     pub const fn is_echo_request(&self) -> bool {
         self.header[0] == kind::ECHO_REQUEST && self.header[1] == 0
@@ -94,13 +119,19 @@ impl<'a> Message<'a> {
 
     /// Does it report an error about another packet (RFC 1122 §3.2.2)?
     pub const fn is_error(&self) -> bool {
-        matches!(self.header[0], 3 | 4 | 5 | 11 | 12)
+        is_error(self.header[0])
     }
 
     /// Echo data, or the quoted packet of an error.
     pub const fn payload(&self) -> &'a [u8] {
         self.payload
     }
+}
+
+/// Does this type report an error about another packet (RFC 1122 §3.2.2: unreachable, source quench, redirect, time exceeded, parameter
+/// problem)?
+pub const fn is_error(kind: u8) -> bool {
+    matches!(kind, 3 | 4 | 5 | 11 | 12)
 }
 
 /// Turns an echo request into its reply in place: type and checksum; addresses are the caller's.
@@ -115,16 +146,20 @@ pub fn make_reply(message: &mut [u8]) -> Result<(), Truncated> {
     Ok(())
 }
 
-/// Writes "fragmentation needed and DF set" with the next hop's MTU (RFC 1191 §4) in front of the quoted packet that
-/// already stands behind the first 8 bytes of `message`, and the checksum over all of it.
-pub fn emit_fragmentation_needed(next_hop_mtu: u16, message: &mut [u8]) -> Result<(), Truncated> {
-    let header = message.first_chunk_mut::<HEADER_LEN>().ok_or(Truncated)?;
-    let [m0, m1] = next_hop_mtu.to_be_bytes();
-    *header = [kind::UNREACHABLE, CODE_FRAGMENTATION_NEEDED, 0, 0, 0, 0, m0, m1];
-    let [c0, c1] = Sum::new().bytes(message).finish().to_be_bytes();
-    let header = message.first_chunk_mut::<HEADER_LEN>().ok_or(Truncated)?;
-    (header[2], header[3]) = (c0, c1);
+/// Writes an error's header in front of the quoted packet that already stands behind the first 8 bytes of `message`, and the checksum
+/// over all of it. `rest` is the type-specific word.
+pub fn emit_error(kind: u8, code: u8, rest: [u8; 4], message: &mut [u8]) -> Result<(), Truncated> {
+    let [r0, r1, r2, r3] = rest;
+    *message.first_chunk_mut().ok_or(Truncated)? = [kind, code, 0, 0, r0, r1, r2, r3];
+    let checksum = Sum::new().bytes(message).finish();
+    message.first_chunk_mut::<HEADER_LEN>().ok_or(Truncated)?[2..4].copy_from_slice(&checksum.to_be_bytes());
     Ok(())
+}
+
+/// Writes "fragmentation needed and DF set" with the next hop's MTU (RFC 1191 §4), as [`emit_error`] does.
+pub fn emit_fragmentation_needed(next_hop_mtu: u16, message: &mut [u8]) -> Result<(), Truncated> {
+    let [m0, m1] = next_hop_mtu.to_be_bytes();
+    emit_error(kind::UNREACHABLE, code::FRAGMENTATION_NEEDED, [0, 0, m0, m1], message)
 }
 
 #[cfg(test)]
@@ -156,7 +191,7 @@ mod tests {
         emit_fragmentation_needed(1438, &mut bytes).unwrap();
         let message = Message::parse(&bytes).expect("a right checksum");
         assert!(message.is_error());
-        assert_eq!((message.kind(), message.code(), message.sequence()), (3, 4, 1438));
+        assert_eq!((message.kind(), message.code(), message.next_hop_mtu()), (3, 4, Some(1438)));
         assert_eq!(message.payload()[0], 0x45);
     }
 

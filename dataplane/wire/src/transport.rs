@@ -80,11 +80,11 @@ impl Transport {
                 Ok(Self::Tcp { ports: ports(payload)?, flags: Flags(header[13]) })
             }
             protocol::UDP => Ok(Self::Udp { ports: ports(payload)? }),
-            protocol::SCTP | protocol::DCCP | protocol::UDP_LITE => Ok(Self::Ports { ports: ports(payload)? }),
             protocol::ICMP | protocol::ICMPV6 => {
                 let [kind, code, ..] = *payload.first_chunk::<{ icmp::HEADER_LEN }>().ok_or(Malformed)?;
                 Ok(Self::Icmp { kind, code })
             }
+            _ if protocol::has_ports(protocol) => Ok(Self::Ports { ports: ports(payload)? }),
             _ => Ok(Self::Other),
         }
     }

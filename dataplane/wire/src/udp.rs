@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 
 use crate::Truncated;
 use crate::checksum::Sum;
-use crate::ip::protocol;
+use crate::ip::{Address, protocol};
 
 /// Length of the header in bytes.
 pub const HEADER_LEN: usize = 8;
@@ -52,10 +52,19 @@ impl<'a> Datagram<'a> {
         u16::from_be_bytes([self.header[6], self.header[7]])
     }
 
+    /// Verifies the checksum between these addresses. Whether it may be absent is the caller's to know: see [`ChecksumState::Absent`].
+    pub fn checksum_state(&self, source: Address, destination: Address) -> ChecksumState {
+        match self.checksum() {
+            0 => ChecksumState::Absent,
+            _ if sum(source, destination, self.bytes).finish() == 0 => ChecksumState::Right,
+            _ => ChecksumState::Wrong,
+        }
+    }
+
     /// Is the checksum right between these addresses, or absent?
     pub fn checksum_is_valid_v4(&self, source: Ipv4Addr, destination: Ipv4Addr) -> bool {
         // RFC 768: "An all zero transmitted checksum value means that the transmitter generated no checksum".
-        self.checksum() == 0 || checksum_v4(source, destination, self.bytes) == 0
+        self.checksum_state(source.into(), destination.into()) != ChecksumState::Wrong
     }
 
     /// What follows the header, up to the length.
@@ -64,9 +73,21 @@ impl<'a> Datagram<'a> {
     }
 }
 
-fn checksum_v4(source: Ipv4Addr, destination: Ipv4Addr, datagram: &[u8]) -> u16 {
-    let len = u16::try_from(datagram.len()).unwrap_or(u16::MAX);
-    Sum::new().pseudo_header_v4(source, destination, protocol::UDP, len).bytes(datagram).finish()
+/// What a datagram's checksum says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChecksumState {
+    /// It is right.
+    Right,
+    /// The sender made none. Over IPv4 that is allowed (RFC 768). Over IPv6 such a datagram is discarded (RFC 8200 §8.1), except on ports
+    /// of tunnels that take it (RFC 6935 §5, RFC 6936 §4).
+    Absent,
+    /// It is wrong.
+    Wrong,
+}
+
+fn sum(source: Address, destination: Address, datagram: &[u8]) -> Sum {
+    let len = u32::try_from(datagram.len()).unwrap_or(u32::MAX);
+    Sum::new().pseudo_header(source, destination, protocol::UDP, len).bytes(datagram)
 }
 
 /// A header to emit.
@@ -94,15 +115,18 @@ impl Repr {
 
 /// Writes the checksum into a datagram whose other fields and payload are complete.
 pub fn fill_checksum_v4(source: Ipv4Addr, destination: Ipv4Addr, datagram: &mut [u8]) -> Result<(), Truncated> {
-    *datagram.first_chunk_mut::<HEADER_LEN>().and_then(|header| header.last_chunk_mut::<2>()).ok_or(Truncated)? =
-        [0, 0];
-    // RFC 768: "If the computed checksum is zero, it is transmitted as all ones".
-    let checksum = match checksum_v4(source, destination, datagram) {
+    fill_checksum(source.into(), destination.into(), datagram)
+}
+
+/// Writes the checksum into a datagram of either family whose other fields and payload are complete.
+pub fn fill_checksum(source: Address, destination: Address, datagram: &mut [u8]) -> Result<(), Truncated> {
+    datagram.first_chunk_mut::<HEADER_LEN>().ok_or(Truncated)?[6..8].copy_from_slice(&[0, 0]);
+    // RFC 768, RFC 8200 §8.1: a computed checksum of zero is transmitted as all ones.
+    let checksum = match sum(source, destination, datagram).finish() {
         0 => 0xffff,
         checksum => checksum,
     };
-    let header = datagram.first_chunk_mut::<HEADER_LEN>().ok_or(Truncated)?;
-    header[6..8].copy_from_slice(&checksum.to_be_bytes());
+    datagram.first_chunk_mut::<HEADER_LEN>().ok_or(Truncated)?[6..8].copy_from_slice(&checksum.to_be_bytes());
     Ok(())
 }
 

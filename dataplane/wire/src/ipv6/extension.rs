@@ -103,9 +103,18 @@ pub const fn is_extension(next_header: u8) -> bool {
     matches!(next_header, protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS)
 }
 
-/// Walks over the extension headers of a packet whose first is of this type.
+/// Finds the upper layer of a packet, which may be cut short, whose IPv6 header announces `first`.
+#[inline]
+pub(crate) fn upper_layer(packet: &[u8], first: u8) -> Result<UpperLayer, Ipv6Error> {
+    if is_extension(first) {
+        walk(packet, first)
+    } else {
+        Ok(UpperLayer { protocol: first, offset: HEADER_LEN, fragment: None })
+    }
+}
+
 #[inline(never)]
-pub(super) fn walk(packet: &[u8], first: u8) -> Result<UpperLayer, Ipv6Error> {
+fn walk(packet: &[u8], first: u8) -> Result<UpperLayer, Ipv6Error> {
     let mut headers = Headers::new(packet, first);
     let mut fragment = None;
     for header in headers.by_ref() {
@@ -136,6 +145,31 @@ pub(super) fn walk(packet: &[u8], first: u8) -> Result<UpperLayer, Ipv6Error> {
         }
     }
     Ok(UpperLayer { protocol: headers.next, offset: headers.at, fragment })
+}
+
+/// The headers that the fragments of a packet, which is none itself, all begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unfragmentable {
+    /// Their length in bytes, IPv6 header included.
+    pub(crate) len: usize,
+    /// Where among them the last Next Header field stands.
+    pub(crate) named_at: usize,
+    /// What it announces: the first header of the fragmentable part.
+    pub(crate) next_header: u8,
+}
+
+/// RFC 8200 §4.5: all headers up to and including the routing header if there is one, else the hop-by-hop options header if there is
+/// one, else none but the IPv6 header.
+pub(crate) fn unfragmentable(packet: &Packet<'_>) -> Result<Unfragmentable, Ipv6Error> {
+    let first = packet.next_header();
+    let mut part = Unfragmentable { len: HEADER_LEN, named_at: NEXT_HEADER_AT, next_header: first };
+    let mut headers = Headers::new(packet.as_bytes(), first);
+    while let Some(header) = headers.next() {
+        if matches!(header?.kind, protocol::HOP_BY_HOP | protocol::ROUTING) {
+            part = Unfragmentable { len: headers.at, named_at: headers.named_at, next_header: headers.next };
+        }
+    }
+    Ok(part)
 }
 
 /// An extension header in its packet.

@@ -142,11 +142,7 @@ impl<'a> Packet<'a> {
     /// Walks the extension headers to the upper layer. Costs one comparison where there are none.
     #[inline]
     pub fn upper_layer(&self) -> Result<UpperLayer, Ipv6Error> {
-        if extension::is_extension(self.next_header()) {
-            extension::walk(self.bytes, self.next_header())
-        } else {
-            Ok(UpperLayer { protocol: self.next_header(), offset: HEADER_LEN, fragment: None })
-        }
+        extension::upper_layer(self.bytes, self.next_header())
     }
 }
 
