@@ -5,3 +5,4 @@ pub mod api;
 pub mod config;
 pub mod core;
 pub mod daemon;
+pub mod health;

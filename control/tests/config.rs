@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use vipsec_control::config::{Config, ConfigErrors, Reason, TakeoverPolicy, TestConfiguration, load};
+use vipsec_control::config::{
+    Check, Config, ConfigErrors, HttpProbe, Probe, Reason, TakeoverPolicy, TestConfiguration, load,
+};
 use vipsec_dataplane::api::VipState;
 use vipsec_ike::{Identity, IdentityMatch, TrafficSelector};
 use vipsec_takeover::timing::Timing;
@@ -76,6 +78,14 @@ fn example_loads_as_documented() {
     assert_eq!(esp, ["aes256gcm16-x25519", "aes128gcm16"]);
     assert!(config.peer.is_none());
     assert_eq!(web.owner, None);
+    let [page, agent] = &config.targets[0].checks[..] else { panic!("two checks") };
+    let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(1));
+    let http = HttpProbe { path: "/health".into(), host: Some("www.example".into()), status: 200..=200 };
+    let address = "10.1.0.21:80".parse().unwrap();
+    assert_eq!(page, &Check { probe: Probe::Http(http), address, interval, timeout, rise: 2, fall: 3 });
+    let address = "10.1.0.21:9777".parse().unwrap();
+    assert_eq!(agent, &Check { probe: Probe::Agent, address, interval, timeout, rise: 2, fall: 3 }, "defaults");
+    assert_eq!((config.targets[1].weight, config.targets[1].checks.len()), (1, 0));
 }
 
 #[test]
@@ -264,6 +274,7 @@ mod digest {
             ("memory_mib = 256", "memory_mib = 512"),
             ("[\"t1\", \"t2\"]", "[\"t2\", \"t1\"]"),
             ("log = \"info\"", "log = \"debug\""),
+            ("path = \"/health\"", "path = \"/other\""),
             ("via = \"192.0.2.254\"", "via = \"192.0.2.253\""),
         ] {
             assert!(paired_example().contains(from), "{from}");
@@ -280,7 +291,8 @@ mod digest {
             ("address = \"10.1.0.1\"", "address = \"10.1.0.2\""),
             ("address = \"10.1.0.22\"", "address = \"10.1.0.23\""),
             ("[\"t1\", \"t2\"]", "[\"t1\"]"),
-            ("port = 80", "port = 81"),
+            ("protocol = \"tcp\"", "protocol = \"udp\""),
+            ("weight = 1", "weight = 2"),
             ("remote_addrs = [\"%any\"]", "remote_addrs = [\"198.51.100.0/24\"]"),
             ("remote_id = \"branch.example\"", "remote_id = \"x.example\""),
             ("proposals = [\"aes256gcm16-prfsha256-x25519\"]", "proposals = [\"aes256gcm16-prfsha384-x25519\"]"),

@@ -9,8 +9,8 @@ use std::thread;
 use crossbeam_channel::bounded;
 use tempfile::TempDir;
 use vipsec_control::api::{
-    ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, ErrorKind, EspSpi, IkeSa, IkeSpi, Limits,
-    Neighbour, Port, Request, Response, Sas, Server, Status, Vip, Worker,
+    ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, ErrorKind, EspSpi, HealthCheck, IkeSa, IkeSpi,
+    Limits, Neighbour, Port, Request, Response, Sas, Server, Service, ServiceTarget, Status, Target, Vip, Worker,
 };
 
 fn vipsec(socket: &Path, arguments: &[&str]) -> Output {
@@ -68,9 +68,41 @@ fn answer(request: &Request) -> Result<Response, ApiError> {
             let counters = BTreeMap::from([("opened".into(), 12), ("sealed".into(), 345)]);
             Response::Counters(Counters { counters, drops: BTreeMap::new() })
         }
+        Request::Targets => Response::Targets { entries: vec![target("t1", true), target("t2", false)] },
+        Request::Services => Response::Services {
+            entries: vec![Service {
+                vip: "web".into(),
+                address: [192, 0, 2, 1].into(),
+                protocol: "tcp".into(),
+                port: Some(80),
+                targets: vec![
+                    ServiceTarget { name: "t1".into(), state: "up".into(), part_percent: 100 },
+                    ServiceTarget { name: "t2".into(), state: "down".into(), part_percent: 0 },
+                ],
+            }],
+        },
         Request::RekeyIke { .. } => return Err(ApiError::new(ErrorKind::NotFound, "no such IKE SA")),
         _ => Response::Done,
     })
+}
+
+fn target(name: &str, passed: bool) -> Target {
+    let check = |kind: &str, port: u16, failure: Option<&str>| HealthCheck {
+        kind: kind.into(),
+        address: ([10, 1, 0, 21], port).into(),
+        passed: failure.is_none(),
+        failure: failure.map(Into::into),
+        runs: 17,
+    };
+    Target {
+        name: name.into(),
+        address: [10, 1, 0, 21].into(),
+        state: if passed { "up" } else { "down" }.into(),
+        drained: !passed,
+        weight: 10,
+        share_percent: 75,
+        checks: vec![check("agent", 9777, None), check("http", 80, (!passed).then_some("HTTP status 503"))],
+    }
 }
 
 fn status() -> Status {
@@ -184,6 +216,21 @@ tcp       10.9.0.5:40001  192.0.2.1:80  t1      established  1m 1s
             stdout(&vipsec(socket, &["neighbours"])),
             "ADDRESS    MAC       PORT\n10.1.0.21  (asking)  inside\n"
         );
+        let expected = "\
+web (192.0.2.1), tcp, port 80
+  TARGET  STATE   PART
+  t1      up     100 %
+  t2      down     0 %
+";
+        assert_eq!(stdout(&vipsec(socket, &["services"])), expected);
+        let expected = "\
+NAME  ADDRESS    STATE           WEIGHT  SHARE  CHECKS
+t1    10.1.0.21  up                  10   75 %  2 passed
+t2    10.1.0.21  down (ordered)      10   75 %  1 of 2 failed
+TARGET  CHECK  ADDRESS       LAST FAILURE
+t2      http   10.1.0.21:80  HTTP status 503
+";
+        assert_eq!(stdout(&vipsec(socket, &["targets"])), expected);
         let expected = "Counters\n  WHAT    COUNT\n  opened     12\n  sealed    345\nDropped packets\n  none\n";
         assert_eq!(stdout(&vipsec(socket, &["counters"])), expected);
     });
@@ -203,12 +250,16 @@ fn orders_reach_the_daemon() {
         assert_eq!(stdout(&vipsec(socket, &["ike", "initiate", "branch", "--child", "net"])), "done\n");
         assert_eq!(stdout(&vipsec(socket, &["ike", "rekey-child", "0x010000ab"])), "done\n");
         assert_eq!(stdout(&vipsec(socket, &["ike", "delete", "123"])), "done\n");
+        assert_eq!(stdout(&vipsec(socket, &["target", "drain", "t1"])), "done\n");
+        assert_eq!(stdout(&vipsec(socket, &["target", "enable", "t1"])), "done\n");
         assert_eq!(stdout(&vipsec(socket, &["shutdown"])), "done\n");
     });
     let expected = [
         Request::Initiate { connection: "branch".into(), child: Some("net".into()) },
         Request::RekeyChild { spi: EspSpi(0x0100_00ab) },
         Request::Delete { spi: IkeSpi(0x123) },
+        Request::DrainTarget { target: "t1".into() },
+        Request::EnableTarget { target: "t1".into() },
         Request::Shutdown,
     ];
     assert_eq!(seen, expected);

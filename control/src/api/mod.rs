@@ -9,6 +9,7 @@
 //! ```
 
 mod client;
+mod distribution;
 mod line;
 mod lock;
 mod request;
@@ -16,6 +17,7 @@ mod response;
 mod server;
 
 pub use client::{Client, ClientError};
+pub use distribution::{HealthCheck, Service, ServiceTarget, Target};
 pub use request::{CONNECTIONS_MAX, Request};
 pub use response::{
     ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, ErrorKind, EspSpi, IkeSa, IkeSpi, Neighbour,

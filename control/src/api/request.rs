@@ -24,6 +24,20 @@ pub enum Request {
     Neighbours,
     /// Everything that is counted. Answered by [`Response::Counters`](super::Response::Counters).
     Counters,
+    /// Services and who answers for them. Answered by [`Response::Services`](super::Response::Services).
+    Services,
+    /// Targets and their health. Answered by [`Response::Targets`](super::Response::Targets).
+    Targets,
+    /// Give a target no new connections; until it is enabled again, or the daemon ends.
+    DrainTarget {
+        /// The target's name.
+        target: String,
+    },
+    /// Give a target new connections again, as its health allows.
+    EnableTarget {
+        /// The target's name.
+        target: String,
+    },
     /// Call a remote peer. Answered by [`Response::Done`](super::Response::Done) once the call has begun.
     Initiate {
         /// The connection's name.

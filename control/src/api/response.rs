@@ -8,6 +8,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::distribution::{Service, Target};
+
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -25,6 +27,16 @@ pub enum Response {
     },
     /// To [`Request::Counters`](super::Request::Counters).
     Counters(Counters),
+    /// To [`Request::Services`](super::Request::Services).
+    Services {
+        /// In the order of the configuration.
+        entries: Vec<Service>,
+    },
+    /// To [`Request::Targets`](super::Request::Targets).
+    Targets {
+        /// In the order of the configuration.
+        entries: Vec<Target>,
+    },
     /// The order is carried out, or under way where that takes a remote peer.
     Done,
 }

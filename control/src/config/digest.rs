@@ -13,7 +13,7 @@ use super::model::{Config, Floating, Peer, Service, ServiceProtocol, TakeoverPol
 /// SHA-256 over VIPs, targets, services, connections, and what the pair does on a takeover.
 ///
 /// Left out is what may differ between appliances: which of the two ids is whose, name, ports and their addresses, routes, memory,
-/// sockets, logging. Secrets go in as hashes of their own (the pair's own proves itself when the two meet); still, a weak one
+/// sockets, logging, health checks. Secrets go in as hashes of their own (the pair's own proves itself when the two meet); still, a weak one
 /// could be guessed from the digest, so show it to nobody but the peer appliance.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConfigDigest([u8; 32]);
@@ -37,7 +37,7 @@ impl Config {
     /// proposals and selectors: the first that fits is taken.
     pub fn digest(&self) -> ConfigDigest {
         let mut canonical = Canonical(Context::new(&SHA256));
-        canonical.bytes(b"vipsec configuration 1");
+        canonical.bytes(b"vipsec configuration 2");
 
         canonical.list(self.peer.as_slice(), |canonical, peer| canonical.pair(self.appliance.id, peer));
 
@@ -68,9 +68,12 @@ impl Config {
         });
         canonical.number(service.port.unwrap_or(0).into());
         let targets = service.targets.iter().filter_map(|index| self.targets.get(*index));
-        let mut addresses: Vec<_> = targets.map(|target| target.address).collect();
-        addresses.sort();
-        canonical.list(&addresses, Canonical::text);
+        let mut targets: Vec<_> = targets.map(|target| (target.address, target.weight)).collect();
+        targets.sort();
+        canonical.list(&targets, |canonical, (address, weight)| {
+            canonical.text(address);
+            canonical.number((*weight).into());
+        });
     }
 }
 

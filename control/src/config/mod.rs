@@ -14,7 +14,9 @@ mod network;
 mod peer;
 mod read;
 mod secret;
+mod service;
 mod tables;
+mod target;
 mod value;
 
 use std::fs::File;
@@ -26,13 +28,14 @@ pub use digest::ConfigDigest;
 pub use error::{ConfigError, ConfigErrors, Reason};
 pub use keys::{KEYS_FILE_BYTES_MAX, STATIC_CHILDREN_MAX, esp_selector};
 pub use model::{
-    Appliance, Config, Eal, Engine, Floating, Hugepages, LogLevel, Peer, Polling, Port, Route, Service,
-    ServiceProtocol, TakeoverPolicy, Target, Vip, virtual_mac,
+    Appliance, Check, Config, Eal, Engine, Floating, HttpProbe, Hugepages, LogLevel, Peer, Polling, Port, Probe, Route,
+    Service, ServiceProtocol, TakeoverPolicy, Target, Vip, virtual_mac,
 };
-pub use network::{
-    GATEWAYS_MAX, PORT_ADDRESSES_MAX, PORTS_MAX, ROUTES_MAX, SERVICE_TARGETS_MAX, SERVICES_MAX, TARGETS_MAX, VIPS_MAX,
-};
+pub use network::{GATEWAYS_MAX, PORT_ADDRESSES_MAX, PORTS_MAX, ROUTES_MAX, VIPS_MAX};
 pub use secret::SECRET_BYTES_MAX;
+pub use service::{SERVICE_TARGETS_MAX, SERVICES_MAX};
+pub use tables::Standing;
+pub use target::{CHECKS_MAX, TARGETS_MAX};
 
 use network::Network;
 use peer::Appliances;

@@ -1,8 +1,10 @@
 //! A checked configuration: what holds here needs no second check.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vipsec_dataplane::api::{PortId, Side};
 use vipsec_esp::sa::ChildSa;
@@ -211,6 +213,56 @@ pub struct Target {
     pub address: IpAddr,
     /// The inside port that reaches it.
     pub port: PortId,
+    /// Its share of new connections relative to the other targets of a service, at least 1.
+    pub weight: u16,
+    /// How its health is found out; none: it counts as healthy.
+    pub checks: Vec<Check>,
+}
+
+/// A health check of a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What is tried.
+    pub probe: Probe,
+    /// Where: the target's address, or another one that leads to it.
+    pub address: SocketAddr,
+    /// Between the end of a run and the next one.
+    pub interval: Duration,
+    /// For a whole run.
+    pub timeout: Duration,
+    /// Successes in a row that bring a target back, at least 1.
+    pub rise: u32,
+    /// Failures in a row that take a target away, at least 1.
+    pub fall: u32,
+}
+
+impl Check {
+    /// Is it the target's agent that is asked?
+    pub fn asks_agent(&self) -> bool {
+        self.probe == Probe::Agent
+    }
+}
+
+/// What a health check tries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// To connect.
+    Tcp,
+    /// To get a page.
+    Http(HttpProbe),
+    /// To ask the target's agent.
+    Agent,
+}
+
+/// A page and what is expected of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpProbe {
+    /// Path and query.
+    pub path: String,
+    /// The `Host` header; `None`: the address.
+    pub host: Option<String>,
+    /// Every status that is good.
+    pub status: RangeInclusive<u16>,
 }
 
 /// What is distributed.

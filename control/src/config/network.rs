@@ -1,4 +1,4 @@
-//! `[[port]]`, `[[route]]`, `[[vip]]`, `[[target]]` and `[[service]]`: who can be reached where.
+//! `[[port]]`, `[[route]]` and `[[vip]]`: who can be reached where.
 //!
 //! A table with a mistake becomes `None` and keeps its place, so that the others' references to it stay right.
 
@@ -8,11 +8,11 @@ use vipsec_dataplane::api::{PortId, Side};
 use vipsec_wire::ip::Prefix;
 
 use super::error::Reason;
-use super::model::{Floating, Port, Route, Service, ServiceProtocol, Target, Vip, virtual_mac};
+use super::model::{Floating, Port, Route, Service, Target, Vip, virtual_mac};
 use super::names::{Names, Once};
 use super::peer::Appliances;
 use super::read::{Field, Section, every};
-use super::value;
+use super::{service, target, value};
 
 /// Most `[[port]]` tables.
 pub const PORTS_MAX: usize = 16;
@@ -24,16 +24,8 @@ pub const ROUTES_MAX: usize = 256;
 pub const VIPS_MAX: usize = 256;
 /// Most inside gateways of a VIP.
 pub const GATEWAYS_MAX: usize = 8;
-/// Most `[[target]]` tables.
-pub const TARGETS_MAX: usize = 1024;
-/// Most targets of a service.
-pub const SERVICE_TARGETS_MAX: usize = vipsec_distribute::maglev::TARGETS_MAX;
-/// Most `[[service]]` tables.
-pub const SERVICES_MAX: usize = 1024;
 
 const SIDES: [(&str, Side); 2] = [("outside", Side::Outside), ("inside", Side::Inside)];
-const PROTOCOLS: [(&str, ServiceProtocol); 3] =
-    [("tcp", ServiceProtocol::Tcp), ("udp", ServiceProtocol::Udp), ("any", ServiceProtocol::Any)];
 
 /// The network as far as it was read.
 pub(super) struct Network {
@@ -56,17 +48,17 @@ impl Network {
         reader.read_ports(root);
         let routes = reader.read_routes(root);
         let (vips, vip_names) = reader.read_vips(root, appliances);
-        let (targets, target_names) = reader.read_targets(root);
-        let services = read_services(root, &vip_names, &target_names);
+        let (targets, target_names) = target::targets(root, &mut reader);
+        let services = service::services(root, &vip_names, &target_names);
         Self { ports: reader.ports, routes, vips, targets, services, vip_names }
     }
 }
 
-struct Reader {
-    ports: Vec<Option<Port>>,
+pub(super) struct Reader {
+    pub(super) ports: Vec<Option<Port>>,
     port_names: Names,
     /// Addresses are unique over all tables.
-    addresses: Once,
+    pub(super) addresses: Once,
     /// So are MAC addresses.
     macs: Once,
 }
@@ -203,28 +195,8 @@ impl Reader {
         Some(Floating { address: host, mac: chosen, port })
     }
 
-    fn read_targets(&mut self, root: &Section) -> (Vec<Option<Target>>, Names) {
-        let mut names = Names::new("target");
-        let mut targets = Vec::new();
-        for (index, section) in root.tables("target", TARGETS_MAX).into_iter().enumerate() {
-            let name = names.declare(index, &section);
-            let place = section.required("address").and_then(|field| {
-                let address = field.parse(value::ipv4_host)?;
-                self.addresses.claim(&field, &address);
-                let port = self.inside_port(address);
-                // With a broken port among them it is unclear whether one of them would have reached the target.
-                if port.is_none() && self.ports.iter().all(Option::is_some) {
-                    field.report(Reason::TargetNotOnLink(address.to_string()));
-                }
-                Some((address, port?))
-            });
-            section.finish();
-            targets.push(name.zip(place).map(|(name, (address, port))| Target { name, address, port }));
-        }
-        (targets, names)
-    }
-
-    fn inside_port(&self, address: IpAddr) -> Option<PortId> {
+    /// The inside port that reaches a host directly.
+    pub(super) fn inside_port(&self, address: IpAddr) -> Option<PortId> {
         let reaches = |port: &Port| port.side == Side::Inside && reaches(port, address);
         let index = self.ports.iter().position(|port| port.as_ref().is_some_and(reaches))?;
         u8::try_from(index).ok().map(PortId)
@@ -244,37 +216,4 @@ fn device(text: &str) -> Result<String, Reason> {
         });
     }
     Ok(text.to_owned())
-}
-
-fn read_services(root: &Section, vip_names: &Names, target_names: &Names) -> Vec<Option<Service>> {
-    let mut keys = Once::default();
-    let read = |section: Section| {
-        let vip_field = section.required("vip");
-        let vip = vip_field.as_ref().and_then(|field| vip_names.resolve(field));
-        let protocol =
-            section.optional("protocol").map_or(Some(ServiceProtocol::Any), |field| field.choice(&PROTOCOLS));
-        let port = section.optional("port").map(|field| field.number(1..=65_535));
-        let targets = section.required("targets").map_or_else(Vec::new, |field| field.filled_list(SERVICE_TARGETS_MAX));
-        let mut once = Once::default();
-        let targets = every(targets.iter().map(|field| {
-            let target = target_names.resolve(field)?;
-            once.claim(field, &field.text()?);
-            Some(target)
-        }));
-        section.finish();
-        let port = port.map_or(Some(None), |port| port.map(Some))?;
-        let service = Service { vip: u16::try_from(vip?).ok()?, protocol: protocol?, port, targets: targets? };
-        let key = format!("{} {}", vip_field.as_ref()?.text()?, describe(service.protocol, service.port));
-        keys.claim(&vip_field?, &key);
-        Some(service)
-    };
-    root.tables("service", SERVICES_MAX).into_iter().map(read).collect()
-}
-
-fn describe(protocol: ServiceProtocol, port: Option<u16>) -> String {
-    let protocol = PROTOCOLS.iter().find(|(_, known)| *known == protocol).map_or("?", |(word, _)| word);
-    match port {
-        Some(port) => format!("{protocol}/{port}"),
-        None => protocol.to_owned(),
-    }
 }

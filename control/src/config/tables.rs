@@ -5,7 +5,7 @@ use vipsec_distribute::service::{self, ServiceError, ServiceTable, TargetId};
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::protocol;
 
-use super::model::{Config, Floating, Service, ServiceProtocol, Target};
+use super::model::{Config, Floating, Service, ServiceProtocol};
 
 /// IKE datagrams that a worker lets through to the control core. A remote peer's whole call takes about four; a flood of more costs
 /// the control core less than a tenth of its time.
@@ -36,13 +36,22 @@ impl Config {
             ports: ports.collect(),
             vips: vips.collect(),
             routes: routes.collect(),
-            services: self.service_table()?,
+            services: self.service_table(|_| Standing::default())?,
             ike_policer: IKE_POLICER,
         })
     }
 
-    fn service_table(&self) -> Result<ServiceTable, ServiceError> {
-        let targets = self.targets.iter().zip(0..).map(|(target, id)| distributed(target, TargetId(id)));
+    /// Services over targets that stand as `standing` says, by their place in [`Config::targets`].
+    ///
+    /// # Errors
+    /// See [`Config::tables`].
+    pub fn service_table(&self, standing: impl Fn(usize) -> Standing) -> Result<ServiceTable, ServiceError> {
+        let targets = self.targets.iter().zip(0..).map(|(target, id)| {
+            let Standing { state, share_percent } = standing(usize::from(id));
+            // Weights are relative to each other, so that a hundred times as much for all of them changes nothing.
+            let weight = target.weight.saturating_mul(share_percent).max(1);
+            service::Target { weight, state, ..service::Target::new(TargetId(id), target.address) }
+        });
         let services = self.services.iter().filter_map(|service| self.distributed_service(service));
         ServiceTable::new(targets.collect(), services.collect())
     }
@@ -66,6 +75,17 @@ fn floating(floating: &Floating) -> FloatingAddress {
     FloatingAddress { address: floating.address, mac: floating.mac, port: floating.port }
 }
 
-fn distributed(target: &Target, id: TargetId) -> service::Target {
-    service::Target::new(id, target.address)
+/// What a target gets at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// New connections, established ones, or none.
+    pub state: TargetState,
+    /// The share of its weight, in percent; no less than 1 of the product counts.
+    pub share_percent: u16,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self { state: TargetState::Up, share_percent: 100 }
+    }
 }

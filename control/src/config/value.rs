@@ -69,6 +69,14 @@ pub(super) fn host(text: &str) -> Result<IpAddr, Reason> {
     Ok(address)
 }
 
+/// An address that the machine itself reaches: a host's, or its own.
+pub(super) fn reachable(text: &str) -> Result<IpAddr, Reason> {
+    match text.parse::<IpAddr>() {
+        Ok(address) if address.is_loopback() => Ok(address),
+        _ => host(text),
+    }
+}
+
 /// An IPv4 address that a host can have: where the data plane resolves neighbours, it does so by ARP.
 pub(super) fn ipv4_host(text: &str) -> Result<IpAddr, Reason> {
     match host(text)? {

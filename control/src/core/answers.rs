@@ -12,6 +12,7 @@ use vipsec_takeover::pair::{Copy, PairStatus, Role};
 use vipsec_wire::ethernet::MacAddr;
 
 use super::ownership::Ownership;
+use super::targets::TargetOrder;
 use super::{Core, Output};
 use crate::api::{
     self, ApiError, CONNECTIONS_MAX, ConnectionEntry, Connections, ErrorKind, EspSpi, IkeSa, Neighbour, Request,
@@ -48,6 +49,10 @@ impl Core {
                 return self.ask_for_operator(token, ReportKind::Connections { max });
             }
             Request::Neighbours => return self.ask_for_operator(token, ReportKind::Neighbours),
+            Request::Services => Ok(self.answer_services()),
+            Request::Targets => Ok(self.answer_targets()),
+            Request::DrainTarget { target } => self.answer_order(&target, TargetOrder::Drained),
+            Request::EnableTarget { target } => self.answer_order(&target, TargetOrder::Enabled),
             Request::Initiate { connection, child } => {
                 let child = child.or_else(|| self.first_child(&connection)).unwrap_or_default();
                 done(self.ike.initiate(&connection, &child, now).map(drop))

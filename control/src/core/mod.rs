@@ -6,6 +6,7 @@
 
 mod announce;
 mod answers;
+mod distribution;
 mod inheritance;
 mod keying;
 mod ownership;
@@ -13,6 +14,7 @@ mod pairing;
 mod publishing;
 mod replica;
 mod succession;
+mod targets;
 mod workers;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -28,13 +30,15 @@ use vipsec_takeover::floor::Floor;
 use vipsec_wire::iv::Epoch;
 
 use crate::api::{ApiError, Request, Response};
-use crate::config::Config;
+use crate::config::{Check, Config};
+use crate::health::Run;
 use answers::Questions;
 use ownership::Ownership;
 pub use pairing::Paired;
 use publishing::Publications;
 use replica::Replica;
 use succession::Succession;
+use targets::Targets;
 use workers::WorkerSet;
 
 /// How often an owner repeats its gratuitous ARP.
@@ -58,6 +62,13 @@ pub enum Output {
     LinkSend(Vec<u8>),
     /// Close the store link; pair anew.
     LinkClose,
+    /// Run a health check, then call [`Core::handle_check_result`].
+    Check {
+        /// Comes back with the result.
+        run: Run,
+        /// What to try.
+        check: Box<Check>,
+    },
     /// The operator asked for the end.
     Shutdown,
 }
@@ -87,6 +98,8 @@ pub struct Surroundings {
     pub floors: Vec<Floor>,
     /// Random, new with every process.
     pub incarnation: u64,
+    /// Random: spreads the health checks over time.
+    pub health_seed: u64,
     /// For IKE.
     pub rng: Box<dyn rand_core::CryptoRng + Send>,
     /// For the operator.
@@ -131,6 +144,7 @@ pub struct Core {
     children: BTreeMap<Spi, InstalledChild>,
     publications: Publications,
     succession: Succession,
+    targets: Targets,
     questions: Questions,
     facts: Facts,
     next_announcement: Instant,
@@ -140,7 +154,7 @@ pub struct Core {
 impl Core {
     /// An appliance that owns nothing yet.
     pub fn new(config: Arc<Config>, surroundings: Surroundings, now: Instant) -> Self {
-        let Surroundings { counters, tables, deadline, floors, incarnation, rng, facts } = surroundings;
+        let Surroundings { counters, tables, deadline, floors, incarnation, health_seed, rng, facts } = surroundings;
         let ike = vipsec_ike::Endpoint::new(Arc::new(config.ike()), rng);
         let mut core = Self {
             started: now,
@@ -155,6 +169,7 @@ impl Core {
             children: BTreeMap::new(),
             publications: Publications::default(),
             succession: Succession::default(),
+            targets: Targets::new(&config, health_seed, now),
             questions: Questions::default(),
             facts,
             next_announcement: now,
@@ -212,6 +227,7 @@ impl Core {
         }
         self.ownership_timeout(now);
         self.handle_succession_timeout(now);
+        self.handle_targets_timeout(now);
         if self.next_announcement <= now {
             self.next_announcement = now + ANNOUNCE_INTERVAL;
             for vip in 0..self.config.vips.len() {
@@ -223,10 +239,15 @@ impl Core {
 
     /// When [`Core::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Instant {
-        [self.ike.poll_timeout(), self.ownership.poll_timeout(), self.succession_timeout()]
-            .into_iter()
-            .flatten()
-            .fold(self.next_announcement, Instant::min)
+        [
+            self.ike.poll_timeout(),
+            self.ownership.poll_timeout(),
+            self.succession_timeout(),
+            self.targets.monitor().poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .fold(self.next_announcement, Instant::min)
     }
 
     /// What to do next.

@@ -18,6 +18,7 @@ use super::DaemonError;
 use super::floors::{FloorFiles, FloorSaver};
 use super::link::{self, Link, LinkEvent};
 use super::ports::Hardware;
+use super::prober::Prober;
 use super::workers::Workers;
 use super::{hardening, signals};
 use crate::api::{Call, Limits, Request, Server};
@@ -39,6 +40,7 @@ struct Daemon {
     core: Core,
     workers: Workers,
     floors: FloorSaver,
+    prober: Prober,
     calls: HashMap<u64, Call>,
     next_call: u64,
     link: Option<Link>,
@@ -100,6 +102,7 @@ impl Daemon {
         let names = config.vips.iter().map(|vip| vip.name.clone()).collect();
         let floors_saver = files.saver(names)?;
 
+        let prober = Prober::start(config.targets.iter().map(|target| target.checks.len()).sum())?;
         let (hardware, queues) = Hardware::start(&config, WORKERS)?;
         let macs: Vec<MacAddr> = hardware.ports.iter().map(|port| MacAddr(port.mac())).collect();
         let tables = config.tables(|port| macs.get(usize::from(port.0)).copied().unwrap_or_default())?;
@@ -125,6 +128,7 @@ impl Daemon {
             deadline,
             floors,
             incarnation: link::short_incarnation(incarnation),
+            health_seed: rng.next_u64(),
             rng: Box::new(rng),
             facts: Facts::default(),
         };
@@ -141,6 +145,7 @@ impl Daemon {
             core,
             workers,
             floors: floors_saver,
+            prober,
             calls: HashMap::new(),
             next_call: 0,
             link,
@@ -191,6 +196,7 @@ impl Daemon {
         until: Instant,
     ) -> Result<bool, DaemonError> {
         let saved = self.floors.done().clone();
+        let checked = self.prober.results().clone();
         let events: Vec<_> = self.workers.events().cloned().collect();
         let mut select = Select::new();
         for events in &events {
@@ -199,6 +205,7 @@ impl Daemon {
         let at_calls = select.recv(calls);
         let at_signals = select.recv(signals);
         let at_saved = select.recv(&saved);
+        let at_checked = select.recv(&checked);
         let notices = self.link.as_ref().map(|link| link.notices().clone());
         let at_link = notices.as_ref().map(|notices| select.recv(notices));
         let Ok(ready) = select.select_deadline(until) else {
@@ -226,6 +233,10 @@ impl Daemon {
         } else if index == at_saved {
             if let Ok((vip, value)) = ready.recv(&saved) {
                 self.core.handle_floor_saved(Instant::now(), vip, value);
+            }
+        } else if index == at_checked {
+            if let Ok((run, outcome)) = ready.recv(&checked) {
+                self.core.handle_check_result(Instant::now(), run, outcome);
             }
         } else if let Some(events) = events.get(index) {
             match ready.recv(events) {
@@ -315,6 +326,7 @@ impl Daemon {
                         link.close();
                     }
                 }
+                Output::Check { run, check } => self.prober.run(run, check),
                 Output::Shutdown => self.shutdown = true,
             }
         }

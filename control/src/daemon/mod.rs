@@ -6,6 +6,7 @@ mod floors;
 mod hardening;
 mod link;
 mod ports;
+mod prober;
 mod signals;
 mod workers;
 

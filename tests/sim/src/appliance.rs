@@ -159,6 +159,7 @@ impl Appliance {
             deadline,
             floors: vec![floor],
             incarnation: short_incarnation(incarnation),
+            health_seed: rng.next_u64(),
             rng: Box::new(StdRng::from_rng(&mut rng)),
             facts: Facts::default(),
         };

@@ -47,6 +47,10 @@ pub enum Command {
         #[arg(long, default_value_t = 100)]
         max: usize,
     },
+    /// Services behind the VIPs, and who answers for them
+    Services,
+    /// Targets and their health
+    Targets,
     /// Neighbour cache
     Neighbours,
     /// Everything that is counted
@@ -57,6 +61,9 @@ pub enum Command {
     /// Move a VIP between the appliances of a pair
     #[command(subcommand)]
     Vip(VipCommand),
+    /// Drain or enable a target
+    #[command(subcommand)]
+    Target(TargetCommand),
     /// Check a configuration, without a daemon
     CheckConfig(CheckConfig),
     /// End the vipsecd
@@ -104,6 +111,21 @@ pub enum VipCommand {
     },
 }
 
+/// Orders about targets. In a pair each appliance has its own: tell both.
+#[derive(Debug, Subcommand)]
+pub enum TargetCommand {
+    /// Give a target no new connections; those that it has go on
+    Drain {
+        /// Name of the target
+        target: String,
+    },
+    /// Give a target new connections again, as its health allows
+    Enable {
+        /// Name of the target
+        target: String,
+    },
+}
+
 /// What `check-config` takes.
 #[derive(Debug, Clone, Args)]
 pub struct CheckConfig {
@@ -128,6 +150,8 @@ impl Command {
             Self::Status => Request::Status,
             Self::Sas => Request::Sas,
             Self::Connections { max } => Request::Connections { max: *max },
+            Self::Services => Request::Services,
+            Self::Targets => Request::Targets,
             Self::Neighbours => Request::Neighbours,
             Self::Counters => Request::Counters,
             Self::Shutdown => Request::Shutdown,
@@ -137,6 +161,8 @@ impl Command {
             Self::Ike(IkeCommand::RekeyChild { spi }) => Request::RekeyChild { spi: *spi },
             Self::Ike(IkeCommand::RekeyIke { spi }) => Request::RekeyIke { spi: *spi },
             Self::Ike(IkeCommand::Delete { spi }) => Request::Delete { spi: *spi },
+            Self::Target(TargetCommand::Drain { target }) => Request::DrainTarget { target: target.clone() },
+            Self::Target(TargetCommand::Enable { target }) => Request::EnableTarget { target: target.clone() },
             Self::Vip(VipCommand::Move { vip, to }) => Request::MoveVip { vip: vip.clone(), to: to.clone() },
         })
     }

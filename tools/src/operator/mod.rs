@@ -15,7 +15,7 @@ use thiserror::Error;
 use vipsec_control::api::{Client, ClientError, Request, Response};
 use vipsec_control::config::{ConfigErrors, load};
 
-pub use arguments::{Arguments, CheckConfig, Command, IkeCommand, VipCommand};
+pub use arguments::{Arguments, CheckConfig, Command, IkeCommand, TargetCommand, VipCommand};
 
 use arguments::Task;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{self, Write};
 
-use vipsec_control::api::{Child, Connections, IkeSa, Neighbour, Response, Sas, Status};
+use vipsec_control::api::{Child, Connections, IkeSa, Neighbour, Response, Sas, Service, Status, Target};
 
 use super::table::Table;
 
@@ -15,6 +15,8 @@ pub(super) fn response(response: &Response, out: &mut impl Write) -> io::Result<
         Response::Sas(answer) => sas(answer, out),
         Response::Connections(answer) => connections(answer, out),
         Response::Neighbours { entries } => neighbours(entries, out),
+        Response::Services { entries } => services(entries, out),
+        Response::Targets { entries } => targets(entries, out),
         Response::Counters(answer) => {
             writeln!(out, "Counters")?;
             counts(&answer.counters, out)?;
@@ -162,6 +164,57 @@ fn connections(answer: &Connections, out: &mut impl Write) -> io::Result<()> {
     }
     table.write(0, out)?;
     writeln!(out, "{} of {} connections", answer.entries.len(), answer.total)
+}
+
+fn services(entries: &[Service], out: &mut impl Write) -> io::Result<()> {
+    if entries.is_empty() {
+        return writeln!(out, "no services");
+    }
+    for service in entries {
+        let port = service.port.map_or_else(|| "any port".to_owned(), |port| format!("port {port}"));
+        writeln!(out, "{} ({}), {}, {port}", service.vip, service.address, service.protocol)?;
+        let mut table = Table::new(&["TARGET", "STATE", ">PART"]);
+        for target in &service.targets {
+            table.row([target.name.clone(), target.state.clone(), format!("{} %", target.part_percent)]);
+        }
+        table.write(2, out)?;
+    }
+    Ok(())
+}
+
+fn targets(entries: &[Target], out: &mut impl Write) -> io::Result<()> {
+    if entries.is_empty() {
+        return writeln!(out, "no targets");
+    }
+    let mut table = Table::new(&["NAME", "ADDRESS", "STATE", ">WEIGHT", ">SHARE", "CHECKS"]);
+    for target in entries {
+        let order = if target.drained { " (ordered)" } else { "" };
+        let failing = target.checks.iter().filter(|check| !check.passed).count();
+        let checks = match (target.checks.len(), failing) {
+            (0, _) => "none".to_owned(),
+            (all, 0) => format!("{all} passed"),
+            (all, failing) => format!("{failing} of {all} failed"),
+        };
+        table.row([
+            target.name.clone(),
+            target.address.to_string(),
+            format!("{}{order}", target.state),
+            target.weight.to_string(),
+            format!("{} %", target.share_percent),
+            checks,
+        ]);
+    }
+    table.write(0, out)?;
+    let mut failures = Table::new(&["TARGET", "CHECK", "ADDRESS", "LAST FAILURE"]);
+    for target in entries {
+        for check in &target.checks {
+            if let Some(failure) = &check.failure {
+                let (name, kind) = (target.name.clone(), check.kind.clone());
+                failures.row([name, kind, check.address.to_string(), failure.clone()]);
+            }
+        }
+    }
+    failures.write(0, out)
 }
 
 fn neighbours(entries: &[Neighbour], out: &mut impl Write) -> io::Result<()> {

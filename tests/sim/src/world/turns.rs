@@ -91,7 +91,8 @@ impl World {
                 let judged = self.heirs.judge(id, &sas, belief);
                 self.check(judged);
             }
-            Output::Reply(..) | Output::Shutdown => {}
+            // The simulated targets have no health checks.
+            Output::Reply(..) | Output::Check { .. } | Output::Shutdown => {}
         }
     }
 

@@ -1,0 +1,117 @@
+//! `[[target]]` and `[[target.check]]`: the hosts that run the application, and how their health is found out.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::error::Reason;
+use super::model::{Check, HttpProbe, Probe, Target};
+use super::names::Names;
+use super::network::Reader;
+use super::read::{Section, every};
+use super::value::{self, duration_of};
+
+/// Most `[[target]]` tables.
+pub const TARGETS_MAX: usize = 1024;
+/// Most `[[target.check]]` tables of a target.
+pub const CHECKS_MAX: usize = 4;
+
+/// The greatest weight.
+const WEIGHT_MAX: u64 = 255;
+const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
+const IN_A_ROW: RangeInclusive<u64> = 1..=100;
+/// Most bytes of a path, and of a host name (RFC 1035 §2.3.4).
+const PATH_BYTES_MAX: usize = 1024;
+const HOST_BYTES_MAX: usize = 253;
+
+/// Reads all `[[target]]` tables.
+pub(super) fn targets(root: &Section, network: &mut Reader) -> (Vec<Option<Target>>, Names) {
+    let mut names = Names::new("target");
+    let mut targets = Vec::new();
+    for (index, section) in root.tables("target", TARGETS_MAX).into_iter().enumerate() {
+        let name = names.declare(index, &section);
+        let place = section.required("address").and_then(|field| {
+            let address = field.parse(value::ipv4_host)?;
+            network.addresses.claim(&field, &address);
+            let port = network.inside_port(address);
+            // With a broken port among them it is unclear whether one of them would have reached the target.
+            if port.is_none() && network.ports.iter().all(Option::is_some) {
+                field.report(Reason::TargetNotOnLink(address.to_string()));
+            }
+            Some((address, port?))
+        });
+        let weight = section.optional("weight").map_or(Some(1), |field| field.number(1..=WEIGHT_MAX));
+        let address = place.map(|(address, _)| address);
+        let checks = every(section.tables("check", CHECKS_MAX).into_iter().map(|section| check(section, address)));
+        section.finish();
+        targets.push((|| {
+            let (address, port) = place?;
+            Some(Target { name: name?, address, port, weight: weight?, checks: checks? })
+        })());
+    }
+    (targets, names)
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Tcp,
+    Http,
+    Agent,
+}
+
+const KINDS: [(&str, Kind); 3] = [("tcp", Kind::Tcp), ("http", Kind::Http), ("agent", Kind::Agent)];
+
+fn check(section: Section, target: Option<IpAddr>) -> Option<Check> {
+    let kind = section.required("kind").and_then(|field| field.choice(&KINDS));
+    let probe = match kind {
+        Some(Kind::Tcp) => Some(Probe::Tcp),
+        Some(Kind::Http) => http_probe(&section).map(Probe::Http),
+        Some(Kind::Agent) => Some(Probe::Agent),
+        None => None,
+    };
+    let port = section.required("port").and_then(|field| field.number(1..=65_535));
+    let address = section.optional("address").map_or(target, |field| field.parse(value::reachable));
+    let interval = duration_of(&section, "interval", Duration::from_secs(2), INTERVAL);
+    let timeout = duration_of(&section, "timeout", Duration::from_secs(1), TIMEOUT);
+    let rise = section.optional("rise").map_or(Some(2), |field| field.number(IN_A_ROW));
+    let fall = section.optional("fall").map_or(Some(3), |field| field.number(IN_A_ROW));
+    if kind.is_some() {
+        section.finish();
+    }
+    Some(Check {
+        probe: probe?,
+        address: SocketAddr::new(address?, port?),
+        interval: interval?,
+        timeout: timeout?,
+        rise: rise?,
+        fall: fall?,
+    })
+}
+
+fn http_probe(section: &Section) -> Option<HttpProbe> {
+    let path = section.optional("path").map_or(Some("/".to_owned()), |field| field.parse(http_path));
+    let host = section.optional("host").map(|field| field.parse(host_name));
+    let status = section.optional("status").map_or(Some(200..=399), |field| {
+        let status = field.number(100..=599)?;
+        Some(status..=status)
+    });
+    Some(HttpProbe { path: path?, host: host.map_or(Some(None), |host| host.map(Some))?, status: status? })
+}
+
+fn http_path(text: &str) -> Result<String, Reason> {
+    // RFC 9112 §3.2.1: the origin form, without a fragment.
+    let sound = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if !sound || text.len() > PATH_BYTES_MAX {
+        return Err(Reason::Malformed { value: text.to_owned(), expected: "a path like \"/health\"" });
+    }
+    Ok(text.to_owned())
+}
+
+fn host_name(text: &str) -> Result<String, Reason> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '[' | ']' | '_');
+    if text.is_empty() || text.len() > HOST_BYTES_MAX || !text.chars().all(allowed) {
+        return Err(Reason::Malformed { value: text.to_owned(), expected: "a host like \"www.example\"" });
+    }
+    Ok(text.to_owned())
+}

@@ -1,0 +1,93 @@
+//! Answers about services and targets.
+
+use vipsec_distribute::service::TargetState;
+
+use super::Core;
+use super::targets::TargetOrder;
+use crate::api::{ApiError, ErrorKind, HealthCheck, Response, Service, ServiceTarget, Target};
+use crate::config::{self, Probe, ServiceProtocol};
+use crate::health::CheckStatus;
+
+impl Core {
+    pub(super) fn answer_targets(&self) -> Response {
+        let targets = self.config.targets.iter().enumerate().map(|(number, target)| {
+            let standing = self.targets.standing(number);
+            let checks = self.targets.monitor().statuses().filter(|status| status.target == number);
+            Target {
+                name: target.name.clone(),
+                address: target.address,
+                state: state(standing.state).to_owned(),
+                drained: self.targets.order(number) == TargetOrder::Drained,
+                weight: target.weight,
+                share_percent: standing.share_percent,
+                checks: checks.map(|status| health_check(&status)).collect(),
+            }
+        });
+        Response::Targets { entries: targets.collect() }
+    }
+
+    pub(super) fn answer_services(&self) -> Response {
+        Response::Services {
+            entries: self.config.services.iter().filter_map(|service| self.service(service)).collect(),
+        }
+    }
+
+    fn service(&self, service: &config::Service) -> Option<Service> {
+        let vip = self.config.vips.get(usize::from(service.vip))?;
+        let targets = || {
+            service.targets.iter().filter_map(|number| {
+                let (target, standing) = (self.config.targets.get(*number)?, self.targets.standing(*number));
+                let weight = u64::from(target.weight) * u64::from(standing.share_percent);
+                Some((target, standing.state, if standing.state == TargetState::Up { weight } else { 0 }))
+            })
+        };
+        let sum: u64 = targets().map(|(_, _, weight)| weight).sum();
+        let parts = targets().map(|(target, target_state, weight)| ServiceTarget {
+            name: target.name.clone(),
+            state: state(target_state).to_owned(),
+            part_percent: (weight * 100 + sum / 2).checked_div(sum).and_then(|part| part.try_into().ok()).unwrap_or(0),
+        });
+        Some(Service {
+            vip: vip.name.clone(),
+            address: vip.floating.address,
+            protocol: match service.protocol {
+                ServiceProtocol::Tcp => "tcp",
+                ServiceProtocol::Udp => "udp",
+                ServiceProtocol::Any => "any",
+            }
+            .to_owned(),
+            port: service.port,
+            targets: parts.collect(),
+        })
+    }
+
+    pub(super) fn answer_order(&mut self, name: &str, order: TargetOrder) -> Result<Response, ApiError> {
+        let ordered = self.order_target(name, order);
+        ordered
+            .map(|()| Response::Done)
+            .ok_or_else(|| ApiError::new(ErrorKind::NotFound, format!("no target {name:?}")))
+    }
+}
+
+fn state(state: TargetState) -> &'static str {
+    match state {
+        TargetState::Up => "up",
+        TargetState::Drain => "drain",
+        TargetState::Down => "down",
+    }
+}
+
+fn health_check(status: &CheckStatus) -> HealthCheck {
+    HealthCheck {
+        kind: match status.check.probe {
+            Probe::Tcp => "tcp",
+            Probe::Http(_) => "http",
+            Probe::Agent => "agent",
+        }
+        .to_owned(),
+        address: status.check.address,
+        passed: status.is_up,
+        failure: status.failure.map(ToString::to_string),
+        runs: status.results,
+    }
+}

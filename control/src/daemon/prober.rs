@@ -1,0 +1,50 @@
+//! Threads that run health checks.
+
+use std::io;
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::config::Check;
+use crate::health::{self, Outcome, RUNNING_MAX, Run};
+
+/// A check reads a few hundred bytes; and all memory of the process is locked.
+const STACK_BYTES: usize = 256 << 10;
+
+/// As many threads as checks may run at once.
+pub(super) struct Prober {
+    orders: Sender<(Run, Box<Check>)>,
+    results: Receiver<(Run, Outcome)>,
+}
+
+impl Prober {
+    /// Starts threads for that many checks.
+    pub(super) fn start(checks: usize) -> io::Result<Self> {
+        let (orders, inbox) = bounded::<(Run, Box<Check>)>(RUNNING_MAX);
+        let (outbox, results) = bounded(RUNNING_MAX);
+        for number in 0..checks.min(RUNNING_MAX) {
+            let (inbox, outbox) = (inbox.clone(), outbox.clone());
+            let thread = thread::Builder::new().name(format!("health-{number}")).stack_size(STACK_BYTES);
+            thread.spawn(move || {
+                for (run, check) in inbox {
+                    if outbox.send((run, health::probe::run(&check))).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        }
+        Ok(Self { orders, results })
+    }
+
+    /// Runs a check, later. There are never more than fit: so many may run at once.
+    pub(super) fn run(&self, run: Run, check: Box<Check>) {
+        if self.orders.try_send((run, check)).is_err() {
+            tracing::error!("the threads for health checks are gone or stuck");
+        }
+    }
+
+    /// What came of the checks.
+    pub(super) fn results(&self) -> &Receiver<(Run, Outcome)> {
+        &self.results
+    }
+}
