@@ -19,6 +19,7 @@ mod outer;
 mod own_hash;
 mod parking;
 mod policer;
+pub mod reassembly;
 mod route;
 pub mod run;
 mod sad;

@@ -234,6 +234,14 @@ fn change_word(header: &mut [u8; HEADER_LEN], at: usize, change: impl FnOnce([u8
     header[10..12].copy_from_slice(&after.to_be_bytes());
 }
 
+/// Makes a fragment's header that of a whole packet of `total_len` bytes, in place: its place in the datagram goes, DF stays.
+pub fn set_unfragmented(packet: &mut [u8], total_len: u16) -> Result<(), Truncated> {
+    let header = packet.first_chunk_mut::<HEADER_LEN>().ok_or(Truncated)?;
+    change_word(header, 2, |_| total_len.to_be_bytes());
+    change_word(header, 6, |flags| (u16::from_be_bytes(flags) & DONT_FRAGMENT).to_be_bytes());
+    Ok(())
+}
+
 /// Counts the TTL of a checked packet down by one in place, and updates its checksum.
 #[inline]
 pub fn decrement_ttl(packet: &mut [u8]) -> Result<(), TtlExpired> {
