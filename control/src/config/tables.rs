@@ -1,7 +1,7 @@
 //! From the configuration to what the workers read.
 
 use vipsec_dataplane::api::{self, FloatingAddress, Policer, PortId, PortTable, Tables, VipState, VipTable};
-use vipsec_distribute::service::{self, ServiceError, ServiceTable, TargetId};
+use vipsec_distribute::service::{self, ServiceError, ServiceTable, TargetId, TargetState};
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::protocol;
 
