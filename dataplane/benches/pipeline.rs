@@ -17,10 +17,13 @@ use vipsec_dataplane::api::{
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
 use vipsec_dataplane::worker::{Worker, WorkerConfig};
-use vipsec_distribute::service::{Service, ServiceTable, Target, TargetId, TargetState};
+use vipsec_distribute::service::{Service, ServiceTable, Target, TargetId};
 use vipsec_esp::engine::EngineKind;
 use vipsec_esp::outbound::OutboundSa;
-use vipsec_esp::sa::{Algorithm, ChildSa, InboundParams, KeyMaterial, OutboundParams, Selector, Spi, TunnelEnds};
+use vipsec_esp::sa::{
+    Algorithm, ChildSa, InboundParams, KeyMaterial, Lifetime, Mode, OutboundParams, Processing, Selector, Spi,
+    TunnelEnds, TunnelPolicy,
+};
 use vipsec_wire::buffer::{BURST_MAX, BufferPool, Burst, NoRoom, PacketBuf};
 use vipsec_wire::ethernet::{EtherType, Header, MacAddr};
 use vipsec_wire::ip::{parse_interface, protocol};
@@ -47,7 +50,7 @@ const HEADROOM: usize = 128;
 const ROOM: usize = 2048;
 /// Packets in a window: few enough that they stay in the second-level cache.
 const WINDOW_BURSTS: usize = 8;
-const WINDOWS: usize = 400;
+const WINDOWS: usize = 2000;
 
 /// A buffer as large as a pointer, as an mbuf is, that is not freed while the measurement goes on.
 struct BoxBuf(Box<Room>);
@@ -181,6 +184,10 @@ fn child(n: usize) -> ChildSa {
             iv_prefix: iv_prefix(1),
         },
         succeeds: None,
+        mode: Mode::default(),
+        processing: Processing::default(),
+        lifetime: Lifetime::default(),
+        policy: TunnelPolicy::default(),
         tunnel: TunnelEnds { local: VIP.into(), remote: PEER.into(), udp: None },
         local_selectors: vec![any(VIP.into())],
         remote_selectors: vec![any(remote_host(n).into())],
@@ -196,10 +203,11 @@ fn far_end(n: usize) -> OutboundSa {
 
 fn tables() -> Tables {
     let floating = |address: Ipv4Addr, mac, port| FloatingAddress { address: address.into(), mac, port };
-    let port = |side, mac, address| PortTable { side, mac, addresses: vec![parse_interface(address).unwrap()], mtu: 1500 };
-    let target = Target { id: TargetId(0), address: TARGET.into(), weight: 1, state: TargetState::Up };
+    let port =
+        |side, mac, address| PortTable { side, mac, addresses: vec![parse_interface(address).unwrap()], mtu: 1500 };
+    let target = Target::new(TargetId(0), TARGET.into());
     let service =
-        Service { vip: VIP.into(), protocol: Some(protocol::UDP), port: Some(53), targets: vec![TargetId(0)] };
+        Service { protocol: Some(protocol::UDP), port: Some(53), ..Service::new(VIP.into(), vec![TargetId(0)]) };
     Tables {
         ports: vec![
             port(Side::Outside, MacAddr([2, 0, 0, 0, 1, 0x0a]), "192.0.2.11/24"),
@@ -279,7 +287,8 @@ impl Bench {
     fn meet(&mut self, port: PortId, neighbour: (Ipv4Addr, MacAddr), address: Ipv4Addr) {
         let (sender_ip, sender_mac) = neighbour;
         let operation = arp::Operation::Request;
-        let request = arp::Packet { operation, sender_mac, sender_ip, target_mac: MacAddr::default(), target_ip: address };
+        let request =
+            arp::Packet { operation, sender_mac, sender_ip, target_mac: MacAddr::default(), target_ip: address };
         let mut buffer = BoxBuf::new();
         buffer.fill(&request.to_frame(MacAddr::BROADCAST));
         self.worker.handle_burst(self.now, port, [buffer].into_iter().collect());
@@ -287,7 +296,12 @@ impl Bench {
     }
 
     /// The least cycles per packet over many windows. `prepare` fills the n-th packet; `port` is where it comes in.
-    fn least(&mut self, port: PortId, out: PortId, mut prepare: impl FnMut(&mut [OutboundSa], usize, &mut BoxBuf)) -> f64 {
+    fn least(
+        &mut self,
+        port: PortId,
+        out: PortId,
+        mut prepare: impl FnMut(&mut [OutboundSa], usize, &mut BoxBuf),
+    ) -> f64 {
         let mut free: Vec<BoxBuf> = (0..WINDOW_BURSTS * BURST_MAX).map(|_| BoxBuf::new()).collect();
         let mut n = 0;
         let mut least = f64::INFINITY;

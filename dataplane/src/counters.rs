@@ -33,7 +33,11 @@ pub struct TrafficCounter {
 
 impl TrafficCounter {
     pub(crate) fn count(&self, bytes: usize) {
-        self.packets.add(1);
+        self.add(1, bytes);
+    }
+
+    pub(crate) fn add(&self, packets: usize, bytes: usize) {
+        self.packets.add(packets as u64);
         self.bytes.add(bytes as u64);
     }
 

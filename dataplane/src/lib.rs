@@ -18,13 +18,15 @@ mod neighbour;
 mod outer;
 mod own_hash;
 mod parking;
+mod path;
 mod policer;
 pub mod reassembly;
 mod route;
 pub mod run;
 mod sad;
-mod selector;
+pub mod selector;
 mod stage;
+mod template;
 #[cfg(test)]
 mod tests;
 mod waiting;

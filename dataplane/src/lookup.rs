@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use vipsec_distribute::service::ServiceTable;
 use vipsec_wire::ethernet::MacAddr;
+use vipsec_wire::ip::Address;
 
 use crate::api::{PortId, PortTable, Tables, VipState, VipTable};
-use crate::own_hash::OwnMap;
+use crate::own_hash::KeyedMap;
 use crate::route::{NextHop, Routes};
 
 /// An address that is ours on some port.
@@ -17,6 +18,8 @@ pub(crate) struct OwnAddress {
     pub(crate) mac: MacAddr,
     /// The VIP that it moves with; none of a port's own.
     pub(crate) vip: Option<u16>,
+    /// Is it the VIP itself, and not its gateway?
+    pub(crate) is_vip: bool,
     /// That VIP's. A port's own address never goes.
     pub(crate) state: VipState,
 }
@@ -31,22 +34,23 @@ impl OwnAddress {
 #[derive(Debug)]
 pub(crate) struct Lookup {
     tables: Arc<Tables>,
-    addresses: OwnMap<(PortId, IpAddr), OwnAddress>,
-    vips: OwnMap<IpAddr, u16>,
+    addresses: KeyedMap<(PortId, Address), OwnAddress>,
+    vips: KeyedMap<Address, u16>,
     pub(crate) routes: Routes,
 }
 
 impl Lookup {
     pub(crate) fn new(tables: Arc<Tables>) -> Self {
-        let mut addresses: OwnMap<(PortId, IpAddr), OwnAddress> = OwnMap::default();
-        let mut vips = OwnMap::default();
+        let mut addresses: KeyedMap<(PortId, Address), OwnAddress> = KeyedMap::default();
+        let mut vips = KeyedMap::default();
         for (number, vip) in (0u16..).zip(&tables.vips) {
-            vips.insert(vip.vip.address, number);
-            for floating in std::iter::once(&vip.vip).chain(&vip.gateways) {
-                let new = OwnAddress { mac: floating.mac, vip: Some(number), state: vip.state };
+            vips.insert(vip.vip.address.into(), number);
+            let gateways = vip.gateways.iter().map(|gateway| (gateway, false));
+            for (floating, is_vip) in std::iter::once((&vip.vip, true)).chain(gateways) {
+                let new = OwnAddress { mac: floating.mac, vip: Some(number), is_vip, state: vip.state };
                 // Several VIPs may share an inside gateway: it is active when one of them is.
                 addresses
-                    .entry((floating.port, floating.address))
+                    .entry((floating.port, floating.address.into()))
                     .and_modify(|own| {
                         if new.state > own.state {
                             (own.vip, own.state) = (new.vip, new.state);
@@ -57,8 +61,8 @@ impl Lookup {
         }
         for (number, port) in (0u8..).zip(&tables.ports) {
             for &(address, _) in &port.addresses {
-                addresses
-                    .insert((PortId(number), address), OwnAddress { mac: port.mac, vip: None, state: VipState::Owned });
+                let own = OwnAddress { mac: port.mac, vip: None, is_vip: false, state: VipState::Owned };
+                addresses.insert((PortId(number), address.into()), own);
             }
         }
         let routes = Routes::new(&tables.ports, &tables.routes);
@@ -98,14 +102,16 @@ impl Lookup {
     }
 
     /// The VIP with that address.
-    pub(crate) fn vip_at(&self, address: IpAddr) -> Option<(u16, &VipTable)> {
-        let number = *self.vips.get(&address)?;
+    #[inline]
+    pub(crate) fn vip_at(&self, address: impl Into<Address>) -> Option<(u16, &VipTable)> {
+        let number = *self.vips.get(&address.into())?;
         Some((number, self.vip(number)?))
     }
 
     /// Our address on a port, if it is one.
-    pub(crate) fn own_address(&self, port: PortId, address: IpAddr) -> Option<OwnAddress> {
-        self.addresses.get(&(port, address)).copied()
+    #[inline]
+    pub(crate) fn own_address(&self, port: PortId, address: impl Into<Address>) -> Option<OwnAddress> {
+        self.addresses.get(&(port, address.into())).copied()
     }
 
     /// What a VIP's frames carry as their source on a port: its virtual MAC or its gateway's there, otherwise the port's own.

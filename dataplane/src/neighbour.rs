@@ -57,7 +57,7 @@ struct Entry<B> {
     state: State,
     /// When the state ends.
     until: Instant,
-    /// Since it became reachable.
+    /// Since it became reachable, or is being probed.
     used: bool,
     pending: Pending<B>,
 }
@@ -80,6 +80,8 @@ pub(crate) struct NeighbourCache<B> {
     requests: VecDeque<Request>,
     /// No entry's state ends before.
     next_timeout: Option<Instant>,
+    /// Counts up whenever an answer of [`resolved`](Self::resolved) isn't good any more.
+    changes: u32,
 }
 
 impl<B> NeighbourCache<B> {
@@ -90,10 +92,18 @@ impl<B> NeighbourCache<B> {
             entries_max,
             requests: VecDeque::with_capacity(entries_max),
             next_timeout: None,
+            changes: 0,
         }
     }
 
-    /// The MAC address of a neighbour that is resolved.
+    /// Counts up whenever what [`resolved`](Self::resolved) said has to be asked for again: an address changed or went, or a
+    /// neighbour is being probed and only goes on being known if it is used.
+    #[inline]
+    pub(crate) fn changes(&self) -> u32 {
+        self.changes
+    }
+
+    /// The MAC address of a neighbour that is resolved. Good until the next of [`changes`](Self::changes).
     pub(crate) fn resolved(&mut self, port: PortId, address: IpAddr) -> Option<MacAddr> {
         let entry = self.entries.get_mut(&(port, address))?;
         entry.used = true;
@@ -118,7 +128,7 @@ impl<B> NeighbourCache<B> {
                 Ok(vacant.insert(Entry {
                     state: State::Incomplete { requests: 1 },
                     until,
-                    used: true,
+                    used: false,
                     pending: Pending::new(),
                 }))
             }
@@ -140,10 +150,13 @@ impl<B> NeighbourCache<B> {
     /// Returns the packets that waited for it.
     pub(crate) fn handle_claim(&mut self, now: Instant, port: PortId, address: IpAddr, mac: MacAddr) -> Pending<B> {
         let Some(entry) = self.entries.get_mut(&(port, address)) else { return Pending::new() };
+        if entry.mac().is_some_and(|before| before != mac) {
+            self.changes = self.changes.wrapping_add(1);
+        }
         entry.state = State::Reachable { mac };
         entry.until = now + REACHABLE_TIME;
         // Packets that waited are a use.
-        entry.used = !entry.pending.is_empty();
+        entry.used |= !entry.pending.is_empty();
         // Timeouts only move back here, so the earliest known one stays a lower bound.
         std::mem::take(&mut entry.pending)
     }
@@ -179,18 +192,26 @@ impl<B> NeighbourCache<B> {
             return 0;
         }
         let mut in_vain = 0;
-        let requests = &mut self.requests;
+        let (requests, changes) = (&mut self.requests, &mut self.changes);
         self.entries.retain(|&(port, address), entry| {
             if entry.until > now {
                 return true;
             }
             let (known, count) = match entry.state {
-                State::Reachable { .. } if !entry.used => return false,
-                State::Reachable { mac } => (Some(mac), 1),
+                State::Reachable { .. } if !entry.used => {
+                    *changes = changes.wrapping_add(1);
+                    return false;
+                }
+                State::Reachable { mac } => {
+                    *changes = changes.wrapping_add(1);
+                    entry.used = false;
+                    (Some(mac), 1)
+                }
                 State::Incomplete { requests } => (None, requests.saturating_add(1)),
                 State::Probing { mac, requests } => (Some(mac), requests.saturating_add(1)),
             };
             if count > REQUESTS_MAX {
+                *changes = changes.wrapping_add(1);
                 in_vain += entry.pending.len();
                 return false;
             }
@@ -276,23 +297,49 @@ mod tests {
     #[test]
     fn refreshes_what_is_used_at_its_place_and_forgets_the_rest() {
         let now = Instant::now();
-        let mut cache = NeighbourCache::new(4);
+        let mut cache: NeighbourCache<char> = NeighbourCache::new(4);
         for n in [8, 9] {
-            cache.wait(now, PORT, host(n), 'a').unwrap();
-            cache.handle_claim(now, PORT, host(n), MAC);
+            cache.prepare(now, PORT, host(n));
             cache.handle_claim(now, PORT, host(n), MAC);
         }
         while cache.poll_request().is_some() {}
         assert_eq!(cache.resolved(PORT, host(9)), Some(MAC));
+        let changes = cache.changes();
         cache.handle_timeout(now + 30 * SECOND);
+        assert_ne!(cache.changes(), changes, "who relies on it has to ask again");
         assert_eq!(cache.poll_request(), request(Some(MAC)));
         assert_eq!(cache.poll_request(), None, "the other one was not used");
         assert_eq!(cache.resolved(PORT, host(8)), None);
         assert_eq!(cache.resolved(PORT, host(9)), Some(MAC), "good while it is being asked");
+        let changes = cache.changes();
         for n in 31..=33 {
             cache.handle_timeout(now + n * SECOND);
         }
         assert_eq!(cache.resolved(PORT, host(9)), None, "it didn't answer");
+        assert_ne!(cache.changes(), changes);
+    }
+
+    #[test]
+    fn what_is_used_while_it_is_probed_stays_known() {
+        let now = Instant::now();
+        let mut cache: NeighbourCache<char> = NeighbourCache::new(4);
+        cache.prepare(now, PORT, host(9));
+        cache.handle_claim(now, PORT, host(9), MAC);
+        assert_eq!(cache.resolved(PORT, host(9)), Some(MAC));
+        for round in 1..4 {
+            let probed = now + round * 30 * SECOND;
+            cache.handle_timeout(probed);
+            /* used once, before the answer */
+            assert_eq!(cache.resolved(PORT, host(9)), Some(MAC));
+            cache.handle_claim(probed, PORT, host(9), MAC);
+            let changes = cache.changes();
+            cache.handle_timeout(probed + 29 * SECOND);
+            assert_eq!(cache.changes(), changes, "nobody has to ask again");
+        }
+        cache.handle_timeout(now + 120 * SECOND);
+        cache.handle_claim(now + 120 * SECOND, PORT, host(9), MAC);
+        cache.handle_timeout(now + 150 * SECOND);
+        assert_eq!(cache.resolved(PORT, host(9)), None, "nobody used it for a round");
     }
 
     #[test]
@@ -304,8 +351,10 @@ mod tests {
         cache.wait(now, PORT, host(9), 'a').unwrap();
         cache.handle_claim(now, PORT, host(9), MAC);
         let moved = MacAddr([2, 0, 0, 0, 0, 10]);
+        let changes = cache.changes();
         cache.handle_claim(now, PORT, host(9), moved);
         assert_eq!(cache.resolved(PORT, host(9)), Some(moved));
+        assert_ne!(cache.changes(), changes);
     }
 
     #[test]
@@ -324,6 +373,8 @@ mod tests {
         assert_eq!(cache.handle_introduction(now, PORT, host(9), MAC).as_slice(), ['a'], "as good as an answer");
         cache.handle_introduction(now + SECOND, PORT, host(7), MAC);
         cache.handle_timeout(now + 31 * SECOND);
+        cache.handle_introduction(now + 31 * SECOND, PORT, host(7), MAC);
+        cache.handle_timeout(now + 61 * SECOND);
         assert_eq!(cache.resolved(PORT, host(7)), None, "nobody used it since");
     }
 

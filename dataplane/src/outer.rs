@@ -2,17 +2,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use vipsec_wire::ip::Ecn;
+use vipsec_wire::ip::{Address, Ecn};
 
 /// The outer headers of an ESP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Outer {
-    /// The VIP that was addressed: an index into the tables.
-    pub(crate) vip: u16,
     /// Who sent it.
-    pub(crate) source: IpAddr,
+    pub(crate) source: Address,
     /// Its UDP port; `None` is protocol 50.
     pub(crate) udp_port: Option<u16>,
+    /// The VIP that was addressed: an index into the tables.
+    pub(crate) vip: u16,
     /// Explicit congestion notification.
     pub(crate) ecn: Ecn,
 }
@@ -20,6 +20,6 @@ pub(crate) struct Outer {
 impl Outer {
     /// Where the remote peer is, as far as UDP encapsulation shows.
     pub(crate) fn remote(&self) -> Option<SocketAddr> {
-        self.udp_port.map(|port| SocketAddr::new(self.source, port))
+        self.udp_port.map(|port| SocketAddr::new(IpAddr::from(self.source), port))
     }
 }

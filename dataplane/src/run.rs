@@ -3,13 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use vipsec_wire::buffer::{BURST_MAX, BufferPool, Burst, PacketBuf, PortIo};
+use vipsec_wire::buffer::{BufferPool, Burst, PortIo};
 
 use crate::api::{Command, Event, PortId};
 use crate::drops::Tally;
-use crate::worker::Worker;
+use crate::worker::{Worker, bytes_in};
 
 /// What a worker does when there is nothing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +93,7 @@ pub fn run<P, Io>(
         }
         for (port, io) in &mut *ports {
             if io.receive(&mut received) > 0 {
+                // Before each burst, and not for all at once: rule R5.
                 worker.handle_burst(clock(), *port, std::mem::take(&mut received));
                 was_busy = true;
             }
@@ -102,7 +102,9 @@ pub fn run<P, Io>(
             worker.handle_timeout(now);
         }
         for (port, io) in &mut *ports {
-            was_busy |= transmit(&mut worker, clock(), *port, io);
+            if worker.has_leaving(*port) {
+                was_busy |= transmit(&mut worker, clock(), *port, io);
+            }
         }
         match pass_on(&mut worker, &mut owed, events) {
             Ok(passed) => was_busy |= passed,
@@ -128,9 +130,9 @@ where
         if leaving.is_empty() {
             return sent;
         }
-        let bytes: ArrayVec<usize, BURST_MAX> = leaving.iter().map(|packet| packet.data().len()).collect();
+        let bytes = bytes_in(&leaving);
         let taken = io.transmit(&mut leaving);
-        bytes.iter().take(taken).for_each(|bytes| worker.count_transmitted(port, *bytes));
+        worker.count_transmitted(port, taken, bytes.saturating_sub(bytes_in(&leaving)));
         sent |= taken > 0;
         if !leaving.is_empty() {
             worker.put_back(port, &mut leaving);

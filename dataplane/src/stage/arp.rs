@@ -25,7 +25,7 @@ impl<P: BufferPool> Worker<P> {
         if arp.sender_mac.is_multicast() || arp.sender_mac.is_unspecified() {
             return Err(DropReason::MalformedArp);
         }
-        if let Some(own) = self.lookup.own_address(port, arp.sender_ip.into()) {
+        if let Some(own) = self.lookup.own_address(port, arp.sender_ip) {
             // Another appliance with the same virtual MAC is not told apart here; advertisements are what settles ownership.
             if own.is_active() && own.mac != arp.sender_mac {
                 self.counters.count(Tally::AddressConflicts);
@@ -33,7 +33,7 @@ impl<P: BufferPool> Worker<P> {
         } else {
             self.learn(now, port, arp.sender_ip.into(), arp.sender_mac);
         }
-        match self.lookup.own_address(port, arp.target_ip.into()) {
+        match self.lookup.own_address(port, arp.target_ip) {
             Some(own) if own.is_active() && arp.operation == Operation::Request && own.mac != arp.sender_mac => {
                 self.meet(now, port, arp.sender_ip.into(), arp.sender_mac);
                 let reply = arp.reply_from(own.mac).to_frame(arp.sender_mac);

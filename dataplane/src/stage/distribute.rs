@@ -5,39 +5,62 @@ use std::time::Instant;
 
 use vipsec_distribute::connection::Tracking;
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
-use vipsec_wire::ipv4;
+use vipsec_wire::ip;
 
+use super::Stage;
+use super::inner::Inner;
 use crate::drops::{DropReason, Tally};
-use crate::flow::Flow;
+use crate::path::Path;
 use crate::route::NextHop;
 use crate::worker::{Verdict, Worker};
 
 impl<P: BufferPool> Worker<P> {
-    /// Hands a packet from a tunnel to the target of its connection.
-    pub(super) fn distribute(&mut self, now: Instant, vip: u16, flow: &Flow, packet: P::Buf) -> Verdict {
-        let tuple = flow.tuple_from_remote();
-        let choice = self.connections.to_target(now, self.lookup.services(), &tuple, &flow.packet_info())?;
+    /// Hands packets to the targets of their connections.
+    pub(super) fn to_targets(&mut self, now: Instant, burst: Stage<Inner<P::Buf>>) {
+        for inner in burst {
+            let verdict = self.to_target(now, inner);
+            self.count(verdict);
+        }
+    }
+
+    #[inline]
+    fn to_target(&mut self, now: Instant, inner: Inner<P::Buf>) -> Verdict {
+        let (tuple, info) = (inner.flow.tuple_from_remote(), inner.flow.packet_info());
+        let choice = self.connections.to_target(now, self.lookup.services(), &tuple, &info)?;
         match choice.tracking {
+            Tracking::Known => {}
             Tracking::New => self.counters.count(Tally::ConnectionsNew),
             Tracking::Moved => self.counters.count(Tally::ConnectionsMoved),
             Tracking::Stateless => self.counters.count(Tally::ConnectionsStateless),
-            Tracking::Known => {}
         }
-        self.deliver(now, vip, choice.target, packet)
+        self.deliver(now, choice.target, inner)
     }
 
     /// Sends a packet as it is, but for its TTL, to a target's MAC address: the target has the VIP itself.
-    pub(super) fn deliver(&mut self, now: Instant, vip: u16, target: IpAddr, mut packet: P::Buf) -> Verdict {
+    #[inline]
+    pub(super) fn deliver(&mut self, now: Instant, target: IpAddr, inner: Inner<P::Buf>) -> Verdict {
+        let Inner { mut packet, flow, vip } = inner;
         // RFC 4301 §5.1.2.1 (2): decremented "by the decapsulator if it forwards the packet".
-        ipv4::decrement_ttl(packet.data_mut()).map_err(|_| DropReason::TtlExpired)?;
-        let port = self.lookup.routes.inside_port(target).ok_or(DropReason::TargetNotOnLink)?;
-        let mtu = self.lookup.port(port).ok_or(DropReason::UnknownPort)?.mtu;
-        let bytes = packet.data().len();
-        if bytes > usize::from(mtu) {
+        ip::decrement_ttl(packet.data_mut()).map_err(|_| DropReason::TtlExpired)?;
+        let path = self.path_to_target(vip, flow.header.version(), target)?;
+        let bytes = flow.header.total_len;
+        if bytes > usize::from(path.mtu) {
             return Err(DropReason::TooBig);
         }
-        self.send_to(now, vip, NextHop { port, address: target }, packet)?;
+        self.send_along(now, &path, packet)?;
         self.counters.to_targets.count(bytes);
         Ok(())
+    }
+
+    #[inline]
+    fn path_to_target(&mut self, vip: u16, version: ip::Version, target: IpAddr) -> Result<Path, DropReason> {
+        let generation = self.generation();
+        if let Some(path) = self.target_paths.get(generation, vip, version, target) {
+            return Ok(path);
+        }
+        let port = self.lookup.routes.inside_port(target).ok_or(DropReason::TargetNotOnLink)?;
+        let path = self.path(vip, NextHop { port, address: target }, version)?;
+        self.target_paths.put(vip, version, target, path);
+        Ok(path)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 use vipsec_wire::ethernet;
 use vipsec_wire::icmp;
-use vipsec_wire::ip::protocol;
+use vipsec_wire::ip::{Header, protocol};
 use vipsec_wire::ipv4::{Packet, Repr};
 
 use crate::api::PortId;
@@ -52,7 +52,11 @@ impl<P: BufferPool> Worker<P> {
     /// Answers a packet from a tunnel to its VIP through the same tunnel.
     pub(super) fn answer_inner_echo(&mut self, now: Instant, index: SaIndex, mut packet: P::Buf) -> Verdict {
         turn(packet.data_mut())?;
-        self.encapsulate(now, index, packet)?;
+        let header = Header::parse(packet.data()).map_err(|_| DropReason::InnerMalformed)?;
+        if header.total_len > self.ready(index)? {
+            return Err(DropReason::TooBig);
+        }
+        self.encapsulate(now, index, &header, packet)?;
         self.counters.count(Tally::EchoReplies);
         Ok(())
     }

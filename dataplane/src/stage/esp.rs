@@ -1,12 +1,12 @@
-//! ESP from remote peers: find the SA, open, admit or park.
+//! ESP from remote peers: open, admit or park.
 
 use std::time::{Duration, Instant};
 
-use vipsec_esp::header::spi_of;
-use vipsec_esp::inbound::{Admission, Opened};
+use vipsec_esp::inbound::Admission;
 use vipsec_esp::sa::Spi;
-use vipsec_wire::buffer::{BufferPool, PacketBuf};
+use vipsec_wire::buffer::BufferPool;
 
+use super::Stage;
 use crate::api::Event;
 use crate::drops::{DropReason, Tally};
 use crate::outer::Outer;
@@ -17,53 +17,90 @@ use crate::worker::{Verdict, Worker};
 /// An SA tells at most once in that time that it is alive.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A packet from its ESP header to its ICV, outer headers off, and its SA.
+pub(super) struct Sealed<B> {
+    pub(super) packet: B,
+    pub(super) index: SaIndex,
+    pub(super) outer: Outer,
+}
+
+/// A packet that was authentic, decrypted.
+pub(super) struct Opened<B> {
+    pub(super) packet: B,
+    pub(super) index: SaIndex,
+    pub(super) number: u64,
+    pub(super) next_header: u8,
+    pub(super) outer: Outer,
+}
+
 impl<P: BufferPool> Worker<P> {
-    /// `packet` starts at the ESP header and ends with the ICV.
-    pub(super) fn esp(&mut self, now: Instant, outer: Outer, mut packet: P::Buf) -> Verdict {
-        let spi = spi_of(packet.data()).ok_or(DropReason::EspTruncated)?;
-        let Some(index) = self.sad.inbound(spi) else {
-            if self.unknown_spi_policer.allows(now) {
-                self.tell(Event::UnknownSpi { spi, remote: outer.source });
-            }
-            return Err(DropReason::UnknownSpi);
-        };
-        let sa = self.sad.get(index).ok_or(DropReason::UnknownSpi)?;
+    /// Takes a burst through the tunnel.
+    pub(super) fn esp(&mut self, now: Instant, sealed: Stage<Sealed<P::Buf>>) {
+        if sealed.is_empty() {
+            return;
+        }
+        let opened: Stage<_> = sealed.into_iter().filter_map(|sealed| self.passed(self.open(sealed))).collect();
+        let mut inner = Stage::new();
+        for opened in opened {
+            let verdict = self.admit(now, opened).and_then(|admitted| match admitted {
+                Some(admitted) => self.inner(now, admitted, &mut inner),
+                None => Ok(()),
+            });
+            self.count(verdict);
+        }
+        self.to_targets(now, inner);
+    }
+
+    #[inline]
+    fn open(&self, sealed: Sealed<P::Buf>) -> Result<Opened<P::Buf>, DropReason> {
+        let Sealed { mut packet, index, outer } = sealed;
+        let sa = self.sad.inbound(index).ok_or(DropReason::UnknownSpi)?;
         if sa.vip != outer.vip {
             return Err(DropReason::WrongVip);
         }
         // RFC 7296 §2.23: "all devices MUST be able to receive and process both UDP-encapsulated ESP and non-UDP-encapsulated ESP
         // packets at any time": the encapsulation is not a selector.
-        let spi = sa.inbound.spi();
-        let Opened { number, next_header } = sa.inbound.open(&mut packet)?;
-        self.admit(now, Parked { packet, spi, number, next_header, outer, since: now }, index)
+        let opened = sa.esp.open(&mut packet)?;
+        Ok(Opened { packet, index, number: opened.number, next_header: opened.next_header, outer })
     }
 
-    /// Delivers an authentic packet, or parks it above the horizon.
-    fn admit(&mut self, now: Instant, parked: Parked<P::Buf>, index: SaIndex) -> Verdict {
-        let sa = self.sad.get_mut(index).ok_or(DropReason::UnknownSpi)?;
-        let edge_before = sa.inbound.edge();
-        let admission = sa.inbound.admit(parked.number);
+    /// Passes an authentic packet on, or parks it above the horizon.
+    #[inline]
+    pub(super) fn admit(&mut self, now: Instant, opened: Opened<P::Buf>) -> Result<Option<Opened<P::Buf>>, DropReason> {
+        let index = opened.index;
+        let nanos = self.nanos(now);
+        let sa = self.sad.inbound_mut(index).ok_or(DropReason::UnknownSpi)?;
+        let edge_before = sa.esp.edge();
+        let admission = sa.esp.admit(opened.number);
         if admission == Admission::Replayed {
             return Err(DropReason::EspReplayed);
         }
-        sa.heard();
-        let spi = parked.spi;
-        let was_silent = sa.alive_said.is_none_or(|said| now.saturating_duration_since(said) >= ALIVE_INTERVAL);
-        if was_silent {
-            sa.alive_said = Some(now);
+        let wants_more = sa.esp.wants_more();
+        let moved =
+            sa.udp_remote.is_some() && opened.outer.remote().is_some_and(|remote| sa.udp_remote != Some(remote));
+        if sa.alive_after <= nanos {
+            sa.alive_after = nanos.saturating_add(ALIVE_INTERVAL.as_nanos() as u64);
+            let spi = sa.esp.spi();
             self.tell(Event::Alive(spi));
         }
-        self.touch(index);
+        self.sad.heard(index);
+        if wants_more {
+            self.touch(index);
+        }
         if admission == Admission::AboveHorizon {
-            return self.park(parked);
+            return self.park(now, opened).map(|()| None);
         }
-        if parked.number > edge_before {
-            self.follow_peer(&parked.outer, spi, index);
+        if moved && opened.number > edge_before {
+            self.follow_peer(&opened.outer, index);
         }
-        self.inner(now, index, parked)
+        Ok(Some(opened))
     }
 
-    fn park(&mut self, parked: Parked<P::Buf>) -> Verdict {
+    #[cold]
+    fn park(&mut self, now: Instant, opened: Opened<P::Buf>) -> Verdict {
+        let Opened { packet, index, number, next_header, outer } = opened;
+        let spi = self.sad.inbound(index).ok_or(DropReason::UnknownSpi)?.esp.spi();
+        let parked = Parked { packet, spi, number, next_header, outer, since: now };
         self.parking.push(parked).map_err(|_| DropReason::ParkedQueueFull)?;
         self.counters.count(Tally::Parked);
         Ok(())
@@ -72,35 +109,43 @@ impl<P: BufferPool> Worker<P> {
     /// RFC 7296 §2.23: "a host … that is not behind a NAT, SHOULD send all packets (including retransmission packets) to the IP
     /// address and port in the validated packet", and "only … in response to a new packet; otherwise, an attacker can revert the
     /// addresses with old replayed packets": the packet has to be newer than all before it.
-    fn follow_peer(&mut self, outer: &Outer, spi: Spi, index: SaIndex) {
-        let (Some(remote), Some(sa)) = (outer.remote(), self.sad.get_mut(index)) else { return };
-        let Some((_, port)) = sa.tunnel.udp else { return };
-        if (sa.tunnel.remote, port) == (remote.ip(), remote.port()) {
-            return;
-        }
-        sa.move_peer(remote);
+    #[cold]
+    fn follow_peer(&mut self, outer: &Outer, index: SaIndex) {
+        let (Some(remote), Some(sa)) = (outer.remote(), self.sad.inbound(index)) else { return };
+        let spi = sa.esp.spi();
+        self.sad.move_peer(index, remote);
         self.counters.count(Tally::PeersMoved);
         self.tell(Event::PeerMoved { spi, remote });
     }
 
     /// A grant raised an SA's horizon: its parked packets are asked about again, in their order.
     pub(crate) fn release(&mut self, now: Instant, spi: Spi) {
+        let mut inner = Stage::new();
         for _ in 0..self.parking.len() {
-            let Some(parked) = self.parking.take() else { return };
-            let index = self.sad.inbound(parked.spi.get());
-            let waits_on =
-                index.and_then(|index| self.sad.get(index)).is_some_and(|sa| parked.number > sa.inbound.horizon());
+            let Some(parked) = self.parking.take() else { break };
+            let index = self.sad.find_inbound(parked.spi.get());
+            let horizon = index.and_then(|index| self.sad.inbound(index)).map(|sa| sa.esp.horizon());
             let verdict = match index {
-                _ if parked.spi != spi || waits_on => {
+                _ if parked.spi != spi || horizon.is_some_and(|horizon| parked.number > horizon) => {
                     self.parking.push(parked).map_err(|_| DropReason::ParkedQueueFull)
                 }
                 Some(index) => {
                     self.counters.count(Tally::Released);
-                    self.admit(now, parked, index)
+                    let Parked { packet, number, next_header, outer, .. } = parked;
+                    self.admit(now, Opened { packet, index, number, next_header, outer }).and_then(|admitted| {
+                        match admitted {
+                            Some(admitted) => self.inner(now, admitted, &mut inner),
+                            None => Ok(()),
+                        }
+                    })
                 }
                 None => Err(DropReason::ParkedSaGone),
             };
             self.count(verdict);
+            if inner.is_full() {
+                self.to_targets(now, std::mem::take(&mut inner));
+            }
         }
+        self.to_targets(now, inner);
     }
 }

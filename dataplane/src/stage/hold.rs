@@ -37,7 +37,10 @@ impl<P: BufferPool> Worker<P> {
         for _ in 0..self.holding.len() {
             let Some(held) = self.holding.take() else { return };
             let verdict = match self.lookup.vip(held.vip).map(|vip| vip.state).unwrap_or_default() {
-                VipState::Owned => self.receive(now, held.port, held.frame, may_act),
+                VipState::Owned => {
+                    self.receive(now, held.port, [held.frame].into_iter().collect(), may_act);
+                    Ok(())
+                }
                 VipState::HandingOver => self.holding.push(held).map_err(|_| DropReason::HeldQueueFull),
                 VipState::Elsewhere if !may_act => Err(DropReason::DeadlinePassed),
                 VipState::Elsewhere => self.pass_on(held.port, held.frame),

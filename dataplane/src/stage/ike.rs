@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
-use vipsec_wire::ip::protocol;
+use vipsec_wire::ip::{self, protocol};
 use vipsec_wire::{ipv4, udp};
 
 use super::outside::{NAT_TRAVERSAL_PORT, NON_ESP_MARKER};
@@ -38,15 +38,15 @@ impl<P: BufferPool> Worker<P> {
         let (IpAddr::V4(source), IpAddr::V4(destination)) = (message.local.ip(), message.remote.ip()) else {
             return Err(DropReason::OtherFamily);
         };
-        let (vip, table) = self.lookup.vip_at(source.into()).ok_or(DropReason::NotForUs)?;
+        let (vip, table) = self.lookup.vip_at(source).ok_or(DropReason::NotForUs)?;
         if table.state != VipState::Owned {
             return Err(DropReason::VipNotOwned);
         }
         let datagram = build(message, source, destination)?;
         let next_hop = self.lookup.routes.next_hop(destination.into()).ok_or(DropReason::NoRoute)?;
-        let mtu = self.lookup.port(next_hop.port).ok_or(DropReason::UnknownPort)?.mtu;
+        let path = self.path(vip, next_hop, ip::Version::V4)?;
         // RFC 791 §3.1: fragments are counted in units of 8 bytes.
-        let piece_max = usize::from(mtu).saturating_sub(ipv4::HEADER_LEN) / 8 * 8;
+        let piece_max = usize::from(path.mtu).saturating_sub(ipv4::HEADER_LEN) / 8 * 8;
         if piece_max == 0 {
             return Err(DropReason::TooBig);
         }
@@ -61,7 +61,7 @@ impl<P: BufferPool> Worker<P> {
             header.more_fragments = offset + piece.len() < datagram.len();
             header.emit(packet.data_mut())?;
             packet.data_mut().get_mut(ipv4::HEADER_LEN..).unwrap_or_default().copy_from_slice(piece);
-            self.send_to(now, vip, next_hop, packet)?;
+            self.send_along(now, &path, packet)?;
             offset += piece.len();
         }
         self.counters.count(Tally::IkeOut);

@@ -1,23 +1,35 @@
 //! The packet that came out of a tunnel: is it what the SA carries, and to whom does it go?
 
-use std::net::IpAddr;
 use std::time::Instant;
 
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 use vipsec_wire::icmp;
-use vipsec_wire::ip::{Ecn, protocol};
-use vipsec_wire::ipv4;
+use vipsec_wire::ip::{self, Ecn, protocol};
 
+use super::Stage;
+use super::esp::Opened;
 use crate::api::VipState;
 use crate::drops::DropReason;
 use crate::flow::{Flow, quoted_tuple};
-use crate::parking::Parked;
-use crate::sad::SaIndex;
+use crate::sad::{self, SaIndex};
 use crate::worker::{Verdict, Worker};
 
+/// A packet from a remote host to a VIP, checked.
+pub(super) struct Inner<B> {
+    pub(super) packet: B,
+    pub(super) flow: Flow,
+    pub(super) vip: u16,
+}
+
 impl<P: BufferPool> Worker<P> {
-    pub(super) fn inner(&mut self, now: Instant, index: SaIndex, opened: Parked<P::Buf>) -> Verdict {
-        let Parked { mut packet, next_header, outer, .. } = opened;
+    #[inline]
+    pub(super) fn inner(
+        &mut self,
+        now: Instant,
+        opened: Opened<P::Buf>,
+        checked: &mut Stage<Inner<P::Buf>>,
+    ) -> Verdict {
+        let Opened { mut packet, index, next_header, outer, .. } = opened;
         match next_header {
             protocol::IPV4 => {}
             // RFC 4303 §2.6: "a receiver MUST be prepared to discard such packets, without indicating an error".
@@ -26,63 +38,79 @@ impl<P: BufferPool> Worker<P> {
             _ => return Err(DropReason::UnexpectedNextHeader),
         }
         let flow = Flow::parse(packet.data()).map_err(|_| DropReason::InnerMalformed)?;
+        let header = &flow.header;
+        if header.version().protocol() != next_header {
+            return Err(DropReason::InnerMalformed);
+        }
         // RFC 4303 §2.7: traffic flow confidentiality padding follows the inner packet; its own length says where.
-        let padding = packet.data().len().saturating_sub(flow.total_len);
+        let padding = packet.data().len().saturating_sub(header.total_len);
         packet.trim_back(padding)?;
 
-        let sa = self.sad.get_mut(index).ok_or(DropReason::UnknownSpi)?;
-        if !sa.admits_inbound(&flow) {
+        let sa = self.sad.inbound_mut(index).ok_or(DropReason::UnknownSpi)?;
+        // RFC 4301 §5.2 step 4: the packet is matched against the inbound selectors identified by the SAD entry.
+        if !sa.selectors.match_ends(&flow.ends_from_remote()) {
             return Err(DropReason::InboundSelectorMismatch);
         }
-        sa.delivered.packets = sa.delivered.packets.saturating_add(1);
-        sa.delivered.bytes = sa.delivered.bytes.saturating_add(flow.total_len as u64);
+        sad::count(&mut sa.delivered, header.total_len);
         let vip = sa.vip;
-        self.counters.esp_in.count(flow.total_len);
+        self.counters.esp_in.count(header.total_len);
 
-        let ecn = combine(flow.ecn(), outer.ecn).ok_or(DropReason::InnerCongestion)?;
-        if ecn != flow.ecn() {
-            ipv4::set_ecn(packet.data_mut(), ecn)?;
+        let ecn = combine(header.ecn(), outer.ecn).ok_or(DropReason::InnerCongestion)?;
+        if ecn != header.ecn() {
+            ip::set_ecn(packet.data_mut(), ecn)?;
         }
         let table = self.lookup.vip(vip).ok_or(DropReason::VipNotOwned)?;
         // What was parked when the VIP began to be handed over is still delivered: the successor starts behind it.
         if table.state == VipState::Elsewhere {
             return Err(DropReason::VipNotOwned);
         }
-        if IpAddr::from(flow.destination) != table.vip.address {
+        if header.destination != table.vip.address.into() {
             return Err(DropReason::NotToVip);
         }
-        if flow.is_fragment {
+        if header.is_fragment() {
             return Err(DropReason::InnerFragment);
         }
-        if flow.protocol == protocol::ICMP {
-            return self.inner_icmp(now, index, vip, &flow, packet);
+        let inner = Inner { packet, flow, vip };
+        if header.protocol == protocol::ICMP {
+            return self.inner_icmp(now, index, inner, checked);
         }
-        self.distribute(now, vip, &flow, packet)
+        checked.push(inner);
+        Ok(())
     }
 
-    fn inner_icmp(&mut self, now: Instant, index: SaIndex, vip: u16, flow: &Flow, packet: P::Buf) -> Verdict {
-        let bytes = packet.data().get(flow.header_len..).unwrap_or_default();
-        let message = icmp::Message::parse(bytes).map_err(|_| DropReason::MalformedIcmp)?;
+    #[cold]
+    fn inner_icmp(
+        &mut self,
+        now: Instant,
+        index: SaIndex,
+        inner: Inner<P::Buf>,
+        checked: &mut Stage<Inner<P::Buf>>,
+    ) -> Verdict {
+        let header = inner.flow.header;
+        let message =
+            icmp::Message::parse(header.payload(inner.packet.data())).map_err(|_| DropReason::MalformedIcmp)?;
         if message.is_echo_request() {
-            return self.answer_inner_echo(now, index, packet);
+            return self.answer_inner_echo(now, index, inner.packet);
         }
         if !message.is_error() {
-            return self.distribute(now, vip, flow, packet);
+            checked.push(inner);
+            return Ok(());
         }
         // It belongs to the target that sent what it quotes (RFC 1191 path MTU discovery lives on this).
         let tuple = quoted_tuple(message.payload()).ok_or(DropReason::MalformedIcmp)?;
-        if tuple.vip != IpAddr::from(flow.destination) {
+        if ip::Address::from(tuple.vip) != header.destination {
             return Err(DropReason::MalformedIcmp);
         }
         let target = match self.connections.target_of(&tuple) {
             Some(target) => target,
             None => self.lookup.services().choose(&tuple)?,
         };
-        self.deliver(now, vip, target, packet)
+        self.deliver(now, target, inner)
     }
 }
 
 /// RFC 6040 §4.2, figure 4: the ECN field after decapsulation; `None` is a drop.
+#[inline]
 fn combine(inner: Ecn, outer: Ecn) -> Option<Ecn> {
     match (inner, outer) {
         (Ecn::NotEct, Ecn::Ce) => None,

@@ -1,19 +1,22 @@
-//! The stages of the pipeline, each a part of [`Worker`]. A stage takes a packet; it passes it on or says why it dropped it.
+//! The stages of the pipeline, each a part of [`Worker`]. Packets go through them by bursts: a stage does its work for every packet of
+//! a burst before the next stage begins, so that what one packet has to wait for is fetched while others are worked on. What a
+//! stage doesn't pass on it answers, parks, tells the control core, or drops for a reason.
 //!
 //! ```text
 //! outside port                                                                     inside port
-//!   frame ─┬─ ARP ──> answer                                                           │
-//!          ├─ advertisement ──> control core                                           │
-//!          └─ IPv4 ─┬─ echo ──> answer                                                 │
-//!                   ├─ IKE ──> control core                                            │
-//!                   └─ ESP ──> open ──> admit ──> inner checks ──> distribute ──> target
+//!   frames ─┬─ ARP ──> answer                                                          │
+//!           ├─ advertisement ──> control core                                          │
+//!           └─ IP ─┬─ echo ──> answer                                                  │
+//!                  ├─ IKE ──> control core                                             │
+//!                  └─ ESP ──> open ──> admit ──> inner checks ──> distribute ──> target
 //!                                        └─ park until granted
-//!          <── neighbour <── route <── outer headers <── seal <── find the SA <── reply
+//!          <── neighbour <── outer headers <── seal <── find the SA <── reply
 //! ```
 
 use std::time::Instant;
 
-use vipsec_wire::buffer::{BufferPool, PacketBuf};
+use arrayvec::ArrayVec;
+use vipsec_wire::buffer::{BURST_MAX, BufferPool, Burst, PacketBuf};
 use vipsec_wire::ethernet::{EtherType, Header};
 
 use crate::api::{Event, PortId, Side};
@@ -33,29 +36,63 @@ mod outside;
 mod send;
 mod too_big;
 
+/// A burst on its way through the stages: as many packets as came in at most.
+type Stage<T> = ArrayVec<T, BURST_MAX>;
+
 impl<P: BufferPool> Worker<P> {
-    /// The first stage: what kind of frame is it?
-    pub(crate) fn receive(&mut self, now: Instant, port: PortId, frame: P::Buf, may_act: bool) -> Verdict {
-        let side = self.lookup.port(port).ok_or(DropReason::UnknownPort)?.side;
+    /// The first stage: what kind of frame is it? What is common goes on as a burst, the rest is dealt with at once.
+    pub(crate) fn receive(&mut self, now: Instant, port: PortId, frames: Burst<P::Buf>, may_act: bool) {
+        match self.lookup.port(port).map(|port| port.side) {
+            Some(Side::Outside) => {
+                let mut sealed = Stage::new();
+                for frame in frames {
+                    let verdict = self.frame(now, port, frame, may_act).and_then(|frame| match frame {
+                        Some((ethernet, frame)) => self.outside(now, port, &ethernet, frame, &mut sealed),
+                        None => Ok(()),
+                    });
+                    self.count(verdict);
+                }
+                self.esp(now, sealed);
+            }
+            Some(Side::Inside) => {
+                let mut replies = Stage::new();
+                for frame in frames {
+                    let verdict = self.frame(now, port, frame, may_act).and_then(|frame| match frame {
+                        Some((ethernet, frame)) => self.inside(now, port, &ethernet, frame, &mut replies),
+                        None => Ok(()),
+                    });
+                    self.count(verdict);
+                }
+                self.to_remotes(now, port, replies);
+            }
+            None => self.counters.count_drops(DropReason::UnknownPort, frames.len()),
+        }
+    }
+
+    /// Passes on what carries IP.
+    #[inline]
+    fn frame(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        frame: P::Buf,
+        may_act: bool,
+    ) -> Result<Option<(Header, P::Buf)>, DropReason> {
         let (ethernet, _) = Header::parse(frame.data()).map_err(|_| DropReason::MalformedFrame)?;
         if ethernet.source.is_multicast() {
             return Err(DropReason::MalformedFrame);
         }
-        if ethernet.ethertype == EtherType::ADVERTISEMENT {
+        match ethernet.ethertype {
             // Listening is not acting: an owner that overslept its deadline must be able to hear its successor.
-            return self.advertisement(now, port, &frame);
-        }
-        if !may_act {
-            return Err(DropReason::DeadlinePassed);
-        }
-        match (ethernet.ethertype, side) {
-            (EtherType::ARP, _) => self.arp(now, port, &ethernet, frame),
-            (EtherType::IPV4, Side::Outside) => self.outside(now, port, &ethernet, frame),
-            (EtherType::IPV4, Side::Inside) => self.inside(now, port, &ethernet, frame),
+            EtherType::ADVERTISEMENT => self.advertisement(now, port, &frame).map(|()| None),
+            _ if !may_act => Err(DropReason::DeadlinePassed),
+            EtherType::IPV4 => Ok(Some((ethernet, frame))),
+            EtherType::ARP => self.arp(now, port, &ethernet, frame).map(|()| None),
             _ => Err(DropReason::UnknownEtherType),
         }
     }
 
+    #[cold]
     fn advertisement(&mut self, now: Instant, port: PortId, frame: &P::Buf) -> Verdict {
         if !self.advertisement_policer.allows(now) {
             return Err(DropReason::AdvertisementPoliced);

@@ -1,15 +1,17 @@
-//! IPv4 from the outside network: to whom, and what?
+//! IP from the outside network: to whom, and what?
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use vipsec_esp::header::spi_of;
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 use vipsec_wire::ethernet;
-use vipsec_wire::ip::protocol;
-use vipsec_wire::ipv4::Packet;
+use vipsec_wire::ip::{Header, protocol};
 use vipsec_wire::udp::{self, Datagram};
 
-use crate::api::PortId;
+use super::Stage;
+use super::esp::Sealed;
+use crate::api::{Event, PortId};
 use crate::drops::{DropReason, Tally};
 use crate::outer::Outer;
 use crate::worker::{Verdict, Worker};
@@ -24,43 +26,63 @@ pub(super) const NON_ESP_MARKER: [u8; 4] = [0; 4];
 /// What a packet to a VIP is.
 enum Kind {
     Echo,
-    Esp { headers: usize, udp_port: Option<u16> },
-    Ike { headers: usize, local: SocketAddr, remote: SocketAddr },
+    /// Bytes in front of the ESP header, and the source port where it travels in UDP.
+    Esp {
+        headers: usize,
+        udp_port: Option<u16>,
+    },
+    Ike {
+        headers: usize,
+        local: SocketAddr,
+        remote: SocketAddr,
+    },
     NatKeepalive,
 }
 
 impl<P: BufferPool> Worker<P> {
+    #[inline]
     pub(super) fn outside(
         &mut self,
         now: Instant,
         port: PortId,
         ethernet: &ethernet::Header,
         mut frame: P::Buf,
+        sealed: &mut Stage<Sealed<P::Buf>>,
     ) -> Verdict {
         let bytes = frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
-        let packet = Packet::parse(bytes).map_err(|_| DropReason::MalformedIpv4)?;
-        let destination = IpAddr::from(packet.destination());
-        let own = self.lookup.own_address(port, destination).ok_or(DropReason::NotForUs)?;
+        let header = Header::parse(bytes).map_err(|_| DropReason::MalformedIpv4)?;
+        let own = self.lookup.own_address(port, header.destination).ok_or(DropReason::NotForUs)?;
         if !own.is_active() {
             return self.hold(now, port, ethernet, own, frame);
         }
         if own.mac != ethernet.destination {
             return Err(DropReason::OtherStation);
         }
-        if packet.is_fragment() {
+        if header.is_fragment() {
             return Err(DropReason::OuterFragment);
         }
-        let vip = self.lookup.vip_at(destination).map(|(number, _)| number);
+        let vip = own.vip.filter(|_| own.is_vip);
         let kind = match vip {
-            Some(_) => kind_of(&packet)?,
-            None if packet.protocol() == protocol::ICMP => Kind::Echo,
+            Some(_) => kind_of(&header, bytes)?,
+            None if header.protocol == protocol::ICMP => Kind::Echo,
             None => return Err(DropReason::UnservedProtocol),
         };
-        let (source, ecn) = (packet.source(), packet.ecn());
         // Ethernet's padding to its minimum goes.
-        let padding = bytes.len() - packet.total_len();
+        let padding = bytes.len().saturating_sub(header.total_len);
         frame.trim_back(padding)?;
         match (kind, vip) {
+            (Kind::Esp { headers, udp_port }, Some(vip)) => {
+                frame.trim_front(headers)?;
+                let spi = spi_of(frame.data()).ok_or(DropReason::EspTruncated)?;
+                let Some(index) = self.sad.find_inbound(spi) else {
+                    self.unknown_spi(now, spi, header.source.into());
+                    return Err(DropReason::UnknownSpi);
+                };
+                let outer = Outer { vip, source: header.source, udp_port, ecn: header.ecn() };
+                sealed.push(Sealed { packet: frame, index, outer });
+                Ok(())
+            }
+            (Kind::Esp { .. }, None) => Err(DropReason::UnservedProtocol),
             (Kind::Echo, _) => self.answer_echo(port, ethernet, frame),
             (Kind::NatKeepalive, _) => {
                 // RFC 3948 §2.3: "The receiver SHOULD ignore a received NAT-keepalive packet."
@@ -68,48 +90,57 @@ impl<P: BufferPool> Worker<P> {
                 Ok(())
             }
             (Kind::Ike { headers, local, remote }, _) => self.punt_ike(now, frame.data().get(headers..), local, remote),
-            (Kind::Esp { headers, udp_port }, Some(vip)) => {
-                frame.trim_front(headers)?;
-                self.esp(now, Outer { vip, source: source.into(), udp_port, ecn }, frame)
-            }
-            (Kind::Esp { .. }, None) => Err(DropReason::UnservedProtocol),
+        }
+    }
+
+    #[cold]
+    fn unknown_spi(&mut self, now: Instant, spi: u32, remote: IpAddr) {
+        if self.unknown_spi_policer.allows(now) {
+            self.tell(Event::UnknownSpi { spi, remote });
         }
     }
 }
 
-fn kind_of(packet: &Packet<'_>) -> Result<Kind, DropReason> {
-    let headers = ethernet::HEADER_LEN + packet.header_len();
-    match packet.protocol() {
+#[inline]
+fn kind_of(header: &Header, packet: &[u8]) -> Result<Kind, DropReason> {
+    let headers = ethernet::HEADER_LEN + header.header_len;
+    match header.protocol {
         protocol::ESP => Ok(Kind::Esp { headers, udp_port: None }),
-        protocol::ICMP => Ok(Kind::Echo),
         protocol::UDP => {
-            let datagram = Datagram::parse(packet.payload()).map_err(|_| DropReason::MalformedUdp)?;
-            kind_of_datagram(packet, &datagram, headers + udp::HEADER_LEN)
+            let datagram = Datagram::parse(header.payload(packet)).map_err(|_| DropReason::MalformedUdp)?;
+            kind_of_datagram(header, &datagram, headers + udp::HEADER_LEN)
         }
+        protocol::ICMP => Ok(Kind::Echo),
         // RFC 4301 §5.2: what should have come through a tunnel is not taken outside one.
         _ => Err(DropReason::ClearText),
     }
 }
 
-fn kind_of_datagram(packet: &Packet<'_>, datagram: &Datagram<'_>, headers: usize) -> Result<Kind, DropReason> {
-    let local = SocketAddr::new(packet.destination().into(), datagram.destination_port());
-    let remote = SocketAddr::new(packet.source().into(), datagram.source_port());
-    let ike = |headers| {
-        if datagram.checksum_is_valid_v4(packet.source(), packet.destination()) {
-            Ok(Kind::Ike { headers, local, remote })
-        } else {
-            Err(DropReason::MalformedUdp)
-        }
-    };
+#[inline]
+fn kind_of_datagram(header: &Header, datagram: &Datagram<'_>, headers: usize) -> Result<Kind, DropReason> {
     match (datagram.destination_port(), datagram.payload()) {
-        (IKE_PORT, _) => ike(headers),
         (NAT_TRAVERSAL_PORT, [0xff]) => Ok(Kind::NatKeepalive),
         (NAT_TRAVERSAL_PORT, payload) => match payload.first_chunk() {
-            Some(&NON_ESP_MARKER) => ike(headers + NON_ESP_MARKER.len()),
+            Some(&NON_ESP_MARKER) => ike(header, datagram, headers + NON_ESP_MARKER.len()),
             // RFC 3948 §2.1: receivers MUST NOT depend on the UDP checksum of ESP being zero; the ICV covers it.
             Some(_) => Ok(Kind::Esp { headers, udp_port: Some(datagram.source_port()) }),
             None => Err(DropReason::MalformedIke),
         },
+        (IKE_PORT, _) => ike(header, datagram, headers),
         _ => Err(DropReason::ClearText),
     }
+}
+
+fn ike(header: &Header, datagram: &Datagram<'_>, headers: usize) -> Result<Kind, DropReason> {
+    let (source, destination) = (IpAddr::from(header.source), IpAddr::from(header.destination));
+    let is_valid = match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => datagram.checksum_is_valid_v4(source, destination),
+        _ => return Err(DropReason::OtherFamily),
+    };
+    if !is_valid {
+        return Err(DropReason::MalformedUdp);
+    }
+    let local = SocketAddr::new(destination, datagram.destination_port());
+    let remote = SocketAddr::new(source, datagram.source_port());
+    Ok(Kind::Ike { headers, local, remote })
 }

@@ -3,31 +3,50 @@
 use std::time::Instant;
 
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
-use vipsec_wire::ethernet::{EtherType, HEADER_LEN, Header};
+use vipsec_wire::ethernet::{HEADER_LEN, Header};
+use vipsec_wire::ip::Version;
 
 use crate::drops::DropReason;
+use crate::path::Path;
 use crate::route::NextHop;
 use crate::worker::{Verdict, Worker};
 
 impl<P: BufferPool> Worker<P> {
-    /// Sends an IPv4 packet of a VIP to its next hop, once that is resolved.
-    pub(super) fn send_to(&mut self, now: Instant, vip: u16, next_hop: NextHop, mut packet: P::Buf) -> Verdict {
+    /// How a VIP's packets of that version get to a neighbour, as far as it is known now.
+    pub(super) fn path(&mut self, vip: u16, next_hop: NextHop, version: Version) -> Result<Path, DropReason> {
         let NextHop { port, address } = next_hop;
+        let mtu = self.lookup.port(port).ok_or(DropReason::UnknownPort)?.mtu;
         let source = self.lookup.source_mac(vip, port).ok_or(DropReason::UnknownPort)?;
         let neighbour = self.neighbours.resolved(port, address);
-        packet.prepend(HEADER_LEN)?;
-        // The cache fills in what is not known yet.
         let destination = neighbour.unwrap_or_default();
-        Header { destination, source, ethertype: EtherType::IPV4 }.emit(packet.data_mut())?;
-        match neighbour {
-            Some(_) => self.transmit(port, packet),
-            None if address.is_ipv6() => Err(DropReason::OtherFamily),
-            None => {
-                // An older packet may have made room for this one.
-                let verdict = self.neighbours.wait(now, port, address, packet);
-                self.count(verdict);
-                Ok(())
-            }
+        let ethernet = Header { destination, source, ethertype: version.ethertype() }.to_bytes();
+        Ok(Path { next_hop, ethernet, mtu, is_resolved: neighbour.is_some() })
+    }
+
+    /// Sends an IP packet along a path.
+    #[inline]
+    pub(super) fn send_along(&mut self, now: Instant, path: &Path, mut packet: P::Buf) -> Verdict {
+        packet.prepend(HEADER_LEN)?;
+        *packet.data_mut().first_chunk_mut().ok_or(DropReason::NoRoom)? = path.ethernet;
+        self.send_frame_along(now, path, packet)
+    }
+
+    /// Sends a frame that begins with the path's Ethernet header, once its neighbour is resolved.
+    #[inline]
+    pub(super) fn send_frame_along(&mut self, now: Instant, path: &Path, frame: P::Buf) -> Verdict {
+        if path.is_resolved { self.transmit(path.next_hop.port, frame) } else { self.wait(now, path.next_hop, frame) }
+    }
+
+    /// The neighbour cache fills the destination in when it is known.
+    #[cold]
+    fn wait(&mut self, now: Instant, next_hop: NextHop, frame: P::Buf) -> Verdict {
+        let NextHop { port, address } = next_hop;
+        if address.is_ipv6() {
+            return Err(DropReason::OtherFamily);
         }
+        // An older packet may have made room for this one.
+        let verdict = self.neighbours.wait(now, port, address, frame);
+        self.count(verdict);
+        Ok(())
     }
 }

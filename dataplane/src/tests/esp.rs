@@ -216,7 +216,7 @@ fn the_inner_packet_must_be_what_the_sa_carries() {
         (b"any rubbish".to_vec(), protocol::NO_NEXT_HEADER, DropReason::EspDummy),
         (bad_checksum, protocol::IPV4, DropReason::InnerMalformed),
         (syn()[..30].to_vec(), protocol::IPV4, DropReason::InnerMalformed),
-        (bad_icmp, protocol::IPV4, DropReason::InnerMalformed),
+        (bad_icmp, protocol::IPV4, DropReason::MalformedIcmp),
         (tcp((stranger, 1), (VIP, 80), Flags::SYN, b""), protocol::IPV4, DropReason::InboundSelectorMismatch),
         (tcp((REMOTE, 1), (OTHER_VIP, 80), Flags::SYN, b""), protocol::IPV4, DropReason::InboundSelectorMismatch),
         (ipv4_with(fragment, &[0; 8]), protocol::IPV4, DropReason::InnerFragment),

@@ -27,8 +27,8 @@ impl<P: BufferPool> Worker<P> {
                 self.count(verdict);
             }
             Command::MovePeer { spi, remote } => {
-                if let Some(sa) = self.known(spi).and_then(|index| self.sad.get_mut(index)) {
-                    sa.move_peer(remote);
+                if let Some(index) = self.known(spi) {
+                    self.sad.move_peer(index, remote);
                 }
             }
             Command::SendFrame { port, frame } => {
@@ -58,6 +58,7 @@ impl<P: BufferPool> Worker<P> {
             }
         }
         self.lookup = next;
+        self.tables_changed();
         self.connections.services_changed();
         self.release_held(now);
         self.tell(Event::TablesInForce(version));
@@ -67,7 +68,7 @@ impl<P: BufferPool> Worker<P> {
         let spi = child.inbound.spi;
         self.forget_parked(spi);
         let installed = match self.lookup.vip(child.vip) {
-            Some(_) => self.sad.install(child),
+            Some(_) => self.sad.install(&child),
             None => Err(ChildRefusal::UnknownVip),
         };
         match installed {
@@ -93,9 +94,11 @@ impl<P: BufferPool> Worker<P> {
 
     fn grant(&mut self, now: Instant, spi: Spi, horizon: u64, lease: u64) {
         let Some(index) = self.known(spi) else { return };
-        if let Some(sa) = self.sad.get_mut(index) {
-            sa.inbound.grant(horizon);
-            sa.outbound.grant(lease);
+        if let Some(sa) = self.sad.inbound_mut(index) {
+            sa.esp.grant(horizon);
+        }
+        if let Some(sa) = self.sad.outbound_mut(index) {
+            sa.esp.grant(lease);
         }
         if self.deadline.has_passed(now) {
             let stopped = self.parking.forget(|parked| parked.spi == spi);
@@ -107,16 +110,21 @@ impl<P: BufferPool> Worker<P> {
     }
 
     fn bind(&mut self, spi: Spi) {
-        let Some(sa) = self.known(spi).and_then(|index| self.sad.get_mut(index)) else { return };
-        sa.inbound.bind();
-        sa.outbound.bind();
-        let numbers = Event::Numbers(sa.report_numbers());
-        self.tell(numbers);
+        let Some(index) = self.known(spi) else { return };
+        if let Some(sa) = self.sad.inbound_mut(index) {
+            sa.esp.bind();
+        }
+        if let Some(sa) = self.sad.outbound_mut(index) {
+            sa.esp.bind();
+        }
+        if let Some(numbers) = self.sad.report_numbers(index) {
+            self.tell(Event::Numbers(numbers));
+        }
     }
 
     /// The SA of a command; one that is gone is counted.
     fn known(&self, spi: Spi) -> Option<SaIndex> {
-        let index = self.sad.inbound(spi.get());
+        let index = self.sad.find_inbound(spi.get());
         if index.is_none() {
             self.counters.count(Tally::CommandsRefused);
         }
@@ -132,7 +140,7 @@ impl<P: BufferPool> Worker<P> {
 
     fn report(&self, now: Instant, what: ReportKind) -> Report {
         match what {
-            ReportKind::Sas => Report::Sas(self.sad.iter().map(|sa| sa.report()).collect()),
+            ReportKind::Sas => Report::Sas(self.sad.reports().collect()),
             ReportKind::Connections { max } => Report::Connections {
                 total: self.connections.len(),
                 entries: self.connections.reports(now, self.lookup.services()).take(max).collect(),

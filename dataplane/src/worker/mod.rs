@@ -23,6 +23,7 @@ use crate::holding::Holding;
 use crate::lookup::Lookup;
 use crate::neighbour::NeighbourCache;
 use crate::parking::Parking;
+use crate::path::{Generation, TargetPaths};
 use crate::policer::TokenBucket;
 use crate::sad::{SaIndex, Sad};
 
@@ -92,6 +93,9 @@ pub struct Worker<P: BufferPool> {
     pub(crate) holding: Holding<P::Buf>,
     pub(crate) connections: ConnectionTable,
     pub(crate) neighbours: NeighbourCache<P::Buf>,
+    pub(crate) target_paths: TargetPaths,
+    /// Counts up with every change of the tables.
+    tables_changes: u32,
     pub(crate) events: EventQueue,
     transmit: [VecDeque<P::Buf>; PORTS_MAX],
     transmit_packets_max: usize,
@@ -104,6 +108,13 @@ pub struct Worker<P: BufferPool> {
     /// Identification of the next IPv4 packet that we originate.
     identification: u16,
     next_tick: Option<Instant>,
+    /// What the worker's nanoseconds count from: the first time that it was told.
+    origin: Option<Instant>,
+}
+
+/// Bytes of all packets.
+pub(crate) fn bytes_in<B: PacketBuf>(packets: &[B]) -> usize {
+    packets.iter().map(|packet| packet.data().len()).sum()
 }
 
 /// What becomes of a packet that a stage took: it went on, or was dropped for a reason.
@@ -126,11 +137,13 @@ impl<P: BufferPool> Worker<P> {
             deadline,
             counters,
             pool,
-            sad: Sad::new(config.engine, config.sas_max),
+            sad: Sad::new(config.engine, config.sas_max, config.hash_seed),
             parking: Parking::new(config.parked_packets_max),
             holding: Holding::new(config.held_packets_max),
             connections: ConnectionTable::new(&config.connections, config.hash_seed),
             neighbours: NeighbourCache::new(config.neighbours_max),
+            target_paths: TargetPaths::new(),
+            tables_changes: 1,
             events: EventQueue::new(config.events_max),
             transmit: std::array::from_fn(queue),
             transmit_packets_max: config.transmit_packets_max,
@@ -140,19 +153,17 @@ impl<P: BufferPool> Worker<P> {
             icmp_error_policer: TokenBucket::new(ICMP_ERRORS),
             identification: 0,
             next_tick: None,
+            origin: None,
         }
     }
 
     /// Takes the packets that a port received.
-    pub fn handle_burst(&mut self, now: Instant, port: PortId, mut burst: Burst<P::Buf>) {
-        let may_act = !self.deadline.has_passed(now);
-        for packet in burst.drain(..) {
-            if let Some(counters) = self.counters.port(port) {
-                counters.received.count(packet.data().len());
-            }
-            let verdict = self.receive(now, port, packet, may_act);
-            self.count(verdict);
+    pub fn handle_burst(&mut self, now: Instant, port: PortId, burst: Burst<P::Buf>) {
+        if let Some(counters) = self.counters.port(port) {
+            counters.received.add(burst.len(), bytes_in(&burst));
         }
+        let may_act = !self.deadline.has_passed(now);
+        self.receive(now, port, burst, may_act);
         self.send_requests();
         self.report_numbers();
         self.schedule(now);
@@ -186,12 +197,11 @@ impl<P: BufferPool> Worker<P> {
     pub fn poll_transmit(&mut self, now: Instant, port: PortId, burst: &mut Burst<P::Buf>) {
         let before = burst.len();
         self.take_leaving(now, port, burst);
-        for packet in burst.iter().skip(before) {
-            self.count_transmitted(port, packet.data().len());
-        }
+        let taken = burst.get(before..).unwrap_or_default();
+        self.count_transmitted(port, taken.len(), bytes_in(taken));
     }
 
-    /// The same, not counted as transmitted yet.
+    /// As [`poll_transmit`](Self::poll_transmit), not counted as transmitted yet.
     pub(crate) fn take_leaving(&mut self, now: Instant, port: PortId, burst: &mut Burst<P::Buf>) {
         let Some(queue) = self.transmit.get_mut(usize::from(port.0)) else { return };
         if queue.is_empty() {
@@ -206,6 +216,11 @@ impl<P: BufferPool> Worker<P> {
         burst.extend(queue.drain(..count));
     }
 
+    /// Does anything wait to leave by a port?
+    pub(crate) fn has_leaving(&self, port: PortId) -> bool {
+        self.transmit.get(usize::from(port.0)).is_some_and(|queue| !queue.is_empty())
+    }
+
     /// Takes back what the device had no room for: it leaves before anything newer.
     pub(crate) fn put_back(&mut self, port: PortId, burst: &mut Burst<P::Buf>) {
         let Some(queue) = self.transmit.get_mut(usize::from(port.0)) else { return };
@@ -214,9 +229,9 @@ impl<P: BufferPool> Worker<P> {
         }
     }
 
-    pub(crate) fn count_transmitted(&self, port: PortId, bytes: usize) {
+    pub(crate) fn count_transmitted(&self, port: PortId, packets: usize, bytes: usize) {
         if let Some(counters) = self.counters.port(port) {
-            counters.transmitted.count(bytes);
+            counters.transmitted.add(packets, bytes);
         }
     }
 
@@ -230,10 +245,30 @@ impl<P: BufferPool> Worker<P> {
         &self.counters
     }
 
+    #[inline]
     pub(crate) fn count(&self, verdict: Verdict) {
         if let Err(reason) = verdict {
             self.counters.count_drops(reason, 1);
         }
+    }
+
+    /// What a stage passed on; what it dropped is counted.
+    #[inline]
+    pub(crate) fn passed<T>(&self, result: Result<T, DropReason>) -> Option<T> {
+        result.map_err(|reason| self.counters.count_drops(reason, 1)).ok()
+    }
+
+    /// Tables and neighbours as they are now.
+    #[inline]
+    pub(crate) fn generation(&self) -> Generation {
+        Generation(self.tables_changes.wrapping_add(self.neighbours.changes()))
+    }
+
+    /// The worker's time in nanoseconds.
+    #[inline]
+    pub(crate) fn nanos(&mut self, now: Instant) -> u64 {
+        let origin = *self.origin.get_or_insert(now);
+        now.saturating_duration_since(origin).as_nanos() as u64
     }
 
     /// Queues a complete frame.
@@ -267,6 +302,7 @@ impl<P: BufferPool> Worker<P> {
     }
 
     /// An SA's numbers moved: it may want more before the burst is over.
+    #[cold]
     pub(crate) fn touch(&mut self, index: SaIndex) {
         if !self.touched.contains(&index) && self.touched.try_push(index).is_err() {
             self.report_numbers();
@@ -277,15 +313,18 @@ impl<P: BufferPool> Worker<P> {
     /// One report per SA that wants one, however many of its packets were in the burst.
     pub(crate) fn report_numbers(&mut self) {
         for index in self.touched.drain(..) {
-            if let Some(sa) = self.sad.get_mut(index)
-                && sa.wants_more()
+            if self.sad.wants_more(index)
+                && let Some(numbers) = self.sad.report_numbers(index)
+                && self.events.push(Event::Numbers(numbers)).is_err()
             {
-                let numbers = Event::Numbers(sa.report_numbers());
-                if self.events.push(numbers).is_err() {
-                    self.counters.count(Tally::EventsLost);
-                }
+                self.counters.count(Tally::EventsLost);
             }
         }
+    }
+
+    /// The tables are others now.
+    pub(crate) fn tables_changed(&mut self) {
+        self.tables_changes = self.tables_changes.wrapping_add(1);
     }
 
     fn schedule(&mut self, now: Instant) {

@@ -1,0 +1,301 @@
+//! The security association database of one worker (RFC 4301 §4.4.2): inbound by SPI, outbound by selectors.
+//!
+//! A pair's two halves lie apart, each where its packets look for everything they need: a packet from a remote peer touches the
+//! inbound half alone, a packet to it the outbound one.
+
+use std::net::SocketAddr;
+
+use vipsec_distribute::connection::Traffic;
+use vipsec_esp::engine::EngineKind;
+use vipsec_esp::error::SetupError;
+use vipsec_esp::inbound::InboundSa;
+use vipsec_esp::outbound::OutboundSa;
+use vipsec_esp::sa::{ChildSa, Spi, TunnelEnds};
+
+use crate::api::{ChildRefusal, Numbers, SaReport};
+use crate::selector::{Ends, SelectorIndex, Selectors};
+use crate::template::Template;
+
+mod arena;
+mod spi_map;
+
+use arena::Arena;
+use spi_map::SpiMap;
+
+/// A place in the database, valid until its SA is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SaIndex(u32);
+
+/// The inbound half of a pair. Its first three cache lines are what every packet touches, then those of [`InboundSa`].
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Inbound {
+    /// Where the remote peer is, if ESP travels in UDP: packets move it.
+    pub(crate) udp_remote: Option<SocketAddr>,
+    pub(crate) vip: u16,
+    /// Nothing has been heard on it yet.
+    unheard: bool,
+    /// Nothing is said about its being alive before this time of the worker, in nanoseconds.
+    pub(crate) alive_after: u64,
+    pub(crate) selectors: Selectors,
+    pub(crate) delivered: Traffic,
+    pub(crate) esp: InboundSa,
+}
+
+/// The outbound half of a pair. Its first three cache lines are what every packet touches, then those of [`OutboundSa`].
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Outbound {
+    pub(crate) template: Template,
+    pub(crate) vip: u16,
+    /// Nothing leaves by it while the SA with this inbound SPI is there.
+    defers_to: Option<Spi>,
+    pub(crate) sealed: Traffic,
+    pub(crate) esp: OutboundSa,
+}
+
+const _: () = assert!(std::mem::offset_of!(Inbound, esp) <= 192);
+const _: () = assert!(std::mem::offset_of!(Outbound, esp) <= 192);
+
+/// What no packet asks for.
+#[derive(Debug)]
+struct Pair {
+    spi: Spi,
+    tunnel: TunnelEnds,
+}
+
+/// Removed or never there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoSuchSa;
+
+#[derive(Debug)]
+pub(crate) struct Sad {
+    engine: EngineKind,
+    pairs: Vec<Option<Pair>>,
+    inbound: Arena<Inbound>,
+    outbound: Arena<Outbound>,
+    free: Vec<SaIndex>,
+    by_spi: SpiMap,
+    by_selectors: SelectorIndex,
+    sas_max: usize,
+    /// Where the next beat goes on.
+    beat_at: u32,
+}
+
+impl Sad {
+    pub(crate) fn new(engine: EngineKind, sas_max: usize, hash_seed: u64) -> Self {
+        Self {
+            engine,
+            pairs: Vec::new(),
+            inbound: Arena::new(),
+            outbound: Arena::new(),
+            free: Vec::new(),
+            by_spi: SpiMap::new(),
+            by_selectors: SelectorIndex::new(hash_seed),
+            sas_max,
+            beat_at: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_spi.len()
+    }
+
+    /// RFC 4301 §4.1: for unicast traffic the SPI alone says which SA it is.
+    #[inline]
+    pub(crate) fn find_inbound(&self, spi: u32) -> Option<SaIndex> {
+        self.by_spi.get(spi).map(SaIndex)
+    }
+
+    /// The SA that carries a packet of a VIP to the remote side: the newest whose selectors match.
+    #[inline]
+    pub(crate) fn find_outbound(&self, vip: u16, ends: &Ends) -> Option<SaIndex> {
+        // RFC 7296 §2.8: the responder of a rekeying can be assured that the initiator is prepared to receive "if either (1) it
+        // has received a cryptographically valid message on the other half of the SA pair, or (2) the new SA rekeys an
+        // existing SA and it receives an IKE request to close the replaced SA".
+        let is_ready = |sa: u32| {
+            let defers_to = self.outbound.get(sa).and_then(|sa| sa.defers_to);
+            defers_to.is_none_or(|old| self.by_spi.get(old.get()).is_none())
+        };
+        self.by_selectors.newest(vip, ends, is_ready).map(SaIndex)
+    }
+
+    #[inline]
+    pub(crate) fn inbound(&self, index: SaIndex) -> Option<&Inbound> {
+        self.inbound.get(index.0)
+    }
+
+    #[inline]
+    pub(crate) fn inbound_mut(&mut self, index: SaIndex) -> Option<&mut Inbound> {
+        self.inbound.get_mut(index.0)
+    }
+
+    #[inline]
+    pub(crate) fn outbound(&self, index: SaIndex) -> Option<&Outbound> {
+        self.outbound.get(index.0)
+    }
+
+    #[inline]
+    pub(crate) fn outbound_mut(&mut self, index: SaIndex) -> Option<&mut Outbound> {
+        self.outbound.get_mut(index.0)
+    }
+
+    /// The outer addresses of a pair.
+    pub(crate) fn tunnel(&self, index: SaIndex) -> Option<TunnelEnds> {
+        self.pair(index).map(|pair| pair.tunnel)
+    }
+
+    fn pair(&self, index: SaIndex) -> Option<&Pair> {
+        self.pairs.get(index.0 as usize)?.as_ref()
+    }
+
+    /// Installs a pair, in place of one with the same inbound SPI.
+    pub(crate) fn install(&mut self, child: &ChildSa) -> Result<SaIndex, ChildRefusal> {
+        let spi = child.inbound.spi;
+        let refused = |_: SetupError| ChildRefusal::Setup;
+        let inbound_sa = InboundSa::new(self.engine, &child.inbound).map_err(refused)?;
+        let outbound_sa = OutboundSa::new(self.engine, &child.outbound).map_err(refused)?;
+        let _ = self.remove(spi);
+        if self.len() >= self.sas_max {
+            return Err(ChildRefusal::TooMany);
+        }
+        let index = self.free.pop().unwrap_or(SaIndex(self.pairs.len() as u32));
+        let selectors = Selectors::new(&child.local_selectors, &child.remote_selectors);
+        self.by_selectors.insert(index.0, child.vip, &selectors);
+        self.by_spi.insert(spi.get(), index.0);
+        let inbound = Inbound {
+            udp_remote: udp_remote(&child.tunnel),
+            vip: child.vip,
+            unheard: true,
+            alive_after: 0,
+            selectors,
+            delivered: Traffic::default(),
+            esp: inbound_sa,
+        };
+        self.inbound.put(index.0, inbound);
+        let outbound = Outbound {
+            template: Template::none(),
+            vip: child.vip,
+            defers_to: child.succeeds,
+            sealed: Traffic::default(),
+            esp: outbound_sa,
+        };
+        self.outbound.put(index.0, outbound);
+        let pair = Some(Pair { spi, tunnel: child.tunnel });
+        match self.pairs.get_mut(index.0 as usize) {
+            Some(place) => *place = pair,
+            None => self.pairs.push(pair),
+        }
+        Ok(index)
+    }
+
+    /// Forgets a pair and its keys.
+    pub(crate) fn remove(&mut self, spi: Spi) -> Result<(), NoSuchSa> {
+        let at = self.by_spi.remove(spi.get()).ok_or(NoSuchSa)?;
+        if let Some(inbound) = self.inbound.get(at) {
+            self.by_selectors.remove(at, &inbound.selectors);
+        }
+        self.inbound.clear(at);
+        self.outbound.clear(at);
+        *self.pairs.get_mut(at as usize).ok_or(NoSuchSa)? = None;
+        self.free.push(SaIndex(at));
+        Ok(())
+    }
+
+    /// An authentic packet came in by the pair.
+    #[inline]
+    pub(crate) fn heard(&mut self, index: SaIndex) {
+        if let Some(inbound) = self.inbound.get_mut(index.0)
+            && inbound.unheard
+        {
+            inbound.unheard = false;
+            if let Some(outbound) = self.outbound.get_mut(index.0) {
+                outbound.defers_to = None;
+            }
+        }
+    }
+
+    /// The remote peer's end is there now. A port only counts where ESP travels in UDP.
+    pub(crate) fn move_peer(&mut self, index: SaIndex, remote: SocketAddr) {
+        let at = index.0;
+        let Some(Some(pair)) = self.pairs.get_mut(at as usize) else { return };
+        pair.tunnel.remote = remote.ip();
+        if let Some((_, port)) = &mut pair.tunnel.udp {
+            *port = remote.port();
+        }
+        if let Some(inbound) = self.inbound.get_mut(at) {
+            inbound.udp_remote = udp_remote(&pair.tunnel);
+        }
+        if let Some(outbound) = self.outbound.get_mut(at) {
+            outbound.template.forget();
+        }
+    }
+
+    /// Does a pair want to report its numbers?
+    pub(crate) fn wants_more(&self, index: SaIndex) -> bool {
+        self.inbound(index).is_some_and(|sa| sa.esp.wants_more())
+            || self.outbound(index).is_some_and(|sa| sa.esp.wants_more())
+    }
+
+    /// A pair's numbers, on their way from now on.
+    pub(crate) fn report_numbers(&mut self, index: SaIndex) -> Option<Numbers> {
+        let (inbound, outbound) = (self.inbound.get_mut(index.0)?, self.outbound.get_mut(index.0)?);
+        inbound.esp.handle_request();
+        outbound.esp.handle_request();
+        Some(Numbers {
+            spi: inbound.esp.spi(),
+            edge: inbound.esp.edge(),
+            horizon_wanted: inbound.esp.horizon_wanted(),
+            sent: outbound.esp.sent(),
+            lease_wanted: outbound.esp.lease_wanted(),
+        })
+    }
+
+    /// Tells the next `count` places that about a second went by since their last beat.
+    pub(crate) fn beat(&mut self, count: usize) {
+        for _ in 0..count.min(self.pairs.len()) {
+            let at = self.beat_at;
+            self.beat_at = if (at as usize) + 1 < self.pairs.len() { at + 1 } else { 0 };
+            if let Some(sa) = self.inbound.get_mut(at) {
+                sa.esp.handle_beat();
+            }
+        }
+    }
+
+    /// Places, in use or free.
+    pub(crate) fn places(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// All pairs' numbers and counters.
+    pub(crate) fn reports(&self) -> impl Iterator<Item = SaReport> + '_ {
+        (0u32..).zip(&self.pairs).filter_map(|(at, pair)| {
+            let pair = pair.as_ref()?;
+            let (inbound, outbound) = (self.inbound.get(at)?, self.outbound.get(at)?);
+            Some(SaReport {
+                spi: pair.spi,
+                edge: inbound.esp.edge(),
+                horizon: inbound.esp.horizon(),
+                sent: outbound.esp.sent(),
+                lease: outbound.esp.lease(),
+                packets_in: inbound.delivered.packets,
+                bytes_in: inbound.delivered.bytes,
+                packets_out: outbound.sealed.packets,
+                bytes_out: outbound.sealed.bytes,
+                awaits_grant: inbound.esp.awaits_grant(),
+                tunnel: pair.tunnel,
+            })
+        })
+    }
+}
+
+fn udp_remote(tunnel: &TunnelEnds) -> Option<SocketAddr> {
+    tunnel.udp.map(|(_, port)| SocketAddr::new(tunnel.remote, port))
+}
+
+/// Counts a packet of that many bytes.
+#[inline]
+pub(crate) fn count(traffic: &mut Traffic, bytes: usize) {
+    traffic.packets = traffic.packets.wrapping_add(1);
+    traffic.bytes = traffic.bytes.wrapping_add(bytes as u64);
+}
