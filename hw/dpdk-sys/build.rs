@@ -37,8 +37,22 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_get_sec_ctx",
     "rte_flow_validate",
     "rte_security_capabilities_get",
+    "rte_cryptodev_get_dev_id",
+    "rte_cryptodev_info_get",
+    "rte_cryptodev_configure",
+    "rte_cryptodev_queue_pair_setup",
+    "rte_cryptodev_start",
+    "rte_cryptodev_stop",
+    "rte_cryptodev_stats_get",
+    "rte_cryptodev_sym_capability_(get|check_aead)",
+    "rte_cryptodev_sym_get_private_session_size",
+    "rte_cryptodev_sym_session_(pool_create|create|free)",
+    "rte_crypto_op_pool_create",
     "shim_.*",
 ];
+
+/// Enumerations whose values arrive in plain integers.
+const TYPES: &[&str] = &["rte_crypto_op_status", "rte_crypto_op_sess_type"];
 
 const CONSTANTS: &[&str] = &["RTE_PKTMBUF_HEADROOM", "RTE_ETH_LINK_UP", "SHIM_.*"];
 
@@ -71,7 +85,7 @@ fn main() {
     for path in &dpdk.link_paths {
         println!("cargo:rustc-link-search=native={}", path.display());
     }
-    for library in ["rte_security", "rte_ethdev", "rte_mbuf", "rte_mempool", "rte_eal"] {
+    for library in ["rte_cryptodev", "rte_security", "rte_ethdev", "rte_mbuf", "rte_mempool", "rte_eal"] {
         println!("cargo:rustc-link-lib=dylib={library}");
     }
 
@@ -88,6 +102,9 @@ fn main() {
         .prepend_enum_name(false);
     for function in FUNCTIONS {
         builder = builder.allowlist_function(function);
+    }
+    for name in TYPES {
+        builder = builder.allowlist_type(name);
     }
     for constant in CONSTANTS {
         builder = builder.allowlist_var(constant);

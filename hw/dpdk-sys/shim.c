@@ -30,3 +30,18 @@ uint16_t shim_rte_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **
 {
 	return rte_eth_tx_burst(port, queue, mbufs, count);
 }
+
+int shim_rte_crypto_op_bulk_alloc(struct rte_mempool *pool, struct rte_crypto_op **ops, uint16_t count)
+{
+	return rte_crypto_op_bulk_alloc(pool, RTE_CRYPTO_OP_TYPE_SYMMETRIC, ops, count);
+}
+
+uint16_t shim_rte_cryptodev_enqueue_burst(uint8_t device, uint16_t queue, struct rte_crypto_op **ops, uint16_t count)
+{
+	return rte_cryptodev_enqueue_burst(device, queue, ops, count);
+}
+
+uint16_t shim_rte_cryptodev_dequeue_burst(uint8_t device, uint16_t queue, struct rte_crypto_op **ops, uint16_t count)
+{
+	return rte_cryptodev_dequeue_burst(device, queue, ops, count);
+}

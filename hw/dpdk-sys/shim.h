@@ -2,9 +2,12 @@
 #ifndef VIPSEC_DPDK_SHIM_H
 #define VIPSEC_DPDK_SHIM_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 
+#include <rte_crypto.h>
+#include <rte_cryptodev.h>
 #include <rte_dev.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
@@ -27,6 +30,15 @@ void shim_rte_pktmbuf_free(struct rte_mbuf *mbuf);
 int shim_rte_pktmbuf_linearize(struct rte_mbuf *mbuf);
 uint16_t shim_rte_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 uint16_t shim_rte_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
+
+int shim_rte_crypto_op_bulk_alloc(struct rte_mempool *pool, struct rte_crypto_op **ops, uint16_t count);
+uint16_t shim_rte_cryptodev_enqueue_burst(uint8_t device, uint16_t queue, struct rte_crypto_op **ops, uint16_t count);
+uint16_t shim_rte_cryptodev_dequeue_burst(uint8_t device, uint16_t queue, struct rte_crypto_op **ops, uint16_t count);
+
+/* Where the symmetric part of an operation begins, and behind it the caller's own data. */
+static const uint32_t SHIM_CRYPTO_OP_SYM_OFFSET = offsetof(struct rte_crypto_op, sym);
+static const uint32_t SHIM_CRYPTO_OP_OWN_OFFSET = offsetof(struct rte_crypto_op, sym) + sizeof(struct rte_crypto_sym_op);
+static const uint64_t SHIM_RTE_CRYPTODEV_FF_HW_ACCELERATED = RTE_CRYPTODEV_FF_HW_ACCELERATED;
 
 static const uint64_t SHIM_RTE_ETH_RSS_IP = RTE_ETH_RSS_IP;
 static const uint64_t SHIM_RTE_ETH_RSS_UDP = RTE_ETH_RSS_UDP;

@@ -1,6 +1,6 @@
 //! Virtual devices, attached by DPDK's device string: a name, then arguments, all separated by commas.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ pub enum DeviceError {
     /// A device of that name is attached already.
     #[error("{0}: a device of that name is in use")]
     InUse(String),
-    /// DPDK refused: no driver for the name, arguments that the driver doesn't know, or no permission. More on stderr.
+    /// DPDK refused: no driver of that kind for the name, arguments that the driver doesn't know, or no permission. More on stderr.
     #[error("DPDK refuses the device \"{device}\": {errno}; its own message is on stderr")]
     Refused {
         /// The whole device string.
@@ -49,22 +49,58 @@ pub enum DeviceError {
     },
 }
 
-/// An attached virtual device with its Ethernet port. Dropping it closes and detaches the device.
+/// An attached virtual device of one kind. Dropping it closes and detaches the device.
 #[derive(Debug)]
-pub(crate) struct Device {
+pub(crate) struct Device<K: Kind> {
     /// Up to the first comma of the device string.
     pub(crate) name: String,
     c_name: CString,
-    /// DPDK's number of the port.
-    pub(crate) port: u16,
+    /// DPDK's number of the device among those of its kind.
+    pub(crate) id: K::Id,
     /// Is all of its input the content of capture files, which end?
     pub(crate) input_is_finite: bool,
     eal: Arc<EalInner>,
 }
 
-const BUS: &std::ffi::CStr = c"vdev";
+/// What a device is for. DPDK numbers each kind by itself.
+pub(crate) trait Kind {
+    type Id: Copy + Default + std::fmt::Debug;
 
-impl Device {
+    /// The device of that name, once it is attached.
+    fn find(name: &CStr) -> Result<Self::Id, Errno>;
+}
+
+/// An Ethernet port.
+#[derive(Debug)]
+pub(crate) struct Ethernet;
+
+impl Kind for Ethernet {
+    type Id = u16;
+
+    fn find(name: &CStr) -> Result<u16, Errno> {
+        let mut port = 0;
+        // SAFETY: a C string, and room for the answer.
+        Errno::check(unsafe { sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &mut port) }).map(|_| port)
+    }
+}
+
+/// A device that encrypts and decrypts.
+#[derive(Debug)]
+pub(crate) struct Crypto;
+
+impl Kind for Crypto {
+    type Id = u8;
+
+    fn find(name: &CStr) -> Result<u8, Errno> {
+        // SAFETY: a C string.
+        let id = unsafe { sys::rte_cryptodev_get_dev_id(name.as_ptr()) };
+        u8::try_from(id).map_err(|_| Errno(libc::ENODEV))
+    }
+}
+
+const BUS: &CStr = c"vdev";
+
+impl<K: Kind> Device<K> {
     pub(crate) fn attach(eal: &Eal, device: &str) -> Result<Self, DeviceError> {
         let malformed = || DeviceError::Malformed(device.to_owned());
         let (name, arguments) = parse(device).ok_or_else(malformed)?;
@@ -77,36 +113,32 @@ impl Device {
             Errno(libc::EEXIST) => DeviceError::InUse(name.to_owned()),
             errno => DeviceError::Refused { device: device.to_owned(), errno },
         };
-        let mut port = 0;
         {
             let _one_at_a_time = eal.inner.hotplug.lock();
-            // SAFETY: the EAL is started; DPDK copies the C strings.
-            if unsafe { sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut port) } == 0 {
+            if K::find(&c_name).is_ok() {
                 return Err(DeviceError::InUse(name.to_owned()));
             }
-            // SAFETY: as above.
+            // SAFETY: the EAL is started; DPDK copies the C strings.
             Errno::check(unsafe { sys::rte_eal_hotplug_add(BUS.as_ptr(), c_name.as_ptr(), c_arguments.as_ptr()) })
                 .map_err(refused)?;
         }
-        // From here on, dropping it detaches the device: also if it turns out to be no network device.
+        // From here on, dropping it detaches the device: also if it turns out to be none of its kind.
         let mut attached = Self {
             name: name.to_owned(),
             c_name,
-            port,
+            id: K::Id::default(),
             input_is_finite: input_is_finite(name, &arguments),
             eal: eal.inner.clone(),
         };
-        // SAFETY: as above.
-        Errno::check(unsafe { sys::rte_eth_dev_get_port_by_name(attached.c_name.as_ptr(), &mut attached.port) })
-            .map_err(refused)?;
+        attached.id = K::find(&attached.c_name).map_err(refused)?;
         Ok(attached)
     }
 }
 
-impl Drop for Device {
+impl<K: Kind> Drop for Device<K> {
     fn drop(&mut self) {
         let _one_at_a_time = self.eal.hotplug.lock();
-        // SAFETY: the EAL lives; the port is stopped by now, and nobody uses it any more: `Port` and the queues own this.
+        // SAFETY: the EAL lives; the device is stopped by now, and nobody uses it any more: its owner and the queues own this.
         let result = unsafe { sys::rte_eal_hotplug_remove(BUS.as_ptr(), self.c_name.as_ptr()) };
         if let Err(error) = Errno::check(result) {
             tracing::warn!(device = self.name, %error, "the device can't be detached");

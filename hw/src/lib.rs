@@ -1,4 +1,5 @@
-//! Safe wrappers over DPDK: the EAL, mempools, mbufs, ports and their queues, as the data plane's buffer traits want them.
+//! Safe wrappers over DPDK: the EAL, mempools, mbufs, ports and their queues as the data plane's buffer traits want them, and
+//! [crypto devices](crypto).
 //!
 //! Everything is RAII, and everything holds the EAL alive: a port stops and detaches its device when the last handle on it goes,
 //! a mempool is freed when all its buffers are back, and the EAL is cleaned up last. The dataplane's hot path, [`QueuePair`]
@@ -25,6 +26,7 @@
 //! ```
 
 mod capabilities;
+pub mod crypto;
 mod device;
 mod eal;
 mod errno;

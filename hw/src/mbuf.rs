@@ -1,6 +1,7 @@
 //! One packet in a DPDK buffer.
 
 use std::fmt;
+use std::mem;
 use std::ptr::NonNull;
 use std::slice;
 
@@ -29,6 +30,13 @@ impl Mbuf {
     /// `raw` fulfils the type's invariants, and the caller gives it away.
     pub(crate) unsafe fn from_raw(raw: NonNull<sys::rte_mbuf>) -> Self {
         Self { raw }
+    }
+
+    /// Gives the packet away: who takes it makes an [`Mbuf`] of it again, or frees it.
+    pub(crate) fn into_raw(self) -> NonNull<sys::rte_mbuf> {
+        let raw = self.raw;
+        mem::forget(self);
+        raw
     }
 
     /// A driver may give us a chain of segments or a buffer that others see, too: neither can be a [`PacketBuf`].

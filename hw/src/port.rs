@@ -7,7 +7,7 @@ use thiserror::Error;
 use vipsec_dpdk_sys as sys;
 
 use crate::capabilities::{Capabilities, RSS};
-use crate::device::{Device, DeviceError};
+use crate::device::{Device, DeviceError, Ethernet};
 use crate::eal::Eal;
 use crate::errno::Errno;
 use crate::mempool::Mempool;
@@ -106,7 +106,7 @@ pub struct Port {
 
 #[derive(Debug)]
 pub(crate) struct PortInner {
-    device: Device,
+    device: Device<Ethernet>,
     options: PortOptions,
     driver: String,
     /// The kernel's interface behind the device, 0 if there is none.
@@ -240,12 +240,12 @@ fn queues_argument(driver: &str) -> Option<&'static str> {
 
 /// Configures the device and starts it.
 fn setup(
-    device: &Device,
+    device: &Device<Ethernet>,
     info: &sys::rte_eth_dev_info,
     pool: &Mempool,
     options: &PortOptions,
 ) -> Result<(), PortError> {
-    let port = device.port;
+    let port = device.id;
     let mut rx_descriptors = options.rx_descriptors;
     let mut tx_descriptors = options.tx_descriptors;
     // SAFETY: a plain struct for which zeroes mean DPDK's defaults.
@@ -284,7 +284,7 @@ impl PortInner {
     /// Addresses and filters, which some drivers want only once they run. What a driver has no notion of (a ring has no MTU) it
     /// doesn't need either.
     fn settle(&mut self) -> Result<(), PortError> {
-        let (port, device) = (self.device.port, &self.device);
+        let (port, device) = (self.device.id, &self.device);
         if let Some(bytes) = self.options.mac {
             let mut mac = sys::rte_ether_addr { addr_bytes: bytes };
             // SAFETY: the port is started; DPDK copies the address.
@@ -306,7 +306,7 @@ impl PortInner {
     }
 
     pub(crate) fn id(&self) -> u16 {
-        self.device.port
+        self.device.id
     }
 
     pub(crate) fn input_is_finite(&self) -> bool {
@@ -342,22 +342,22 @@ impl Drop for PortInner {
     }
 }
 
-fn device_info(device: &Device) -> Result<sys::rte_eth_dev_info, PortError> {
+fn device_info(device: &Device<Ethernet>) -> Result<sys::rte_eth_dev_info, PortError> {
     let mut info = MaybeUninit::<sys::rte_eth_dev_info>::zeroed();
     // SAFETY: the port is attached and `info` is the struct that the call fills; zeroes are valid if it doesn't.
-    let (code, info) = unsafe { (sys::rte_eth_dev_info_get(device.port, info.as_mut_ptr()), info.assume_init()) };
+    let (code, info) = unsafe { (sys::rte_eth_dev_info_get(device.id, info.as_mut_ptr()), info.assume_init()) };
     step(device, "asking what the device can do", code)?;
     Ok(info)
 }
 
-fn step(device: &Device, step: &'static str, code: i32) -> Result<(), PortError> {
+fn step(device: &Device<Ethernet>, step: &'static str, code: i32) -> Result<(), PortError> {
     match Errno::check(code) {
         Ok(_) => Ok(()),
         Err(errno) => Err(PortError::Setup { device: device.name.clone(), step, errno }),
     }
 }
 
-fn unless_unsupported(device: &Device, what: &'static str, code: i32) -> Result<(), PortError> {
+fn unless_unsupported(device: &Device<Ethernet>, what: &'static str, code: i32) -> Result<(), PortError> {
     match Errno::check(code) {
         Err(Errno(libc::ENOTSUP)) => {
             tracing::debug!(device = device.name, what, "the driver knows nothing of it");
