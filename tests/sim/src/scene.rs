@@ -116,7 +116,15 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
             gateways: vec![Floating { address: GATEWAY.into(), mac: GATEWAY_MAC, port: INSIDE }],
             owner: Some(appliance_id(0)),
         }],
-        targets: (0..2).map(|n| Target { name: format!("t{n}"), address: TARGETS[n].into(), port: INSIDE }).collect(),
+        targets: (0..2)
+            .map(|n| Target {
+                name: format!("t{n}"),
+                address: TARGETS[n].into(),
+                port: INSIDE,
+                weight: 1,
+                checks: Vec::new(),
+            })
+            .collect(),
         services: vec![Service {
             vip: 0,
             protocol: ServiceProtocol::Udp,
