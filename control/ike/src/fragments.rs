@@ -66,8 +66,10 @@ impl Assembly {
         bytes_max: usize,
     ) -> Result<Option<Assembled>, TooLong> {
         // RFC 7383 §2.6: a greater total means that the peer has cut the message anew: start over.
-        let same = |assembly: &Box<Self>| assembly.message_id == place.message_id && assembly.total == place.total;
-        let mut assembly = slot.take().filter(same).unwrap_or_else(|| Box::new(Self::new(place, until)));
+        let mut assembly = slot
+            .take()
+            .filter(|assembly| assembly.message_id == place.message_id && assembly.total == place.total)
+            .unwrap_or_else(|| Box::new(Self::new(place, until)));
         assembly.bytes = assembly.bytes.saturating_add(piece.bytes.len());
         if assembly.bytes > bytes_max {
             return Err(TooLong);
