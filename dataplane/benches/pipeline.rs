@@ -219,7 +219,7 @@ fn tables() -> Tables {
             state: VipState::Owned,
         }],
         routes: vec![Route { prefix: "0.0.0.0/0".parse().unwrap(), via: ROUTER.into(), port: OUTSIDE }],
-        services: ServiceTable::new(vec![target], vec![service]).unwrap(),
+        services: ServiceTable::new(vec![target], vec![service]).unwrap().into(),
         ike_policer: Policer { rate: 10, burst: 5 },
     }
 }

@@ -102,7 +102,7 @@ pub struct Tables {
     /// Static routes.
     pub routes: Vec<Route>,
     /// Services behind the VIPs and their targets.
-    pub services: ServiceTable,
+    pub services: Arc<ServiceTable>,
     /// Limit for IKE datagrams.
     pub ike_policer: Policer,
 }

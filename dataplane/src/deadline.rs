@@ -26,6 +26,11 @@ impl Deadline {
         deadline
     }
 
+    /// When it was made: no time that anybody speaks of is earlier.
+    pub(crate) const fn origin(&self) -> Instant {
+        self.origin
+    }
+
     /// Moves the deadline.
     pub fn renew(&self, until: Instant) {
         let nanos = u64::try_from(until.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX);

@@ -64,7 +64,7 @@ numbered_table! {
         MalformedIcmp = "malformed_icmp": "An ICMP message that is truncated or has a wrong checksum.",
         UnansweredIcmp = "unanswered_icmp": "An ICMP message to our own address that is no echo request.",
         MalformedUdp = "malformed_udp": "UDP length or checksum is wrong.",
-        ClearText = "clear_text": "For a VIP, but outside a tunnel.",
+        ClearText = "clear_text": "For a VIP or a connection that takes only what comes through a tunnel, but outside one.",
         UnservedProtocol = "unserved_protocol": "To an address of ours, for a protocol that we don't serve there.",
         MalformedIke = "malformed_ike": "Too short for an IKE message or an ESP packet in UDP.",
         IkePoliced = "ike_policed": "More IKE datagrams than the policer lets through.",
@@ -92,6 +92,7 @@ numbered_table! {
         NotToVip = "not_to_vip": "The packet from the tunnel is for another address than the SA's VIP.",
         UnknownService = "unknown_service": "The VIP has no such service.",
         NoTargetUp = "no_target_up": "No target of the service is up.",
+        NotInTunnel = "not_in_tunnel": "The service takes only what comes in the clear.",
         TargetNotOnLink = "target_not_on_link": "The target is on no inside network of ours.",
         NoRoute = "no_route": "No route to the destination.",
         NeighbourUnresolved = "neighbour_unresolved": "The next hop didn't answer ARP.",
@@ -170,6 +171,8 @@ impl From<vipsec_distribute::service::Refusal> for DropReason {
         match refusal {
             Refusal::UnknownService => Self::UnknownService,
             Refusal::NoTargetUp => Self::NoTargetUp,
+            Refusal::NotInClear => Self::ClearText,
+            Refusal::OnlyInClear => Self::NotInTunnel,
         }
     }
 }

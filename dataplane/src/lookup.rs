@@ -89,7 +89,7 @@ impl Lookup {
         targets.chain(self.routes.routers()).filter(|neighbour| neighbour.address.is_ipv4())
     }
 
-    pub(crate) fn services(&self) -> &ServiceTable {
+    pub(crate) fn services(&self) -> &Arc<ServiceTable> {
         &self.tables.services
     }
 

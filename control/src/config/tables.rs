@@ -36,7 +36,7 @@ impl Config {
             ports: ports.collect(),
             vips: vips.collect(),
             routes: routes.collect(),
-            services: self.service_table(|_| Standing::default())?,
+            services: self.service_table(|_| Standing::default())?.into(),
             ike_policer: IKE_POLICER,
         })
     }

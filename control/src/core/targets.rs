@@ -132,7 +132,7 @@ impl Core {
         }
         match self.config.service_table(|target| self.targets.standing(target)) {
             Ok(services) => {
-                self.tables.services = services;
+                self.tables.services = services.into();
                 self.publish_tables();
             }
             // The configuration made a table before, and states make none impossible.

@@ -30,11 +30,15 @@ impl fmt::Display for FiveTuple {
 const BYTES: usize = 1 + 16 + 2 + 16 + 2;
 
 /// Both families in 16 bytes, IPv4 as an IPv4-mapped address (RFC 4291 §2.5.5.2).
-pub(crate) fn address_bytes(address: IpAddr) -> [u8; 16] {
+pub(crate) const fn address_bits(address: IpAddr) -> u128 {
     match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
+        IpAddr::V4(v4) => 0xffff << 32 | v4.to_bits() as u128,
+        IpAddr::V6(v6) => v6.to_bits(),
     }
+}
+
+pub(crate) const fn address_bytes(address: IpAddr) -> [u8; 16] {
+    address_bits(address).to_be_bytes()
 }
 
 impl FiveTuple {
@@ -54,9 +58,9 @@ impl FiveTuple {
         SipHasher13::new_with_keys(0x7669_7073_6563_2066, 0x6c6f_7720_6861_7368).hash(&self.to_bytes())
     }
 
-    /// A hash for a table in this process, keyed so that nobody outside can aim for one bucket.
-    pub(crate) fn table_hash(self, seed: u64) -> u64 {
-        SipHasher13::new_with_keys(seed, !seed).hash(&self.to_bytes())
+    /// The same for all connections of one remote host to one VIP.
+    pub fn stable_source_hash(self) -> u64 {
+        Self { protocol: 0, remote_port: 0, vip_port: 0, ..self }.stable_hash()
     }
 }
 
@@ -75,6 +79,9 @@ mod tests {
         };
         // Appliances of different versions must agree, so this number is part of the protocol between them.
         assert_eq!(tuple.stable_hash(), 7_081_412_316_973_286_478);
-        assert_ne!(tuple.stable_hash(), FiveTuple { remote_port: 40001, ..tuple }.stable_hash());
+        assert_eq!(tuple.stable_source_hash(), 1_758_561_175_538_005_097);
+        let other = FiveTuple { remote_port: 40001, ..tuple };
+        assert_ne!(tuple.stable_hash(), other.stable_hash());
+        assert_eq!(tuple.stable_source_hash(), other.stable_source_hash());
     }
 }

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use vipsec_distribute::connection::Tracking;
+use vipsec_distribute::connection::{Prepared, Tracking};
+use vipsec_distribute::service::Origin;
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 use vipsec_wire::ip;
 
@@ -17,23 +18,23 @@ use crate::worker::{Verdict, Worker};
 impl<P: BufferPool> Worker<P> {
     /// Hands packets to the targets of their connections.
     pub(super) fn to_targets(&mut self, now: Instant, burst: Stage<Inner<P::Buf>>) {
-        for inner in burst {
-            let verdict = self.to_target(now, inner);
+        let prepared = self.connections.prepare(burst.iter().map(|inner| inner.flow.tuple_from_remote()));
+        for (inner, prepared) in burst.into_iter().zip(&prepared) {
+            let verdict = self.to_target(now, prepared, inner);
             self.count(verdict);
         }
     }
 
     #[inline]
-    fn to_target(&mut self, now: Instant, inner: Inner<P::Buf>) -> Verdict {
-        let (tuple, info) = (inner.flow.tuple_from_remote(), inner.flow.packet_info());
-        let choice = self.connections.to_target(now, self.lookup.services(), &tuple, &info)?;
+    fn to_target(&mut self, now: Instant, prepared: &Prepared, inner: Inner<P::Buf>) -> Verdict {
+        let choice = self.connections.to_target(now, prepared, Origin::Decrypted, &inner.flow.packet_info())?;
         match choice.tracking {
             Tracking::Known => {}
             Tracking::New => self.counters.count(Tally::ConnectionsNew),
             Tracking::Moved => self.counters.count(Tally::ConnectionsMoved),
             Tracking::Stateless => self.counters.count(Tally::ConnectionsStateless),
         }
-        self.deliver(now, choice.target, inner)
+        self.deliver(now, choice.target.address, inner)
     }
 
     /// Sends a packet as it is, but for its TTL, to a target's MAC address: the target has the VIP itself.

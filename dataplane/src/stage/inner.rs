@@ -101,11 +101,8 @@ impl<P: BufferPool> Worker<P> {
         if ip::Address::from(tuple.vip) != header.destination {
             return Err(DropReason::MalformedIcmp);
         }
-        let target = match self.connections.target_of(&tuple) {
-            Some(target) => target,
-            None => self.lookup.services().choose(&tuple)?,
-        };
-        self.deliver(now, target, inner)
+        let target = self.connections.target_of(&tuple)?;
+        self.deliver(now, target.address, inner)
     }
 }
 

@@ -67,13 +67,14 @@ impl<P: BufferPool> Worker<P> {
         }
         let mut unknown = 0;
         let mut found: Stage<(SaIndex, Reply<P::Buf>)> = Stage::new();
-        for reply in replies {
+        let connections = self.connections.prepare(replies.iter().map(|reply| reply.flow.tuple_from_target()));
+        for (reply, connection) in replies.into_iter().zip(&connections) {
             let Some(index) = self.sad.find_outbound(reply.vip, &reply.flow.ends_from_target()) else {
                 self.count(Err(DropReason::NoOutboundSa));
                 continue;
             };
-            let known = self.connections.to_remote(now, &reply.flow.tuple_from_target(), &reply.flow.packet_info());
-            unknown += usize::from(!known);
+            let known = self.connections.to_remote(now, connection, &reply.flow.packet_info());
+            unknown += usize::from(known.is_none());
             found.push((index, reply));
         }
         if unknown > 0 {

@@ -24,7 +24,7 @@ fn scene() -> (Scene, Peer) {
 }
 
 fn with_targets(states: [TargetState; 2]) -> Tables {
-    Tables { services: services(states), ..tables() }
+    Tables { services: services(states).into(), ..tables() }
 }
 
 /// Sends a segment from that port and says which MAC address it reaches.
@@ -116,6 +116,9 @@ fn a_full_connection_table_forwards_without_it() {
     scene.command(peer.install());
     for port in 40000..40005 {
         reaches(&mut scene, &mut peer, port, Flags::SYN);
+        // Only what is answered holds its place.
+        scene.receive(INSIDE, &to_gateway(&tcp((VIP, 80), (REMOTE, port), Flags(0x12), b"")));
+        scene.sent(OUTSIDE);
     }
     assert_eq!(scene.counters.tally(Tally::ConnectionsNew), 2);
     assert_eq!(scene.counters.tally(Tally::ConnectionsStateless), 3);

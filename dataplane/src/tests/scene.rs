@@ -86,7 +86,7 @@ pub(super) fn tables() -> Tables {
             },
         ],
         routes: vec![Route { prefix: "0.0.0.0/0".parse().unwrap(), via: ROUTER.into(), port: OUTSIDE }],
-        services: services([TargetState::Up; 2]),
+        services: services([TargetState::Up; 2]).into(),
         ike_policer: Policer { rate: 10, burst: 5 },
     }
 }

@@ -59,7 +59,7 @@ impl<P: BufferPool> Worker<P> {
         }
         self.lookup = next;
         self.tables_changed();
-        self.connections.services_changed();
+        self.connections.use_services(self.lookup.services().clone());
         self.release_held(now);
         self.tell(Event::TablesInForce(version));
     }
@@ -143,7 +143,7 @@ impl<P: BufferPool> Worker<P> {
             ReportKind::Sas => Report::Sas(self.sad.reports().collect()),
             ReportKind::Connections { max } => Report::Connections {
                 total: self.connections.len(),
-                entries: self.connections.reports(now, self.lookup.services()).take(max).collect(),
+                entries: self.connections.reports(now).take(max).collect(),
             },
             ReportKind::Neighbours => Report::Neighbours(self.neighbours.iter().collect()),
         }

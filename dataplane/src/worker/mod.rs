@@ -77,8 +77,6 @@ const ICMP_ERRORS: Policer = Policer { rate: 100, burst: 50 };
 
 /// Time between two steps of housekeeping.
 const TICK: Duration = Duration::from_millis(10);
-/// Places of the connection table looked at per tick: a table of 65,536 is gone through in ten seconds.
-const EXPIRE_PER_TICK: usize = 64;
 /// Ticks in a second, in which each SA gets one beat.
 const TICKS_PER_BEAT: usize = 100;
 
@@ -133,6 +131,12 @@ impl<P: BufferPool> Worker<P> {
         let queue = |port| VecDeque::with_capacity(if port < ports { config.transmit_packets_max } else { 0 });
         Self {
             ike_policer: TokenBucket::new(tables.ike_policer),
+            connections: ConnectionTable::new(
+                &config.connections,
+                config.hash_seed,
+                deadline.origin(),
+                tables.services.clone(),
+            ),
             lookup: Lookup::new(tables),
             deadline,
             counters,
@@ -140,7 +144,6 @@ impl<P: BufferPool> Worker<P> {
             sad: Sad::new(config.engine, config.sas_max, config.hash_seed),
             parking: Parking::new(config.parked_packets_max),
             holding: Holding::new(config.held_packets_max),
-            connections: ConnectionTable::new(&config.connections, config.hash_seed),
             neighbours: NeighbourCache::new(config.neighbours_max),
             target_paths: TargetPaths::new(),
             tables_changes: 1,
@@ -184,7 +187,8 @@ impl<P: BufferPool> Worker<P> {
         let expired = self.holding.expire(now);
         self.counters.count_drops(DropReason::HeldTooLong, expired);
         if self.next_tick.is_some_and(|tick| tick <= now) {
-            let expired = self.connections.expire(now, EXPIRE_PER_TICK);
+            let places = self.connections.sweep_step(TICK);
+            let expired = self.connections.sweep(now, places);
             self.counters.count_many(Tally::ConnectionsExpired, expired);
             self.sad.beat(self.sad.places().div_ceil(TICKS_PER_BEAT));
             self.next_tick = None;

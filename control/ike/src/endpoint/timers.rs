@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::Endpoint;
-use super::receive::{Ends, Freshness};
 use crate::child::ChildPhase;
-use crate::event::GoneReason;
+use crate::event::{GoneReason, Transmit};
 use crate::sa::{Exchange, IkeSa, IkeSaId, Phase, Retry, Task};
 
 /// Shortest time after which a refused rekeying is tried again; it is drawn up to twice as long.
@@ -69,7 +68,7 @@ impl Endpoint {
             match self.next_retry(now, retry) {
                 Some(next) => {
                     sa.retry = Some(next);
-                    self.retransmit(sa, if retry.unsent { Freshness::Fresh } else { Freshness::Again });
+                    self.retransmit(sa, retry.unsent);
                 }
                 None => {
                     sa.gone = Some(given_up(sa));
@@ -77,7 +76,6 @@ impl Endpoint {
                 }
             }
         }
-        sa.assembling.expire(now);
         if sa.expires_at.is_some_and(|at| at <= now) {
             self.expire(sa);
         }
@@ -94,11 +92,12 @@ impl Endpoint {
         }
     }
 
-    fn retransmit(&mut self, sa: &IkeSa, freshness: Freshness) {
+    fn retransmit(&mut self, sa: &IkeSa, fresh: bool) {
         let Some(pending) = &sa.state.pending else { return };
-        let ends = Ends { local: sa.state.local, remote: sa.state.remote };
-        tracing::debug!(ike_sa = %sa.id(), message_id = pending.message_id, remote = %ends.remote, "request sent again");
-        self.transmit_message(Some(sa.id()), ends, &pending.request, freshness);
+        let payload = pending.request.clone();
+        let (local, remote) = (sa.state.local, sa.state.remote);
+        tracing::debug!(ike_sa = %sa.id(), message_id = pending.message_id, %remote, "request sent again");
+        self.transmit(Transmit { ike_sa: Some(sa.id()), local, remote, payload, fresh });
     }
 
     fn expire(&mut self, sa: &mut IkeSa) {

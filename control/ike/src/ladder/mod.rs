@@ -5,7 +5,6 @@ mod bench;
 mod chaos;
 mod child;
 mod collision;
-mod fragments;
 mod hostile;
 mod ike;
 mod initial;

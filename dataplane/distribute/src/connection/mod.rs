@@ -1,44 +1,110 @@
-//! The connection table of one worker: which target each established connection is on.
+//! The connection table of one worker: which target each connection is on.
 //!
-//! A new connection goes where the service table says; from then on the entry says, whatever happens to the table, as long as the
-//! target isn't down. A full table forgets nobody: connections that find no room are forwarded as the service table says, packet
-//! by packet. Nothing is allocated after construction, and expiry takes a bounded step at a time.
+//! A new connection goes where its service's method says; from then on the entry says, whatever happens to the services, as long
+//! as the target isn't down. Nothing is allocated once the services are in force, and every step is bounded.
+//!
+//! - [`ConnectionTable::prepare`], then [`to_target`](ConnectionTable::to_target) or [`to_remote`](ConnectionTable::to_remote):
+//!   the packets of a burst.
+//! - [`ConnectionTable::sweep`]: forgets what is over, a few places at a time.
+//! - [`ConnectionTable::announce`], then [`use_services`](ConnectionTable::use_services): other services.
+//! - [`ConnectionTable::poll_pin`], [`acknowledge`](ConnectionTable::acknowledge), [`restore`](ConnectionTable::restore): what a
+//!   successor has to be told (rule R6), and what this one was told.
+//!
+//! When every place is taken, those give way that no target has answered yet, the oldest first: whoever sends only first packets
+//! displaces nobody else. If nobody gives way, a connection is forwarded without an entry, packet by packet, to the target that
+//! depends on nothing but the services.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
-use vipsec_wire::tcp::Flags;
+use ahash::RandomState;
+use arrayvec::ArrayVec;
+use vipsec_wire::buffer::BURST_MAX;
+use vipsec_wire::tcp::Flags as TcpFlags;
 
-use crate::service::{Refusal, ServiceTable, TargetState};
+use crate::hash;
+use crate::service::{Candidate, Destination, Origin, Refusal, ServiceTable, TargetState};
 use crate::tuple::FiveTuple;
 
-mod slab;
+mod affinity;
+mod choosing;
+mod clock;
+mod entry;
+mod index;
+mod pinning;
+mod pins;
+mod places;
+mod registry;
+mod report;
 mod state;
+mod sweep;
 
+pub use pinning::NotRestored;
+pub use pins::{PinEvent, PinProgress};
+pub use report::ConnectionReport;
 pub use state::{ConnectionState, Direction, Timeouts};
 
-use slab::Slab;
+use choosing::Chooser;
+use clock::{Clock, Tick};
+use entry::{Entry, Flags, Key};
+use index::Index;
+use pinning::{Need, needs_pin};
+use pins::Journal;
+use places::{NONE, Places};
+use registry::Registry;
+use state::Silence;
 
 /// Limits of a connection table.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Most entries.
+    /// Most entries; 16,777,215 are the most that there can be.
     pub connections_max: usize,
+    /// Most remote hosts whose target is remembered, if a service keeps affinities.
+    pub affinities_max: usize,
+    /// Most events about pins that wait for [`ConnectionTable::poll_pin`].
+    pub pin_events_max: usize,
     /// When silent connections are forgotten.
     pub timeouts: Timeouts,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections_max: 65_536, timeouts: Timeouts::default() }
+        Self { connections_max: 1_000_000, affinities_max: 65_536, pin_events_max: 1024, timeouts: Timeouts::default() }
     }
 }
+
+impl Limits {
+    /// Memory of the entries and of what finds them, in bytes, once all are in use.
+    pub const fn connection_bytes(&self) -> usize {
+        let places = self.places_max();
+        places * (entry::ENTRY_BYTES + size_of::<u32>()) + Index::bytes(places)
+    }
+
+    const fn places_max(&self) -> usize {
+        match self.connections_max {
+            0 => 1,
+            max if max > index::PLACES_MAX => index::PLACES_MAX,
+            max => max,
+        }
+    }
+}
+
+const _: () = {
+    let million = Limits {
+        connections_max: 1_000_000,
+        affinities_max: 0,
+        pin_events_max: 0,
+        timeouts: Timeouts::const_default(),
+    };
+    assert!(million.connection_bytes() < 74_000_000, "a million connections in 74 bytes each");
+};
 
 /// What the table needs to know of a packet.
 #[derive(Debug, Clone, Copy)]
 pub struct PacketInfo {
     /// TCP's control bits.
-    pub tcp: Option<Flags>,
+    pub tcp: Option<TcpFlags>,
     /// Length in bytes, IP header included.
     pub bytes: u32,
 }
@@ -46,10 +112,14 @@ pub struct PacketInfo {
 /// Where a packet from the remote side goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
-    /// The target's address.
-    pub target: IpAddr,
+    /// The target.
+    pub target: Destination,
     /// How the connection stands.
     pub tracking: Tracking,
+    /// A successor couldn't compute this target: it has to be told.
+    pub pinned: bool,
+    /// Rule R6: the packet waits until the pin is acknowledged, by [`ConnectionTable::acknowledge`].
+    pub waits: bool,
 }
 
 /// How a connection stands with the table.
@@ -74,221 +144,362 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
-impl Traffic {
-    fn count(&mut self, packet: &PacketInfo) {
-        self.packets = self.packets.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(u64::from(packet.bytes));
-    }
-}
-
-/// A connection as an operator sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConnectionReport {
-    /// Which one.
-    pub tuple: FiveTuple,
-    /// Its target.
-    pub target: IpAddr,
-    /// How far it has come.
-    pub state: ConnectionState,
-    /// Time since its first packet.
-    pub age: Duration,
-    /// Time since its last packet.
-    pub idle: Duration,
-    /// From the remote host to the target.
-    pub to_target: Traffic,
-    /// From the target to the remote host.
-    pub to_remote: Traffic,
-    /// Would the table in force choose another target? Then a successor can't compute it and has to be told.
-    pub pinned: bool,
-}
-
-/// An entry.
+/// A packet's connection, looked up ahead. Good until the services change; what other packets do to the table meanwhile is minded.
 #[derive(Debug, Clone, Copy)]
-struct Connection {
-    tuple: FiveTuple,
-    target: IpAddr,
-    state: ConnectionState,
-    created: Instant,
-    last_packet: Instant,
-    to_target: Traffic,
-    to_remote: Traffic,
-    /// Generation of the service table under which `target` was last found alive.
-    checked: u64,
+pub struct Prepared {
+    key: Key,
+    hash: u64,
+    /// Where it was found.
+    place: u32,
 }
 
-impl Connection {
-    fn touch(&mut self, now: Instant, direction: Direction, packet: &PacketInfo) {
-        self.state = self.state.after(direction, packet.tcp);
-        self.last_packet = now;
-        match direction {
-            Direction::ToTarget => self.to_target.count(packet),
-            Direction::ToRemote => self.to_remote.count(packet),
-        }
-    }
-
-    fn is_expired(&self, now: Instant, timeouts: &Timeouts) -> bool {
-        now.saturating_duration_since(self.last_packet) >= timeouts.of(self.state)
-    }
-
-    fn is_pinned(&self, services: &ServiceTable) -> bool {
-        services.choose(&self.tuple) != Ok(self.target)
-    }
+/// A target that entries name.
+#[derive(Debug, Default)]
+struct TargetSlot {
+    /// `None`: its connections move to other targets.
+    destination: Option<Destination>,
+    /// Its connections that are not over.
+    active: u32,
 }
 
 /// A bounded table of connections.
 #[derive(Debug)]
 pub struct ConnectionTable {
-    slab: Slab<Connection>,
-    timeouts: Timeouts,
-    seed: u64,
-    generation: u64,
+    places: Places,
+    index: Index,
+    hasher: RandomState,
+    clock: Clock,
+    silence: Silence,
+    services: Arc<ServiceTable>,
+    /// Services that are going to be in force.
+    next: Option<Arc<ServiceTable>>,
+    vips: Registry<()>,
+    targets: Registry<TargetSlot>,
+    /// The slot of each of the services' targets.
+    target_slots: Vec<u16>,
+    chooser: Chooser,
+    journal: Journal,
+    pins: pinning::Pins,
+    sweep: sweep::Hands,
 }
 
-/// Entries looked at for an expired one when the table is full.
-const EXPIRE_WHEN_FULL: usize = 16;
-
 impl ConnectionTable {
-    /// An empty table. `seed` keys its hash: random, so that nobody outside can aim for one bucket.
-    pub fn new(limits: &Limits, seed: u64) -> Self {
-        Self { slab: Slab::new(limits.connections_max), timeouts: limits.timeouts, seed, generation: 0 }
+    /// An empty table. `seed` keys its hashes: random, so that nobody outside can aim for one bucket. `now` is the beginning of its
+    /// time.
+    pub fn new(limits: &Limits, seed: u64, now: Instant, services: Arc<ServiceTable>) -> Self {
+        let places_max = limits.places_max();
+        let mut table = Self {
+            places: Places::new(places_max),
+            index: Index::new(places_max),
+            hasher: hash::keyed(seed),
+            clock: Clock::new(now),
+            silence: Silence::new(&limits.timeouts),
+            services: Arc::default(),
+            next: None,
+            vips: Registry::new(),
+            targets: Registry::new(),
+            target_slots: Vec::new(),
+            chooser: Chooser::new(limits.affinities_max, seed),
+            journal: Journal::new(limits.pin_events_max),
+            pins: pinning::Pins::default(),
+            sweep: sweep::Hands::default(),
+        };
+        table.use_services(services);
+        table
     }
 
-    /// Another service table is in force: entries check their target against it with their next packet.
-    pub fn services_changed(&mut self) {
-        self.generation += 1;
+    /// The services in force.
+    pub fn services(&self) -> &ServiceTable {
+        &self.services
+    }
+
+    /// Puts services in force. Connections stay on their targets but for those whose target is down or gone; a VIP without services
+    /// loses its connections.
+    pub fn use_services(&mut self, services: Arc<ServiceTable>) {
+        let addresses = services.targets().iter().map(|target| target.address);
+        if self.targets.list(addresses.clone()).is_err() || self.vips.list(services.vips()).is_err() {
+            // Over 60,000 addresses came and went while connections of theirs were still remembered.
+            self.forget_unlisted();
+            let _ = self.targets.list(addresses);
+            let _ = self.vips.list(services.vips());
+        }
+        self.target_slots.clear();
+        for slot in self.targets.iter_mut() {
+            slot.value.destination = None;
+        }
+        for (place, target) in (0..).zip(services.targets()) {
+            let number = self.targets.find(target.address).unwrap_or(u16::MAX);
+            self.target_slots.push(number);
+            if let Some(slot) = self.targets.get_mut(number)
+                && target.state != TargetState::Down
+            {
+                slot.value.destination = services.destination(place);
+            }
+        }
+        self.services = services;
+        self.next = None;
+        self.chooser.use_services(&self.services);
+        self.check_pins();
+    }
+
+    /// Forgets the connections of a VIP, all at once: another appliance serves them, and they may be on other targets when the VIP
+    /// comes back. Their pins go without an event: so does everything else that the store holds of the VIP.
+    pub fn forget_vip(&mut self, vip: IpAddr) {
+        if self.vips.renew(vip).is_err() {
+            self.forget_unlisted();
+            let _ = self.vips.list(self.services.vips());
+        }
+    }
+
+    /// Looks up the connections of a burst's packets, the first [`BURST_MAX`] of them.
+    ///
+    /// A table of a million connections doesn't fit into a cache. Each pass reads one line per packet, and none of these reads
+    /// depends on another: the processor waits for them all at once.
+    pub fn prepare(&self, tuples: impl IntoIterator<Item = FiveTuple>) -> ArrayVec<Prepared, BURST_MAX> {
+        let mut burst: ArrayVec<Prepared, BURST_MAX> = ArrayVec::new();
+        burst.extend(tuples.into_iter().take(BURST_MAX).map(|tuple| self.key(&tuple)));
+        for prepared in &mut burst {
+            prepared.place = self.index.guess(prepared.hash);
+        }
+        for prepared in &mut burst {
+            let found = self.places.holds(prepared.place, &prepared.key);
+            prepared.place = if found { prepared.place } else { NONE };
+        }
+        burst
+    }
+
+    /// Looks up one connection.
+    pub fn prepare_one(&self, tuple: &FiveTuple) -> Prepared {
+        let prepared = self.key(tuple);
+        Prepared { place: self.index.guess(prepared.hash), ..prepared }
     }
 
     /// Takes a packet from the remote side: says which target it goes to, and remembers.
+    ///
+    /// # Errors
+    /// Nobody takes it, or not if it came in that way.
     pub fn to_target(
         &mut self,
         now: Instant,
-        services: &ServiceTable,
-        tuple: &FiveTuple,
+        prepared: &Prepared,
+        origin: Origin,
         packet: &PacketInfo,
     ) -> Result<Choice, Refusal> {
-        let hash = tuple.table_hash(self.seed);
-        let (timeouts, generation) = (self.timeouts, self.generation);
-        let Some((place, connection)) = self.slab.find(hash, |entry| entry.tuple == *tuple) else {
-            return self.open(now, services, tuple, packet, hash);
+        let tick = self.clock.tick(now);
+        let Some(place) = self.find(prepared) else {
+            return self.open(now, prepared, origin, packet);
         };
-        let reopens = packet.tcp.is_some_and(Flags::opens) && connection.state.is_over();
-        if reopens || connection.is_expired(now, &timeouts) {
-            self.slab.remove(place);
-            return self.open(now, services, tuple, packet, hash);
+        let Some(entry) = self.places.get_if(place, &prepared.key) else { return Err(Refusal::UnknownService) };
+        let is_over = packet.tcp.is_some_and(TcpFlags::opens) && entry.state.is_over()
+            || self.silence.is_over(entry, tick)
+            // What is authentic outdoes what came in the clear.
+            || (entry.flags.origin(), origin) == (Origin::Clear, Origin::Decrypted);
+        if is_over && self.forget(place) {
+            return self.open(now, prepared, origin, packet);
         }
-        let mut tracking = Tracking::Known;
-        if connection.checked != generation {
-            if matches!(services.state(connection.target), None | Some(TargetState::Down)) {
-                connection.target = services.choose(tuple)?;
-                tracking = Tracking::Moved;
-            }
-            connection.checked = generation;
+        let Some(entry) = self.places.get_if(place, &prepared.key) else { return Err(Refusal::UnknownService) };
+        if entry.flags.origin() != origin {
+            return Err(Refusal::NotInClear);
         }
-        connection.touch(now, Direction::ToTarget, packet);
-        Ok(Choice { target: connection.target, tracking })
-    }
-
-    /// Takes a packet from the target's side. Returns whether the connection is known.
-    pub fn to_remote(&mut self, now: Instant, tuple: &FiveTuple, packet: &PacketInfo) -> bool {
-        let timeouts = self.timeouts;
-        let hash = tuple.table_hash(self.seed);
-        match self.slab.find(hash, |entry| entry.tuple == *tuple) {
-            Some((_, connection)) if !connection.is_expired(now, &timeouts) => {
-                connection.touch(now, Direction::ToRemote, packet);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// The target of a known connection, without touching it: for ICMP errors about it.
-    pub fn target_of(&mut self, tuple: &FiveTuple) -> Option<IpAddr> {
-        let hash = tuple.table_hash(self.seed);
-        self.slab.find(hash, |entry| entry.tuple == *tuple).map(|(_, connection)| connection.target)
-    }
-
-    fn open(
-        &mut self,
-        now: Instant,
-        services: &ServiceTable,
-        tuple: &FiveTuple,
-        packet: &PacketInfo,
-        hash: u64,
-    ) -> Result<Choice, Refusal> {
-        let target = services.choose(tuple)?;
-        let stateless = Ok(Choice { target, tracking: Tracking::Stateless });
-        if packet.tcp.is_some_and(|flags| flags.contains(Flags::RST)) {
-            return stateless;
-        }
-        if self.slab.is_full() {
-            self.expire(now, EXPIRE_WHEN_FULL);
-        }
-        let mut connection = Connection {
-            tuple: *tuple,
-            target,
-            state: ConnectionState::first(tuple.protocol, packet.tcp),
-            created: now,
-            last_packet: now,
-            to_target: Traffic::default(),
-            to_remote: Traffic::default(),
-            checked: self.generation,
+        let Some(target) = self.targets.get(entry.target).and_then(|slot| slot.value.destination) else {
+            return self.move_to_another(tick, place, packet);
         };
-        connection.to_target.count(packet);
-        match self.slab.insert(hash, connection) {
-            Ok(()) => Ok(Choice { target, tracking: Tracking::New }),
-            Err(slab::Full) => stateless,
+        let was_active = entry.state.is_active();
+        entry.touch(tick, Direction::ToTarget, packet);
+        let (flags, is_active, slot) = (entry.flags, entry.state.is_active(), entry.target);
+        if was_active && !is_active {
+            self.count_active(slot, -1);
         }
+        Ok(self.choice(target, Tracking::Known, flags))
     }
 
-    /// Looks at the next `entries` places of the table and forgets what is expired there. Returns how many it forgot.
-    pub fn expire(&mut self, now: Instant, entries: usize) -> usize {
-        let timeouts = self.timeouts;
-        self.slab.sweep(entries, |connection| connection.is_expired(now, &timeouts))
+    /// Takes a packet from the target's side. Returns how the connection came in; `None` when it isn't known.
+    pub fn to_remote(&mut self, now: Instant, prepared: &Prepared, packet: &PacketInfo) -> Option<Origin> {
+        let tick = self.clock.tick(now);
+        let place = self.find(prepared)?;
+        let entry = self.places.get_if(place, &prepared.key)?;
+        if self.silence.is_over(entry, tick) {
+            return None;
+        }
+        let was_active = entry.state.is_active();
+        entry.touch(tick, Direction::ToRemote, packet);
+        let (flags, is_active, slot) = (entry.flags, entry.state.is_active(), entry.target);
+        if was_active && !is_active {
+            self.count_active(slot, -1);
+        }
+        Some(flags.origin())
+    }
+
+    /// The target of a connection, known or not, without touching it: for ICMP errors about it.
+    ///
+    /// # Errors
+    /// Nobody takes such a connection.
+    pub fn target_of(&self, tuple: &FiveTuple) -> Result<Destination, Refusal> {
+        let known = self.entry_of(tuple).and_then(|entry| self.targets.get(entry.target)?.value.destination);
+        match known {
+            Some(target) => Ok(target),
+            None => self.services.choose(tuple),
+        }
     }
 
     /// How many connections there are, expired ones that were not yet come across included.
     pub fn len(&self) -> usize {
-        self.slab.len()
+        self.places.len()
     }
 
     /// Are there none?
     pub fn is_empty(&self) -> bool {
-        self.slab.len() == 0
+        self.len() == 0
     }
 
-    /// Would `services` choose another target for this connection than the one it is on? `None` when it isn't known.
-    pub fn is_pinned(&mut self, services: &ServiceTable, tuple: &FiveTuple) -> Option<bool> {
-        let hash = tuple.table_hash(self.seed);
-        self.slab.find(hash, |entry| entry.tuple == *tuple).map(|(_, connection)| connection.is_pinned(services))
+    /// Connections of a target that are not over.
+    pub fn active(&self, target: IpAddr) -> u32 {
+        self.targets.find(target).and_then(|slot| self.targets.get(slot)).map_or(0, |slot| slot.value.active)
     }
 
-    /// Those connections that `services` would put elsewhere.
-    pub fn pinned<'a>(
-        &'a self,
+    fn key(&self, tuple: &FiveTuple) -> Prepared {
+        let key = self.vips.find(tuple.vip).and_then(|vip| Key::new(tuple, vip)).unwrap_or_default();
+        Prepared { key, hash: self.hash(&key), place: NONE }
+    }
+
+    fn hash(&self, key: &Key) -> u64 {
+        self.hasher.hash_one((key.remote_bits(), key.rest()))
+    }
+
+    fn tuple(&self, key: &Key) -> Option<FiveTuple> {
+        Some(key.tuple(self.vips.get(key.vip())?.address))
+    }
+
+    fn find(&self, prepared: &Prepared) -> Option<u32> {
+        if !prepared.key.is_connection() {
+            return None;
+        }
+        if self.places.holds(prepared.place, &prepared.key) {
+            return Some(prepared.place);
+        }
+        self.index.find(prepared.hash, |place| self.places.holds(place, &prepared.key))
+    }
+
+    fn entry_of(&self, tuple: &FiveTuple) -> Option<&Entry> {
+        self.places.get(self.find(&self.prepare_one(tuple))?)
+    }
+
+    fn choice(&self, target: Destination, tracking: Tracking, flags: Flags) -> Choice {
+        let pinned = flags.has(Flags::PINNED);
+        let waits = pinned && self.pins.hold_unacknowledged() && !flags.has(Flags::ACKNOWLEDGED);
+        Choice { target, tracking, pinned, waits }
+    }
+
+    fn count_active(&mut self, slot: u16, change: i32) {
+        if let Some(slot) = self.targets.get_mut(slot) {
+            slot.value.active = slot.value.active.saturating_add_signed(change);
+        }
+    }
+
+    /// A packet without an entry.
+    #[inline(never)]
+    fn open(
+        &mut self,
         now: Instant,
-        services: &'a ServiceTable,
-    ) -> impl Iterator<Item = ConnectionReport> + 'a {
-        self.reports(now, services).filter(|report| report.pinned)
+        prepared: &Prepared,
+        origin: Origin,
+        packet: &PacketInfo,
+    ) -> Result<Choice, Refusal> {
+        if !prepared.key.is_connection() {
+            return Err(Refusal::UnknownService);
+        }
+        let tick = self.clock.tick(now);
+        let tuple = self.tuple(&prepared.key).ok_or(Refusal::UnknownService)?;
+        let (_, plan) = self.services.plan(&tuple)?;
+        plan.accepts.check(origin)?;
+        let computed = *plan.computed(&tuple).ok_or(Refusal::NoTargetUp)?;
+        let is_reset = packet.tcp.is_some_and(|flags| flags.contains(TcpFlags::RST));
+        if is_reset || !self.make_room(tick) {
+            let target = self.services.destination(computed.place).ok_or(Refusal::NoTargetUp)?;
+            return Ok(Choice { target, tracking: Tracking::Stateless, pinned: false, waits: false });
+        }
+        let (number, plan) = self.services.plan(&tuple)?;
+        let candidate = if packet.tcp.is_some_and(|flags| !flags.opens()) {
+            // What began before this appliance came to know of it goes where every appliance would look for it.
+            computed
+        } else {
+            let load = |candidate: &Candidate| {
+                let slot = self.target_slots.get(usize::from(candidate.place)).and_then(|&slot| self.targets.get(slot));
+                slot.map_or(0, |slot| slot.value.active)
+            };
+            self.chooser.choose(tick, (number, plan), &tuple, computed, load)
+        };
+        let target = self.services.destination(candidate.place).ok_or(Refusal::NoTargetUp)?;
+        let is_computed = plan.computes(tuple.protocol) && candidate == computed;
+        let mut flags = Flags::of_origin(origin);
+        if plan.affinity.is_some() {
+            flags = flags.with(Flags::AFFINE);
+        }
+        let state = ConnectionState::first(tuple.protocol, packet.tcp);
+        let mut entry = Entry::new(prepared.key, tick, self.clock.second(now), state, flags);
+        entry.count(Direction::ToTarget, packet);
+        let place = self.insert(prepared.hash, entry, candidate.address).ok_or(Refusal::NoTargetUp)?;
+        let is_pinned = !is_computed || self.next.as_ref().is_some_and(|next| needs_pin(next, &tuple, target.address));
+        if is_pinned {
+            self.set_pin(place, Need::Pinned);
+        }
+        let flags = self.places.get(place).map_or(flags, |entry| entry.flags);
+        Ok(self.choice(target, Tracking::New, flags))
     }
 
-    /// All connections that are not expired.
-    pub fn reports<'a>(
-        &'a self,
-        now: Instant,
-        services: &'a ServiceTable,
-    ) -> impl Iterator<Item = ConnectionReport> + 'a {
-        self.slab.iter().filter(move |connection| !connection.is_expired(now, &self.timeouts)).map(move |connection| {
-            ConnectionReport {
-                tuple: connection.tuple,
-                target: connection.target,
-                state: connection.state,
-                age: now.saturating_duration_since(connection.created),
-                idle: now.saturating_duration_since(connection.last_packet),
-                to_target: connection.to_target,
-                to_remote: connection.to_remote,
-                pinned: connection.is_pinned(services),
-            }
-        })
+    /// Its target is down or gone: the connection goes where a successor without the entry would send it.
+    #[inline(never)]
+    fn move_to_another(&mut self, tick: Tick, place: u32, packet: &PacketInfo) -> Result<Choice, Refusal> {
+        let entry = self.places.get_mut(place).ok_or(Refusal::UnknownService)?;
+        let tuple = entry.key.tuple(self.vips.get(entry.key.vip()).ok_or(Refusal::UnknownService)?.address);
+        let target = self.services.choose(&tuple)?;
+        let was_active = entry.state.is_active();
+        let old = entry.target;
+        entry.target = self.targets.find(target.address).ok_or(Refusal::NoTargetUp)?;
+        entry.touch(tick, Direction::ToTarget, packet);
+        let (new, is_active) = (entry.target, entry.state.is_active());
+        self.targets.hold(new);
+        self.targets.release(old);
+        if was_active {
+            self.count_active(old, -1);
+        }
+        if is_active {
+            self.count_active(new, 1);
+        }
+        self.renew_pin(place);
+        let flags = self.places.get(place).map_or(Flags::default(), |entry| entry.flags);
+        Ok(self.choice(target, Tracking::Moved, flags))
+    }
+
+    /// Adds an entry that isn't there yet.
+    fn insert(&mut self, hash: u64, mut entry: Entry, target: IpAddr) -> Option<u32> {
+        let slot = self.targets.find(target)?;
+        entry.target = slot;
+        let place = self.places.insert(entry)?;
+        self.index.insert(hash, place);
+        self.vips.hold(entry.key.vip());
+        self.targets.hold(slot);
+        if entry.state.is_active() {
+            self.count_active(slot, 1);
+        }
+        self.sweep.grow(self.places.touched());
+        Some(place)
+    }
+
+    /// Forgets an entry. Returns whether it is gone: a pin that was reported has to be released, and the queue may be full.
+    fn forget(&mut self, place: u32) -> bool {
+        let Some(&Entry { key, target, state, .. }) = self.places.get(place) else { return true };
+        if !self.release_pin(place) {
+            return false;
+        }
+        self.index.remove(self.hash(&key), place);
+        self.places.remove(place);
+        if state.is_active() {
+            self.count_active(target, -1);
+        }
+        self.targets.release(target);
+        self.vips.release(key.vip());
+        true
     }
 }
 

@@ -5,13 +5,16 @@ use std::time::Duration;
 use vipsec_wire::ip::protocol;
 use vipsec_wire::tcp::Flags;
 
+use super::clock::{Tick, milliseconds};
+use super::entry::{self, Entry};
+
 /// Which way a packet goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// From the remote host to the target.
-    ToTarget,
+    ToTarget = 0,
     /// From the target to the remote host.
-    ToRemote,
+    ToRemote = 1,
 }
 
 /// How far a connection has come, as far as its packets show.
@@ -58,6 +61,12 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
+        Self::const_default()
+    }
+}
+
+impl Timeouts {
+    pub(super) const fn const_default() -> Self {
         Self {
             // Forgetting early is harmless here: until the table of services changes, it gives the same target again.
             tcp_opening: Duration::from_secs(30),
@@ -73,9 +82,7 @@ impl Default for Timeouts {
             other: Duration::from_secs(10 * 60),
         }
     }
-}
 
-impl Timeouts {
     /// The timeout of a state.
     pub const fn of(&self, state: ConnectionState) -> Duration {
         match state {
@@ -92,6 +99,17 @@ impl Timeouts {
 }
 
 impl ConnectionState {
+    pub(super) const ALL: [Self; 8] = [
+        Self::TcpOpening,
+        Self::TcpEstablished,
+        Self::TcpClosing,
+        Self::TcpReset,
+        Self::UdpOneWay,
+        Self::UdpTwoWay,
+        Self::Icmp,
+        Self::Other,
+    ];
+
     /// After the first packet, which came from the remote side.
     pub(super) fn first(protocol: u8, tcp: Option<Flags>) -> Self {
         match (protocol, tcp) {
@@ -118,5 +136,52 @@ impl ConnectionState {
     /// May a new connection with the same ports begin?
     pub(super) const fn is_over(self) -> bool {
         matches!(self, Self::TcpClosing | Self::TcpReset)
+    }
+
+    /// Does it count as a connection of its target?
+    pub(super) const fn is_active(self) -> bool {
+        !self.is_over()
+    }
+
+    /// In the midst of a connection of which nothing but its existence is known.
+    pub(super) const fn midway(ip_protocol: u8) -> Self {
+        match ip_protocol {
+            protocol::TCP => Self::TcpEstablished,
+            protocol::UDP => Self::UdpTwoWay,
+            protocol::ICMP | protocol::ICMPV6 => Self::Icmp,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The timeouts in the table's own time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Silence {
+    /// One for each state, in milliseconds.
+    max: [u32; ConnectionState::ALL.len()],
+}
+
+impl Silence {
+    pub(super) fn new(timeouts: &Timeouts) -> Self {
+        Self { max: ConnectionState::ALL.map(|state| milliseconds(timeouts.of(state))) }
+    }
+
+    /// Has the connection been silent for as long as its state allows?
+    pub(super) fn is_over(&self, entry: &Entry, now: Tick) -> bool {
+        now.since(entry.last_packet) >= self.max[entry.state as usize]
+    }
+
+    /// May another connection have the place when every place is taken? One that no target has answered, one that is reset, and
+    /// datagrams that could be forgotten if they went one way only. An open TCP connection never gives way.
+    pub(super) fn gives_way(&self, entry: &Entry, now: Tick) -> bool {
+        let silence = now.since(entry.last_packet);
+        match entry.state {
+            ConnectionState::TcpReset => true,
+            _ if !entry.flags.has(entry::Flags::ANSWERED) => true,
+            ConnectionState::UdpTwoWay | ConnectionState::Icmp => {
+                silence >= self.max[ConnectionState::UdpOneWay as usize]
+            }
+            _ => false,
+        }
     }
 }

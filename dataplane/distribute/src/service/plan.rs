@@ -1,0 +1,101 @@
+//! A service made ready to choose.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vipsec_wire::ip::protocol;
+
+use super::{Accepts, Method, Service, ServiceError, Target, TargetId, TargetState};
+use crate::maglev::{self, Maglev, MaglevError, Share};
+use crate::tuple::FiveTuple;
+
+/// A target that takes new connections of the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) address: IpAddr,
+    /// In the table's list of targets.
+    pub(crate) place: u16,
+    /// At least 1.
+    pub(crate) weight: u16,
+}
+
+/// Who takes the new connections of a service.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) method: Method,
+    pub(crate) accepts: Accepts,
+    pub(crate) affinity: Option<Duration>,
+    /// In the service's order.
+    pub(crate) candidates: Vec<Candidate>,
+    /// Over the candidates, if there is a choice.
+    lookup: Option<Arc<Maglev>>,
+}
+
+/// Lookup tables that were built already: many services have the same targets.
+pub(super) type Built = HashMap<Vec<Share>, Arc<Maglev>>;
+
+impl Plan {
+    pub(super) fn new(
+        service: &Service,
+        targets: &HashMap<TargetId, (u16, &Target)>,
+        built: &mut Built,
+    ) -> Result<Self, ServiceError> {
+        let vip = service.vip;
+        let failed = |error| ServiceError::Lookup { vip, error };
+        if service.targets.is_empty() {
+            return Err(ServiceError::NoTargets(vip));
+        }
+        if service.targets.len() > maglev::TARGETS_MAX {
+            return Err(failed(MaglevError::TooManyTargets));
+        }
+        let mut candidates = Vec::new();
+        let mut named = HashSet::new();
+        for &id in &service.targets {
+            let &(place, target) = targets.get(&id).ok_or(ServiceError::UnknownTarget { vip, target: id })?;
+            if !named.insert(id) {
+                return Err(ServiceError::RepeatedTarget { vip, target: id });
+            }
+            if target.state == TargetState::Up && target.weight > 0 {
+                candidates.push(Candidate { address: target.address, place, weight: target.weight });
+            }
+        }
+        let mut lookup = None;
+        if service.method != Method::HotStandby && candidates.len() > 1 {
+            let shares: Vec<Share> =
+                candidates.iter().map(|&Candidate { address, weight, .. }| Share { address, weight }).collect();
+            lookup = match built.get(&shares) {
+                Some(maglev) => Some(maglev.clone()),
+                None => {
+                    let maglev = Arc::new(Maglev::new(&shares).map_err(failed)?);
+                    built.insert(shares, maglev.clone());
+                    Some(maglev)
+                }
+            };
+        }
+        let &Service { method, accepts, affinity, .. } = service;
+        Ok(Self { method, accepts, affinity, candidates, lookup })
+    }
+
+    /// The choice that depends on nothing but the table and the connection: the same on every appliance.
+    ///
+    /// Methods that look at the past have one too. It is for packets in the midst of a connection that has no entry here.
+    pub(crate) fn computed(&self, tuple: &FiveTuple) -> Option<&Candidate> {
+        let Some(lookup) = &self.lookup else { return self.candidates.first() };
+        let hash = match self.affinity {
+            None => tuple.stable_hash(),
+            Some(_) => tuple.stable_source_hash(),
+        };
+        self.candidates.get(lookup.lookup(hash)?)
+    }
+
+    /// Would a successor without an entry go by [`computed`](Self::computed) for the next packet of such a connection?
+    pub(crate) fn computes(&self, ip_protocol: u8) -> bool {
+        match self.method {
+            Method::Maglev | Method::HotStandby | Method::TargetControlled => true,
+            // TCP shows whether a segment begins a connection. Any other packet without an entry looks like a first one.
+            Method::WeightedRoundRobin | Method::WeightedLeastConnections => ip_protocol == protocol::TCP,
+        }
+    }
+}
