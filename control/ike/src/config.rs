@@ -11,6 +11,7 @@ use vipsec_wire::iv::ApplianceId;
 
 use crate::crypto::{EspProposal, IkeProposal, IkeSuite, Secret};
 use crate::identity::{Identity, IdentityMatch};
+use crate::message::ParseLimits;
 use crate::selector::TrafficSelector;
 
 /// Everything that an [`Endpoint`](crate::Endpoint) is told once.
@@ -24,7 +25,13 @@ pub struct Config {
     pub limits: Limits,
     /// When an unanswered request is sent again.
     pub retransmission: Retransmission,
+    /// Longest IP packet, in bytes, that carries a protected message of ours to a peer that can put fragments together
+    /// (RFC 7383): a longer message goes in several. See [`PACKET_BYTES_MAX`].
+    pub packet_bytes_max: usize,
 }
+
+/// RFC 7383 §2.5.1: 1280 bytes is what every IPv6 path takes, and IPv4 paths that don't are rare. (strongSwan's default too.)
+pub const PACKET_BYTES_MAX: usize = 1280;
 
 /// With whom an IKE SA may be set up, and how.
 #[derive(Debug, Clone)]
@@ -104,6 +111,21 @@ pub struct Limits {
     pub closed_max: usize,
     /// Answers to messages that no IKE SA protects, other than cookies, per second.
     pub unprotected_answers_per_second: u32,
+    /// Longest message that is read, in bytes, put together from its fragments.
+    pub message_bytes_max: usize,
+    /// Payloads in one message.
+    pub payloads_max: usize,
+    /// Fragments of one message. An IKE SA has at most two such messages in the making.
+    pub fragments_max: u16,
+    /// How long the first fragments of a message wait for the others.
+    pub assembly_timeout: Duration,
+}
+
+impl Limits {
+    /// What the parser has to know of them.
+    pub(crate) const fn parse(&self) -> ParseLimits {
+        ParseLimits { message_bytes_max: self.message_bytes_max, payloads_max: self.payloads_max }
+    }
 }
 
 impl Default for Limits {
@@ -117,6 +139,10 @@ impl Default for Limits {
             closed_linger: Duration::from_secs(30),
             closed_max: 2_000,
             unprotected_answers_per_second: 100,
+            message_bytes_max: ParseLimits::default().message_bytes_max,
+            payloads_max: ParseLimits::default().payloads_max,
+            fragments_max: 64,
+            assembly_timeout: Duration::from_secs(30),
         }
     }
 }

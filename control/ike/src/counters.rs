@@ -34,6 +34,8 @@ drops! {
     UnknownSpi = "no IKE SA with that SPI",
     WrongPeer = "SPI or role of the sender don't fit the IKE SA",
     NotAuthentic = "message is not authentic",
+    FragmentUnwanted = "fragment is here already, or of an older cut of the message",
+    FragmentLimit = "too many fragments, or too much in them",
     UnexpectedMessageId = "message ID outside the window",
     UnexpectedExchange = "exchange doesn't fit the state of the IKE SA",
     NotOwned = "VIP isn't owned here",

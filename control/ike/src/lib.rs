@@ -8,7 +8,7 @@
 //! it as if nothing had happened: see [`Endpoint::export`] and [`Endpoint::import`].
 //!
 //! What RFC 7296 has and this crate doesn't: certificates and EAP (authentication is by pre-shared keys), configuration payloads,
-//! transport mode, IPComp, AH, a window larger than one. Fragmentation (RFC 7383) isn't announced, so peers don't use it.
+//! transport mode, IPComp, AH, a window larger than one. Path MTU discovery (RFC 7383 §2.5.2) is optional, and left out.
 //! INITIAL_CONTACT is honoured and never sent: our identity is replicated (RFC 7296 §2.4). NAT keepalives aren't sent: a VIP is
 //! reachable.
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ mod counters;
 mod crypto;
 mod endpoint;
 mod event;
+mod fragments;
 mod identity;
 pub mod message;
 mod record;
@@ -30,9 +31,14 @@ mod selector;
 mod ladder;
 
 pub use child::ChildPhase;
-pub use config::{AddressMatch, ChildPolicy, Config, ConnectionPolicy, InvalidAddressMatch, Limits, Retransmission};
+pub use config::{
+    AddressMatch, ChildPolicy, Config, ConnectionPolicy, InvalidAddressMatch, Limits, PACKET_BYTES_MAX, Retransmission,
+};
 pub use counters::{Counters, Drop};
-pub use crypto::{Encryption, EspProposal, EspSuite, Group, IkeProposal, IkeSuite, InvalidProposal, Prf, Secret};
+pub use crypto::{
+    Cbc, Cipher, Encryption, EspProposal, EspSuite, Group, IkeProposal, IkeSuite, Integrity, InvalidProposal, Prf,
+    Secret,
+};
 pub use endpoint::{ChildSaStatus, Endpoint, EpochWentBack, IkeSaStatus, ImportError, OperateError};
 pub use event::{ChildSaInfo, Event, GoneReason, Transmit, Tunnel};
 pub use identity::{Identity, IdentityMatch, InvalidIdentity};

@@ -9,16 +9,20 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use vipsec_wire::iv::IvPrefix;
+use zeroize::Zeroizing;
 
 use crate::child::ChildSa;
 use crate::config::ConnectionPolicy;
 use crate::crypto::derive::IkeKeys;
 use crate::crypto::exchange::KeyPair;
-use crate::crypto::{EspProposal, Group, IkeProposal, IkeSuite, OpenError, open, seal};
+use crate::crypto::{CryptoError, EspProposal, Group, IkeProposal, IkeSuite};
 use crate::endpoint::after;
 use crate::event::{GoneReason, Tunnel};
+use crate::fragments::Assembly;
 use crate::identity::Identity;
-use crate::message::{Direction, ExchangeType, Header, NotifyType, Payload, Received, Role};
+use crate::message::{
+    Content, Direction, ExchangeType, Header, NotifyType, Part, Payload, Role, Sealed, encode_unsealed,
+};
 use crate::selector::TrafficSelector;
 
 /// An IKE SA's name: the SPI that our side chose for it, whose first byte is the id of the appliance that made it.
@@ -82,7 +86,8 @@ impl Channel {
         Header { initiator_spi, responder_spi, exchange, sender: self.role, direction, message_id }
     }
 
-    /// Protects a message of ours. Each call uses up one IV.
+    /// Protects a message of ours, in fragments (RFC 7383 §2.5) where it is longer than `datagram_bytes_max`. Each datagram uses up
+    /// one IV.
     pub(crate) fn seal(
         &mut self,
         prefix: IvPrefix,
@@ -90,17 +95,43 @@ impl Channel {
         direction: Direction,
         message_id: u32,
         payloads: &[Payload],
+        datagram_bytes_max: Option<usize>,
+    ) -> Result<Datagrams, CannotSeal> {
+        let header = self.header(exchange, direction, message_id);
+        let Content { first, bytes } = Content::new(payloads);
+        let envelope = self.suite.cipher.envelope();
+        let room =
+            datagram_bytes_max.filter(|max| envelope.message_len(bytes.len()) > *max).map(|max| envelope.room(max));
+        let Some(room) = room.filter(|room| *room > 0) else {
+            return Ok(Datagrams(vec![self.seal_part(prefix, &header, Part::Whole, first, &bytes)?]));
+        };
+        let total = u16::try_from(bytes.len().div_ceil(room)).map_err(|_| CannotSeal)?;
+        let parts = (1..=total).zip(bytes.chunks(room)).map(|(number, piece)| {
+            // RFC 7383 §2.5: the type of the first inner payload in the first fragment, zero in the rest.
+            let first = if number == 1 { first } else { 0 };
+            self.seal_part(prefix, &header, Part::Fragment { number, total }, first, piece)
+        });
+        parts.collect::<Result<_, _>>().map(Datagrams)
+    }
+
+    fn seal_part(
+        &mut self,
+        prefix: IvPrefix,
+        header: &Header,
+        part: Part,
+        first: u8,
+        content: &[u8],
     ) -> Result<Vec<u8>, CannotSeal> {
         let iv = prefix.iv(self.sealed).map_err(|_| CannotSeal)?;
         self.sealed += 1;
-        let header = self.header(exchange, direction, message_id);
-        let key = self.keys.encryption(self.role);
-        seal(self.suite.encryption, key, iv, &header, payloads).map_err(|_| CannotSeal)
+        let cipher = self.suite.cipher;
+        let message = encode_unsealed(header, part, first, content, cipher.envelope());
+        cipher.seal(self.keys.protection(self.role), iv, message).map_err(|_| CannotSeal)
     }
 
-    /// Reads a message of the peer.
-    pub(crate) fn open(&self, message: &Received<'_>) -> Result<Vec<Payload>, OpenError> {
-        open(self.suite.encryption, self.keys.encryption(self.role.other()), message)
+    /// Opens what the peer has sealed: the content with padding and pad length.
+    pub(crate) fn open(&self, sealed: &Sealed<'_>) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+        self.suite.cipher.open(self.keys.protection(self.role.other()), sealed)
     }
 
     /// Are both SPIs and the sender's role what the peer would put into a header?
@@ -111,6 +142,10 @@ impl Channel {
             && header.sender == self.role.other()
     }
 }
+
+/// A message of ours as it goes on the wire: one datagram, or its fragments in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Datagrams(#[serde(with = "crate::bytes::list")] pub(crate) Vec<Vec<u8>>);
 
 /// Which ends sit behind a NAT (RFC 7296 §2.23).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -145,9 +180,9 @@ pub enum Phase {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Answered {
     pub(crate) message_id: u32,
+    /// Of the datagram that it came in, or of the one with its first fragment.
     pub(crate) digest: [u8; 32],
-    #[serde(with = "crate::bytes")]
-    pub(crate) response: Vec<u8>,
+    pub(crate) response: Datagrams,
     /// Inbound SPI of the child SA that it agreed to. Until the peer's next request nobody knows whether the answer has arrived.
     pub(crate) child: Option<u32>,
 }
@@ -157,8 +192,7 @@ pub(crate) struct Answered {
 pub(crate) struct Pending {
     pub(crate) message_id: u32,
     /// RFC 7296 §2.1: a retransmission MUST be bitwise identical.
-    #[serde(with = "crate::bytes")]
-    pub(crate) request: Vec<u8>,
+    pub(crate) request: Datagrams,
     pub(crate) exchange: Exchange,
 }
 
@@ -288,6 +322,27 @@ impl Age {
     }
 }
 
+/// Messages that come in fragments.
+#[derive(Debug, Default)]
+pub(crate) struct Assembling {
+    pub(crate) request: Option<Box<Assembly>>,
+    pub(crate) response: Option<Box<Assembly>>,
+}
+
+impl Assembling {
+    /// When the older of the two is given up.
+    fn deadline(&self) -> Option<Instant> {
+        [&self.request, &self.response].into_iter().flatten().map(|assembly| assembly.until).min()
+    }
+
+    /// RFC 7383 §2.6: what doesn't come completely in time is discarded.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        for slot in [&mut self.request, &mut self.response] {
+            slot.take_if(|assembly| assembly.until <= now);
+        }
+    }
+}
+
 /// An IKE SA in memory.
 #[derive(Debug)]
 pub(crate) struct IkeSa {
@@ -301,6 +356,8 @@ pub(crate) struct IkeSa {
     pub(crate) rekey_at: Option<Instant>,
     pub(crate) expires_at: Option<Instant>,
     pub(crate) retry: Option<Retry>,
+    /// Fragments of the peer's next request, and of the answer to ours. Not recorded: a successor gets them once more.
+    pub(crate) assembling: Assembling,
     /// What stands in the endpoint's timer queue.
     pub(crate) timer: Option<Instant>,
     /// Its record has changed.
@@ -320,6 +377,7 @@ impl IkeSa {
             rekey_at: None,
             expires_at: None,
             retry: None,
+            assembling: Assembling::default(),
             timer: None,
             changed: true,
             gone: None,
@@ -354,6 +412,11 @@ impl IkeSa {
         Tunnel { local: local.ip(), remote: remote.ip(), udp: encapsulate.then_some((local.port(), remote.port())) }
     }
 
+    /// Has the peer said that it knows this extension?
+    pub(crate) fn peer_knows(&self, extension: NotifyType) -> bool {
+        self.state.announced.contains(&extension)
+    }
+
     pub(crate) fn peer(&self) -> &dyn fmt::Display {
         self.state.remote_id.as_ref().map_or(&"nobody yet" as &dyn fmt::Display, |identity| identity)
     }
@@ -371,6 +434,6 @@ impl IkeSa {
         };
         let request = self.retry.map_or_else(liveness, |retry| Some(retry.at));
         let children = self.children.values().filter_map(ChildSa::deadline).min();
-        [request, self.rekey_at, self.expires_at, children].into_iter().flatten().min()
+        [request, self.rekey_at, self.expires_at, children, self.assembling.deadline()].into_iter().flatten().min()
     }
 }

@@ -40,6 +40,7 @@ fn endpoint(appliance: u8, epoch: u32) -> Endpoint {
         appliance: ApplianceId::new(appliance).unwrap(),
         connections: vec![Arc::new(connection)],
         limits: Limits::default(),
+        packet_bytes_max: vipsec_ike::PACKET_BYTES_MAX,
         retransmission: Retransmission::default(),
     };
     let mut endpoint = Endpoint::new(Arc::new(config), Box::new(StdRng::from_rng(&mut rand::rng())));

@@ -35,11 +35,11 @@ struct ProposalKind {
 }
 
 const IKE: ProposalKind = ProposalKind {
-    form: "aes128gcm16|aes256gcm16-prfsha256|prfsha384|prfsha512-x25519|ecp256|ecp384",
+    form: "aes256gcm16-prfsha256-x25519 or aes256-sha256-prfsha256-modp2048",
     default: &["aes256gcm16-prfsha384-x25519", "aes256gcm16-prfsha256-x25519", "aes128gcm16-prfsha256-x25519"],
 };
 const ESP: ProposalKind = ProposalKind {
-    form: "aes128gcm16|aes256gcm16[-x25519|ecp256|ecp384][-esn|noesn]",
+    form: "aes128gcm16|aes256gcm16|chacha20poly1305[-x25519|ecp256|ecp384|modp2048|modp3072][-esn|noesn]",
     default: &["aes256gcm16-x25519", "aes128gcm16-x25519", "aes256gcm16", "aes128gcm16"],
 };
 
@@ -152,6 +152,9 @@ where
                 detail: match error {
                     InvalidProposal::Unknown { part, .. } => format!("{part:?} is unknown or has no place in it"),
                     InvalidProposal::Incomplete(_) => "a part is missing".to_owned(),
+                    InvalidProposal::Mixed(_) => {
+                        "ciphers that need an integrity algorithm go in a proposal of their own".to_owned()
+                    }
                 },
             })
         })?;

@@ -48,6 +48,7 @@ impl Config {
             appliance: self.appliance.id,
             connections: self.connections.clone(),
             limits: Limits::default(),
+            packet_bytes_max: vipsec_ike::PACKET_BYTES_MAX,
             retransmission: self.retransmission,
         }
     }

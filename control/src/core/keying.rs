@@ -47,6 +47,7 @@ pub(super) fn child_sa(info: &ChildSaInfo, prefix: IvPrefix, start: Start) -> Re
     let algorithm = match info.suite.encryption {
         Encryption::Aes128Gcm => Algorithm::Aes128Gcm,
         Encryption::Aes256Gcm => Algorithm::Aes256Gcm,
+        Encryption::ChaCha20Poly1305 => Algorithm::ChaCha20Poly1305,
     };
     let key = |secret: &Secret| KeyMaterial::new(algorithm, Zeroizing::new(secret.expose().to_vec()));
     Ok(ChildSa {

@@ -153,6 +153,7 @@ pub(crate) fn remote_config(variant: &Variant) -> vipsec_ike::Config {
         appliance: ApplianceId::new(REMOTE_ID).expect("not 0"),
         connections: vec![connection([1, 0], REMOTE, VIP, dpd_delay, variant.remote_rekey)],
         limits: Limits::default(),
+        packet_bytes_max: vipsec_ike::PACKET_BYTES_MAX,
         // An impatient peer: after a second without an answer it calls anew.
         retransmission: Retransmission {
             first: Duration::from_millis(100),

@@ -3,13 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::transform::Prf;
-use super::{EspSuite, IkeSuite, Secret};
+use super::{DirectionKeys, EspSuite, IkeSuite, Secret};
 use crate::message::Role;
 
-/// The secrets of an IKE SA. SK_a is missing: all our ciphers protect integrity themselves (RFC 5282 §7.1).
+/// The secrets of an IKE SA. SK_a is empty where the cipher protects integrity itself (RFC 5282 §7.1).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct IkeKeys {
     pub(crate) sk_d: Secret,
+    pub(crate) sk_ai: Secret,
+    pub(crate) sk_ar: Secret,
     pub(crate) sk_ei: Secret,
     pub(crate) sk_er: Secret,
     pub(crate) sk_pi: Secret,
@@ -51,16 +53,18 @@ impl IkeKeys {
         Self::from_seed(suite, &skeyseed, nonces, spis)
     }
 
-    /// {SK_d | SK_ei | SK_er | SK_pi | SK_pr} = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)
+    /// {SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)
     fn from_seed(suite: IkeSuite, skeyseed: &[u8], nonces: Nonces<'_>, spis: IkeSpis) -> Self {
         let prf_len = suite.prf.key_len();
-        let key_len = suite.encryption.keymat_len();
+        let (integrity_len, key_len) = (suite.cipher.integrity_key_len(), suite.cipher.encryption_key_len());
         let (spi_i, spi_r) = (spis.initiator.to_be_bytes(), spis.responder.to_be_bytes());
         let seed: [&[u8]; 4] = [nonces.initiator, nonces.responder, &spi_i, &spi_r];
-        let stream = suite.prf.expand(skeyseed, &seed, 3 * prf_len + 2 * key_len);
+        let stream = suite.prf.expand(skeyseed, &seed, 3 * prf_len + 2 * integrity_len + 2 * key_len);
         let mut cut = Cutter(&stream);
         Self {
             sk_d: cut.next(prf_len),
+            sk_ai: cut.next(integrity_len),
+            sk_ar: cut.next(integrity_len),
             sk_ei: cut.next(key_len),
             sk_er: cut.next(key_len),
             sk_pi: cut.next(prf_len),
@@ -68,11 +72,11 @@ impl IkeKeys {
         }
     }
 
-    /// The key that protects what `sender` sends.
-    pub(crate) const fn encryption(&self, sender: Role) -> &Secret {
+    /// The keys that protect what `sender` sends.
+    pub(crate) const fn protection(&self, sender: Role) -> DirectionKeys<'_> {
         match sender {
-            Role::Initiator => &self.sk_ei,
-            Role::Responder => &self.sk_er,
+            Role::Initiator => DirectionKeys { encryption: &self.sk_ei, integrity: &self.sk_ai },
+            Role::Responder => DirectionKeys { encryption: &self.sk_er, integrity: &self.sk_ar },
         }
     }
 
@@ -86,9 +90,10 @@ impl IkeKeys {
 
     /// Do the lengths fit the suite? A record says what it likes.
     pub(crate) fn fit(&self, suite: IkeSuite) -> bool {
-        let (prf, key) = (suite.prf.key_len(), suite.encryption.keymat_len());
+        let (prf, cipher) = (suite.prf.key_len(), suite.cipher);
         [&self.sk_d, &self.sk_pi, &self.sk_pr].iter().all(|secret| secret.len() == prf)
-            && [&self.sk_ei, &self.sk_er].iter().all(|secret| secret.len() == key)
+            && [&self.sk_ai, &self.sk_ar].iter().all(|secret| secret.len() == cipher.integrity_key_len())
+            && [&self.sk_ei, &self.sk_er].iter().all(|secret| secret.len() == cipher.encryption_key_len())
     }
 }
 

@@ -1,10 +1,12 @@
 //! Keys: negotiation of algorithms, key exchange, derivation, authentication, and the Encrypted payload.
 
 pub(crate) mod auth;
+mod cipher;
 pub(crate) mod derive;
 pub(crate) mod exchange;
+mod mismatch;
+mod modp;
 mod prf;
-mod seal;
 mod secret;
 mod suite;
 mod transform;
@@ -14,13 +16,15 @@ mod tests;
 
 use thiserror::Error;
 
+pub use cipher::Cipher;
 pub use secret::Secret;
 pub use suite::{EspProposal, EspSuite, IkeProposal, IkeSuite, InvalidProposal};
-pub use transform::{Encryption, Group, Prf};
+pub use transform::{Cbc, Encryption, Group, Integrity, Prf};
 
+pub(crate) use cipher::DirectionKeys;
 #[cfg(test)]
-pub(crate) use seal::seal_critical;
-pub(crate) use seal::{OpenError, open, seal};
+pub(crate) use cipher::whole;
+pub(crate) use mismatch::Mismatch;
 pub(crate) use suite::{KeyExchange, offer, pick_esp, pick_ike};
 
 /// The crypto library refused an input: a public value that is no point of its group, a key of the wrong length.

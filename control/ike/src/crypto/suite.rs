@@ -6,7 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::transform::{Algorithm, Encryption, Group, NONE, Prf, SequenceNumbers, kind};
+use super::cipher::Cipher;
+use super::transform::{Algorithm, Cbc, Encryption, Group, Integrity, NONE, Prf, SequenceNumbers, kind};
 use crate::message::sa::{Proposal, Protocol, Transform};
 
 /// Text that is no proposal.
@@ -20,24 +21,35 @@ pub enum InvalidProposal {
         /// The part.
         part: String,
     },
-    /// No encryption algorithm, or for IKE no PRF or no group.
+    /// No encryption algorithm, or for IKE no PRF, no group, or no integrity algorithm for a cipher that needs one.
     #[error("the proposal {0:?} is incomplete")]
     Incomplete(String),
+    /// Ciphers with and without integrity protection of their own (RFC 7296 §3.3: they go in separate proposals).
+    #[error("the proposal {0:?} mixes ciphers that need an integrity algorithm with others, or with one too many")]
+    Mixed(String),
 }
 
-/// One proposal for IKE SAs, like `aes256gcm16-prfsha256-x25519`. Several algorithms of a kind are alternatives, the preferred first.
+/// One proposal for IKE SAs, like `aes256gcm16-prfsha256-x25519` or `aes256-sha256-prfsha256-modp2048`. Several algorithms of a kind
+/// are alternatives, the preferred first. Without a PRF, those of the integrity algorithms are meant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IkeProposal {
-    encryption: Vec<Encryption>,
+    ciphers: Ciphers,
     prf: Vec<Prf>,
     groups: Vec<Group>,
+}
+
+/// RFC 7296 §3.3: combined-mode ciphers and others can't stand in one proposal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum Ciphers {
+    Combined(Vec<Encryption>),
+    Separate { encryption: Vec<Cbc>, integrity: Vec<Integrity> },
 }
 
 /// The algorithms of an IKE SA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IkeSuite {
     /// Encryption and integrity.
-    pub encryption: Encryption,
+    pub cipher: Cipher,
     /// Key derivation and authentication.
     pub prf: Prf,
     /// Key exchange.
@@ -67,18 +79,32 @@ impl FromStr for IkeProposal {
     type Err = InvalidProposal;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut proposal = Self { encryption: Vec::new(), prf: Vec::new(), groups: Vec::new() };
+        let (mut combined, mut cbc) = (Vec::new(), Vec::new());
+        let mut integrity: Vec<Integrity> = Vec::new();
+        let (mut prf, mut groups) = (Vec::new(), Vec::new());
         for part in text.split('-') {
-            let known =
-                add(part, &mut proposal.encryption) || add(part, &mut proposal.prf) || add(part, &mut proposal.groups);
+            let known = add(part, &mut combined)
+                || add(part, &mut cbc)
+                || add(part, &mut integrity)
+                || add(part, &mut prf)
+                || add(part, &mut groups);
             if !known {
                 return Err(InvalidProposal::Unknown { text: text.to_owned(), part: part.to_owned() });
             }
         }
-        if proposal.encryption.is_empty() || proposal.prf.is_empty() || proposal.groups.is_empty() {
+        if prf.is_empty() {
+            prf = integrity.iter().map(|integrity| integrity.prf()).collect();
+        }
+        let ciphers = match (combined.is_empty(), cbc.is_empty(), integrity.is_empty()) {
+            (false, true, true) => Ciphers::Combined(combined),
+            (true, false, false) => Ciphers::Separate { encryption: cbc, integrity },
+            (true, true, _) | (true, false, true) => return Err(InvalidProposal::Incomplete(text.to_owned())),
+            (false, ..) => return Err(InvalidProposal::Mixed(text.to_owned())),
+        };
+        if prf.is_empty() || groups.is_empty() {
             return Err(InvalidProposal::Incomplete(text.to_owned()));
         }
-        Ok(proposal)
+        Ok(Self { ciphers, prf, groups })
     }
 }
 
@@ -159,14 +185,11 @@ impl IkeProposal {
     }
 
     fn select(&self, theirs: &Proposal, ke: Option<Group>) -> Option<IkeSuite> {
-        if theirs.protocol != Protocol::Ike
-            || !only_kinds(theirs, &[kind::ENCR, kind::PRF, kind::INTEG, kind::DH])
-            || !integrity_is_none(theirs)
-        {
+        if theirs.protocol != Protocol::Ike || !only_kinds(theirs, &[kind::ENCR, kind::PRF, kind::INTEG, kind::DH]) {
             return None;
         }
         Some(IkeSuite {
-            encryption: first_listed(&self.encryption, theirs)?,
+            cipher: self.ciphers.select(theirs)?,
             prf: first_listed(&self.prf, theirs)?,
             group: pick_group(&self.groups, theirs, ke)?,
         })
@@ -174,9 +197,45 @@ impl IkeProposal {
 
     /// Could this suite come out of this proposal?
     pub fn allows(&self, suite: &IkeSuite) -> bool {
-        self.encryption.contains(&suite.encryption)
-            && self.prf.contains(&suite.prf)
-            && self.groups.contains(&suite.group)
+        self.ciphers.contains(suite.cipher) && self.prf.contains(&suite.prf) && self.groups.contains(&suite.group)
+    }
+}
+
+impl Ciphers {
+    fn select(&self, theirs: &Proposal) -> Option<Cipher> {
+        match self {
+            Self::Combined(_) if !integrity_is_none(theirs) => None,
+            Self::Combined(encryption) => first_listed(encryption, theirs).map(Cipher::Combined),
+            Self::Separate { encryption, integrity } => {
+                Some(Cipher::Separate(first_listed(encryption, theirs)?, first_listed(integrity, theirs)?))
+            }
+        }
+    }
+
+    fn contains(&self, cipher: Cipher) -> bool {
+        match (self, cipher) {
+            (Self::Combined(ours), Cipher::Combined(one)) => ours.contains(&one),
+            (Self::Separate { encryption, integrity }, Cipher::Separate(one, with)) => {
+                encryption.contains(&one) && integrity.contains(&with)
+            }
+            _ => false,
+        }
+    }
+
+    fn transforms(&self) -> Vec<Transform> {
+        match self {
+            Self::Combined(encryption) => transforms(encryption).collect(),
+            Self::Separate { encryption, integrity } => transforms(encryption).chain(transforms(integrity)).collect(),
+        }
+    }
+}
+
+impl Cipher {
+    fn transforms(self) -> Vec<Transform> {
+        match self {
+            Self::Combined(encryption) => vec![encryption.transform()],
+            Self::Separate(cbc, integrity) => vec![cbc.transform(), integrity.transform()],
+        }
     }
 }
 
@@ -243,8 +302,8 @@ pub(crate) trait Offer {
 
 impl Offer for IkeProposal {
     fn to_wire(&self, number: u8, spi: &[u8]) -> Proposal {
-        let transforms =
-            transforms(&self.encryption).chain(transforms(&self.prf)).chain(transforms(&self.groups)).collect();
+        let rest = transforms(&self.prf).chain(transforms(&self.groups));
+        let transforms = self.ciphers.transforms().into_iter().chain(rest).collect();
         Proposal { number, protocol: Protocol::Ike, spi: spi.to_vec(), transforms }
     }
 }
@@ -295,7 +354,8 @@ fn answer(chosen: Vec<Transform>, theirs: &Proposal, spi: &[u8]) -> Proposal {
 impl IkeSuite {
     /// The SA payload that accepts `theirs`.
     pub(crate) fn answer(&self, theirs: &Proposal, spi: &[u8]) -> Proposal {
-        let chosen = vec![self.encryption.transform(), self.prf.transform(), self.group.transform()];
+        let mut chosen = self.cipher.transforms();
+        chosen.extend([self.prf.transform(), self.group.transform()]);
         answer(chosen, theirs, spi)
     }
 }
@@ -314,36 +374,48 @@ impl EspSuite {
     }
 }
 
-/// Alternatives of one kind, each behind a dash.
-fn write_names<A: Algorithm>(f: &mut fmt::Formatter<'_>, list: &[A]) -> fmt::Result {
-    list.iter().try_for_each(|algorithm| write!(f, "-{}", algorithm.name()))
+/// Alternatives of one kind.
+fn names<A: Algorithm>(list: &[A]) -> impl Iterator<Item = &'static str> {
+    list.iter().map(|algorithm| algorithm.name())
+}
+
+fn write_names(f: &mut fmt::Formatter<'_>, names: impl Iterator<Item = &'static str>) -> fmt::Result {
+    names.enumerate().try_for_each(|(i, name)| write!(f, "{}{name}", if i == 0 { "" } else { "-" }))
 }
 
 /// As it is parsed from text.
 impl fmt::Display for IkeProposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut encryption = self.encryption.iter();
-        f.write_str(encryption.next().map_or("", |first| first.name()))?;
-        write_names(f, encryption.as_slice())?;
-        write_names(f, &self.prf)?;
-        write_names(f, &self.groups)
+        let rest = names(&self.prf).chain(names(&self.groups));
+        match &self.ciphers {
+            Ciphers::Combined(encryption) => write_names(f, names(encryption).chain(rest)),
+            Ciphers::Separate { encryption, integrity } => {
+                write_names(f, names(encryption).chain(names(integrity)).chain(rest))
+            }
+        }
     }
 }
 
 /// As it is parsed from text.
 impl fmt::Display for EspProposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut encryption = self.encryption.iter();
-        f.write_str(encryption.next().map_or("", |first| first.name()))?;
-        write_names(f, encryption.as_slice())?;
-        write_names(f, &self.groups)?;
-        if self.numbers == [SequenceNumbers::Short] { Ok(()) } else { write_names(f, &self.numbers) }
+        let numbers: &[SequenceNumbers] = if self.numbers == [SequenceNumbers::Short] { &[] } else { &self.numbers };
+        write_names(f, names(&self.encryption).chain(names(&self.groups)).chain(names(numbers)))
+    }
+}
+
+impl fmt::Display for Cipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Combined(encryption) => f.write_str(encryption.name()),
+            Self::Separate(cbc, integrity) => write!(f, "{}-{}", cbc.name(), integrity.name()),
+        }
     }
 }
 
 impl fmt::Display for IkeSuite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}-{}", self.encryption.name(), self.prf.name(), self.group.name())
+        write!(f, "{}-{}-{}", self.cipher, self.prf.name(), self.group.name())
     }
 }
 
@@ -363,14 +435,24 @@ mod tests {
 
     #[test]
     fn proposals_are_written_as_they_are_read() {
-        for text in ["aes256gcm16-prfsha256-x25519", "aes256gcm16-aes128gcm16-prfsha384-prfsha256-x25519-ecp256"] {
+        for text in [
+            "aes256gcm16-prfsha256-x25519",
+            "aes256gcm16-aes128gcm16-prfsha384-prfsha256-x25519-ecp256",
+            "chacha20poly1305-prfsha512-modp3072",
+            "aes256-aes128-sha512-sha256-prfsha384-modp2048-ecp384",
+        ] {
             assert_eq!(text.parse::<IkeProposal>().unwrap().to_string(), text);
         }
-        for text in ["aes128gcm16", "aes256gcm16-aes128gcm16-x25519-esn", "aes256gcm16-esn-noesn"] {
+        for text in
+            ["aes128gcm16", "aes256gcm16-aes128gcm16-x25519-esn", "aes256gcm16-esn-noesn", "chacha20poly1305-modp2048"]
+        {
             assert_eq!(text.parse::<EspProposal>().unwrap().to_string(), text);
         }
         let other_names = "prfsha256-curve25519-aes128gcm128".parse::<IkeProposal>().unwrap();
         assert_eq!(other_names.to_string(), "aes128gcm16-prfsha256-x25519");
+        // As in swanctl.conf, the integrity algorithms' PRFs are meant where none is named.
+        let without_prf = "aes128-sha256-modp2048".parse::<IkeProposal>().unwrap();
+        assert_eq!(without_prf.to_string(), "aes128-sha256-prfsha256-modp2048");
         assert_eq!("aes128gcm16-noesn".parse::<EspProposal>().unwrap().to_string(), "aes128gcm16");
     }
 }

@@ -3,13 +3,15 @@
 use super::auth::{SignedOctets, shared_key_mac};
 use super::derive::{IkeKeys, IkeSpis, Nonces};
 use super::exchange::KeyPair;
-use super::transform::{Encryption, Group, Prf};
+use super::transform::{Cbc, Encryption, Group, Integrity, Prf};
+use super::whole::{OpenError, open, seal};
 use super::{
-    CryptoError, EspProposal, IkeProposal, KeyExchange, OpenError, Secret, offer, open, pick_esp, pick_ike, seal,
+    Cipher, CryptoError, DirectionKeys, EspProposal, IkeProposal, InvalidProposal, KeyExchange, Secret, offer,
+    pick_esp, pick_ike,
 };
 use crate::identity::Identity;
 use crate::message::sa::{Attribute, Proposal, Transform};
-use crate::message::{Delete, Direction, ExchangeType, Header, Payload, Received, Role};
+use crate::message::{Content, Delete, Direction, ExchangeType, Header, ParseLimits, Payload, Received, Role};
 
 fn hex(text: &str) -> Vec<u8> {
     hex::decode(text.replace(' ', "")).unwrap()
@@ -136,8 +138,81 @@ fn shared_key_auth() {
     );
 }
 
-const SEALED: &str = "010203040506070811121314151617182e20252000000005000000412a0000250100070000000003491e192d0e19ff219faf3b3bea4c9f7018a793f8cbbab1b15e";
-const SEALED_WITH_PADDING: &str = "010203040506070811121314151617182e20252000000005000000442a0000280100070000000003491e192d0e19ff21ca50bc3b59340d38e25e4523d0d12f0c24a08efb";
+/// Values computed with Python's integers; there the primes came from their formulas with pi, not from the RFC's digits.
+#[test]
+fn rfc_3526_groups() {
+    let sha256 = |bytes: &[u8]| {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+        hex::encode(digest.as_ref())
+    };
+    for (group, len, public, shared) in [
+        (
+            Group::Modp2048,
+            256,
+            "3a28565f6c62a3fe5265e25473a7e5e2ce987f1a8779adf901ff0a7fb023f5b0",
+            "5c2f7d16bf22a20aae71272a77952e666ae1191c9481d7e3418adced703099b7",
+        ),
+        (
+            Group::Modp3072,
+            384,
+            "2a9f2a20bd56167b364eac425220fa443f9ffe3381398ac1f5d0d3e1cd83aa0a",
+            "6ae9901375de233793963cadfbac6be254bcc9b09621dd773b6592fdc2b6820a",
+        ),
+    ] {
+        let (x, y) = ((1..=56).collect(), (57..=112).collect());
+        let (x, y) = (KeyPair::from_private(group, x), KeyPair::from_private(group, y));
+        let public_x = x.public().unwrap();
+        assert_eq!((public_x.len(), sha256(&public_x).as_str()), (len, public));
+        let agreed = x.agree(&y.public().unwrap()).unwrap();
+        assert_eq!((agreed.len(), sha256(agreed.expose()).as_str()), (len, shared));
+        assert_eq!(y.agree(&public_x).unwrap(), agreed);
+    }
+}
+
+/// RFC 6989 §2.1: 1 < y < p-1; RFC 7296 §3.4: as long as the prime.
+#[test]
+fn modp_public_values_outside_of_the_range_are_refused() {
+    let pair = KeyPair::from_private(Group::Modp2048, vec![7; 56]);
+    let zero = vec![0; 256];
+    let with = |mut bytes: Vec<u8>, last: u8| {
+        bytes[255] = last;
+        bytes
+    };
+    // Every higher byte as in the prime, which ends in 0xff.
+    let prime_to_the_last = {
+        let pi = "c90fdaa22168c234c4c6628b80dc1cd129024e088a67cc74020bbea63b139b22514a08798e3404ddef9519b3cd3a431b302b0a6df25f14374fe1356d6d51c245e485b576625e7ec6f44c42e9a637ed6b0bff5cb6f406b7edee386bfb5a899fa5ae9f24117c4b1fe649286651ece45b3dc2007cb8a163bf0598da48361c55d39a69163fa8fd24cf5f83655d23dca3ad961c62f356208552bb9ed529077096966d670c354e4abc9804f1746c08ca18217c32905e462e36ce3be39e772c180e86039b2783a2ec07a28fb5c55df06f4c52c9de2bcbf6955817183995497cea956ae515d2261898fa051015728e5a8aacaa68";
+        [vec![0xff; 8], hex(pi), vec![0xff; 8]].concat()
+    };
+    for (bad, what) in [
+        (zero.clone(), "0"),
+        (with(zero.clone(), 1), "1"),
+        (with(prime_to_the_last.clone(), 0xfe), "p-1"),
+        (prime_to_the_last.clone(), "p"),
+        (vec![0xff; 256], "above p"),
+        (vec![2; 255], "too short"),
+        (vec![2; 257], "too long"),
+    ] {
+        assert_eq!(pair.agree(&bad).unwrap_err(), CryptoError, "{what}");
+    }
+    assert!(pair.agree(&with(zero, 2)).is_ok());
+    assert!(pair.agree(&with(prime_to_the_last, 0xfd)).is_ok());
+}
+
+const AES_256_GCM: &str = "010203040506070811121314151617182e20252000000005000000412a0000250100070000000003491e192d0e19ff219faf3b3bea4c9f7018a793f8cbbab1b15e";
+const WITH_PADDING: &str = "010203040506070811121314151617182e20252000000005000000442a0000280100070000000003491e192d0e19ff21ca50bc3b59340d38e25e4523d0d12f0c24a08efb";
+const CHACHA20_POLY1305: &str = "010203040506070811121314151617182e20252000000005000000412a000025010007000000000399a292e4b3ee9b05aa8e4d46f5f253b110283a93bcb87bf6d1";
+const AES_128_CBC_SHA_256: &str = "010203040506070811121314151617182e20252000000005000000502a000034c6dd5ccd98339be4a09b0c8ba5962a8b6a2aa43b64cb6338976d9bfacb980137111f16807eae649b0a2417f8034f9f6f";
+const AES_256_CBC_SHA_384: &str = "010203040506070811121314151617182e20252000000005000000582a00003ca29bb254d8dd7d876000c8ced3c742d6149980e8a5c1a24eebca04a54ad30cd265b85faa42d52099d64554aa98860fcc4ffb9a082caa4a80";
+const AES_256_CBC_SHA_512: &str = "010203040506070811121314151617182e20252000000005000000602a000044a29bb254d8dd7d876000c8ced3c742d6149980e8a5c1a24eebca04a54ad30cd2223a553f2ce34ba114b7b754731f2e84a9b906dc55d0a4e60f5227a21f8d3fe6";
+
+/// Each cipher with the message that it makes.
+const SEALED: [(Cipher, &str); 5] = [
+    (Cipher::Combined(Encryption::Aes256Gcm), AES_256_GCM),
+    (Cipher::Combined(Encryption::ChaCha20Poly1305), CHACHA20_POLY1305),
+    (Cipher::Separate(Cbc::Aes128, Integrity::HmacSha256), AES_128_CBC_SHA_256),
+    (Cipher::Separate(Cbc::Aes256, Integrity::HmacSha384), AES_256_CBC_SHA_384),
+    (Cipher::Separate(Cbc::Aes256, Integrity::HmacSha512), AES_256_CBC_SHA_512),
+];
 
 fn sealed_header() -> Header {
     Header {
@@ -150,34 +225,49 @@ fn sealed_header() -> Header {
     }
 }
 
-fn sealed_keymat() -> Secret {
-    Secret::new((0..32).chain([0xde, 0xad, 0xbe, 0xef]).collect())
+/// Encryption and integrity keys.
+fn sealed_keys(cipher: Cipher) -> (Secret, Secret) {
+    match cipher {
+        Cipher::Combined(_) => (Secret::new((0..32).chain([0xde, 0xad, 0xbe, 0xef]).collect()), Secret::default()),
+        Cipher::Separate(..) => {
+            let key = |from: u8, len: usize| Secret::new((from..).take(len).collect());
+            (key(0, cipher.encryption_key_len()), key(100, cipher.integrity_key_len()))
+        }
+    }
 }
 
-/// RFC 5282: the layout of message, associated data and nonce.
+/// RFC 5282, RFC 7634, RFC 7296 §3.14: the layout of message, associated data and nonce. Made with Python's `cryptography`.
 #[test]
 fn encrypted_payload() {
     let iv = [1, 0, 7, 0, 0, 0, 0, 3];
     let payloads = [Payload::Delete(Delete::Ike)];
-    let sealed = seal(Encryption::Aes256Gcm, &sealed_keymat(), iv, &sealed_header(), &payloads).unwrap();
-    assert_eq!(hex::encode(&sealed), SEALED);
-    for text in [SEALED, SEALED_WITH_PADDING] {
-        let bytes = hex(text);
-        let received = Received::parse(&bytes).unwrap();
-        assert_eq!(received.header, sealed_header());
-        assert_eq!(open(Encryption::Aes256Gcm, &sealed_keymat(), &received).unwrap(), payloads);
+    for (cipher, expected) in SEALED {
+        let (encryption, integrity) = sealed_keys(cipher);
+        let keys = DirectionKeys { encryption: &encryption, integrity: &integrity };
+        let sealed = seal(cipher, keys, iv, &sealed_header(), &Content::new(&payloads)).unwrap();
+        assert_eq!(hex::encode(&sealed), expected, "{cipher}");
+        let padded = (cipher == SEALED[0].0).then_some(WITH_PADDING);
+        for text in [expected].into_iter().chain(padded) {
+            let bytes = hex(text);
+            let received = Received::parse(&bytes, ParseLimits::default()).unwrap();
+            assert_eq!(received.header, sealed_header());
+            assert_eq!(open(cipher, keys, &received).unwrap(), payloads, "{cipher}");
+        }
     }
 }
 
 #[test]
 fn every_bit_of_a_protected_message_is_protected() {
-    let bytes = hex(SEALED);
-    for bit in 0..bytes.len() * 8 {
-        let mut forged = bytes.clone();
-        forged[bit / 8] ^= 1 << (bit % 8);
-        let Ok(received) = Received::parse(&forged) else { continue };
-        let result = open(Encryption::Aes256Gcm, &sealed_keymat(), &received);
-        assert_eq!(result, Err(OpenError::NotAuthentic), "bit {bit}");
+    for (cipher, text) in SEALED {
+        let (encryption, integrity) = sealed_keys(cipher);
+        let keys = DirectionKeys { encryption: &encryption, integrity: &integrity };
+        let bytes = hex(text);
+        for bit in 0..bytes.len() * 8 {
+            let mut forged = bytes.clone();
+            forged[bit / 8] ^= 1 << (bit % 8);
+            let Ok(received) = Received::parse(&forged, ParseLimits::default()) else { continue };
+            assert_eq!(open(cipher, keys, &received), Err(OpenError::NotAuthentic), "{cipher}, bit {bit}");
+        }
     }
 }
 
@@ -208,6 +298,44 @@ fn our_order_of_preference_counts() {
     assert_eq!(answer.transforms.iter().map(|t| t.kind).collect::<Vec<_>>(), [1, 2, 4]);
     assert_eq!(pick_ike(&ours, &[answer], None).unwrap().0, suite);
     assert!(pick_ike(&[ike("aes256gcm16-prfsha384-x25519")], &theirs, None).is_none());
+}
+
+/// RFC 7296 §3.3: a cipher that needs an integrity algorithm goes with one, in a proposal of its own.
+#[test]
+fn separate_integrity() {
+    let theirs =
+        offer(&[ike("aes128-aes256-sha512-sha256-prfsha256-modp2048"), ike("aes128gcm16-prfsha256-x25519")], &[]);
+    let pick =
+        |ours: &str| pick_ike(&[ike(ours)], &theirs, None).map(|(suite, chosen)| (suite, suite.answer(chosen, &[])));
+    let (suite, answer) = pick("aes256-sha256-prfsha256-modp2048").unwrap();
+    assert_eq!(suite.to_string(), "aes256-sha256-prfsha256-modp2048");
+    assert_eq!(
+        answer.transforms.iter().map(|t| (t.kind, t.id)).collect::<Vec<_>>(),
+        [(1, 12), (3, 12), (2, 5), (4, 14)]
+    );
+    assert!(pick("aes256-sha384-prfsha256-modp2048").is_none());
+    assert_eq!(pick("aes128gcm16-prfsha256-x25519").unwrap().0.to_string(), "aes128gcm16-prfsha256-x25519");
+    for mixed in ["aes128-aes128gcm16-sha256-modp2048", "aes128gcm16-sha256-modp2048"] {
+        assert!(matches!(mixed.parse::<IkeProposal>(), Err(InvalidProposal::Mixed(_))), "{mixed}");
+    }
+}
+
+/// RFC 8247 §2.1, RFC 8221 §5: what must not be negotiated is unknown here, and so are implicit IVs (RFC 8750).
+#[test]
+fn what_is_never_chosen() {
+    let with = |id, bits: Option<u16>| {
+        let mut theirs = offer(&[esp("aes256gcm16")], &[0; 4]);
+        theirs[0].transforms[0] =
+            Transform { kind: 1, id, attributes: bits.map(Attribute::KeyLength).into_iter().collect() };
+        pick_esp(&[esp("aes256gcm16-aes128gcm16-chacha20poly1305")], &theirs, KeyExchange::None).is_some()
+    };
+    // DES, 3DES, NULL, ENCR_AES_CCM_8_IIV, ENCR_AES_GCM_16_IIV, ENCR_CHACHA20_POLY1305_IIV
+    for (id, bits) in [(2, None), (3, None), (11, None), (29, Some(256)), (30, Some(256)), (31, None)] {
+        assert!(!with(id, bits), "{id}");
+    }
+    assert!(with(20, Some(256)) && with(28, None));
+    // RFC 7634 §4: no Key Length attribute.
+    assert!(!with(28, Some(256)));
 }
 
 #[test]
@@ -269,10 +397,13 @@ fn proposals_from_text() {
         "aes256gcm16-prfsha256",
         "aes256gcm16-prfsha256-modp768",
         "aes256gcm16-prfsha256-x25519-esn",
+        "aes256-prfsha256-x25519",
+        "sha256-x25519",
     ] {
         assert!(bad.parse::<IkeProposal>().is_err(), "{bad}");
     }
-    for bad in ["", "x25519", "aes256gcm16-prfsha256", "3des"] {
+    // ESP has combined-mode ciphers only.
+    for bad in ["", "x25519", "aes256gcm16-prfsha256", "3des", "aes256-sha256"] {
         assert!(bad.parse::<EspProposal>().is_err(), "{bad}");
     }
 }

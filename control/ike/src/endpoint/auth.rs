@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Endpoint;
 use super::contents::Contents;
 use super::init::HalfOpen;
-use super::receive::Ends;
-use super::{Endpoint, digest};
+use super::receive::{Ends, Freshness, read};
 use crate::config::ConnectionPolicy;
 use crate::counters::Drop;
+use crate::crypto::KeyExchange;
 use crate::crypto::auth::{METHOD_SHARED_KEY, SignedOctets, shared_key_mac, verify};
 use crate::crypto::derive::Nonces;
-use crate::crypto::{KeyExchange, OpenError};
-use crate::event::{Event, GoneReason, Transmit};
+use crate::event::{Event, GoneReason};
 use crate::message::{Direction, ExchangeType, NotifyType, ParseError, Payload, Received, Role};
 use crate::sa::{Answered, AuthExchange, IkeSa, IkeSaId, IkeSaState, Phase, Task};
 
@@ -28,32 +28,33 @@ impl Endpoint {
     ) {
         let Ends { local, remote } = ends;
         let header = message.header;
-        let Some(half) = self.half_open.get(&id) else { return };
+        let Some(half) = self.half_open.get_mut(&id) else { return };
         if !half.channel.fits(&header) {
             return self.drop_unauthenticated(Drop::WrongPeer, local, remote);
         }
         if (header.exchange, header.direction, header.message_id) != (ExchangeType::IkeAuth, Direction::Request, 1) {
             return self.drop_unauthenticated(Drop::UnexpectedExchange, local, remote);
         }
-        let opened = half.channel.open(message);
-        if opened == Err(OpenError::NotAuthentic) {
-            return self.drop_unauthenticated(Drop::NotAuthentic, local, remote);
-        }
+        let whole = match read(&self.config, now, &half.channel, &mut half.assembling, message, datagram) {
+            Ok(Some(whole)) => whole,
+            Ok(None) => return,
+            Err(reason) => return self.drop_unauthenticated(reason, local, remote),
+        };
         let Some(half) = self.close_half(id) else { return };
-        let contents = match opened {
+        let contents = match whole.payloads {
             Ok(payloads) => Contents::sort(payloads),
             // RFC 7296 §2.21.2: MUST only lead to these notifications; payloads about authentication are not looked at.
-            Err(OpenError::Malformed(ParseError::Critical(kind))) => {
+            Err(ParseError::Critical(kind)) => {
                 let notify = Payload::notify(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, vec![kind]);
-                return self.refuse_auth(now, ends, half, datagram, notify);
+                return self.refuse_auth(now, ends, half, whole.digest, notify);
             }
-            Err(_) => return self.refuse_auth(now, ends, half, datagram, NotifyType::INVALID_SYNTAX.into()),
+            Err(_) => return self.refuse_auth(now, ends, half, whole.digest, NotifyType::INVALID_SYNTAX.into()),
         };
         match self.authenticate_initiator(now, ends, &half, &contents) {
-            Ok(policy) => self.establish_as_responder(now, ends, half, policy, &contents, datagram),
+            Ok(policy) => self.establish_as_responder(now, ends, half, policy, &contents, whole.digest),
             Err(kind) => {
                 self.counters.count(Drop::AuthenticationFailed);
-                self.refuse_auth(now, ends, half, datagram, kind.into());
+                self.refuse_auth(now, ends, half, whole.digest, kind.into());
             }
         }
     }
@@ -118,7 +119,7 @@ impl Endpoint {
         half: HalfOpen,
         policy: Arc<ConnectionPolicy>,
         contents: &Contents,
-        datagram: &[u8],
+        digest: [u8; 32],
     ) {
         let prf = half.channel.suite.prf;
         let signed = SignedOctets {
@@ -176,10 +177,8 @@ impl Endpoint {
         }
         if let Some(response) = self.seal(&mut sa, ExchangeType::IkeAuth, Direction::Response, 1, &payloads) {
             let child = sa.children.keys().next().copied();
-            let answered = Answered { message_id: 1, digest: digest(datagram), response: response.clone(), child };
-            sa.state.answered = Some(answered);
-            let Ends { local, remote } = ends;
-            self.transmit(Transmit { ike_sa: Some(sa.id()), local, remote, payload: response, fresh: true });
+            self.transmit_message(Some(sa.id()), ends, &response, Freshness::Fresh);
+            sa.state.answered = Some(Answered { message_id: 1, digest, response, child });
         }
         self.settle(sa, now);
     }
@@ -210,14 +209,14 @@ impl Endpoint {
     }
 
     /// Answers an IKE_AUTH request with an error, and nothing remains but the answer.
-    fn refuse_auth(&mut self, now: Instant, ends: Ends, mut half: HalfOpen, datagram: &[u8], payload: Payload) {
+    fn refuse_auth(&mut self, now: Instant, ends: Ends, mut half: HalfOpen, digest: [u8; 32], payload: Payload) {
         tracing::debug!(local = %ends.local, remote = %ends.remote, ?payload, "IKE_AUTH refused");
         let id = IkeSaId(half.channel.local_spi);
         let Some(prefix) = self.iv_prefix(half.vip) else { return };
-        let sealed = half.channel.seal(prefix, ExchangeType::IkeAuth, Direction::Response, 1, &[payload]);
+        let sealed = half.channel.seal(prefix, ExchangeType::IkeAuth, Direction::Response, 1, &[payload], None);
         let Ok(response) = sealed else { return };
-        self.send_clear(ends, response.clone());
-        self.linger(id, digest(datagram), response, now);
+        self.transmit_message(None, ends, &response, Freshness::Fresh);
+        self.linger(id, digest, response, now);
     }
 
     /// As initiator: the response that tells who the peer is.

@@ -8,7 +8,7 @@ use super::contents::Contents;
 use crate::child::{ChildPhase, ChildSa};
 use crate::config::ChildPolicy;
 use crate::crypto::derive::{ChildKeys, Nonces};
-use crate::crypto::{EspProposal, EspSuite, KeyExchange, Secret, pick_esp};
+use crate::crypto::{EspProposal, EspSuite, KeyExchange, Mismatch, Secret, pick_esp};
 use crate::event::{ChildSaInfo, Event};
 use crate::message::sa::Proposal;
 use crate::message::{NotifyType, Role};
@@ -74,8 +74,10 @@ impl Endpoint {
             Some((policy, selectors, suite, theirs, esp_spi(theirs)?))
         });
         let Some((policy, (local_ts, remote_ts), suite, theirs, spi_out)) = chosen else {
+            let fitting = policies.iter().filter(|policy| narrowed(policy).is_some());
+            let why = Mismatch::new(fitting.flat_map(|policy| &policy.proposals), proposals);
             tracing::warn!(
-                connection = %sa.state.connection, remote = %sa.state.remote, peer = %sa.peer(), ?proposals,
+                connection = %sa.state.connection, remote = %sa.state.remote, peer = %sa.peer(), %why,
                 "no acceptable ESP proposal"
             );
             return Err(NotifyType::NO_PROPOSAL_CHOSEN);

@@ -9,8 +9,9 @@ use super::{Endpoint, digest, nat};
 use crate::counters::Drop;
 use crate::crypto::derive::{IkeKeys, IkeSpis, Nonces};
 use crate::crypto::exchange::KeyPair;
-use crate::crypto::{Group, IkeSuite, pick_ike};
+use crate::crypto::{Group, IkeSuite, Mismatch, pick_ike};
 use crate::event::Transmit;
+use crate::fragments::Assembly;
 use crate::message::sa::Proposal;
 use crate::message::{Direction, ExchangeType, Header, NotifyType, ParseError, Payload, Received, Role, encode_clear};
 use crate::sa::{Channel, IkeSaId, Nat};
@@ -28,6 +29,8 @@ pub(super) struct HalfOpen {
     /// We sign it.
     pub(super) response: Vec<u8>,
     pub(super) announced: Vec<NotifyType>,
+    /// Fragments of the IKE_AUTH request.
+    pub(super) assembling: Option<Box<Assembly>>,
     pub(super) until: Instant,
 }
 
@@ -82,9 +85,10 @@ impl Endpoint {
         let Some((suite, chosen)) = self.select_init(ends, proposals, ke_group) else {
             self.counters.count(Drop::NoProposalChosen);
             if self.complaints.allows(now) {
-                let connections: Vec<_> =
-                    self.config.candidates(local.ip(), remote.ip()).map(|policy| policy.name.as_str()).collect();
-                tracing::warn!(%local, %remote, ?connections, ?proposals, "no acceptable IKE proposal");
+                let candidates: Vec<_> = self.config.candidates(local.ip(), remote.ip()).collect();
+                let connections: Vec<_> = candidates.iter().map(|policy| policy.name.as_str()).collect();
+                let why = Mismatch::new(candidates.iter().flat_map(|policy| &policy.proposals), proposals);
+                tracing::warn!(%local, %remote, ?connections, %why, "no acceptable IKE proposal");
             }
             return self.refuse_init(now, &header, ends, NotifyType::NO_PROPOSAL_CHOSEN.into());
         };
@@ -168,6 +172,10 @@ impl Endpoint {
             Payload::Nonce(nonce_r.clone()),
         ];
         let nat = nat::detect(contents, header.initiator_spi, header.responder_spi, ends.local, ends.remote);
+        // RFC 7383 §2.3: if we support it too, and we do.
+        if contents.has(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED) {
+            payloads.push(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED.into());
+        }
         if nat.is_some() {
             payloads.extend(nat::announce(header.initiator_spi, id.0, ends.local, ends.remote));
         }
@@ -182,6 +190,7 @@ impl Endpoint {
             digest: digest(datagram),
             response: encode_clear(&header, &payloads),
             announced: contents.announced().collect(),
+            assembling: None,
             until: after(now, self.config.limits.half_open_timeout),
         };
         Some((id, half))

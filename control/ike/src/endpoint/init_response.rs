@@ -56,6 +56,7 @@ impl Initiation {
         payloads.push(Payload::Sa(offer(&self.policy.proposals, &[])));
         payloads.push(Payload::KeyExchange(self.pair.group.number(), self.pair.public()?));
         payloads.push(Payload::Nonce(self.nonce.clone()));
+        payloads.push(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED.into());
         payloads.extend(nat::announce(id.0, 0, self.local, self.remote));
         Ok(encode_clear(&header, &payloads))
     }

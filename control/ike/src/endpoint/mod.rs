@@ -34,7 +34,7 @@ use crate::counters::{Counters, Drop};
 use crate::crypto::Secret;
 use crate::event::{Event, GoneReason, Transmit};
 use crate::identity::Identity;
-use crate::sa::{IkeSa, IkeSaId};
+use crate::sa::{Datagrams, IkeSa, IkeSaId};
 use cookie::Cookies;
 use init::HalfOpen;
 use init_response::Initiation;
@@ -88,7 +88,7 @@ pub struct Endpoint {
 /// What stays of a closed IKE SA for a while: the peer may not have got our last answer.
 struct Closed {
     digest: [u8; 32],
-    response: Vec<u8>,
+    response: Datagrams,
 }
 
 /// An epoch must not go back: the IVs of the higher one may have been used.
@@ -289,7 +289,7 @@ impl Endpoint {
     }
 
     /// Goes on answering retransmissions of an IKE SA's last request for a while.
-    fn linger(&mut self, id: IkeSaId, digest: [u8; 32], response: Vec<u8>, now: Instant) {
+    fn linger(&mut self, id: IkeSaId, digest: [u8; 32], response: Datagrams, now: Instant) {
         if self.closed.len() < self.config.limits.closed_max {
             let until = after(now, self.config.limits.closed_linger);
             self.closed.insert(id, Closed { digest, response });

@@ -7,15 +7,12 @@ use std::time::Instant;
 use thiserror::Error;
 
 use super::Endpoint;
-use super::receive::Ends;
+use super::receive::{Ends, PORT_IKE};
 use crate::child::ChildPhase;
 use crate::config::{ChildPolicy, ConnectionPolicy};
 use crate::crypto::IkeProposal;
 use crate::event::GoneReason;
 use crate::sa::{IkeSa, IkeSaId, Phase, Task};
-
-/// Where peers listen (RFC 7296 §2).
-const PORT_IKE: u16 = 500;
 
 /// Why something can't be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]

@@ -4,12 +4,19 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::contents::Contents;
+use super::timers::after;
 use super::{Endpoint, digest};
+use crate::config::Config;
 use crate::counters::Drop;
-use crate::crypto::OpenError;
 use crate::event::{Event, GoneReason, Transmit};
-use crate::message::{Direction, ExchangeType, Header, NotifyType, ParseError, Payload, Received, Role, encode_clear};
-use crate::sa::{Answered, IkeSa, IkeSaId, Phase};
+use crate::fragments::{Assembled, Assembly, Place};
+use crate::message::{
+    Direction, ExchangeType, Header, NotifyType, ParseError, Part, Payload, Received, Role, encode_clear,
+};
+use crate::sa::{Answered, Channel, Datagrams, IkeSa, IkeSaId, Phase};
+
+/// Where peers listen (RFC 7296 §2).
+pub(super) const PORT_IKE: u16 = 500;
 
 /// The two ends of a datagram: ours and the remote peer's.
 #[derive(Debug, Clone, Copy)]
@@ -18,11 +25,60 @@ pub(super) struct Ends {
     pub(super) remote: SocketAddr,
 }
 
+/// Have these bytes left before?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Freshness {
+    /// Perhaps never: see [`Transmit::fresh`].
+    Fresh,
+    /// They have.
+    Again,
+}
+
+/// A protected message of the peer that has come completely.
+pub(super) struct Whole {
+    pub(super) payloads: Result<Vec<Payload>, ParseError>,
+    /// Of the datagram that it came in, or of the one with its first fragment.
+    pub(super) digest: [u8; 32],
+}
+
+/// Opens a protected datagram. `None`: a fragment, put into `slot` until the others are here.
+pub(super) fn read(
+    config: &Config,
+    now: Instant,
+    channel: &Channel,
+    slot: &mut Option<Box<Assembly>>,
+    message: &Received<'_>,
+    datagram: &[u8],
+) -> Result<Option<Whole>, Drop> {
+    let sealed = message.sealed().map_err(|_| Drop::NotAuthentic)?;
+    let place = match sealed.part {
+        Part::Whole => {
+            let content = channel.open(&sealed).map_err(|_| Drop::NotAuthentic)?;
+            return Ok(Some(Whole { payloads: sealed.payloads(&content), digest: digest(datagram) }));
+        }
+        Part::Fragment { number, total } => Place { message_id: message.header.message_id, number, total },
+    };
+    if place.total > config.limits.fragments_max {
+        return Err(Drop::FragmentLimit);
+    }
+    if !Assembly::wants(slot.as_deref(), place) {
+        return Err(Drop::FragmentUnwanted);
+    }
+    // RFC 7383 §2.6: a fragment whose ICV doesn't fit is silently discarded.
+    let content = channel.open(&sealed).map_err(|_| Drop::NotAuthentic)?;
+    let piece = sealed.piece(&content).map_err(|_| Drop::Malformed)?;
+    let until = after(now, config.limits.assembly_timeout);
+    let bytes_max = config.limits.message_bytes_max;
+    let added = Assembly::add(slot, place, piece, digest(datagram), until, bytes_max);
+    let Some(Assembled { content, digest }) = added.map_err(|_| Drop::FragmentLimit)? else { return Ok(None) };
+    Ok(Some(Whole { payloads: content.payloads(config.limits.parse()), digest }))
+}
+
 impl Endpoint {
     /// Takes a datagram that arrived on UDP port 500 or 4500, without the non-ESP marker.
     pub fn handle_datagram(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
         let ends = Ends { local, remote };
-        let message = match Received::parse(payload) {
+        let message = match Received::parse(payload, self.config.limits.parse()) {
             Ok(message) => message,
             Err(ParseError::MajorVersion(header)) => return self.refuse_version(&header, ends, payload.len(), now),
             Err(error) => {
@@ -75,12 +131,27 @@ impl Endpoint {
         self.transmit(Transmit { ike_sa: None, local: ends.local, remote: ends.remote, payload, fresh: true });
     }
 
+    /// Sends a protected message: all its datagrams.
+    pub(super) fn transmit_message(
+        &mut self,
+        ike_sa: Option<IkeSaId>,
+        ends: Ends,
+        message: &Datagrams,
+        freshness: Freshness,
+    ) {
+        let Ends { local, remote } = ends;
+        let fresh = freshness == Freshness::Fresh;
+        for payload in message.0.iter().cloned() {
+            self.transmit(Transmit { ike_sa, local, remote, payload, fresh });
+        }
+    }
+
     fn on_protected(&mut self, now: Instant, ends: Ends, id: IkeSaId, message: &Received<'_>, datagram: &[u8]) {
         let Ends { local, remote } = ends;
         if let Some(closed) = self.closed.get(&id) {
             if closed.digest == digest(datagram) {
-                let payload = closed.response.clone();
-                self.transmit(Transmit { ike_sa: None, local, remote, payload, fresh: false });
+                let response = closed.response.clone();
+                self.transmit_message(None, ends, &response, Freshness::Again);
             } else {
                 self.drop_unauthenticated(Drop::UnknownSpi, local, remote);
             }
@@ -92,7 +163,7 @@ impl Endpoint {
             } else if message.header.direction == Direction::Request {
                 self.on_request(now, ends, &mut sa, message, datagram);
             } else {
-                self.on_response(now, ends, &mut sa, message);
+                self.on_response(now, ends, &mut sa, message, datagram);
             }
             self.settle(sa, now);
         } else {
@@ -107,11 +178,10 @@ impl Endpoint {
         let message_id = message.header.message_id;
         if let Some(answered) = &sa.state.answered
             && answered.message_id == message_id
-            && answered.digest == digest(datagram)
+            && is_retransmission(&sa.state.channel, answered, message, datagram)
         {
             // RFC 7296 §2.1: a retransmitted request only causes a retransmission of the response.
-            let payload = answered.response.clone();
-            return self.transmit(Transmit { ike_sa: Some(sa.id()), local, remote, payload, fresh: false });
+            return self.transmit_message(Some(sa.id()), ends, &answered.response, Freshness::Again);
         }
         // RFC 7296 §2.3: our window is one.
         if message_id != sa.state.next_expected {
@@ -121,15 +191,17 @@ impl Endpoint {
         if sa.state.phase == Phase::Authenticating {
             return self.drop_unauthenticated(Drop::UnexpectedExchange, local, remote);
         }
-        let opened = sa.state.channel.open(message);
-        if opened == Err(OpenError::NotAuthentic) {
-            return self.drop_unauthenticated(Drop::NotAuthentic, local, remote);
-        }
+        let slot = &mut sa.assembling.request;
+        let whole = match read(&self.config, now, &sa.state.channel, slot, message, datagram) {
+            Ok(Some(whole)) => whole,
+            Ok(None) => return,
+            Err(reason) => return self.drop_unauthenticated(reason, local, remote),
+        };
         self.heard(sa, now, ends);
         let exchange = message.header.exchange;
         let before: Vec<u32> = sa.children.keys().copied().collect();
-        let payloads = match opened {
-            Err(OpenError::Malformed(ParseError::Critical(kind))) => {
+        let payloads = match whole.payloads {
+            Err(ParseError::Critical(kind)) => {
                 tracing::warn!(ike_sa = %sa.id(), %remote, kind, "request with an unknown critical payload refused");
                 // RFC 7296 §2.5: the Notification Data contains the payload type.
                 vec![Payload::notify(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, vec![kind])]
@@ -144,10 +216,9 @@ impl Endpoint {
         };
         sa.state.next_expected = next_expected;
         let Some(response) = self.seal(sa, exchange, Direction::Response, message_id, &payloads) else { return };
-        let answered = Answered { message_id, digest: digest(datagram), response: response.clone(), child };
-        sa.state.answered = Some(answered);
+        self.transmit_message(Some(sa.id()), ends, &response, Freshness::Fresh);
+        sa.state.answered = Some(Answered { message_id, digest: whole.digest, response, child });
         sa.changed = true;
-        self.transmit(Transmit { ike_sa: Some(sa.id()), local, remote, payload: response, fresh: true });
     }
 
     /// The payloads that answer a request.
@@ -168,7 +239,7 @@ impl Endpoint {
         vec![NotifyType::INVALID_SYNTAX.into()]
     }
 
-    fn on_response(&mut self, now: Instant, ends: Ends, sa: &mut IkeSa, message: &Received<'_>) {
+    fn on_response(&mut self, now: Instant, ends: Ends, sa: &mut IkeSa, message: &Received<'_>, datagram: &[u8]) {
         let Ends { local, remote } = ends;
         let Some(pending) = &sa.state.pending else {
             return self.drop_unauthenticated(Drop::UnexpectedMessageId, local, remote);
@@ -176,17 +247,19 @@ impl Endpoint {
         if pending.message_id != message.header.message_id {
             return self.drop_unauthenticated(Drop::UnexpectedMessageId, local, remote);
         }
-        let opened = sa.state.channel.open(message);
-        if opened == Err(OpenError::NotAuthentic) {
+        let slot = &mut sa.assembling.response;
+        let whole = match read(&self.config, now, &sa.state.channel, slot, message, datagram) {
+            Ok(Some(whole)) => whole,
+            Ok(None) => return,
             // RFC 7296 §2.21.4: an unprotected notification changes nothing; here it isn't even a hint, the request is being
             // retransmitted anyway.
-            return self.drop_unauthenticated(Drop::NotAuthentic, local, remote);
-        }
+            Err(reason) => return self.drop_unauthenticated(reason, local, remote),
+        };
         self.heard(sa, now, ends);
         sa.retry = None;
         sa.changed = true;
         let Some(pending) = sa.state.pending.take() else { return };
-        match opened {
+        match whole.payloads {
             Ok(payloads) => self.on_answer(now, sa, pending, Contents::sort(payloads)),
             Err(_) => self.bad_response(sa, "malformed payloads"),
         }
@@ -236,14 +309,37 @@ impl Endpoint {
         direction: Direction,
         message_id: u32,
         payloads: &[Payload],
-    ) -> Option<Vec<u8>> {
+    ) -> Option<Datagrams> {
+        let max =
+            sa.peer_knows(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED).then(|| self.datagram_bytes_max(sa.state.local));
         let sealed = self
             .iv_prefix(sa.state.vip)
-            .and_then(|prefix| sa.state.channel.seal(prefix, exchange, direction, message_id, payloads).ok());
+            .and_then(|prefix| sa.state.channel.seal(prefix, exchange, direction, message_id, payloads, max).ok());
         if sealed.is_none() {
             self.counters.count(Drop::NumbersExhausted);
             sa.gone.get_or_insert(GoneReason::NumbersExhausted);
         }
         sealed
     }
+
+    /// Longest IKE message that leaves from there in one piece, where the peer can put fragments together.
+    pub(super) fn datagram_bytes_max(&self, local: SocketAddr) -> usize {
+        const UDP_HEADER_LEN: usize = 8;
+        const NON_ESP_MARKER_LEN: usize = 4;
+        let ip_header_len = if local.is_ipv4() { 20 } else { 40 };
+        let marker_len = if local.port() == PORT_IKE { 0 } else { NON_ESP_MARKER_LEN };
+        self.config.packet_bytes_max.saturating_sub(ip_header_len + UDP_HEADER_LEN + marker_len)
+    }
+}
+
+/// Is this the request that we have answered?
+fn is_retransmission(channel: &Channel, answered: &Answered, message: &Received<'_>, datagram: &[u8]) -> bool {
+    if answered.digest == digest(datagram) {
+        return true;
+    }
+    // RFC 7383 §2.6.1: of a fragmented request only fragment 1 counts, the others are ignored. The peer may have cut its request
+    // anew, so the bytes need not be the same; but they are the peer's.
+    message
+        .sealed()
+        .is_ok_and(|sealed| matches!(sealed.part, Part::Fragment { number: 1, .. }) && channel.open(&sealed).is_ok())
 }

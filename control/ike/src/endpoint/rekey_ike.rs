@@ -8,7 +8,7 @@ use super::contents::Contents;
 use super::timers::after;
 use crate::crypto::derive::{IkeKeys, IkeSpis, Nonces};
 use crate::crypto::exchange::KeyPair;
-use crate::crypto::{Group, IkeProposal, IkeSuite, Secret, offer, pick_ike};
+use crate::crypto::{Group, IkeProposal, IkeSuite, Mismatch, Secret, offer, pick_ike};
 use crate::event::Event;
 use crate::message::sa::Proposal;
 use crate::message::{ExchangeType, NotifyType, Payload, Role};
@@ -64,8 +64,9 @@ impl Endpoint {
         let chosen = pick_ike(&sa.policy.proposals, proposals, ke_group)
             .and_then(|(suite, theirs)| Some((suite, theirs, ike_spi(theirs)?)));
         let Some((suite, theirs, remote_spi)) = chosen else {
+            let why = Mismatch::new(sa.policy.proposals.iter(), proposals);
             tracing::warn!(
-                ike_sa = %sa.id(), connection = %sa.state.connection, remote = %sa.state.remote, ?proposals,
+                ike_sa = %sa.id(), connection = %sa.state.connection, remote = %sa.state.remote, %why,
                 "no acceptable IKE proposal for rekeying"
             );
             return vec![NotifyType::NO_PROPOSAL_CHOSEN.into()];

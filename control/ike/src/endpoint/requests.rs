@@ -4,12 +4,13 @@ use std::time::Instant;
 
 use super::Endpoint;
 use super::contents::Contents;
+use super::receive::{Ends, Freshness};
 use super::timers::after;
 use crate::child::ChildPhase;
 use crate::crypto::derive::Nonces;
 use crate::crypto::exchange::KeyPair;
 use crate::crypto::{EspProposal, Group, KeyExchange, Secret, offer};
-use crate::event::{Event, GoneReason, Transmit};
+use crate::event::{Event, GoneReason};
 use crate::message::{Delete, Direction, ExchangeType, NotifyType, Payload};
 use crate::sa::{ChildExchange, ChildOffer, Exchange, IkeSa, Pending, Phase, Retry, Task};
 
@@ -37,11 +38,11 @@ impl Endpoint {
         };
         let Some(request) = self.seal(sa, exchange_type, Direction::Request, message_id, payloads) else { return };
         sa.state.next_request = next_request;
-        sa.state.pending = Some(Pending { message_id, request: request.clone(), exchange });
+        let ends = Ends { local: sa.state.local, remote: sa.state.remote };
+        self.transmit_message(Some(sa.id()), ends, &request, Freshness::Fresh);
+        sa.state.pending = Some(Pending { message_id, request, exchange });
         sa.retry = Some(self.first_retry(now));
         sa.changed = true;
-        let (local, remote) = (sa.state.local, sa.state.remote);
-        self.transmit(Transmit { ike_sa: Some(sa.id()), local, remote, payload: request, fresh: true });
     }
 
     /// Sends the next request that waits, once the one before is answered.

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::Endpoint;
+use super::receive::{Ends, Freshness};
 use crate::child::ChildPhase;
-use crate::event::{GoneReason, Transmit};
+use crate::event::GoneReason;
 use crate::sa::{Exchange, IkeSa, IkeSaId, Phase, Retry, Task};
 
 /// Shortest time after which a refused rekeying is tried again; it is drawn up to twice as long.
@@ -68,7 +69,7 @@ impl Endpoint {
             match self.next_retry(now, retry) {
                 Some(next) => {
                     sa.retry = Some(next);
-                    self.retransmit(sa, retry.unsent);
+                    self.retransmit(sa, if retry.unsent { Freshness::Fresh } else { Freshness::Again });
                 }
                 None => {
                     sa.gone = Some(given_up(sa));
@@ -76,6 +77,7 @@ impl Endpoint {
                 }
             }
         }
+        sa.assembling.expire(now);
         if sa.expires_at.is_some_and(|at| at <= now) {
             self.expire(sa);
         }
@@ -92,12 +94,11 @@ impl Endpoint {
         }
     }
 
-    fn retransmit(&mut self, sa: &IkeSa, fresh: bool) {
+    fn retransmit(&mut self, sa: &IkeSa, freshness: Freshness) {
         let Some(pending) = &sa.state.pending else { return };
-        let payload = pending.request.clone();
-        let (local, remote) = (sa.state.local, sa.state.remote);
-        tracing::debug!(ike_sa = %sa.id(), message_id = pending.message_id, %remote, "request sent again");
-        self.transmit(Transmit { ike_sa: Some(sa.id()), local, remote, payload, fresh });
+        let ends = Ends { local: sa.state.local, remote: sa.state.remote };
+        tracing::debug!(ike_sa = %sa.id(), message_id = pending.message_id, remote = %ends.remote, "request sent again");
+        self.transmit_message(Some(sa.id()), ends, &pending.request, freshness);
     }
 
     fn expire(&mut self, sa: &mut IkeSa) {

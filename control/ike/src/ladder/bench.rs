@@ -9,11 +9,11 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix};
 
-use crate::crypto::{open, seal, seal_critical};
-use crate::message::{Direction, ExchangeType, Payload, Received};
+use crate::crypto::whole;
+use crate::message::{Content, Direction, ExchangeType, ParseLimits, Payload, Received};
 use crate::{
     AddressMatch, ChildPolicy, ChildSaInfo, ChildSaRecord, Config, ConnectionPolicy, Endpoint, Event, GoneReason,
-    IkeSaId, IkeSaRecord, IkeSaStatus, Limits, Phase, Retransmission, Secret, Transmit,
+    IkeSaId, IkeSaRecord, IkeSaStatus, Limits, PACKET_BYTES_MAX, Phase, Retransmission, Secret, Transmit,
 };
 
 pub(crate) const ALICE: usize = 0;
@@ -38,6 +38,8 @@ pub(crate) struct Setup {
     /// What Bob's end may be, by Bob's policy.
     pub(crate) bob_net: &'static str,
     pub(crate) bob_accepts_id: &'static str,
+    /// Longest IP packet.
+    pub(crate) packet_bytes_max: [usize; 2],
     pub(crate) seed: u64,
 }
 
@@ -58,6 +60,7 @@ impl Default for Setup {
             child_rekey_time: [None; 2],
             bob_net: NETS[BOB],
             bob_accepts_id: IDS[ALICE],
+            packet_bytes_max: [PACKET_BYTES_MAX; 2],
             seed: 1,
         }
     }
@@ -94,6 +97,7 @@ impl Setup {
             })],
             limits: self.limits,
             retransmission: self.retransmission,
+            packet_bytes_max: self.packet_bytes_max[side],
         })
     }
 }
@@ -105,8 +109,10 @@ pub(crate) struct Side {
     pub(crate) installed: BTreeMap<u32, ChildSaInfo>,
     pub(crate) events: Vec<Event>,
     pub(crate) epoch: u32,
-    /// IVs it has sent, to see that none comes twice under one key.
-    ivs: Vec<(u64, Vec<u8>)>,
+    /// Its IVs are encrypted.
+    cbc: bool,
+    /// What it has sent: both SPIs, IV, message; to see that no IV comes twice under one key.
+    ivs: Vec<(u64, Vec<u8>, Vec<u8>)>,
 }
 
 impl Side {
@@ -159,7 +165,8 @@ impl Bench {
             let rng = Box::new(StdRng::seed_from_u64(setup.seed * 2 + side as u64));
             let mut endpoint = Endpoint::new(config, rng);
             endpoint.set_origin(VIP, Epoch(1)).unwrap();
-            Side { endpoint, installed: BTreeMap::new(), events: Vec::new(), epoch: 1, ivs: Vec::new() }
+            let cbc = setup.ike[side].contains("-sha");
+            Side { endpoint, installed: BTreeMap::new(), events: Vec::new(), epoch: 1, cbc, ivs: Vec::new() }
         };
         Self {
             sides: [side(ALICE), side(BOB)],
@@ -308,16 +315,20 @@ impl Bench {
     pub(crate) fn rewrite_next(&mut self, change: impl FnOnce(&mut Vec<Payload>)) {
         self.collect();
         let mut flying = self.wire.pop_front().unwrap();
-        let sender = &self.sides[1 - flying.to].endpoint;
-        let channel = sender.channel(flying.transmit.ike_sa.unwrap());
-        let received = Received::parse(&flying.transmit.payload).unwrap();
-        let mut payloads = open(channel.suite.encryption, channel.keys.encryption(channel.role), &received).unwrap();
+        let mut payloads = self.read(&flying);
         change(&mut payloads);
+        self.seal_anew(&mut flying, &Content::new(&payloads));
+        self.wire.push_front(flying);
+    }
+
+    /// Puts something else into a protected message, under an IV that its sender never uses.
+    fn seal_anew(&mut self, flying: &mut Flying, content: &Content) {
         self.forged += 1;
         let iv = (0xff00_0000_0000_0000 | self.forged).to_be_bytes();
-        let keys = channel.keys.encryption(channel.role);
-        flying.transmit.payload = seal(channel.suite.encryption, keys, iv, &received.header, &payloads).unwrap();
-        self.wire.push_front(flying);
+        let channel = self.sides[1 - flying.to].endpoint.channel(flying.transmit.ike_sa.unwrap());
+        let header = received(&flying.transmit.payload).header;
+        let keys = channel.keys.protection(channel.role);
+        flying.transmit.payload = whole::seal(channel.suite.cipher, keys, iv, &header, content).unwrap();
     }
 
     /// A request as `from` could send it on its only IKE SA: with that message ID.
@@ -328,36 +339,46 @@ impl Bench {
         message_id: u32,
         payloads: &[Payload],
     ) -> Flying {
+        self.forge_fragments(from, exchange, message_id, payloads, usize::MAX).remove(0)
+    }
+
+    /// The same in fragments, where it is longer than that.
+    pub(crate) fn forge_fragments(
+        &mut self,
+        from: usize,
+        exchange: ExchangeType,
+        message_id: u32,
+        payloads: &[Payload],
+        datagram_bytes_max: usize,
+    ) -> Vec<Flying> {
         let sa = self.sa(from);
         self.forged += 1;
         let prefix = IvPrefix::new(ApplianceId::new(0xff).unwrap(), Epoch(u32::try_from(self.forged).unwrap()));
         let mut channel = self.sides[from].endpoint.channel(sa.id).clone();
-        let payload = channel.seal(prefix, exchange, Direction::Request, message_id, payloads).unwrap();
-        let transmit = Transmit { ike_sa: Some(sa.id), local: sa.local, remote: sa.remote, payload, fresh: true };
-        Flying { to: 1 - from, transmit }
+        let max = Some(datagram_bytes_max);
+        let sealed = channel.seal(prefix, exchange, Direction::Request, message_id, payloads, max).unwrap();
+        let fly = |payload| {
+            let transmit = Transmit { ike_sa: Some(sa.id), local: sa.local, remote: sa.remote, payload, fresh: true };
+            Flying { to: 1 - from, transmit }
+        };
+        sealed.0.into_iter().map(fly).collect()
     }
 
     /// An INFORMATIONAL request with an unknown payload of that type and the critical bit.
     pub(crate) fn forge_critical(&mut self, from: usize, message_id: u32, kind: u8) -> Flying {
         let payloads = [Payload::Unknown(kind, vec![1, 2, 3])];
         let mut flying = self.forge(from, ExchangeType::Informational, message_id, &payloads);
-        let sa = self.sa(from);
-        let channel = self.sides[from].endpoint.channel(sa.id);
-        let received = Received::parse(&flying.transmit.payload).unwrap();
-        self.forged += 1;
-        let iv = (0xfe00_0000_0000_0000 | self.forged).to_be_bytes();
-        let keys = channel.keys.encryption(channel.role);
-        flying.transmit.payload =
-            seal_critical(channel.suite.encryption, keys, iv, &received.header, &payloads).unwrap();
+        let mut content = Content::new(&payloads);
+        content.bytes[1] |= 0x80;
+        self.seal_anew(&mut flying, &content);
         flying
     }
 
     /// What is inside a protected message.
     pub(crate) fn read(&self, flying: &Flying) -> Vec<Payload> {
-        let sender = &self.sides[1 - flying.to].endpoint;
-        let received = Received::parse(&flying.transmit.payload).unwrap();
-        let channel = sender.channel(flying.transmit.ike_sa.unwrap());
-        open(channel.suite.encryption, channel.keys.encryption(channel.role), &received).unwrap()
+        let channel = self.sides[1 - flying.to].endpoint.channel(flying.transmit.ike_sa.unwrap());
+        let keys = channel.keys.protection(channel.role);
+        whole::open(channel.suite.cipher, keys, &received(&flying.transmit.payload)).unwrap()
     }
 
     /// Both ends have the same child SAs with the same keys and selectors, and none but those.
@@ -419,23 +440,31 @@ impl Side {
     /// I1: no IV twice under one key, retransmissions of the same bytes apart. A key is as good as (SPIs, direction).
     fn note_iv(&mut self, transmit: &Transmit) {
         let payload = &transmit.payload;
-        let protected = payload.get(18).is_some_and(|exchange| *exchange != 34) && payload[16] == 46;
-        if !protected {
-            return;
-        }
+        // Behind the header of an Encrypted payload or an Encrypted Fragment payload.
+        let iv_at = match payload[16] {
+            46 => 32,
+            53 => 36,
+            _ => return,
+        };
         let spi = u64::from_be_bytes(payload[..8].try_into().unwrap())
             ^ u64::from_be_bytes(payload[8..16].try_into().unwrap());
-        let iv = &payload[32..40];
-        // Its epoch is one that we had.
-        let epoch = u32::from(u16::from_be_bytes([iv[1], iv[2]]));
-        assert!((1..=self.epoch).contains(&epoch));
-        for (other_spi, other) in &self.ivs {
-            if *other_spi == spi && other[32..40] == *iv {
+        let iv = &payload[iv_at..iv_at + 8];
+        if !self.cbc {
+            // Its epoch is one that we had.
+            let epoch = u32::from(u16::from_be_bytes([iv[1], iv[2]]));
+            assert!((1..=self.epoch).contains(&epoch));
+        }
+        for (other_spi, other_iv, other) in &self.ivs {
+            if *other_spi == spi && other_iv == iv {
                 assert_eq!(other, payload, "an IV was used for two messages");
             }
         }
-        self.ivs.push((spi, payload.clone()));
+        self.ivs.push((spi, iv.to_vec(), payload.clone()));
     }
+}
+
+fn received(datagram: &[u8]) -> Received<'_> {
+    Received::parse(datagram, ParseLimits::default()).unwrap()
 }
 
 /// Loses the `n`th message (from 0) of all that pass.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{ALICE, BOB, Bench, Setup};
 use crate::message::sa::{Proposal, Protocol};
-use crate::message::{Direction, ExchangeType, Header, NotifyType, Payload, Role, encode_clear};
+use crate::message::{Direction, ExchangeType, Header, NotifyType, ParseLimits, Payload, Role, encode_clear};
 use crate::{Drop, GoneReason, Phase};
 
 fn init_header() -> Header {
@@ -93,7 +93,7 @@ fn higher_major_version() {
     bench.sides[BOB].endpoint.handle_datagram(bench.now, local, remote, &datagram);
     bench.collect();
     let answer = bench.wire.pop_front().unwrap().transmit.payload;
-    let received = crate::message::Received::parse(&answer).unwrap();
+    let received = crate::message::Received::parse(&answer, ParseLimits::default()).unwrap();
     assert_eq!(received.clear().unwrap(), [NotifyType::INVALID_MAJOR_VERSION.into()]);
     assert_eq!(
         (received.header.direction, received.header.initiator_spi),
@@ -178,7 +178,7 @@ fn unprotected_notifications() {
     bench.sides[ALICE].endpoint.rekey_child(spi, bench.now).unwrap();
     bench.collect();
     let request = bench.wire.pop_front().unwrap();
-    let header = crate::message::Received::parse(&request.transmit.payload).unwrap().header;
+    let header = crate::message::Received::parse(&request.transmit.payload, ParseLimits::default()).unwrap().header;
     let header = Header { direction: Direction::Response, sender: Role::Responder, ..header };
     for kind in [NotifyType::INVALID_IKE_SPI, NotifyType::NO_PROPOSAL_CHOSEN, NotifyType::AUTHENTICATION_FAILED] {
         assert_eq!(throw(&mut bench, ALICE, &encode_clear(&header, &[kind.into()])), 0);

@@ -57,8 +57,15 @@ fn four_messages() {
 
 #[test]
 fn all_suites() {
-    for ike in ["aes128gcm16-prfsha384-ecp256", "aes256gcm16-prfsha512-ecp384", "aes128gcm16-prfsha256-x25519"] {
-        for esp in ["aes128gcm16", "aes256gcm16-esn"] {
+    for ike in [
+        "aes128gcm16-prfsha384-ecp256",
+        "aes256gcm16-prfsha512-ecp384",
+        "chacha20poly1305-prfsha256-x25519",
+        "aes128-sha256-prfsha256-modp2048",
+        "aes256-sha384-prfsha384-modp3072",
+        "aes256-sha512-prfsha512-x25519",
+    ] {
+        for esp in ["aes128gcm16", "aes256gcm16-esn", "chacha20poly1305"] {
             let bench = Bench::established(Setup { ike: [ike; 2], esp: [esp; 2], ..Setup::default() });
             assert_eq!(bench.sa(BOB).suite, ike);
             assert_eq!(bench.sa(BOB).children[0].suite, esp);

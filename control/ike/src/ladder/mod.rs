@@ -5,6 +5,7 @@ mod bench;
 mod chaos;
 mod child;
 mod collision;
+mod fragments;
 mod hostile;
 mod ike;
 mod initial;

@@ -4,12 +4,10 @@ use super::notify::NotifyType;
 use super::reader::Reader;
 use super::sa::{Proposal, Protocol, encode_proposals, parse_proposals, patch_length};
 use super::ts::{encode_selectors, parse_selectors};
-use super::{ParseError, len16};
+use super::{ParseError, Part, len16};
 use crate::identity::Identity;
 use crate::selector::TrafficSelector;
 
-/// Most payloads in one message.
-pub const PAYLOADS_MAX: usize = 64;
 /// Shortest and longest nonce in bytes (RFC 7296 §3.9).
 pub const NONCE_LEN: std::ops::RangeInclusive<usize> = 16..=256;
 
@@ -32,6 +30,7 @@ pub(super) mod kind {
     pub(crate) const SK: u8 = 46;
     pub(crate) const CP: u8 = 47;
     pub(crate) const EAP: u8 = 48;
+    pub(crate) const SKF: u8 = 53;
 }
 
 /// A Notify payload (RFC 7296 §3.10).
@@ -234,16 +233,25 @@ fn encode_delete(delete: &Delete, out: &mut Vec<u8>) {
 pub(super) enum ChainEnd<'a> {
     /// The chain is whole.
     Clear,
-    /// An Encrypted payload: the type of the first payload inside, the bytes of its body.
-    Encrypted(u8, &'a [u8]),
+    /// An Encrypted payload, or an Encrypted Fragment payload.
+    Encrypted {
+        part: Part,
+        /// The type of the first payload inside.
+        first: u8,
+        body: &'a [u8],
+    },
 }
 
 /// Reads a chain whose first payload is of type `next` and that fills `bytes`.
-pub(super) fn parse_chain(mut next: u8, bytes: &[u8]) -> Result<(Vec<Payload>, ChainEnd<'_>), ParseError> {
+pub(super) fn parse_chain(
+    mut next: u8,
+    bytes: &[u8],
+    payloads_max: usize,
+) -> Result<(Vec<Payload>, ChainEnd<'_>), ParseError> {
     let mut reader = Reader::new(bytes);
     let mut payloads = Vec::new();
     while next != kind::NONE {
-        if payloads.len() == PAYLOADS_MAX {
+        if payloads.len() >= payloads_max {
             return Err(ParseError::TooMany);
         }
         let this = next;
@@ -251,10 +259,15 @@ pub(super) fn parse_chain(mut next: u8, bytes: &[u8]) -> Result<(Vec<Payload>, C
         let critical = reader.u8()? & 0x80 != 0;
         let length = reader.u16()?;
         let mut body = reader.body(length, 4)?;
-        if this == kind::SK {
-            // RFC 7296 §3.14: the Encrypted payload MUST be the last one.
+        let part = match this {
+            kind::SK => Some(Part::Whole),
+            kind::SKF => Some(parse_fragment_header(&mut body)?),
+            _ => None,
+        };
+        if let Some(part) = part {
+            // RFC 7296 §3.14, RFC 7383 §2.5: it MUST be the last one.
             return if reader.is_empty() {
-                Ok((payloads, ChainEnd::Encrypted(next, body.rest())))
+                Ok((payloads, ChainEnd::Encrypted { part, first: next, body: body.rest() }))
             } else {
                 Err(ParseError::BadLength)
             };
@@ -262,6 +275,19 @@ pub(super) fn parse_chain(mut next: u8, bytes: &[u8]) -> Result<(Vec<Payload>, C
         payloads.push(Payload::parse(this, critical, body)?);
     }
     if reader.is_empty() { Ok((payloads, ChainEnd::Clear)) } else { Err(ParseError::BadLength) }
+}
+
+/// ```text
+///                      1                   2                   3
+///  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+/// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+/// |        Fragment Number        |        Total Fragments        |
+/// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+/// ```
+fn parse_fragment_header(body: &mut Reader<'_>) -> Result<Part, ParseError> {
+    let (number, total) = (body.u16()?, body.u16()?);
+    // RFC 7383 §2.6: neither is zero, and the number is not above the total.
+    if number == 0 || number > total { Err(ParseError::BadLength) } else { Ok(Part::Fragment { number, total }) }
 }
 
 /// Appends a chain. Returns the type of its first payload.

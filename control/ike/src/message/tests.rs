@@ -75,31 +75,59 @@ fn payload() -> impl Strategy<Value = Payload> {
         vec(selector(), 0..5).prop_map(Payload::TsInitiator),
         vec(selector(), 0..5).prop_map(Payload::TsResponder),
         (prop_oneof![Just(37u8), Just(38), Just(47), Just(48)], bytes()).prop_map(|(k, b)| Payload::Unused(k, b)),
-        (49u8..=255, bytes()).prop_map(|(kind, body)| Payload::Unknown(kind, body)),
+        (prop_oneof![49u8..=52, 54u8..=255], bytes()).prop_map(|(kind, body)| Payload::Unknown(kind, body)),
     ]
+}
+
+fn parse(datagram: &[u8]) -> Result<Received<'_>, ParseError> {
+    Received::parse(datagram, ParseLimits::default())
+}
+
+fn part() -> impl Strategy<Value = Part> {
+    let fragment = (1..=u16::MAX, any::<u16>())
+        .prop_map(|(number, more)| Part::Fragment { number, total: number.saturating_add(more) });
+    prop_oneof![Just(Part::Whole), fragment]
 }
 
 proptest! {
     #[test]
     fn clear_round_trip(header in header(), payloads in vec(payload(), 0..12)) {
         let bytes = encode_clear(&header, &payloads);
-        let received = Received::parse(&bytes).unwrap();
+        let received = parse(&bytes).unwrap();
         prop_assert_eq!(received.header, header);
         prop_assert_eq!(received.clear().unwrap(), payloads);
         prop_assert_eq!(received.sealed().unwrap_err(), ParseError::Misplaced);
     }
 
     #[test]
-    fn protected_round_trip(header in header(), payloads in vec(payload(), 0..12)) {
-        let unsealed = encode_unsealed(&header, &payloads, 24);
+    fn protected_round_trip(
+        header in header(),
+        payloads in vec(payload(), 0..12),
+        part in part(),
+        block_len in prop_oneof![Just(1usize), Just(16)],
+    ) {
+        let envelope = Envelope { iv_len: 8, block_len, icv_len: 16 };
+        let content = Content::new(&payloads);
+        let unsealed = encode_unsealed(&header, part, content.first, &content.bytes, envelope);
+        prop_assert!(unsealed.plaintext.len().is_multiple_of(block_len));
         let mut bytes = unsealed.associated_data.clone();
         bytes.extend_from_slice(&[0; 8]);
         bytes.extend_from_slice(&unsealed.plaintext);
         bytes.extend_from_slice(&[0; 16]);
-        let received = Received::parse(&bytes).unwrap();
+        if part == Part::Whole {
+            prop_assert_eq!(bytes.len(), envelope.message_len(content.bytes.len()));
+        } else {
+            // It is the largest piece that fits, and no byte more would.
+            let room = envelope.room(bytes.len());
+            prop_assert!((content.bytes.len()..content.bytes.len() + block_len).contains(&room));
+        }
+        let received = parse(&bytes).unwrap();
         let sealed = received.sealed().unwrap();
+        prop_assert_eq!(sealed.part, part);
         prop_assert_eq!(sealed.associated_data, &unsealed.associated_data);
-        prop_assert_eq!(sealed.inner(&unsealed.plaintext).unwrap(), payloads);
+        prop_assert_eq!(sealed.payloads(&unsealed.plaintext).unwrap(), payloads);
+        let piece = sealed.piece(&unsealed.plaintext).unwrap();
+        prop_assert_eq!((piece.first, piece.bytes), (content.first, content.bytes));
         prop_assert_eq!(received.clear().unwrap_err(), ParseError::Misplaced);
     }
 
@@ -133,14 +161,15 @@ proptest! {
 }
 
 fn read_all(bytes: &[u8]) {
-    let Ok(received) = Received::parse(bytes) else { return };
+    let Ok(received) = parse(bytes) else { return };
     if let Ok(payloads) = received.clear() {
         // What was understood can be said again.
         let again = encode_clear(&received.header, &payloads);
-        assert_eq!(Received::parse(&again).unwrap().clear().unwrap(), payloads);
+        assert_eq!(parse(&again).unwrap().clear().unwrap(), payloads);
     }
     if let Ok(sealed) = received.sealed() {
-        let _ = sealed.inner(sealed.body);
+        let _ = sealed.payloads(sealed.body);
+        let _ = sealed.piece(sealed.body);
     }
 }
 
@@ -169,9 +198,9 @@ fn versions() {
         bytes
     };
     // RFC 7296 §3.1: the minor version is ignored.
-    assert!(Received::parse(&with_version(0x2f)).is_ok());
-    assert_eq!(Received::parse(&with_version(0x10)).unwrap_err(), ParseError::OldVersion);
-    assert_eq!(Received::parse(&with_version(0x30)).unwrap_err(), ParseError::MajorVersion(plain_header()));
+    assert!(parse(&with_version(0x2f)).is_ok());
+    assert_eq!(parse(&with_version(0x10)).unwrap_err(), ParseError::OldVersion);
+    assert_eq!(parse(&with_version(0x30)).unwrap_err(), ParseError::MajorVersion(plain_header()));
 }
 
 /// RFC 7296 §2.5.
@@ -183,25 +212,40 @@ fn critical_bit() {
         bytes
     };
     let unknown = with_critical(Payload::Unknown(200, vec![1, 2, 3]));
-    assert_eq!(Received::parse(&unknown).unwrap().clear(), Err(ParseError::Critical(200)));
+    assert_eq!(parse(&unknown).unwrap().clear(), Err(ParseError::Critical(200)));
     // The bit says nothing about types that RFC 7296 defines, even those we have no use for.
     for known in [Payload::Vendor(vec![1]), Payload::Unused(47, vec![1, 0, 0, 0])] {
         let bytes = with_critical(known.clone());
-        assert_eq!(Received::parse(&bytes).unwrap().clear(), Ok(vec![known]));
+        assert_eq!(parse(&bytes).unwrap().clear(), Ok(vec![known]));
     }
 }
 
 #[test]
 fn limits() {
-    let many = vec![Payload::Vendor(Vec::new()); PAYLOADS_MAX + 1];
-    assert!(Received::parse(&encode_clear(&plain_header(), &many[1..])).unwrap().clear().is_ok());
-    assert_eq!(Received::parse(&encode_clear(&plain_header(), &many)).unwrap().clear(), Err(ParseError::TooMany));
-    let long = encode_clear(&plain_header(), &[Payload::Vendor(vec![0; MESSAGE_BYTES_MAX])]);
-    assert_eq!(Received::parse(&long).unwrap_err(), ParseError::TooMany);
+    let ParseLimits { message_bytes_max, payloads_max } = ParseLimits::default();
+    let many = vec![Payload::Vendor(Vec::new()); payloads_max + 1];
+    assert!(parse(&encode_clear(&plain_header(), &many[1..])).unwrap().clear().is_ok());
+    assert_eq!(parse(&encode_clear(&plain_header(), &many)).unwrap().clear(), Err(ParseError::TooMany));
+    let long = encode_clear(&plain_header(), &[Payload::Vendor(vec![0; message_bytes_max])]);
+    assert_eq!(parse(&long).unwrap_err(), ParseError::TooMany);
     // RFC 7296 §3.9: nonces of 16 to 256 octets.
     for (len, good) in [(15, false), (16, true), (256, true), (257, false)] {
         let bytes = encode_clear(&plain_header(), &[Payload::Nonce(vec![0; len])]);
-        assert_eq!(Received::parse(&bytes).unwrap().clear().is_ok(), good, "{len}");
+        assert_eq!(parse(&bytes).unwrap().clear().is_ok(), good, "{len}");
+    }
+}
+
+/// RFC 7383 §2.6: neither number is zero, and the first is not above the second.
+#[test]
+fn fragment_numbers() {
+    let with = |number: u16, total: u16| {
+        let envelope = Envelope { iv_len: 0, block_len: 1, icv_len: 0 };
+        encode_unsealed(&plain_header(), Part::Fragment { number, total }, 0, b"x", envelope).associated_data
+    };
+    for (number, total, good) in [(1, 1, true), (2, 2, true), (0, 1, false), (0, 0, false), (3, 2, false)] {
+        // Content and pad length.
+        let bytes = [with(number, total), vec![b'x', 0]].concat();
+        assert_eq!(parse(&bytes).unwrap().sealed().is_ok(), good, "{number} of {total}");
     }
 }
 
@@ -211,5 +255,5 @@ fn unknown_selector_type() {
     let known: TrafficSelector = "10.0.0.0/8".parse().unwrap();
     let mut bytes = encode_clear(&plain_header(), &[Payload::TsInitiator(vec![known, known])]);
     bytes[HEADER_LEN + 8] = 9;
-    assert_eq!(Received::parse(&bytes).unwrap().clear(), Ok(vec![Payload::TsInitiator(vec![known])]));
+    assert_eq!(parse(&bytes).unwrap().clear(), Ok(vec![Payload::TsInitiator(vec![known])]));
 }
