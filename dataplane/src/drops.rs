@@ -76,6 +76,7 @@ numbered_table! {
         EspBadIcv = "esp_bad_icv": "The ESP integrity check failed.",
         EspBadPadding = "esp_bad_padding": "The ESP padding is malformed.",
         EspNumbersExhausted = "esp_numbers_exhausted": "The outbound SA's sequence numbers are used up.",
+        EspLifetimeOver = "esp_lifetime_over": "The SA has carried all that its lifetime allows.",
         EspSealFailed = "esp_seal_failed": "The crypto engine failed to seal.",
         EspDummy = "esp_dummy": "An ESP dummy packet: authentic, and meant to be discarded.",
         ParkedQueueFull = "parked_queue_full": "Above the horizon, and the queue of parked packets is full.",
@@ -146,6 +147,7 @@ impl From<vipsec_esp::error::EspError> for DropReason {
             EspError::BadIcv => Self::EspBadIcv,
             EspError::BadPadding => Self::EspBadPadding,
             EspError::NumbersExhausted => Self::EspNumbersExhausted,
+            EspError::LifetimeOver => Self::EspLifetimeOver,
             EspError::NoRoom => Self::NoRoom,
             EspError::SealFailed => Self::EspSealFailed,
         }

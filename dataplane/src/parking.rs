@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use vipsec_esp::inbound::Opened;
 use vipsec_esp::sa::Spi;
 
 use crate::outer::Outer;
@@ -12,8 +13,7 @@ use crate::waiting::{Waiting, WaitingQueue};
 pub(crate) struct Parked<B> {
     pub(crate) packet: B,
     pub(crate) spi: Spi,
-    pub(crate) number: u64,
-    pub(crate) next_header: u8,
+    pub(crate) esp: Opened,
     pub(crate) outer: Outer,
     pub(crate) since: Instant,
 }

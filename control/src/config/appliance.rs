@@ -4,11 +4,12 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use vipsec_esp::engine::EngineKind;
 use vipsec_ike::Retransmission;
 use vipsec_wire::iv::ApplianceId;
 
 use super::error::Reason;
-use super::model::{Appliance, Eal, Engine, Hugepages, LogLevel, Polling};
+use super::model::{Appliance, Eal, Hugepages, LogLevel, Polling};
 use super::read::Section;
 use super::value;
 
@@ -16,8 +17,6 @@ use super::value;
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 const POLLING: [(&str, Polling); 2] = [("adaptive", Polling::Adaptive), ("busy", Polling::Busy)];
-const ENGINES: [(&str, Engine); 3] =
-    [("auto", Engine::Auto), ("aws-lc-rs", Engine::AwsLcRs), ("aes-gcm", Engine::AesGcm)];
 const LOG_LEVELS: [(&str, LogLevel); 5] = [
     ("error", LogLevel::Error),
     ("warn", LogLevel::Warn),
@@ -49,7 +48,9 @@ pub(super) fn appliance(root: &Section) -> Option<Appliance> {
     let control_socket = section.optional("control_socket").map(|field| field.parse(socket_path));
     let state_dir = section.optional("state_dir").map(|field| field.parse(absolute));
     let polling = section.optional("polling").map_or(Some(Polling::Adaptive), |field| field.choice(&POLLING));
-    let engine = section.optional("engine").map_or(Some(Engine::Auto), |field| field.choice(&ENGINES));
+    let engine = section
+        .optional("engine")
+        .map_or_else(|| Some(EngineKind::auto()), |field| field.parse(|name| name.parse().map_err(Reason::Engine)));
     let log = section.optional("log").map_or(Some(LogLevel::Info), |field| field.choice(&LOG_LEVELS));
     section.finish();
     let name = name?;

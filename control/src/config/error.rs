@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
+use vipsec_esp::engine::EngineError;
 use vipsec_takeover::timing::TimingError;
 
 /// One mistake in a configuration: reads `file:line: key: reason`.
@@ -282,6 +283,9 @@ pub enum Reason {
         /// The ids that are known, separated by commas.
         known: String,
     },
+    /// No crypto engine, or none for this machine.
+    #[error(transparent)]
+    Engine(EngineError),
     /// Packets' own end of a static child SA.
     #[error("{0} is not the address of a VIP")]
     NotAVip(String),

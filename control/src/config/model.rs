@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vipsec_dataplane::api::{PortId, Side};
+use vipsec_esp::engine::EngineKind;
 use vipsec_esp::sa::ChildSa;
 use vipsec_ike::{ConnectionPolicy, Limits, Retransmission, Secret};
 use vipsec_takeover::timing::Timing;
@@ -68,7 +69,7 @@ pub struct Appliance {
     /// How workers wait for packets.
     pub polling: Polling,
     /// Which implementation seals and opens packets.
-    pub engine: Engine,
+    pub engine: EngineKind,
     /// How much is logged.
     pub log: LogLevel,
 }
@@ -80,17 +81,6 @@ pub enum Polling {
     Adaptive,
     /// Never sleep: lowest latency, one core each.
     Busy,
-}
-
-/// Which implementation seals and opens packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Engine {
-    /// The fastest that this machine has.
-    Auto,
-    /// aws-lc-rs.
-    AwsLcRs,
-    /// RustCrypto's aes-gcm.
-    AesGcm,
 }
 
 /// The least severe messages that are logged.

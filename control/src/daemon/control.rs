@@ -11,7 +11,6 @@ use rand::{Rng, SeedableRng};
 use vipsec_dataplane::deadline::Deadline;
 use vipsec_dataplane::run::Polling;
 use vipsec_dataplane::worker::WorkerConfig;
-use vipsec_esp::engine::EngineKind;
 use vipsec_wire::ethernet::MacAddr;
 
 use super::DaemonError;
@@ -87,14 +86,6 @@ pub(super) fn serve(config: Arc<Config>, exit_at_end: bool) -> Result<(), Daemon
     Ok(())
 }
 
-fn engine(config: &Config) -> EngineKind {
-    match config.appliance.engine {
-        config::Engine::Auto => EngineKind::auto(),
-        config::Engine::AwsLcRs => EngineKind::AwsLc,
-        config::Engine::AesGcm => EngineKind::AesGcm,
-    }
-}
-
 impl Daemon {
     fn start(config: Arc<Config>) -> Result<Self, DaemonError> {
         let files = FloorFiles::open(&config.appliance.state_dir)?;
@@ -111,7 +102,7 @@ impl Daemon {
         deadline.expire();
         let mut rng = StdRng::try_from_rng(&mut SysRng).map_err(std::io::Error::other)?;
         let worker_config =
-            WorkerConfig { engine: engine(&config), hash_seed: rng.next_u64(), ..WorkerConfig::default() };
+            WorkerConfig { engine: config.appliance.engine, hash_seed: rng.next_u64(), ..WorkerConfig::default() };
         let polling = match config.appliance.polling {
             config::Polling::Adaptive => Polling::ADAPTIVE,
             config::Polling::Busy => Polling::Busy,
@@ -296,7 +287,7 @@ impl Daemon {
     fn facts(&mut self) -> Facts {
         Facts {
             hugepages: self.hardware.in_hugepages(),
-            engine: engine(&self.config).to_string(),
+            engine: self.config.appliance.engine.to_string(),
             ports: self.hardware.facts(&self.config),
             workers_alive: self.workers.advanced(),
         }

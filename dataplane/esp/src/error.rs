@@ -3,6 +3,8 @@
 use thiserror::Error;
 use vipsec_wire::buffer::NoRoom;
 
+use crate::engine::ContextError;
+
 /// Why a packet was not sealed or opened. Each is a reason to drop it: the buffer's contents are unspecified afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
 pub enum EspError {
@@ -24,6 +26,9 @@ pub enum EspError {
     /// The next number would cycle (RFC 4303 §3.3.3) or not fit the IV.
     #[error("the SA's sequence numbers are used up")]
     NumbersExhausted,
+    /// The SA has carried all that its lifetime allows (RFC 4301 §4.4.2.1).
+    #[error("the SA's lifetime is over")]
+    LifetimeOver,
     /// The buffer has no room for header or trailer.
     #[error("the packet buffer has no room for the ESP header or trailer")]
     NoRoom,
@@ -41,9 +46,9 @@ impl From<NoRoom> for EspError {
 /// Why an SA could not be set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SetupError {
-    /// The key does not fit the algorithm.
-    #[error("the key's length does not fit the algorithm")]
-    Key,
+    /// There is no crypto context.
+    #[error(transparent)]
+    Context(#[from] ContextError),
     /// The anti-replay window's size is out of range.
     #[error(
         "an anti-replay window of {0} packets: a multiple of 64 in {min}..={max} is needed",

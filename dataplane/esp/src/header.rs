@@ -1,10 +1,8 @@
-//! The layout of an ESP packet with AES-GCM, and the nonce and AAD made from its header.
+//! The layout of an ESP packet with an AEAD of the AES-GCM family.
 
 use vipsec_wire::iv::Iv;
 use zerocopy::byteorder::network_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
-
-use crate::sa::{SALT_LEN, Spi};
 
 /// SPI, sequence number and explicit IV: what stands before the ciphertext.
 ///
@@ -27,7 +25,7 @@ use crate::sa::{SALT_LEN, Spi};
 /// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 /// ```
 ///
-/// RFC 4303 §2, RFC 4106 §3.
+/// RFC 4303 §2, RFC 4106 §3, RFC 7634 §2.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct Header {
@@ -45,7 +43,8 @@ pub const HEADER_LEN: usize = size_of::<Header>();
 /// Pad Length and Next Header.
 pub const TRAILER_LEN: usize = 2;
 
-/// Bytes of integrity check value (RFC 4106 §6: a full-length ICV MUST be supported; no other is negotiated here).
+/// Bytes of integrity check value (RFC 4106 §6: a full-length ICV MUST be supported; no other is negotiated here. RFC 7634 §2.2
+/// knows no other).
 pub const ICV_LEN: usize = 16;
 
 /// RFC 4303 §2.4: the ciphertext ends on a boundary of that many bytes.
@@ -62,65 +61,5 @@ pub fn spi_of(packet: &[u8]) -> Option<u32> {
     packet.first_chunk().map(|spi| u32::from_be_bytes(*spi))
 }
 
-/// Bytes of an AES-GCM nonce.
+/// Bytes of a nonce: salt and IV.
 pub const NONCE_LEN: usize = 12;
-
-/// The nonce (RFC 4106 §4): salt, then IV.
-///
-/// Built as one 16-byte word: engines load it as a whole, and a load that spans two recent stores stalls.
-#[repr(align(16))]
-pub(crate) struct Nonce([u8; 16]);
-
-impl Nonce {
-    pub(crate) fn new(salt: [u8; SALT_LEN], iv: Iv) -> Self {
-        let word = (u128::from(u32::from_be_bytes(salt)) << 96) | (u128::from(u64::from_be_bytes(iv)) << 32);
-        Self(word.to_be_bytes())
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8; NONCE_LEN] {
-        let [nonce @ .., _, _, _, _] = &self.0;
-        nonce
-    }
-}
-
-/// The additional authenticated data (RFC 4106 §5). One word, for the nonce's reason.
-#[repr(align(16))]
-pub(crate) struct Aad {
-    bytes: [u8; 16],
-    len: usize,
-}
-
-impl Aad {
-    /// SPI and number: 8 bytes with 32-bit numbers, 12 bytes with extended ones.
-    pub(crate) fn new(spi: Spi, number: u64, esn: bool) -> Self {
-        let spi = u128::from(spi.get()) << 96;
-        if esn {
-            Self { bytes: (spi | (u128::from(number) << 32)).to_be_bytes(), len: 12 }
-        } else {
-            Self { bytes: (spi | (u128::from(number as u32) << 64)).to_be_bytes(), len: 8 }
-        }
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nonce_is_salt_then_iv() {
-        let nonce = Nonce::new([0xca, 0xfe, 0xba, 0xbe], [1, 2, 3, 4, 5, 6, 7, 8]);
-        assert_eq!(nonce.as_bytes(), &[0xca, 0xfe, 0xba, 0xbe, 1, 2, 3, 4, 5, 6, 7, 8]);
-    }
-
-    #[test]
-    fn aad_is_spi_then_number() {
-        let spi = Spi::new(0xaabb_ccdd).unwrap();
-        let number = 0x0102_0304_0506_0708;
-        assert_eq!(Aad::new(spi, number, false).as_bytes(), &[0xaa, 0xbb, 0xcc, 0xdd, 5, 6, 7, 8]);
-        assert_eq!(Aad::new(spi, number, true).as_bytes(), &[0xaa, 0xbb, 0xcc, 0xdd, 1, 2, 3, 4, 5, 6, 7, 8]);
-    }
-}

@@ -1,23 +1,29 @@
 //! The inbound half of a child SA.
 
 use std::fmt;
+use std::mem::offset_of;
 
+use vipsec_ipsec_mb::{LINE_LEN, prefetch};
 use vipsec_wire::buffer::PacketBuf;
 use zerocopy::FromBytes;
 
-use crate::engine::{Context, EngineKind};
+use crate::engine::{BadTag, Context, EngineKind};
 use crate::error::{EspError, SetupError};
-use crate::header::{ALIGNMENT, Aad, HEADER_LEN, Header, ICV_LEN, NO_NEXT_HEADER, Nonce, TRAILER_LEN};
+use crate::header::{ALIGNMENT, HEADER_LEN, Header, ICV_LEN, NO_NEXT_HEADER, TRAILER_LEN};
+use crate::lifetime::{Allowance, LifetimeDue, Limits};
+use crate::op::CryptoOp;
 use crate::replay::ReplayWindow;
 use crate::room::{Room, UNLIMITED};
-use crate::sa::{InboundParams, SALT_LEN, Spi};
+use crate::sa::{InboundParams, Lifetime, SALT_LEN, Spi};
 
 /// A packet that was decrypted in place; what it is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opened {
     /// Its number, authenticated; extended if the SA uses ESN.
     pub number: u64,
-    /// What the payload is: 4 for IPv4, 41 for IPv6 in tunnel mode.
+    /// Bytes that the cipher was applied to: payload, padding and trailer.
+    pub text_len: usize,
+    /// What the payload is: in tunnel mode 4 for IPv4, 41 for IPv6; in transport mode the upper layer's protocol.
     pub next_header: u8,
 }
 
@@ -25,6 +31,49 @@ impl Opened {
     /// A dummy packet (RFC 4303 §2.6): admitted like any other, then discarded without indicating an error.
     pub fn is_dummy(&self) -> bool {
         self.next_header == NO_NEXT_HEADER
+    }
+}
+
+/// A packet that was looked at and has yet to be decrypted. Whoever does that, [`complete`](Self::complete) goes on from there.
+#[derive(Debug)]
+#[must_use]
+pub struct Opening {
+    number: u64,
+    op: CryptoOp,
+}
+
+impl Opening {
+    /// What is to be done.
+    #[inline]
+    pub fn op(&self) -> &CryptoOp {
+        &self.op
+    }
+
+    /// Goes on with the packet after decryption in place: checks the trailer and leaves the payload.
+    ///
+    /// `verdict` is that of the crypto engine or device about the ICV. The SA is not needed, and may be gone; whether the packet
+    /// may be delivered is asked of the SA next, with [`InboundSa::admit`].
+    #[inline]
+    pub fn complete<B: PacketBuf>(self, packet: &mut B, verdict: Result<(), BadTag>) -> Result<Opened, EspError> {
+        verdict.map_err(|BadTag| EspError::BadIcv)?;
+        let text = self.op.text();
+        let (pad_len, next_header) = match packet.data().get(text.clone()) {
+            Some([payload @ .., pad_len, next_header]) => {
+                let pad_len = usize::from(*pad_len);
+                let padding = payload.len().checked_sub(pad_len).and_then(|start| payload.get(start..));
+                // RFC 4303 §2.4: 1, 2, 3, …; the receiver SHOULD inspect the Padding field.
+                let sound =
+                    |padding: &[u8]| padding.iter().zip(1..=u8::MAX).all(|(found, expected)| *found == expected);
+                if !padding.is_some_and(sound) {
+                    return Err(EspError::BadPadding);
+                }
+                (pad_len, *next_header)
+            }
+            _ => return Err(EspError::Truncated),
+        };
+        packet.trim_back(pad_len + TRAILER_LEN + ICV_LEN)?;
+        packet.trim_front(HEADER_LEN)?;
+        Ok(Opened { number: self.number, text_len: text.len(), next_header })
     }
 }
 
@@ -46,10 +95,13 @@ pub enum Admission {
 /// be delivered. Only `admit` moves the window, so that a parked packet is checked twice and nothing above the horizon is ever
 /// delivered.
 ///
+/// `open` is [`prepare`](Self::prepare), the crypto engine, and [`Opening::complete`]. Where a device decrypts, it stands between
+/// the other two.
+///
 /// The horizon: when [`wants_more`](Self::wants_more), report [`edge`](Self::edge) and
 /// [`horizon_wanted`](Self::horizon_wanted), and once the report is on its way call [`handle_request`](Self::handle_request); at
 /// most one is in flight. The answer comes in through [`grant`](Self::grant).
-// The first two cache lines are what every packet touches; the engine's context follows.
+// The first two cache lines are what every packet touches, besides what the engine takes of its context, which follows.
 #[repr(C, align(64))]
 pub struct InboundSa {
     spi: Spi,
@@ -59,18 +111,21 @@ pub struct InboundSa {
     /// Highest authenticated number, delivered or parked.
     top: u64,
     room: Room,
+    allowance: Allowance,
     esn: bool,
+    engine: EngineKind,
     context: Context,
+    limits: Limits,
 }
 
-const _: () = assert!(std::mem::offset_of!(InboundSa, context) <= 128);
-// Twelve lines, most of them aes-gcm's round keys; AWS-LC's context is 24 bytes here and the rest on the heap.
+const _: () = assert!(offset_of!(InboundSa, context) == 2 * LINE_LEN);
 #[cfg(target_arch = "x86_64")]
-const _: () = assert!(size_of::<InboundSa>() <= 768);
+const _: () = assert!(size_of::<InboundSa>() == 19 * LINE_LEN);
 
 impl InboundSa {
-    /// Sets up an SA: expands the key, allocates the window.
+    /// Sets up an SA without limits to its lifetime: expands the key, allocates the window.
     pub fn new(engine: EngineKind, params: &InboundParams) -> Result<Self, SetupError> {
+        let (allowance, limits) = Allowance::new(&Lifetime::NONE, 0);
         Ok(Self {
             spi: params.spi,
             salt: params.key.salt(),
@@ -78,14 +133,32 @@ impl InboundSa {
             horizon: params.horizon,
             top: params.edge,
             room: Room::new(params.edge),
+            allowance,
             esn: params.esn,
-            context: Context::new(engine, params.algorithm, params.key.key()).map_err(|_| SetupError::Key)?,
+            engine,
+            context: Context::new(engine, params.algorithm, params.key.key())?,
+            limits,
         })
+    }
+
+    /// Limits what it carries. After a takeover the packets up to the edge count; bytes count from here on.
+    pub fn with_lifetime(mut self, lifetime: &Lifetime) -> Self {
+        (self.allowance, self.limits) = Allowance::new(lifetime, self.window.edge());
+        self
     }
 
     /// Our SPI.
     pub fn spi(&self) -> Spi {
         self.spi
+    }
+
+    /// Asks for the memory that a packet of `len` bytes will touch here, without waiting for it.
+    #[inline]
+    pub fn prefetch(&self, len: usize) {
+        let start: *const u8 = std::ptr::from_ref(self).cast();
+        prefetch(start);
+        prefetch(start.wrapping_add(LINE_LEN));
+        self.context.prefetch(len);
     }
 
     /// Verifies and decrypts a packet in place.
@@ -95,14 +168,26 @@ impl InboundSa {
     /// contents are unspecified, and never plaintext that failed its check.
     #[inline]
     pub fn open<B: PacketBuf>(&self, packet: &mut B) -> Result<Opened, EspError> {
-        let (header, rest) = Header::mut_from_prefix(packet.data_mut()).map_err(|_| EspError::Truncated)?;
-        let (ciphertext, icv) = rest.split_last_chunk_mut::<ICV_LEN>().ok_or(EspError::Truncated)?;
-        if ciphertext.len() < TRAILER_LEN {
-            return Err(EspError::Truncated);
-        }
+        let data = packet.data_mut();
+        let opening = self.prepare(data)?;
+        let (text, icv) = opening.op.split(data).ok_or(EspError::Truncated)?;
+        let verdict = self.context.open_in_place(opening.op.nonce(), opening.op.aad(), text, icv);
+        opening.complete(packet, verdict)
+    }
+
+    /// Everything before decryption: checks the form, infers the number and asks the window. Changes nothing.
+    ///
+    /// `packet` starts at the ESP header and ends with the ICV.
+    #[inline]
+    pub fn prepare(&self, packet: &[u8]) -> Result<Opening, EspError> {
+        let (header, rest) = Header::ref_from_prefix(packet).map_err(|_| EspError::Truncated)?;
+        let text_len = rest.len().checked_sub(ICV_LEN).filter(|len| *len >= TRAILER_LEN).ok_or(EspError::Truncated)?;
         // RFC 4303 §2.4: … to ensure that the resulting ciphertext terminates on a 4-byte boundary.
-        if !ciphertext.len().is_multiple_of(ALIGNMENT) {
+        if !text_len.is_multiple_of(ALIGNMENT) {
             return Err(EspError::Misaligned);
+        }
+        if self.allowance.is_used_up() {
+            return Err(EspError::LifetimeOver);
         }
 
         let sequence = header.sequence.get();
@@ -110,29 +195,15 @@ impl InboundSa {
         // RFC 4303 §3.4.3: if this preliminary check fails, the packet is discarded, thus avoiding the need for any
         // cryptographic operations.
         let number = number.filter(|number| self.window.check(*number)).ok_or(EspError::Replayed)?;
-
-        let nonce = Nonce::new(self.salt, header.iv);
-        let aad = Aad::new(self.spi, number, self.esn);
-        self.context.open_in_place(nonce.as_bytes(), aad.as_bytes(), ciphertext, icv).map_err(|_| EspError::BadIcv)?;
-
-        let [payload @ .., pad_len, next_header] = &*ciphertext else { return Err(EspError::Truncated) };
-        let (pad_len, next_header) = (usize::from(*pad_len), *next_header);
-        let padding = payload.len().checked_sub(pad_len).and_then(|start| payload.get(start..));
-        // RFC 4303 §2.4: 1, 2, 3, …; the receiver SHOULD inspect the Padding field.
-        if !padding.is_some_and(|padding| padding.iter().zip(1..=u8::MAX).all(|(found, expected)| *found == expected)) {
-            return Err(EspError::BadPadding);
-        }
-
-        packet.trim_back(pad_len + TRAILER_LEN + ICV_LEN)?;
-        packet.trim_front(HEADER_LEN)?;
-        Ok(Opened { number, next_header })
+        Ok(Opening { number, op: CryptoOp::new(self.spi, self.salt, header.iv, number, self.esn, text_len) })
     }
 
     /// Decides about an opened packet, now or again when it was parked. Moves the window if it says [`Admission::Deliver`].
     ///
-    /// `number` comes from [`open`](Self::open): only authenticated numbers move edge and horizon.
+    /// `opened` comes from [`open`](Self::open): only authenticated numbers move edge and horizon.
     #[inline]
-    pub fn admit(&mut self, number: u64) -> Admission {
+    pub fn admit(&mut self, opened: &Opened) -> Admission {
+        let number = opened.number;
         if number > self.horizon {
             if !self.window.check(number) {
                 return Admission::Replayed;
@@ -145,7 +216,15 @@ impl InboundSa {
             return Admission::Replayed;
         }
         self.top = self.top.max(number);
+        if self.allowance.spend(opened.text_len) {
+            self.limits.handle_used_up(&mut self.allowance);
+        }
         Admission::Deliver
+    }
+
+    /// The limit that its lifetime has reached since the last call. Each is told once.
+    pub fn lifetime_due(&mut self) -> Option<LifetimeDue> {
+        self.limits.take_due()
     }
 
     /// Highest number delivered, or counted as delivered.

@@ -3,6 +3,11 @@
 //! Each direction of a child SA is one struct that a worker owns alone: [`inbound::InboundSa`] and [`outbound::OutboundSa`].
 //! Nothing here knows a clock, a thread or a lock, and sealing and opening allocate nothing.
 //!
+//! Sealing and opening are the same in both modes: what is protected is the caller's to cut out, and where it goes too.
+//!
+//! A packet may be encrypted elsewhere than on this core: both directions prepare an [`op::CryptoOp`], which says all that a device
+//! needs to know, and go on when it is done. The path through a crypto engine is made of the same pieces.
+//!
 //! Not here: transport mode's header surgery, outer headers and UDP encapsulation (the pipeline's), manual keys, sender-side TFC
 //! padding (RFC 4303 §2.7, optional), ICVs shorter than 16 bytes (RFC 4106 §6, optional), SAs without anti-replay.
 #![forbid(unsafe_code)]
@@ -11,7 +16,11 @@ pub mod engine;
 pub mod error;
 pub mod header;
 pub mod inbound;
+pub mod lifetime;
+pub mod op;
 pub mod outbound;
 pub mod replay;
 mod room;
 pub mod sa;
+
+pub use vipsec_ipsec_mb::prefetch;

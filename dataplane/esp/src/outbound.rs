@@ -1,29 +1,57 @@
 //! The outbound half of a child SA.
 
 use std::fmt;
+use std::mem::offset_of;
 
+use vipsec_ipsec_mb::{LINE_LEN, prefetch};
 use vipsec_wire::buffer::PacketBuf;
 use vipsec_wire::iv::{IvPrefix, NUMBER_MAX};
 use zerocopy::FromBytes;
 
 use crate::engine::{Context, EngineKind};
 use crate::error::{EspError, SetupError};
-use crate::header::{ALIGNMENT, Aad, HEADER_LEN, Header, ICV_LEN, Nonce, TRAILER_LEN};
+use crate::header::{ALIGNMENT, HEADER_LEN, Header, ICV_LEN, TRAILER_LEN};
+use crate::lifetime::{Allowance, LifetimeDue, Limits};
+use crate::op::CryptoOp;
 use crate::room::UNLIMITED;
-use crate::sa::{OutboundParams, SALT_LEN, Spi};
+use crate::sa::{Lifetime, OutboundParams, SALT_LEN, Spi};
 
 /// Numbers in a published block.
 ///
 /// A successor skips at most that many. At a million packets per second half a block lasts 33 ms; 2^32 numbers hold 65,536 blocks.
 pub const LEASE_BLOCK: u64 = 1 << 16;
 
+/// A packet that was built and has yet to be encrypted. Whoever does that, it is ready to be sent afterwards.
+#[derive(Debug)]
+#[must_use]
+pub struct Sealing {
+    number: u64,
+    op: CryptoOp,
+}
+
+impl Sealing {
+    /// The packet's number, used up whatever becomes of the packet.
+    #[inline]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// What is to be done.
+    #[inline]
+    pub fn op(&self) -> &CryptoOp {
+        &self.op
+    }
+}
+
 /// Seals packets towards one remote peer and hands out their numbers.
+///
+/// [`seal`](Self::seal) is [`prepare`](Self::prepare) and the crypto engine. Where a device encrypts, it takes the engine's place.
 ///
 /// Not `Clone`: two copies would use the same numbers under the same key.
 ///
 /// The lease says where a successor would go on. Sealing never waits for it, because the IV's prefix, not the lease, keeps
 /// nonces unique; past the lease the remote peer's replay window may refuse a successor's first packets.
-// The first cache line is what every packet touches; the engine's context follows.
+// The first cache line is what every packet touches, besides what the engine takes of its context, which follows.
 #[repr(C, align(64))]
 pub struct OutboundSa {
     spi: Spi,
@@ -34,20 +62,23 @@ pub struct OutboundSa {
     /// Last number that may be used.
     number_max: u64,
     lease: u64,
+    allowance: Allowance,
     esn: bool,
     /// A report is on its way.
     in_flight: bool,
     context: Context,
+    limits: Limits,
 }
 
-const _: () = assert!(std::mem::offset_of!(OutboundSa, context) <= 64);
-// Eleven lines; see `InboundSa`.
+const _: () = assert!(offset_of!(OutboundSa, context) == LINE_LEN);
 #[cfg(target_arch = "x86_64")]
-const _: () = assert!(size_of::<OutboundSa>() <= 704);
+const _: () = assert!(size_of::<OutboundSa>() == 18 * LINE_LEN);
 
 impl OutboundSa {
-    /// Sets up an SA: expands the key. The first packet carries the number after [`OutboundParams::sent`].
+    /// Sets up an SA without limits to its lifetime: expands the key. The first packet carries the number after
+    /// [`OutboundParams::sent`].
     pub fn new(engine: EngineKind, params: &OutboundParams) -> Result<Self, SetupError> {
+        let (allowance, limits) = Allowance::new(&Lifetime::NONE, 0);
         Ok(Self {
             spi: params.spi,
             salt: params.key.salt(),
@@ -57,10 +88,18 @@ impl OutboundSa {
             // Extended numbers end where the IV's do.
             number_max: if params.esn { NUMBER_MAX } else { u64::from(u32::MAX) },
             lease: params.lease,
+            allowance,
             esn: params.esn,
             in_flight: false,
-            context: Context::new(engine, params.algorithm, params.key.key()).map_err(|_| SetupError::Key)?,
+            context: Context::new(engine, params.algorithm, params.key.key())?,
+            limits,
         })
+    }
+
+    /// Limits what it carries. After a takeover the numbers used count as packets; bytes count from here on.
+    pub fn with_lifetime(mut self, lifetime: &Lifetime) -> Self {
+        (self.allowance, self.limits) = Allowance::new(lifetime, self.sent);
+        self
     }
 
     /// The remote peer's SPI.
@@ -68,31 +107,48 @@ impl OutboundSa {
         self.spi
     }
 
+    /// Asks for the memory that a packet of `len` bytes will touch here, without waiting for it.
+    #[inline]
+    pub fn prefetch(&self, len: usize) {
+        prefetch(self);
+        self.context.prefetch(len);
+    }
+
     /// Encrypts a packet in place and returns its number.
     ///
-    /// `packet` is the inner packet; afterwards it starts at the ESP header and ends with the ICV, up to
-    /// [`OVERHEAD_MAX`](crate::header::OVERHEAD_MAX) bytes longer. After an error drop it: it may be half built. With
-    /// [`NO_NEXT_HEADER`](crate::header::NO_NEXT_HEADER) the packet is a dummy (RFC 4303 §2.6).
+    /// `packet` is what is to be protected: in tunnel mode the inner packet, in transport mode what follows the IP header.
+    /// Afterwards it starts at the ESP header and ends with the ICV, up to [`OVERHEAD_MAX`](crate::header::OVERHEAD_MAX) bytes
+    /// longer. After an error drop it: it may be half built. With [`NO_NEXT_HEADER`](crate::header::NO_NEXT_HEADER) the packet is
+    /// a dummy (RFC 4303 §2.6).
     #[inline]
     pub fn seal<B: PacketBuf>(&mut self, packet: &mut B, next_header: u8) -> Result<u64, EspError> {
+        let Sealing { number, op } = self.prepare(packet, next_header)?;
+        let (text, icv) = op.split(packet.data_mut()).ok_or(EspError::NoRoom)?;
+        *icv = self.context.seal_in_place(op.nonce(), op.aad(), text).map_err(|_| EspError::SealFailed)?;
+        Ok(number)
+    }
+
+    /// Everything before encryption: header and trailer, number, IV, nonce and AAD, and room for the ICV.
+    ///
+    /// The packet's contents are as for [`seal`](Self::seal). Its number is used up, whatever happens next.
+    #[inline]
+    pub fn prepare<B: PacketBuf>(&mut self, packet: &mut B, next_header: u8) -> Result<Sealing, EspError> {
         // RFC 4106 §3.2: the minimum amount of padding required, which will be less than four octets.
         let unpadded = packet.data().len() + TRAILER_LEN;
         let pad_len = unpadded.next_multiple_of(ALIGNMENT) - unpadded;
+        let text_len = unpadded + pad_len;
         packet.prepend(HEADER_LEN)?;
         packet.append(pad_len + TRAILER_LEN + ICV_LEN)?;
 
         // The number is used up before anything is made from it: whatever fails below, it is never used again.
-        let number = self.next_number()?;
+        let number = self.next_number(text_len)?;
         let iv = self.iv_prefix.iv(number).map_err(|_| EspError::NumbersExhausted)?;
 
         let (header, rest) = Header::mut_from_prefix(packet.data_mut()).map_err(|_| EspError::NoRoom)?;
-        let (plaintext, icv) = rest.split_last_chunk_mut::<ICV_LEN>().ok_or(EspError::NoRoom)?;
         // RFC 4303 §3.3.3: the low-order 32 bits of the value go into the Sequence Number field.
-        header.spi = self.spi.get().into();
-        header.sequence = (number as u32).into();
-        header.iv = iv;
+        *header = Header { spi: self.spi.get().into(), sequence: (number as u32).into(), iv };
         // RFC 4303 §2.4: the Padding bytes are 1, 2, 3, …
-        let [inner_and_padding @ .., pad_len_field, next_header_field] = plaintext else {
+        let Some([inner_and_padding @ .., pad_len_field, next_header_field]) = rest.get_mut(..text_len) else {
             return Err(EspError::NoRoom);
         };
         for (byte, value) in inner_and_padding.iter_mut().rev().zip((1..=pad_len as u8).rev()) {
@@ -101,13 +157,12 @@ impl OutboundSa {
         *pad_len_field = pad_len as u8;
         *next_header_field = next_header;
 
-        let nonce = Nonce::new(self.salt, iv);
-        let aad = Aad::new(self.spi, number, self.esn);
-        *icv = self
-            .context
-            .seal_in_place(nonce.as_bytes(), aad.as_bytes(), plaintext)
-            .map_err(|_| EspError::SealFailed)?;
-        Ok(number)
+        Ok(Sealing { number, op: CryptoOp::new(self.spi, self.salt, iv, number, self.esn, text_len) })
+    }
+
+    /// The limit that its lifetime has reached since the last call. Each is told once.
+    pub fn lifetime_due(&mut self) -> Option<LifetimeDue> {
+        self.limits.take_due()
     }
 
     /// Last number used; 0 is none.
@@ -163,11 +218,19 @@ impl OutboundSa {
         }
     }
 
-    fn next_number(&mut self) -> Result<u64, EspError> {
+    /// The number of a packet with that many bytes of text.
+    #[inline]
+    fn next_number(&mut self, text_len: usize) -> Result<u64, EspError> {
+        if self.allowance.is_used_up() {
+            return Err(EspError::LifetimeOver);
+        }
         if self.sent >= self.number_max {
             return Err(EspError::NumbersExhausted);
         }
         self.sent += 1;
+        if self.allowance.spend(text_len) {
+            self.limits.handle_used_up(&mut self.allowance);
+        }
         Ok(self.sent)
     }
 }

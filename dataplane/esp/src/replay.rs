@@ -8,7 +8,8 @@
 //!         edge - size + 1          edge     c  check bit
 //! ```
 //!
-//! The ring has at least one block more than the window needs, so that moving the edge clears whole blocks and shifts nothing.
+//! The ring has at least one block more than the window needs, so that moving the edge clears whole blocks and shifts nothing. The
+//! newest block, the one of the edge, is kept beside the edge: packets in order reach for the ring once in 64.
 
 use std::fmt;
 
@@ -36,10 +37,12 @@ pub struct BadSize;
 pub struct ReplayWindow {
     /// Highest number seen.
     edge: u64,
+    /// The edge's block. Its place in the ring is out of date.
+    newest: u64,
+    /// The older blocks. A power of two of places.
+    ring: Box<[u64]>,
     /// How many numbers up to and including the edge the window covers.
-    size: u64,
-    /// A power of two of them.
-    blocks: Box<[u64]>,
+    size: u32,
 }
 
 impl ReplayWindow {
@@ -49,14 +52,10 @@ impl ReplayWindow {
         if !(SIZE_MIN..=SIZE_MAX).contains(&size) || !u64::from(size).is_multiple_of(BLOCK_BITS) {
             return Err(BadSize);
         }
-        let size = u64::from(size);
-        let count = (size / BLOCK_BITS + 1).next_power_of_two() as usize;
-        let mut window = Self { edge, size, blocks: vec![u64::MAX; count].into_boxed_slice() };
+        let count = (u64::from(size) / BLOCK_BITS + 1).next_power_of_two() as usize;
         // Above the edge nothing was seen: the rest of its block. Later blocks are cleared when the edge gets there.
-        if let Some((block, bit)) = window.block_mut(edge) {
-            *block = bit | (bit - 1);
-        }
-        Ok(window)
+        let newest = bit(edge) | (bit(edge) - 1);
+        Ok(Self { edge, newest, ring: vec![u64::MAX; count].into_boxed_slice(), size })
     }
 
     /// Highest number seen.
@@ -72,10 +71,11 @@ impl ReplayWindow {
             return true;
         }
         // RFC 4303 §3.4.3: packets that contain sequence numbers lower than the "left" edge of the window are rejected.
-        if self.edge - number >= self.size {
+        if self.edge - number >= u64::from(self.size) {
             return false;
         }
-        self.block(number).is_some_and(|(block, bit)| block & bit == 0)
+        let block = if block_of(number) == block_of(self.edge) { self.newest } else { self.older(number) };
+        block & bit(number) == 0
     }
 
     /// Marks the number of an authenticated packet as seen and moves the edge. `false` if it had been seen or is too old.
@@ -86,11 +86,14 @@ impl ReplayWindow {
         if !self.check(number) {
             return false;
         }
-        if number > self.edge {
+        if block_of(number) == block_of(self.edge) {
+            self.newest |= bit(number);
+            self.edge = self.edge.max(number);
+        } else if number > self.edge {
             self.advance(number);
+        } else {
+            self.mark_older(number);
         }
-        let Some((block, bit)) = self.block_mut(number) else { return false };
-        *block |= bit;
         true
     }
 
@@ -115,37 +118,50 @@ impl ReplayWindow {
         Some((u64::from(high) << 32) | u64::from(low))
     }
 
-    /// Moves the edge up, clearing the blocks that it enters.
-    #[inline]
+    /// Moves the edge into a later block: the newest one takes its place in the ring, those in between become empty.
     fn advance(&mut self, number: u64) {
-        let entered = (number / BLOCK_BITS) - (self.edge / BLOCK_BITS);
-        let first = self.edge / BLOCK_BITS + 1;
-        let mask = self.blocks.len() as u64 - 1;
-        for block in first..first + entered.min(self.blocks.len() as u64) {
-            if let Some(block) = self.blocks.get_mut((block & mask) as usize) {
+        let newest = self.newest;
+        if let Some(block) = self.place(self.edge) {
+            *block = newest;
+        }
+        let skipped = (block_of(self.edge) + 1..block_of(number)).take(self.ring.len());
+        for index in skipped {
+            if let Some(block) = self.place(index * BLOCK_BITS) {
                 *block = 0;
             }
         }
+        self.newest = bit(number);
         self.edge = number;
     }
 
-    #[inline]
-    fn place(&self, number: u64) -> (usize, u64) {
-        let mask = self.blocks.len() as u64 - 1;
-        (((number / BLOCK_BITS) & mask) as usize, 1 << (number % BLOCK_BITS))
+    fn older(&self, number: u64) -> u64 {
+        self.ring.get(self.index(number)).copied().unwrap_or(u64::MAX)
     }
 
-    #[inline]
-    fn block(&self, number: u64) -> Option<(u64, u64)> {
-        let (index, bit) = self.place(number);
-        self.blocks.get(index).map(|block| (*block, bit))
+    fn mark_older(&mut self, number: u64) {
+        if let Some(block) = self.place(number) {
+            *block |= bit(number);
+        }
     }
 
-    #[inline]
-    fn block_mut(&mut self, number: u64) -> Option<(&mut u64, u64)> {
-        let (index, bit) = self.place(number);
-        self.blocks.get_mut(index).map(|block| (block, bit))
+    fn place(&mut self, number: u64) -> Option<&mut u64> {
+        let index = self.index(number);
+        self.ring.get_mut(index)
     }
+
+    fn index(&self, number: u64) -> usize {
+        block_of(number) as usize & (self.ring.len() - 1)
+    }
+}
+
+#[inline]
+fn block_of(number: u64) -> u64 {
+    number / BLOCK_BITS
+}
+
+#[inline]
+fn bit(number: u64) -> u64 {
+    1 << (number % BLOCK_BITS)
 }
 
 impl fmt::Debug for ReplayWindow {

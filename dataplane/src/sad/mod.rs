@@ -153,8 +153,9 @@ impl Sad {
     pub(crate) fn install(&mut self, child: &ChildSa) -> Result<SaIndex, ChildRefusal> {
         let spi = child.inbound.spi;
         let refused = |_: SetupError| ChildRefusal::Setup;
-        let inbound_sa = InboundSa::new(self.engine, &child.inbound).map_err(refused)?;
-        let outbound_sa = OutboundSa::new(self.engine, &child.outbound).map_err(refused)?;
+        let inbound_sa = InboundSa::new(self.engine, &child.inbound).map_err(refused)?.with_lifetime(&child.lifetime);
+        let outbound_sa =
+            OutboundSa::new(self.engine, &child.outbound).map_err(refused)?.with_lifetime(&child.lifetime);
         let _ = self.remove(spi);
         if self.len() >= self.sas_max {
             return Err(ChildRefusal::TooMany);

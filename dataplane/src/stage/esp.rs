@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use vipsec_esp::inbound::Admission;
+use vipsec_esp::inbound::{self, Admission};
 use vipsec_esp::sa::Spi;
 use vipsec_wire::buffer::BufferPool;
 
@@ -28,8 +28,7 @@ pub(super) struct Sealed<B> {
 pub(super) struct Opened<B> {
     pub(super) packet: B,
     pub(super) index: SaIndex,
-    pub(super) number: u64,
-    pub(super) next_header: u8,
+    pub(super) esp: inbound::Opened,
     pub(super) outer: Outer,
 }
 
@@ -60,8 +59,8 @@ impl<P: BufferPool> Worker<P> {
         }
         // RFC 7296 §2.23: "all devices MUST be able to receive and process both UDP-encapsulated ESP and non-UDP-encapsulated ESP
         // packets at any time": the encapsulation is not a selector.
-        let opened = sa.esp.open(&mut packet)?;
-        Ok(Opened { packet, index, number: opened.number, next_header: opened.next_header, outer })
+        let esp = sa.esp.open(&mut packet)?;
+        Ok(Opened { packet, index, esp, outer })
     }
 
     /// Passes an authentic packet on, or parks it above the horizon.
@@ -71,7 +70,7 @@ impl<P: BufferPool> Worker<P> {
         let nanos = self.nanos(now);
         let sa = self.sad.inbound_mut(index).ok_or(DropReason::UnknownSpi)?;
         let edge_before = sa.esp.edge();
-        let admission = sa.esp.admit(opened.number);
+        let admission = sa.esp.admit(&opened.esp);
         if admission == Admission::Replayed {
             return Err(DropReason::EspReplayed);
         }
@@ -90,7 +89,7 @@ impl<P: BufferPool> Worker<P> {
         if admission == Admission::AboveHorizon {
             return self.park(now, opened).map(|()| None);
         }
-        if moved && opened.number > edge_before {
+        if moved && opened.esp.number > edge_before {
             self.follow_peer(&opened.outer, index);
         }
         Ok(Some(opened))
@@ -98,9 +97,9 @@ impl<P: BufferPool> Worker<P> {
 
     #[cold]
     fn park(&mut self, now: Instant, opened: Opened<P::Buf>) -> Verdict {
-        let Opened { packet, index, number, next_header, outer } = opened;
+        let Opened { packet, index, esp, outer } = opened;
         let spi = self.sad.inbound(index).ok_or(DropReason::UnknownSpi)?.esp.spi();
-        let parked = Parked { packet, spi, number, next_header, outer, since: now };
+        let parked = Parked { packet, spi, esp, outer, since: now };
         self.parking.push(parked).map_err(|_| DropReason::ParkedQueueFull)?;
         self.counters.count(Tally::Parked);
         Ok(())
@@ -126,17 +125,15 @@ impl<P: BufferPool> Worker<P> {
             let index = self.sad.find_inbound(parked.spi.get());
             let horizon = index.and_then(|index| self.sad.inbound(index)).map(|sa| sa.esp.horizon());
             let verdict = match index {
-                _ if parked.spi != spi || horizon.is_some_and(|horizon| parked.number > horizon) => {
+                _ if parked.spi != spi || horizon.is_some_and(|horizon| parked.esp.number > horizon) => {
                     self.parking.push(parked).map_err(|_| DropReason::ParkedQueueFull)
                 }
                 Some(index) => {
                     self.counters.count(Tally::Released);
-                    let Parked { packet, number, next_header, outer, .. } = parked;
-                    self.admit(now, Opened { packet, index, number, next_header, outer }).and_then(|admitted| {
-                        match admitted {
-                            Some(admitted) => self.inner(now, admitted, &mut inner),
-                            None => Ok(()),
-                        }
+                    let Parked { packet, esp, outer, .. } = parked;
+                    self.admit(now, Opened { packet, index, esp, outer }).and_then(|admitted| match admitted {
+                        Some(admitted) => self.inner(now, admitted, &mut inner),
+                        None => Ok(()),
                     })
                 }
                 None => Err(DropReason::ParkedSaGone),

@@ -29,8 +29,8 @@ impl<P: BufferPool> Worker<P> {
         opened: Opened<P::Buf>,
         checked: &mut Stage<Inner<P::Buf>>,
     ) -> Verdict {
-        let Opened { mut packet, index, next_header, outer, .. } = opened;
-        match next_header {
+        let Opened { mut packet, index, esp, outer } = opened;
+        match esp.next_header {
             protocol::IPV4 => {}
             // RFC 4303 §2.6: "a receiver MUST be prepared to discard such packets, without indicating an error".
             protocol::NO_NEXT_HEADER => return Err(DropReason::EspDummy),
@@ -39,7 +39,7 @@ impl<P: BufferPool> Worker<P> {
         }
         let flow = Flow::parse(packet.data()).map_err(|_| DropReason::InnerMalformed)?;
         let header = &flow.header;
-        if header.version().protocol() != next_header {
+        if header.version().protocol() != esp.next_header {
             return Err(DropReason::InnerMalformed);
         }
         // RFC 4303 §2.7: traffic flow confidentiality padding follows the inner packet; its own length says where.

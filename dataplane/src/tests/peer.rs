@@ -151,7 +151,7 @@ impl Peer {
         let mut esp = VecBuf::from_bytes(esp);
         let opened = self.inbound.open(&mut esp).unwrap();
         assert_eq!(opened.next_header, protocol::IPV4);
-        assert_eq!(self.inbound.admit(opened.number), Admission::Deliver);
+        assert_eq!(self.inbound.admit(&opened), Admission::Deliver);
         esp.data().to_vec()
     }
 }

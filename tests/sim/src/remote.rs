@@ -173,7 +173,7 @@ impl Remote {
         let sa = self.sas.get_mut(&spi)?;
         let mut packet = VecBuf::from_bytes(esp);
         let opened = sa.inbound.open(&mut packet).ok()?;
-        if sa.inbound.admit(opened.number) != Admission::Deliver {
+        if sa.inbound.admit(&opened) != Admission::Deliver {
             return None;
         }
         self.endpoint.peer_alive(spi, now);

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vipsec_control::config::{
-    Appliance, Config, Eal, Engine, Floating, Hugepages, LogLevel, Peer, Polling, Port, Service, ServiceProtocol,
+    Appliance, Config, Eal, Floating, Hugepages, LogLevel, Peer, Polling, Port, Service, ServiceProtocol,
     TakeoverPolicy, Target, Vip,
 };
 use vipsec_dataplane::api::{PortId, Side};
+use vipsec_esp::engine::EngineKind;
 use vipsec_ike::{AddressMatch, ChildPolicy, ConnectionPolicy, Limits, Retransmission, Secret};
 use vipsec_store::{SizeClass, Sizes};
 use vipsec_takeover::timing::Timing;
@@ -97,7 +98,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
             control_socket: PathBuf::new(),
             state_dir: PathBuf::new(),
             polling: Polling::Adaptive,
-            engine: Engine::Auto,
+            engine: EngineKind::auto(),
             log: LogLevel::Info,
         },
         eal: Eal { file_prefix: String::new(), memory_mib: 64, hugepages: Hugepages::Never },

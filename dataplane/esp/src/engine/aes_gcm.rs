@@ -4,14 +4,13 @@ use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes128Gcm, Aes256Gcm};
 use chacha20poly1305::ChaCha20Poly1305;
 
-use super::{Aead, BadKey, BadTag, SealFailed};
+use super::{Aead, BadTag, ContextError, SealFailed};
 use crate::header::{ICV_LEN, NONCE_LEN};
 use crate::sa::Algorithm;
 
 /// An expanded key (with AES the GHASH key too), inline; wiped on drop.
 pub struct AesGcm(Cipher);
 
-#[expect(clippy::large_enum_variant, reason = "inline in the SA like every context")]
 enum Cipher {
     Aes128(Aes128Gcm),
     Aes256(Aes256Gcm),
@@ -19,11 +18,17 @@ enum Cipher {
 }
 
 impl Aead for AesGcm {
-    fn new(algorithm: Algorithm, key: &[u8]) -> Result<Self, BadKey> {
+    fn new(algorithm: Algorithm, key: &[u8]) -> Result<Self, ContextError> {
         Ok(Self(match algorithm {
-            Algorithm::Aes128Gcm => Cipher::Aes128(Aes128Gcm::new_from_slice(key).map_err(|_| BadKey)?),
-            Algorithm::Aes256Gcm => Cipher::Aes256(Aes256Gcm::new_from_slice(key).map_err(|_| BadKey)?),
-            Algorithm::ChaCha20Poly1305 => Cipher::ChaCha20(ChaCha20Poly1305::new_from_slice(key).map_err(|_| BadKey)?),
+            Algorithm::Aes128Gcm => {
+                Cipher::Aes128(Aes128Gcm::new_from_slice(key).map_err(|_| ContextError::KeyLength)?)
+            }
+            Algorithm::Aes256Gcm => {
+                Cipher::Aes256(Aes256Gcm::new_from_slice(key).map_err(|_| ContextError::KeyLength)?)
+            }
+            Algorithm::ChaCha20Poly1305 => {
+                Cipher::ChaCha20(ChaCha20Poly1305::new_from_slice(key).map_err(|_| ContextError::KeyLength)?)
+            }
         }))
     }
 

@@ -2,7 +2,7 @@
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
-use super::{Aead, BadKey, BadTag, SealFailed};
+use super::{Aead, BadTag, ContextError, SealFailed};
 use crate::header::{ICV_LEN, NONCE_LEN};
 use crate::sa::Algorithm;
 
@@ -10,13 +10,13 @@ use crate::sa::Algorithm;
 pub struct AwsLc(LessSafeKey);
 
 impl Aead for AwsLc {
-    fn new(algorithm: Algorithm, key: &[u8]) -> Result<Self, BadKey> {
+    fn new(algorithm: Algorithm, key: &[u8]) -> Result<Self, ContextError> {
         let algorithm = match algorithm {
             Algorithm::Aes128Gcm => &AES_128_GCM,
             Algorithm::Aes256Gcm => &AES_256_GCM,
             Algorithm::ChaCha20Poly1305 => &CHACHA20_POLY1305,
         };
-        UnboundKey::new(algorithm, key).map(|key| Self(LessSafeKey::new(key))).map_err(|_| BadKey)
+        UnboundKey::new(algorithm, key).map(|key| Self(LessSafeKey::new(key))).map_err(|_| ContextError::KeyLength)
     }
 
     #[inline]

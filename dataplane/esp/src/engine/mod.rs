@@ -5,6 +5,7 @@
 
 mod aes_gcm;
 mod aws_lc;
+mod ipsec_mb;
 #[cfg(test)]
 mod tests;
 
@@ -18,13 +19,20 @@ use crate::sa::Algorithm;
 
 pub use aes_gcm::AesGcm;
 pub use aws_lc::AwsLc;
+pub use ipsec_mb::IpsecMb;
 
-/// A key of the wrong length for its algorithm.
+/// Why there is no context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("the key's length does not fit the algorithm")]
-pub struct BadKey;
+pub enum ContextError {
+    /// A key of the wrong length for its algorithm.
+    #[error("the key's length does not fit the algorithm")]
+    KeyLength,
+    /// See [`EngineKind::is_available`].
+    #[error("the crypto engine is not available on this machine")]
+    Unavailable,
+}
 
-/// The engine refused to encrypt (a message beyond AES-GCM's 2^36 - 32 bytes).
+/// The engine refused to encrypt: the message is longer than its algorithm allows, and than any packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the crypto engine refused to encrypt")]
 pub struct SealFailed;
@@ -34,12 +42,12 @@ pub struct SealFailed;
 #[error("the authentication tag does not fit")]
 pub struct BadTag;
 
-/// AES-GCM under one key.
+/// An AEAD under one key.
 ///
 /// A context is made once per SA and wipes its key material when dropped.
 pub trait Aead: Sized + Send {
     /// Expands a key of [`Algorithm::key_len`] bytes.
-    fn new(algorithm: Algorithm, key: &[u8]) -> Result<Self, BadKey>;
+    fn new(algorithm: Algorithm, key: &[u8]) -> Result<Self, ContextError>;
 
     /// Encrypts `buffer` in place and returns the tag over `aad` and the ciphertext.
     ///
@@ -61,29 +69,50 @@ pub trait Aead: Sized + Send {
         buffer: &mut [u8],
         tag: &[u8; ICV_LEN],
     ) -> Result<(), BadTag>;
+
+    /// Asks for the memory that a message of `len` bytes will need, without waiting for it.
+    #[inline]
+    fn prefetch(&self, _len: usize) {}
 }
 
 /// Which library does the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EngineKind {
+    /// Intel's Multi-Buffer Crypto for IPsec (the system's libIPSec_MB): the fastest where the CPU has VAES and AVX-512, and only
+    /// offered there.
+    IpsecMb,
     /// AWS-LC's assembly through aws-lc-rs.
     AwsLc,
-    /// RustCrypto's aes-gcm: pure Rust, the portable fallback and the other engines' oracle.
+    /// RustCrypto's aes-gcm and chacha20poly1305: pure Rust, the other engines' reference.
     AesGcm,
 }
 
 impl EngineKind {
     /// Every engine, the fastest first.
-    pub const ALL: [Self; 2] = [Self::AwsLc, Self::AesGcm];
+    pub const ALL: [Self; 3] = [Self::IpsecMb, Self::AwsLc, Self::AesGcm];
 
     /// The fastest engine on this machine.
-    pub const fn auto() -> Self {
-        Self::AwsLc
+    pub fn auto() -> Self {
+        if Self::IpsecMb.is_available() { Self::IpsecMb } else { Self::AwsLc }
+    }
+
+    /// Can this machine use it?
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::IpsecMb => vipsec_ipsec_mb::available(),
+            Self::AwsLc | Self::AesGcm => true,
+        }
+    }
+
+    /// The engines that this machine can use, the fastest first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|engine| engine.is_available())
     }
 
     /// Its name in configuration and reports.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::IpsecMb => "ipsec-mb",
             Self::AwsLc => "aws-lc-rs",
             Self::AesGcm => "aes-gcm",
         }
@@ -96,20 +125,28 @@ impl fmt::Display for EngineKind {
     }
 }
 
-/// No engine has that name.
+/// Why a name stands for no engine.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("no crypto engine is called {0:?}; there are auto, aws-lc-rs and aes-gcm")]
-pub struct UnknownEngine(pub String);
+pub enum EngineError {
+    /// Nothing is called that.
+    #[error("no crypto engine is called {0:?}; there are auto, ipsec-mb, aws-lc-rs and aes-gcm")]
+    Unknown(String),
+    /// See [`EngineKind::is_available`].
+    #[error("the crypto engine {0} can't be used on this machine: it needs an x86-64 CPU with VAES and AVX-512")]
+    Unavailable(EngineKind),
+}
 
 impl FromStr for EngineKind {
-    type Err = UnknownEngine;
+    type Err = EngineError;
 
     /// A name, or `auto` for the fastest one on this machine.
-    fn from_str(name: &str) -> Result<Self, UnknownEngine> {
+    fn from_str(name: &str) -> Result<Self, EngineError> {
         if name == "auto" {
             return Ok(Self::auto());
         }
-        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| UnknownEngine(name.to_owned()))
+        let named = Self::ALL.into_iter().find(|kind| kind.name() == name);
+        let kind = named.ok_or_else(|| EngineError::Unknown(name.to_owned()))?;
+        if kind.is_available() { Ok(kind) } else { Err(EngineError::Unavailable(kind)) }
     }
 }
 
@@ -119,6 +156,8 @@ impl FromStr for EngineKind {
     reason = "contexts sit inline in the SA: the packet path follows no pointer that the engine does not need"
 )]
 pub enum Context {
+    /// See [`EngineKind::IpsecMb`].
+    IpsecMb(IpsecMb),
     /// See [`EngineKind::AwsLc`].
     AwsLc(AwsLc),
     /// See [`EngineKind::AesGcm`].
@@ -127,8 +166,9 @@ pub enum Context {
 
 impl Context {
     /// Expands a key of [`Algorithm::key_len`] bytes for an engine.
-    pub fn new(engine: EngineKind, algorithm: Algorithm, key: &[u8]) -> Result<Self, BadKey> {
+    pub fn new(engine: EngineKind, algorithm: Algorithm, key: &[u8]) -> Result<Self, ContextError> {
         Ok(match engine {
+            EngineKind::IpsecMb => Self::IpsecMb(IpsecMb::new(algorithm, key)?),
             EngineKind::AwsLc => Self::AwsLc(AwsLc::new(algorithm, key)?),
             EngineKind::AesGcm => Self::AesGcm(AesGcm::new(algorithm, key)?),
         })
@@ -137,6 +177,7 @@ impl Context {
     /// The engine behind it.
     pub const fn engine(&self) -> EngineKind {
         match self {
+            Self::IpsecMb(_) => EngineKind::IpsecMb,
             Self::AwsLc(_) => EngineKind::AwsLc,
             Self::AesGcm(_) => EngineKind::AesGcm,
         }
@@ -151,6 +192,7 @@ impl Context {
         buffer: &mut [u8],
     ) -> Result<[u8; ICV_LEN], SealFailed> {
         match self {
+            Self::IpsecMb(aead) => aead.seal_in_place(nonce, aad, buffer),
             Self::AwsLc(aead) => aead.seal_in_place(nonce, aad, buffer),
             Self::AesGcm(aead) => aead.seal_in_place(nonce, aad, buffer),
         }
@@ -166,8 +208,19 @@ impl Context {
         tag: &[u8; ICV_LEN],
     ) -> Result<(), BadTag> {
         match self {
+            Self::IpsecMb(aead) => aead.open_in_place(nonce, aad, buffer, tag),
             Self::AwsLc(aead) => aead.open_in_place(nonce, aad, buffer, tag),
             Self::AesGcm(aead) => aead.open_in_place(nonce, aad, buffer, tag),
+        }
+    }
+
+    /// See [`Aead::prefetch`]. Doesn't touch the context itself.
+    #[inline]
+    pub fn prefetch(&self, len: usize) {
+        match self {
+            Self::IpsecMb(aead) => aead.prefetch(len),
+            Self::AwsLc(aead) => aead.prefetch(len),
+            Self::AesGcm(aead) => aead.prefetch(len),
         }
     }
 }

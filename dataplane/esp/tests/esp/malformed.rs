@@ -71,7 +71,7 @@ fn dummies_are_told_apart() {
     out.seal(&mut packet, NO_NEXT_HEADER).unwrap();
     let dummy = into.open(&mut packet).unwrap();
     assert!(dummy.is_dummy());
-    assert_eq!(into.admit(dummy.number), Admission::Deliver);
+    assert_eq!(into.admit(&dummy), Admission::Deliver);
     let mut packet = seal(&mut out, &[0x45; 20]);
     assert!(!into.open(&mut packet).unwrap().is_dummy());
 }

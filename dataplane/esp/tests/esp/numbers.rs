@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use proptest::prelude::*;
-use vipsec_esp::engine::EngineKind;
+use vipsec_esp::engine::{ContextError, EngineKind};
 use vipsec_esp::error::{EspError, SetupError};
 use vipsec_esp::header::OVERHEAD_MAX;
-use vipsec_esp::inbound::{Admission, InboundSa};
+use vipsec_esp::inbound::{Admission, InboundSa, Opened};
 use vipsec_esp::outbound::{LEASE_BLOCK, OutboundSa};
 use vipsec_esp::sa::Algorithm;
 use vipsec_wire::buffer::{PacketBuf, VecBuf};
@@ -19,7 +19,12 @@ const ALGORITHM: Algorithm = Algorithm::Aes128Gcm;
 /// Opens and admits.
 fn receive(sa: &mut InboundSa, packet: &[u8]) -> Result<Admission, EspError> {
     let opened = sa.open(&mut VecBuf::from_bytes(packet))?;
-    Ok(sa.admit(opened.number))
+    Ok(sa.admit(&opened))
+}
+
+/// What a parked packet with this number is asked about with.
+fn opened(number: u64) -> Opened {
+    Opened { number, text_len: 24, next_header: IPV4 }
 }
 
 /// Seals `count` packets.
@@ -165,8 +170,8 @@ mod inbound_numbers {
         for _ in 0..3 {
             assert_eq!(into.open(&mut VecBuf::from_bytes(&packet)).map(|opened| opened.number), Ok(1));
         }
-        assert_eq!((into.admit(1), into.edge()), (Admission::Deliver, 1));
-        assert_eq!(into.admit(1), Admission::Replayed);
+        assert_eq!((into.admit(&opened(1)), into.edge()), (Admission::Deliver, 1));
+        assert_eq!(into.admit(&opened(1)), Admission::Replayed);
         assert_eq!(receive(&mut into, &packet), Err(EspError::Replayed));
     }
 
@@ -213,7 +218,10 @@ mod inbound_numbers {
         // Keying material for another algorithm.
         params = inbound_params(ALGORITHM);
         params.algorithm = Algorithm::Aes256Gcm;
-        assert_eq!(InboundSa::new(EngineKind::auto(), &params).err(), Some(SetupError::Key));
+        assert_eq!(
+            InboundSa::new(EngineKind::auto(), &params).err(),
+            Some(SetupError::Context(ContextError::KeyLength))
+        );
     }
 }
 
@@ -233,10 +241,10 @@ mod horizon {
         into.handle_request();
         assert!(!into.wants_more(), "one report in flight");
         into.grant(4);
-        assert_eq!([3, 4, 5].map(|number| into.admit(number)), [Deliver, Deliver, AboveHorizon]);
+        assert_eq!([3, 4, 5].map(|number| into.admit(&opened(number))), [Deliver, Deliver, AboveHorizon]);
         assert!(into.wants_more(), "one is still parked");
         into.grant(5);
-        assert_eq!(into.admit(5), Deliver);
+        assert_eq!(into.admit(&opened(5)), Deliver);
         into.grant(3);
         assert_eq!(into.horizon(), 5, "a horizon never moves back");
     }
@@ -250,11 +258,11 @@ mod horizon {
         assert_eq!(receive(&mut into, &sent[0]), Ok(Admission::AboveHorizon));
         assert_eq!(receive(&mut into, &sent[1]), Ok(Admission::AboveHorizon));
         into.grant(100);
-        assert_eq!(into.admit(1), Admission::Deliver);
-        assert_eq!(into.admit(1), Admission::Replayed);
+        assert_eq!(into.admit(&opened(1)), Admission::Deliver);
+        assert_eq!(into.admit(&opened(1)), Admission::Replayed);
         // Meanwhile the window went past the other.
         assert_eq!(receive(&mut into, &sent[99]), Ok(Admission::Deliver));
-        assert_eq!(into.admit(2), Admission::Replayed);
+        assert_eq!(into.admit(&opened(2)), Admission::Replayed);
     }
 
     #[test]
@@ -281,7 +289,7 @@ mod horizon {
             assert!(into.wants_more());
             grant_all(&mut into);
             assert_eq!(into.horizon(), number);
-            assert_eq!(into.admit(number), Admission::Deliver);
+            assert_eq!(into.admit(&opened(number)), Admission::Deliver);
             assert!(!into.wants_more());
         }
     }
@@ -302,7 +310,7 @@ mod horizon {
                 && number >= sent_at + 50
             {
                 into.grant(wanted);
-                parked.retain(|number| into.admit(*number) != Admission::Deliver);
+                parked.retain(|number| into.admit(&opened(*number)) != Admission::Deliver);
                 request = None;
             }
             if request.is_none() && into.wants_more() {
@@ -330,7 +338,7 @@ mod horizon {
         assert_eq!(into.horizon(), 2, "already bound");
         // The last copy went away.
         into.grant(u64::MAX);
-        assert_eq!(into.admit(3), Admission::Deliver);
+        assert_eq!(into.admit(&opened(3)), Admission::Deliver);
     }
 
     #[test]

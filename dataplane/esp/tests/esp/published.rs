@@ -189,7 +189,7 @@ impl Published {
 
 #[test]
 fn published_packets_open() {
-    for engine in EngineKind::ALL {
+    for engine in EngineKind::available() {
         for published in &PUBLISHED {
             let plaintext = unhex(published.plaintext);
             let [payload @ .., pad_len, next_header] = plaintext.as_slice() else { panic!("no trailer") };
@@ -206,7 +206,7 @@ fn published_packets_open() {
 #[test]
 fn published_packets_seal() {
     // Their IVs are not of our construction, so this goes below the SA.
-    for engine in EngineKind::ALL {
+    for engine in EngineKind::available() {
         for published in &PUBLISHED {
             let context = Context::new(engine, published.algorithm(), &unhex(published.key)).expect("key");
             let mut buffer = unhex(published.plaintext);
