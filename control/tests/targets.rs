@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use vipsec_agent::AgentReport;
+use vipsec_agent::server::{Sources, serve};
 use vipsec_control::api::{ErrorKind, Request, Response};
-use vipsec_control::config::{TestConfiguration, load};
+use vipsec_control::config::{Check, TestConfiguration, load};
 use vipsec_control::core::{Core, Facts, Output, Surroundings};
-use vipsec_control::health::agent::AgentReport;
-use vipsec_control::health::{Failure, Outcome, Run, Success};
+use vipsec_control::health::{Failure, Outcome, Run, Success, probe};
 use vipsec_dataplane::api::{Command, Tables};
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
@@ -41,7 +44,9 @@ const CONFIG: &str = r#"
     weight = 10
     [[target.check]]
     kind = "agent"
+    address = "127.0.0.1"
     port = 9777
+    timeout = "10s"
     fall = 1
     rise = 1
     [[target]]
@@ -58,16 +63,20 @@ struct Bench {
     core: Core,
     now: Instant,
     tables: Vec<Arc<Tables>>,
-    checks: Vec<Run>,
+    checks: Vec<(Run, Box<Check>)>,
     answers: BTreeMap<u64, Result<Response, ErrorKind>>,
     asked: u64,
 }
 
 impl Bench {
     fn new() -> Self {
+        Self::with(CONFIG)
+    }
+
+    fn with(config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("vipsec.toml");
-        fs::write(&file, CONFIG).unwrap();
+        fs::write(&file, config).unwrap();
         let config = Arc::new(load(&file, TestConfiguration::Refused).unwrap());
         let now = Instant::now();
         let surroundings = Surroundings {
@@ -91,7 +100,7 @@ impl Bench {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Worker(0, Command::Tables { tables, .. }) => self.tables.push(tables),
-                Output::Check { run, .. } => self.checks.push(run),
+                Output::Check { run, check } => self.checks.push((run, check)),
                 Output::Reply(token, answer) => {
                     self.answers.insert(token, answer.map_err(|error| error.kind));
                 }
@@ -102,12 +111,18 @@ impl Bench {
 
     /// Waits for the next check, and ends it so.
     fn check(&mut self, outcome: Outcome) {
+        self.check_by(|_| outcome);
+    }
+
+    /// Waits for the next check, and runs it so.
+    fn check_by(&mut self, run_check: impl FnOnce(&Check) -> Outcome) {
         while self.checks.is_empty() {
             self.now = self.core.poll_timeout().max(self.now);
             self.core.handle_timeout(self.now);
             self.listen();
         }
-        self.core.handle_check_result(self.now, self.checks.remove(0), outcome);
+        let (run, check) = self.checks.remove(0);
+        self.core.handle_check_result(self.now, run, run_check(&check));
         self.listen();
     }
 
@@ -167,6 +182,32 @@ fn an_agents_share_counts_when_it_moves_by_a_step() {
     ] {
         bench.agent_says(share);
         assert_eq!(bench.new_tables(), tables, "{share} %");
+    }
+}
+
+/// The agent's program and the check that asks it, over a socket.
+#[test]
+fn an_agent_on_the_target_moves_its_weight() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state");
+    fs::write(&file, "40%").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sources =
+        Sources { load_full: None, file: Some(file.clone()), command: None, command_max: Duration::from_secs(1) };
+    thread::spawn(move || serve(&listener, sources, Duration::from_millis(10)));
+
+    let mut bench = Bench::with(&CONFIG.replace("port = 9777", &format!("port = {port}")));
+    bench.check_by(probe::run);
+    assert_eq!(bench.new_tables(), [[(TargetState::Up, 400), UP]]);
+    for (line, expected) in [("drain", TargetState::Drain), ("down #no disk", TargetState::Down), ("", TargetState::Up)]
+    {
+        fs::write(&file, line).unwrap();
+        let start = Instant::now();
+        while bench.new_tables().last().is_none_or(|[(state, _), _]| *state != expected) {
+            assert!(start.elapsed() < Duration::from_secs(30), "never {expected:?}");
+            bench.check_by(probe::run);
+        }
     }
 }
 

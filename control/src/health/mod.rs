@@ -13,7 +13,6 @@
 //!                        rise successes in a row
 //! ```
 
-pub mod agent;
 pub mod probe;
 
 use std::collections::BTreeSet;
@@ -22,9 +21,9 @@ use std::time::{Duration, Instant};
 
 use siphasher::sip::SipHasher13;
 use thiserror::Error;
+use vipsec_agent::{AgentError, AgentReport};
 
 use crate::config::Check;
-use agent::{AgentError, AgentReport};
 
 /// Most checks that run at once; a check that is due waits until one has ended.
 pub const RUNNING_MAX: usize = 64;

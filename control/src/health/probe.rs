@@ -4,7 +4,8 @@ use std::io::{self, Read};
 use std::net::TcpStream;
 use std::time::Instant;
 
-use super::agent::{AgentError, AgentReport, LINE_BYTES_MAX};
+use vipsec_agent::{AgentError, AgentReport, LINE_BYTES_MAX};
+
 use super::{Failure, Outcome, Success};
 use crate::config::{Check, HttpProbe, Probe};
 

@@ -11,6 +11,8 @@
 //!
 //! Words stand in any order, between spaces, tabulators or commas. What a line doesn't mention stays as it was.
 
+use std::fmt;
+
 use thiserror::Error;
 
 /// Most bytes of an agent's line.
@@ -69,6 +71,18 @@ impl AgentReport {
     }
 }
 
+/// As a line without its end, that both HAProxy and [`AgentReport::parse`] understand. A report that says nothing is an empty one.
+impl fmt::Display for AgentReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // HAProxy keeps a drained server drained until it is told `ready`.
+        let welcomes = self.welcomes.map(|welcomes| if welcomes { "ready" } else { "drain" });
+        let works = self.works.map(|works| if works { "up" } else { "down" });
+        let share = self.share_percent.map(|percent| format!("{percent}%"));
+        let words = [welcomes.map(str::to_owned), works.map(str::to_owned), share];
+        f.write_str(&words.into_iter().flatten().collect::<Vec<_>>().join(" "))
+    }
+}
+
 fn share(word: &str) -> Result<u16, AgentError> {
     let unknown = || AgentError::Unknown(word.chars().take(32).collect());
     let digits = word.strip_suffix('%').ok_or_else(unknown)?;
@@ -105,6 +119,20 @@ mod tests {
         ] {
             assert_eq!(AgentReport::parse(line), Ok(expected), "{line:?}");
         }
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        for works in [None, Some(true), Some(false)] {
+            for welcomes in [Some(true), Some(false)] {
+                for share_percent in [None, Some(0), Some(75)] {
+                    let written = report(works, welcomes, share_percent);
+                    assert_eq!(AgentReport::parse(&written.to_string()), Ok(written), "{written}");
+                }
+            }
+        }
+        assert_eq!(report(Some(true), Some(true), Some(75)).to_string(), "ready up 75%");
+        assert_eq!(report(Some(true), Some(false), None).to_string(), "drain up");
     }
 
     #[test]

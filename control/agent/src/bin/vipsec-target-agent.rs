@@ -1,0 +1,59 @@
+//! `vipsec-target-agent`: tells the appliances how a target is.
+#![forbid(unsafe_code)]
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use vipsec_agent::server::{Sources, serve};
+
+/// Tells whoever connects how this target is, in one line of HAProxy's agent check: `ready up 75%`, `drain up`, `down #why`.
+///
+/// The share comes from the machine's load. A file and a command may say otherwise; of several words, `down` and `drain` are heard,
+/// and the smallest share.
+#[derive(Debug, Parser)]
+#[command(name = "vipsec-target-agent", version)]
+struct Arguments {
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:9777")]
+    listen: SocketAddr,
+    /// Running processes per core that count as full load; 0: the load doesn't matter
+    #[arg(long, value_name = "NUMBER", default_value = "1", value_parser = load_full)]
+    full_load: f64,
+    /// A file whose first line has words to answer with, like `drain`; missing or empty, it says nothing
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// A command for the shell whose first line of output has words to answer with; if it fails, the target is down
+    #[arg(long, value_name = "COMMAND")]
+    command: Option<String>,
+    /// Seconds between two looks at load, file and command; also the longest time that the command may take
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    interval: u64,
+}
+
+fn load_full(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number @ 0.0..=1000.0) => Ok(number),
+        _ => Err("not in 0..=1000".to_owned()),
+    }
+}
+
+fn main() -> ExitCode {
+    let Arguments { listen, full_load, file, command, interval } = Arguments::parse();
+    let interval = Duration::from_secs(interval);
+    let load_full = (full_load > 0.0).then_some(full_load);
+    let sources = Sources { load_full, file, command, command_max: interval };
+    let served = TcpListener::bind(listen).and_then(|listener| {
+        println!("listening on {}", listener.local_addr()?);
+        serve(&listener, sources, interval)
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vipsec-target-agent: {listen}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! What a target says of itself to the appliances, over TCP in one line: the words ([`AgentReport`]), and what `vipsec-target-agent`
+//! finds out and answers.
+//!
+//! Nothing of DPDK is needed here: the agent runs on the targets.
+#![forbid(unsafe_code)]
+
+pub mod answer;
+mod report;
+pub mod server;
+
+pub use report::{AgentError, AgentReport, LINE_BYTES_MAX, SHARE_PERCENT_MAX};
