@@ -49,6 +49,7 @@ impl<B: PacketBuf> Assembly<B> {
     pub(super) fn new(mut buffer: B, piece: &Piece<'_>) -> Result<Self, Reason> {
         // The pool's headroom is for what the datagram will be wrapped in; its own headers get room of their own.
         let base = match piece.version {
+            _ if piece.offset == 0 => piece.headers.len(),
             Version::V4 => ipv4::HEADER_LEN,
             Version::V6 => ipv6::HEADER_LEN + FRAGMENT_HEADER_LEN,
         };

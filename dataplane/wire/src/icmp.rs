@@ -141,8 +141,13 @@ pub fn make_reply(message: &mut [u8]) -> Result<(), Truncated> {
     let old = u16::from_be_bytes([header[0], header[1]]);
     header[0] = kind::ECHO_REPLY;
     let new = u16::from_be_bytes([header[0], header[1]]);
-    let checksum = checksum::update(u16::from_be_bytes([header[2], header[3]]), old, new);
-    header[2..4].copy_from_slice(&checksum.to_be_bytes());
+    let mut checksum = checksum::update(u16::from_be_bytes([header[2], header[3]]), old, new);
+    // RFC 1624 §3 supposes that not all of the data is zero. That of a reply may be, and its checksum is all ones then.
+    if checksum == 0 {
+        header[2..4].copy_from_slice(&[0, 0]);
+        checksum = Sum::new().bytes(message).finish();
+    }
+    message.first_chunk_mut::<HEADER_LEN>().ok_or(Truncated)?[2..4].copy_from_slice(&checksum.to_be_bytes());
     Ok(())
 }
 
@@ -182,6 +187,15 @@ mod tests {
         assert_eq!(bytes, REPLY);
         bytes[2] ^= 1;
         assert_eq!(Message::parse(&bytes).unwrap_err(), IcmpError::Checksum);
+    }
+
+    #[test]
+    fn reply_to_an_echo_of_zeros_has_a_right_checksum() {
+        let mut bytes = [0x08, 0, 0xf7, 0xff, 0, 0, 0, 0, 0, 0];
+        Message::parse(&bytes).expect("a right checksum");
+        make_reply(&mut bytes).unwrap();
+        // From scapy: ICMP(type=0, id=0, seq=0) / b"\0\0"
+        assert_eq!(bytes, [0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]
