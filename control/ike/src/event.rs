@@ -80,6 +80,17 @@ pub enum Event {
         /// The new remote end.
         remote: SocketAddr,
     },
+    /// Message IDs of an IKE SA that was imported from a copy that may be stale are agreed on anew (RFC 6311).
+    Synchronised(IkeSaId),
+    /// The peer has failed over and may have lost count (RFC 6311 §5.2): go on that far above the numbers that were sent last.
+    SkipNumbers {
+        /// The IKE SA.
+        ike_sa: IkeSaId,
+        /// Inbound SPIs of the child SAs whose outbound numbers skip.
+        children: Vec<u32>,
+        /// How far, below 2^31.
+        delta: u64,
+    },
     /// The record of an IKE SA is not what it was: export it again. For one that is gone comes [`Event::IkeGone`] instead.
     Changed(IkeSaId),
 }

@@ -206,7 +206,19 @@ pub(crate) enum Exchange {
     DeleteIke,
     /// We tell the peer that its IKE_AUTH response did not convince us (RFC 7296 §2.21.2).
     AuthenticationFailed,
+    /// See [`Task::SyncReplayCounters`].
+    SyncReplayCounters { delta: u64 },
     Liveness,
+}
+
+/// We have asked the peer to agree on new message IDs (RFC 6311). What is sealed isn't kept: each try has a higher ID and another
+/// nonce.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PendingSync {
+    pub(crate) nonce: [u8; 4],
+    /// M1: the ID that our next request will have at least.
+    pub(crate) send: u32,
+    pub(crate) tries: u32,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -263,6 +275,8 @@ pub(crate) enum Task {
     DeleteChildren(Vec<u32>),
     DeleteIke,
     AuthenticationFailed,
+    /// The peer's child SAs are to go on that far above their outbound numbers (RFC 6311 §5.2).
+    SyncReplayCounters { delta: u64 },
     Liveness,
 }
 
@@ -290,6 +304,10 @@ pub(crate) struct IkeSaState {
     pub(crate) answered: Option<Answered>,
     pub(crate) pending: Option<Pending>,
     pub(crate) queue: VecDeque<Task>,
+    /// Message IDs are not known: nothing is asked or answered before the peer has agreed on new ones.
+    pub(crate) sync: Option<PendingSync>,
+    /// Highest M1 of the peer's synchronisations (RFC 6311 §5.1).
+    pub(crate) sync_seen: Option<u32>,
     /// Digest of the IKE_SA_INIT request that we answered, for late retransmissions of it.
     pub(crate) init_digest: Option<[u8; 32]>,
 }
@@ -429,7 +447,7 @@ impl IkeSa {
     /// When something is to be done about it.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let liveness = || match (self.state.phase, self.policy.dpd_delay) {
-            (Phase::Established, Some(delay)) if self.state.queue.is_empty() => Some(after(self.heard, delay)),
+            (Phase::Established, Some(delay)) if self.state.queue.is_empty() && self.state.sync.is_none() => Some(after(self.heard, delay)),
             _ => None,
         };
         let request = self.retry.map_or_else(liveness, |retry| Some(retry.at));

@@ -132,6 +132,7 @@ impl Endpoint {
             Payload::IdResponder(policy.local_id.clone()),
             Payload::Auth(METHOD_SHARED_KEY, shared_key_mac(prf, &policy.psk, &signed).to_vec()),
         ];
+        payloads.extend(Self::announce_sync(|kind| contents.has(kind)));
         let mut announced = half.announced;
         announced.extend(contents.announced());
         let state = IkeSaState {
@@ -152,6 +153,8 @@ impl Endpoint {
             answered: None,
             pending: None,
             queue: Default::default(),
+            sync: None,
+            sync_seen: None,
             init_digest: Some(half.digest),
         };
         let children = policy.children.clone();

@@ -27,6 +27,12 @@ impl Endpoint {
             // RFC 7296 §1.4.1: the response is empty.
             return Vec::new();
         }
+        // RFC 6311 §5: alone, in an ordinary exchange, where both sides have asserted it.
+        if sa.peer_knows(NotifyType::IPSEC_REPLAY_COUNTER_SYNC_SUPPORTED)
+            && let Some(notify) = contents.notifies(NotifyType::IPSEC_REPLAY_COUNTER_SYNC).next()
+        {
+            self.on_replay_counter_sync(sa, &notify.data);
+        }
         let spis = contents.deletes.iter().flat_map(|delete| match delete {
             Delete::Esp(spis) => spis.as_slice(),
             Delete::Ike | Delete::Other(_) => &[],

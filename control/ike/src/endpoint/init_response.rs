@@ -246,6 +246,8 @@ impl Endpoint {
             answered: None,
             pending: None,
             queue: Default::default(),
+            sync: None,
+            sync_seen: None,
             init_digest: None,
         };
         let mut sa = IkeSa::new(state, Arc::clone(policy), now);
@@ -273,8 +275,9 @@ impl Endpoint {
         let proposals: Vec<_> = child.proposals.iter().map(EspProposal::without_groups).collect();
         let mut payloads = vec![Payload::IdInitiator(policy.local_id.clone())];
         payloads.extend(policy.remote_id.exact().cloned().map(Payload::IdResponder));
+        payloads.push(Payload::Auth(METHOD_SHARED_KEY, mac));
+        payloads.extend(Self::announce_sync(|_| true));
         payloads.extend([
-            Payload::Auth(METHOD_SHARED_KEY, mac),
             Payload::Sa(offer(&proposals, &child.spi.to_be_bytes())),
             Payload::TsInitiator(child.local_ts.clone()),
             Payload::TsResponder(child.remote_ts.clone()),

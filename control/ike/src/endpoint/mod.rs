@@ -17,6 +17,7 @@ mod rekey_ike;
 mod renegotiate;
 mod requests;
 mod status;
+mod sync;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

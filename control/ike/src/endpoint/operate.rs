@@ -38,6 +38,9 @@ pub enum OperateError {
     /// Too many IKE SAs.
     #[error("too many IKE SAs")]
     LimitReached,
+    /// The peer doesn't synchronise replay counters (RFC 6311), or not these.
+    #[error("the peer doesn't synchronise these replay counters")]
+    NotSynchronisable,
     /// The crypto library refused.
     #[error("no key pair could be made")]
     Crypto,
@@ -130,7 +133,7 @@ impl Endpoint {
         })
     }
 
-    fn on_established(
+    pub(super) fn on_established(
         &mut self,
         id: IkeSaId,
         now: Instant,

@@ -183,8 +183,11 @@ impl Endpoint {
             // RFC 7296 §2.1: a retransmitted request only causes a retransmission of the response.
             return self.transmit_message(Some(sa.id()), ends, &answered.response, Freshness::Again);
         }
-        // RFC 7296 §2.3: our window is one.
-        if message_id != sa.state.next_expected {
+        if self.is_about_sync(now, ends, sa, message, datagram) {
+            return;
+        }
+        // RFC 7296 §2.3: our window is one. RFC 6311 §8.1: with IDs that may be stale, none is taken.
+        if message_id != sa.state.next_expected || sa.state.sync.is_some() {
             return self.drop_unauthenticated(Drop::UnexpectedMessageId, local, remote);
         }
         // Until its IKE_AUTH response is here, nobody has authenticated the responder.
@@ -221,6 +224,30 @@ impl Endpoint {
         sa.changed = true;
     }
 
+    /// Looks into messages with ID zero, which may synchronise message IDs (RFC 6311 §5.1).
+    fn is_about_sync(
+        &mut self,
+        now: Instant,
+        ends: Ends,
+        sa: &mut IkeSa,
+        message: &Received<'_>,
+        datagram: &[u8],
+    ) -> bool {
+        let Header { message_id, exchange, direction, .. } = message.header;
+        if message_id != 0
+            || exchange != ExchangeType::Informational
+            || sa.state.phase == Phase::Authenticating
+            || !sa.peer_knows(NotifyType::IKEV2_MESSAGE_ID_SYNC_SUPPORTED)
+        {
+            return false;
+        }
+        // It is short: never in fragments.
+        match read(&self.config, now, &sa.state.channel, &mut None, message, datagram) {
+            Ok(Some(whole)) => self.on_message_zero(now, ends, sa, direction, &whole),
+            Ok(None) | Err(_) => false,
+        }
+    }
+
     /// The payloads that answer a request.
     fn answer(&mut self, now: Instant, sa: &mut IkeSa, exchange: ExchangeType, contents: Contents) -> Vec<Payload> {
         match exchange {
@@ -241,6 +268,9 @@ impl Endpoint {
 
     fn on_response(&mut self, now: Instant, ends: Ends, sa: &mut IkeSa, message: &Received<'_>, datagram: &[u8]) {
         let Ends { local, remote } = ends;
+        if self.is_about_sync(now, ends, sa, message, datagram) {
+            return;
+        }
         let Some(pending) = &sa.state.pending else {
             return self.drop_unauthenticated(Drop::UnexpectedMessageId, local, remote);
         };
@@ -276,7 +306,7 @@ impl Endpoint {
     }
 
     /// A fresh authentic message came: the peer lives, and perhaps elsewhere than before.
-    fn heard(&mut self, sa: &mut IkeSa, now: Instant, ends: Ends) {
+    pub(super) fn heard(&mut self, sa: &mut IkeSa, now: Instant, ends: Ends) {
         sa.heard = now;
         if sa.state.remote == ends.remote && sa.state.local == ends.local {
             return;

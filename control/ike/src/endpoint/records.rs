@@ -10,6 +10,7 @@ use super::Endpoint;
 use super::timers::after;
 use crate::child::ChildSa;
 use crate::event::GoneReason;
+use crate::message::NotifyType;
 use crate::record::{ChildSaRecord, IkeSaRecord};
 use crate::sa::{Age, Exchange, IkeSa, IkeSaId, Phase, Retry};
 
@@ -42,6 +43,9 @@ pub enum ImportError {
     /// A child SA that the record names is missing, or one is there that it doesn't name.
     #[error("the child SA records aren't those that the IKE SA record names")]
     WrongChildren,
+    /// Its copy may be stale, and the peer doesn't synchronise message IDs (RFC 6311).
+    #[error("the peer doesn't synchronise message IDs")]
+    NotSynchronisable,
     /// The IKE SA or a child SA is here already.
     #[error("the SA is here already")]
     AlreadyHere,
@@ -79,6 +83,44 @@ impl Endpoint {
         children: Vec<ChildSaRecord>,
         now: Instant,
     ) -> Result<IkeSaId, ImportError> {
+        let sa = self.revive(record, children, now)?;
+        let id = sa.id();
+        self.settle(sa, now);
+        Ok(id)
+    }
+
+    /// The same with a copy that may be stale: agrees on new message IDs with the peer (RFC 6311) before it takes or sends any request.
+    /// [`Event::Synchronised`](crate::Event::Synchronised) tells when that is done; then the child SAs are to be rekeyed, since
+    /// nobody knows where their numbers stand. They must not be used before: don't install them.
+    pub fn import_stale(
+        &mut self,
+        record: IkeSaRecord,
+        children: Vec<ChildSaRecord>,
+        now: Instant,
+    ) -> Result<IkeSaId, ImportError> {
+        if record.state.phase == Phase::Authenticating
+            || !record.state.announced.contains(&NotifyType::IKEV2_MESSAGE_ID_SYNC_SUPPORTED)
+        {
+            return Err(ImportError::NotSynchronisable);
+        }
+        let mut sa = self.revive(record, children, now)?;
+        let id = sa.id();
+        // Whether the peer has seen what was in progress can't be known.
+        self.ask_again(now, &mut sa);
+        sa.state.answered = None;
+        sa.retry = None;
+        self.request_sync(now, &mut sa);
+        self.settle(sa, now);
+        Ok(id)
+    }
+
+    /// An IKE SA from its record.
+    fn revive(
+        &mut self,
+        record: IkeSaRecord,
+        children: Vec<ChildSaRecord>,
+        now: Instant,
+    ) -> Result<IkeSa, ImportError> {
         let id = record.id();
         let ours = *self.epochs.get(&record.vip()).ok_or(ImportError::NotOwned(record.vip()))?;
         self.check_record(&record, &children, ours)?;
@@ -95,7 +137,7 @@ impl Endpoint {
         } else {
             (sa.rekey_at, sa.expires_at) = self.lifetime(now, record.age, sa.policy.rekey_time);
         }
-        if sa.state.pending.is_some() {
+        if sa.state.pending.is_some() || sa.state.sync.is_some() {
             let interval = self.config.retransmission.first / 2;
             sa.retry = Some(Retry { at: now, interval, tries: 0, unsent: true });
         }
@@ -115,8 +157,7 @@ impl Endpoint {
             ike_sa = %id, connection = %sa.state.connection, remote = %sa.state.remote, peer = %sa.peer(),
             children = sa.children.len(), in_progress = sa.state.pending.is_some(), "IKE SA resumed"
         );
-        self.settle(sa, now);
-        Ok(id)
+        Ok(sa)
     }
 
     fn check_record(&self, record: &IkeSaRecord, children: &[ChildSaRecord], ours: Epoch) -> Result<(), ImportError> {

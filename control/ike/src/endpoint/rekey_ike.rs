@@ -199,6 +199,8 @@ impl Endpoint {
             answered: None,
             pending: None,
             queue: Default::default(),
+            sync: None,
+            sync_seen: None,
             init_digest: None,
             vip: old.state.vip,
             connection: old.state.connection.clone(),

@@ -47,7 +47,7 @@ impl Endpoint {
 
     /// Sends the next request that waits, once the one before is answered.
     pub(super) fn send_next_request(&mut self, sa: &mut IkeSa, now: Instant) {
-        while sa.state.pending.is_none() && sa.gone.is_none() {
+        while sa.state.pending.is_none() && sa.state.sync.is_none() && sa.gone.is_none() {
             let Some(task) = sa.state.queue.pop_front() else { return };
             sa.changed = true;
             match task {
@@ -68,6 +68,10 @@ impl Endpoint {
                 Task::AuthenticationFailed => {
                     let notify = NotifyType::AUTHENTICATION_FAILED.into();
                     self.inform(now, sa, &[notify], Exchange::AuthenticationFailed);
+                }
+                Task::SyncReplayCounters { delta } => {
+                    let notify = Self::replay_counter_sync(sa, delta);
+                    self.inform(now, sa, &[notify], Exchange::SyncReplayCounters { delta });
                 }
                 // RFC 7296 §2.4: an empty INFORMATIONAL request.
                 Task::Liveness => self.inform(now, sa, &[], Exchange::Liveness),
@@ -140,7 +144,7 @@ impl Endpoint {
                 sa.gone = Some(if replaced { GoneReason::Rekeyed } else { GoneReason::Deleted });
             }
             Exchange::AuthenticationFailed => sa.gone = Some(GoneReason::AuthenticationFailed),
-            Exchange::Liveness => {}
+            Exchange::SyncReplayCounters { .. } | Exchange::Liveness => {}
         }
     }
 

@@ -67,6 +67,10 @@ impl Endpoint {
             && retry.at <= now
         {
             match self.next_retry(now, retry) {
+                Some(next) if sa.state.sync.is_some() => {
+                    sa.retry = Some(next);
+                    self.request_sync(now, sa);
+                }
                 Some(next) => {
                     sa.retry = Some(next);
                     self.retransmit(sa, if retry.unsent { Freshness::Fresh } else { Freshness::Again });
@@ -89,7 +93,8 @@ impl Endpoint {
         }
         self.on_child_timers(now, sa);
         let silent = sa.policy.dpd_delay.is_some_and(|delay| after(sa.heard, delay) <= now);
-        if silent && sa.state.phase == Phase::Established && sa.state.pending.is_none() && sa.state.queue.is_empty() {
+        let idle = sa.state.pending.is_none() && sa.state.sync.is_none() && sa.state.queue.is_empty();
+        if silent && idle && sa.state.phase == Phase::Established {
             sa.enqueue(Task::Liveness);
         }
     }

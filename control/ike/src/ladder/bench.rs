@@ -406,30 +406,40 @@ impl Bench {
     pub(crate) fn replace(&mut self, side: usize) {
         // What the old owner held back until its records were acknowledged leaves before it dies.
         self.collect();
-        self.loads += 1;
         let old = &self.sides[side];
-        let epoch = old.epoch + 1;
+        let records: Vec<_> = old
+            .sas(self.now)
+            .iter()
+            .map(|sa| {
+                let (record, children) = old.endpoint.export(sa.id, self.now).unwrap();
+                let record = IkeSaRecord::decode(&record.encode()).unwrap();
+                let children: Vec<_> =
+                    children.iter().map(|child| ChildSaRecord::decode(&child.encode()).unwrap()).collect();
+                (record, children)
+            })
+            .collect();
+        for child in records.iter().flat_map(|(_, children)| children) {
+            let installed = &old.installed[&child.spi_in()];
+            let tunnel = installed.tunnel;
+            assert_eq!(installed, &ChildSaInfo { ike_sa: installed.ike_sa, tunnel, ..child.info().clone() });
+        }
+        self.replace_with(side, |successor, now| {
+            for (record, children) in records {
+                successor.import(record, children, now).unwrap();
+            }
+        });
+    }
+
+    /// The same with a successor that imports what it likes, how it likes.
+    pub(crate) fn replace_with(&mut self, side: usize, import: impl FnOnce(&mut Endpoint, Instant)) {
+        self.collect();
+        self.loads += 1;
+        let epoch = self.sides[side].epoch + 1;
         let appliance = 1 + u8::try_from((side as u64 + 2 * self.loads) % 200).unwrap();
         let rng = Box::new(StdRng::seed_from_u64(1000 * self.setup.seed + self.loads));
         let mut successor = Endpoint::new(self.setup.config(side, appliance), rng);
         successor.set_origin(VIP, Epoch(epoch)).unwrap();
-        for sa in old.sas(self.now) {
-            let (record, children) = old.endpoint.export(sa.id, self.now).unwrap();
-            let record = IkeSaRecord::decode(&record.encode()).unwrap();
-            let children =
-                children.iter().map(|child| ChildSaRecord::decode(&child.encode()).unwrap()).collect::<Vec<_>>();
-            for child in &children {
-                assert_eq!(
-                    &old.installed[&child.spi_in()],
-                    &ChildSaInfo {
-                        ike_sa: old.installed[&child.spi_in()].ike_sa,
-                        tunnel: old.installed[&child.spi_in()].tunnel,
-                        ..child.info().clone()
-                    }
-                );
-            }
-            successor.import(record, children, self.now).unwrap();
-        }
+        import(&mut successor, self.now);
         let side = &mut self.sides[side];
         side.endpoint = successor;
         side.epoch = epoch;

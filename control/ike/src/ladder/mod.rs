@@ -9,6 +9,7 @@ mod fragments;
 mod hostile;
 mod ike;
 mod initial;
+mod sync;
 mod takeover;
 
 pub(crate) use bench::{ALICE, BOB, Bench, Setup};
