@@ -155,6 +155,13 @@ pub enum Command {
         /// New remote address and, with UDP encapsulation, port.
         remote: SocketAddr,
     },
+    /// The remote peer has failed over and may have lost count (RFC 6311 §5.2): go on that far above the last outbound number.
+    SkipNumbers {
+        /// Inbound SPI.
+        spi: Spi,
+        /// How far.
+        delta: u64,
+    },
     /// Send a complete Ethernet frame (gratuitous ARP, an advertisement).
     SendFrame {
         /// Port to leave by.

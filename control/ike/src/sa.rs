@@ -207,7 +207,9 @@ pub(crate) enum Exchange {
     /// We tell the peer that its IKE_AUTH response did not convince us (RFC 7296 §2.21.2).
     AuthenticationFailed,
     /// See [`Task::SyncReplayCounters`].
-    SyncReplayCounters { delta: u64 },
+    SyncReplayCounters {
+        delta: u64,
+    },
     Liveness,
 }
 
@@ -269,14 +271,24 @@ pub(crate) struct RekeyExchange {
 /// A request that waits for its turn: our window is one (RFC 7296 §2.3).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Task {
-    CreateChild { policy: String, group: Option<Group> },
-    RekeyChild { spi: u32, group: Option<Group> },
-    RekeyIke { group: Option<Group> },
+    CreateChild {
+        policy: String,
+        group: Option<Group>,
+    },
+    RekeyChild {
+        spi: u32,
+        group: Option<Group>,
+    },
+    RekeyIke {
+        group: Option<Group>,
+    },
     DeleteChildren(Vec<u32>),
     DeleteIke,
     AuthenticationFailed,
     /// The peer's child SAs are to go on that far above their outbound numbers (RFC 6311 §5.2).
-    SyncReplayCounters { delta: u64 },
+    SyncReplayCounters {
+        delta: u64,
+    },
     Liveness,
 }
 
@@ -447,7 +459,9 @@ impl IkeSa {
     /// When something is to be done about it.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let liveness = || match (self.state.phase, self.policy.dpd_delay) {
-            (Phase::Established, Some(delay)) if self.state.queue.is_empty() && self.state.sync.is_none() => Some(after(self.heard, delay)),
+            (Phase::Established, Some(delay)) if self.state.queue.is_empty() && self.state.sync.is_none() => {
+                Some(after(self.heard, delay))
+            }
             _ => None,
         };
         let request = self.retry.map_or_else(liveness, |retry| Some(retry.at));

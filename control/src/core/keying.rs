@@ -131,6 +131,13 @@ impl Core {
                     self.move_peer(spi, remote);
                 }
             }
+            // I6: an untrusted copy is never resumed from, so nothing is imported that has to be synchronised.
+            Event::Synchronised(_) => {}
+            Event::SkipNumbers { children, delta, .. } => {
+                for spi in children.into_iter().filter_map(|spi| Spi::new(spi).ok()) {
+                    self.tell(Command::SkipNumbers { spi, delta });
+                }
+            }
             Event::Changed(id) => {
                 self.note_birth(id);
                 self.publications.changed.insert(id);

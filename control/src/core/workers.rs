@@ -90,7 +90,10 @@ impl WorkerSet {
                     self.tell(placed.worker, Command::RemoveChild(spi));
                 }
             }
-            Command::Grant { spi, .. } | Command::Bind(spi) | Command::MovePeer { spi, .. } => {
+            Command::Grant { spi, .. }
+            | Command::Bind(spi)
+            | Command::MovePeer { spi, .. }
+            | Command::SkipNumbers { spi, .. } => {
                 if let Some(placed) = self.placed.get(&spi) {
                     self.tell(placed.worker, command);
                 }

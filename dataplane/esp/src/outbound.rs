@@ -218,6 +218,11 @@ impl OutboundSa {
         }
     }
 
+    /// Goes on that far above the last number used: the peer may have lost count (RFC 6311 §5.2).
+    pub fn skip(&mut self, delta: u64) {
+        self.sent = self.sent.saturating_add(delta).min(self.number_max);
+    }
+
     /// The number of a packet with that many bytes of text.
     #[inline]
     fn next_number(&mut self, text_len: usize) -> Result<u64, EspError> {

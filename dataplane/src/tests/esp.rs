@@ -199,6 +199,17 @@ fn the_control_core_moves_a_peer() {
     assert_eq!(scene.counters.tally(Tally::CommandsRefused), 1);
 }
 
+/// RFC 6311 §5.2: a remote peer that failed over may have lost count.
+#[test]
+fn outbound_numbers_skip() {
+    let (mut scene, peer) = scene_with(child(1));
+    scene.command(Command::SkipNumbers { spi: peer.spi(), delta: 1000 });
+    scene.receive(INSIDE, &to_gateway(&udp((VIP, 53), (REMOTE, 40000), b"answer")));
+    let frame = scene.one_sent_with_arp(OUTSIDE);
+    let sequence = vipsec_wire::ethernet::HEADER_LEN + ipv4::HEADER_LEN + 4;
+    assert_eq!(frame[sequence..sequence + 4], 1001u32.to_be_bytes());
+}
+
 #[test]
 fn the_inner_packet_must_be_what_the_sa_carries() {
     let (mut scene, mut peer) = scene_with(child(1));

@@ -31,6 +31,12 @@ impl<P: BufferPool> Worker<P> {
                     self.sad.move_peer(index, remote);
                 }
             }
+            Command::SkipNumbers { spi, delta } => {
+                let index = self.known(spi);
+                if let Some(sa) = index.and_then(|index| self.sad.outbound_mut(index)) {
+                    sa.esp.skip(delta);
+                }
+            }
             Command::SendFrame { port, frame } => {
                 let verdict = self.send_frame(port, &frame);
                 self.count(verdict);

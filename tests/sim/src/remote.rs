@@ -205,7 +205,11 @@ impl Remote {
                 Event::RemoveChild { spi_in, .. } => {
                     self.sas.remove(&spi_in);
                 }
-                Event::ChildFailed { .. } | Event::PeerMoved { .. } | Event::Changed(_) => {}
+                Event::ChildFailed { .. }
+                | Event::PeerMoved { .. }
+                | Event::Synchronised(_)
+                | Event::SkipNumbers { .. }
+                | Event::Changed(_) => {}
             }
         }
         if !self.sas.is_empty() {

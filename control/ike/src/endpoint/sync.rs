@@ -132,8 +132,7 @@ impl Endpoint {
         if let Some(delta) = delta {
             self.on_replay_counter_sync(sa, delta);
         }
-        let ours =
-            MessageIdSync { nonce: theirs.nonce, send: sa.state.next_request, receive: sa.state.next_expected };
+        let ours = MessageIdSync { nonce: theirs.nonce, send: sa.state.next_request, receive: sa.state.next_expected };
         let answer = self.seal(sa, ExchangeType::Informational, Direction::Response, 0, &[ours.payload()]);
         if let Some(answer) = answer {
             self.transmit_message(Some(sa.id()), ends, &answer, Freshness::Fresh);

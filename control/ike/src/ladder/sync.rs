@@ -50,8 +50,8 @@ fn both_announce_it_in_ike_auth() {
     bench.call();
     bench.deliver();
     bench.deliver();
-    let supported =
-        [NotifyType::IKEV2_MESSAGE_ID_SYNC_SUPPORTED, NotifyType::IPSEC_REPLAY_COUNTER_SYNC_SUPPORTED].map(Payload::from);
+    let supported = [NotifyType::IKEV2_MESSAGE_ID_SYNC_SUPPORTED, NotifyType::IPSEC_REPLAY_COUNTER_SYNC_SUPPORTED]
+        .map(Payload::from);
     for _ in 0..2 {
         let message = bench.deliver().unwrap();
         let payloads = bench.read(&message);
@@ -165,9 +165,8 @@ fn responses_are_for_the_present_request() {
         |payloads| change(payloads, 10, 1),
         |payloads| payloads.push(Payload::Vendor(vec![1])),
     ];
-    let synchronised = |bench: &Bench| {
-        bench.sides[BOB].events.iter().filter(|event| matches!(event, Event::Synchronised(_))).count()
-    };
+    let synchronised =
+        |bench: &Bench| bench.sides[BOB].events.iter().filter(|event| matches!(event, Event::Synchronised(_))).count();
     for (i, wrong) in wrong.into_iter().enumerate() {
         bench.wire = [answer.clone()].into();
         bench.rewrite_next(wrong);
