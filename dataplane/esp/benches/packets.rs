@@ -11,7 +11,8 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use vipsec_esp::engine::{Context, EngineKind};
+use arrayvec::ArrayVec;
+use vipsec_esp::engine::{Context, EngineKind, Footprint};
 use vipsec_esp::inbound::{Admission, InboundSa};
 use vipsec_esp::outbound::OutboundSa;
 use vipsec_esp::sa::{Algorithm, InboundParams, KeyMaterial, OutboundParams, SALT_LEN, Spi};
@@ -104,11 +105,15 @@ struct Scene {
     outbound: Vec<OutboundSa>,
     inbound: Vec<InboundSa>,
     contexts: Vec<Context>,
+    footprint: Footprint,
     frames: Vec<Frame>,
     len: usize,
     /// Where the next window's first packet finds its SA.
     at: usize,
 }
+
+/// What is measured: the AEAD alone; packet by packet; a burst step by step.
+const KINDS: [&str; 6] = ["bare seal", "seal", "staged", "bare open", "open", "staged"];
 
 /// Any block as nonce or AAD, written long before it is read.
 #[repr(align(16))]
@@ -144,6 +149,7 @@ impl Scene {
             outbound: (0..sas).map(|sa| OutboundSa::new(engine, &outbound(sa)).expect("sound")).collect(),
             inbound: (0..sas).map(|sa| InboundSa::new(engine, &inbound(sa)).expect("sound")).collect(),
             contexts: (0..sas).map(context).collect(),
+            footprint: Footprint::of(engine, algorithm),
             frames: (0..WINDOW).map(|_| Frame::new()).collect(),
             len,
             at: 0,
@@ -167,14 +173,18 @@ impl Scene {
         (self.len + 2).next_multiple_of(4)
     }
 
+    /// Which SAs the packets of the next window belong to.
+    fn sas(&self) -> Vec<usize> {
+        (0..WINDOW).map(|packet| self.sa(packet)).collect()
+    }
+
     fn seal(&mut self) -> Duration {
         self.reset(HEADROOM, self.len);
-        let sas: Vec<usize> = (0..WINDOW).map(|packet| self.sa(packet)).collect();
+        let sas = self.sas();
         let start = Instant::now();
         for (sas, frames) in sas.chunks(BURST).zip(self.frames.chunks_mut(BURST)) {
-            for sa in sas {
-                self.outbound[*sa].prefetch(self.len);
-            }
+            sas.iter().for_each(|sa| self.outbound[*sa].prefetch());
+            sas.iter().for_each(|sa| self.outbound[*sa].prefetch_key(self.len));
             for (sa, frame) in sas.iter().zip(frames) {
                 black_box(self.outbound[*sa].seal(frame, 4)).expect("sealed");
             }
@@ -182,14 +192,30 @@ impl Scene {
         start.elapsed()
     }
 
-    /// Opens what [`seal`](Self::seal) made in the same turn.
-    fn open(&mut self) -> Duration {
-        let sas: Vec<usize> = (0..WINDOW).map(|packet| self.sa(packet)).collect();
+    /// The same, step by step.
+    fn seal_staged(&mut self) -> Duration {
+        self.reset(HEADROOM, self.len);
+        let sas = self.sas();
         let start = Instant::now();
         for (sas, frames) in sas.chunks(BURST).zip(self.frames.chunks_mut(BURST)) {
-            for sa in sas {
-                self.inbound[*sa].prefetch(self.len);
+            sas.iter().for_each(|sa| self.outbound[*sa].prefetch());
+            let prepare = |(sa, frame): (&usize, &mut Frame)| self.outbound[*sa].prepare(frame, 4).expect("prepared");
+            let sealings: ArrayVec<_, BURST> = sas.iter().zip(&mut *frames).map(prepare).collect();
+            sas.iter().for_each(|sa| self.outbound[*sa].prefetch_key(self.len));
+            for ((sa, frame), sealing) in sas.iter().zip(frames).zip(&sealings) {
+                black_box(self.outbound[*sa].encrypt(frame, sealing.op())).expect("sealed");
             }
+        }
+        start.elapsed()
+    }
+
+    /// Opens what [`seal`](Self::seal) made in the same turn.
+    fn open(&mut self) -> Duration {
+        let sas = self.sas();
+        let start = Instant::now();
+        for (sas, frames) in sas.chunks(BURST).zip(self.frames.chunks_mut(BURST)) {
+            sas.iter().for_each(|sa| self.inbound[*sa].prefetch());
+            sas.iter().for_each(|sa| self.inbound[*sa].prefetch_key(self.len));
             for (sa, frame) in sas.iter().zip(frames) {
                 let sa = &mut self.inbound[*sa];
                 let opened = black_box(sa.open(frame)).expect("opened");
@@ -199,32 +225,49 @@ impl Scene {
         start.elapsed()
     }
 
+    /// The same, step by step.
+    fn open_staged(&mut self) -> Duration {
+        let sas = self.sas();
+        let start = Instant::now();
+        for (sas, frames) in sas.chunks(BURST).zip(self.frames.chunks_mut(BURST)) {
+            sas.iter().for_each(|sa| self.inbound[*sa].prefetch());
+            let prepare = |(sa, frame): (&usize, &Frame)| self.inbound[*sa].prepare(frame.data()).expect("prepared");
+            let openings: ArrayVec<_, BURST> = sas.iter().zip(&*frames).map(prepare).collect();
+            sas.iter().for_each(|sa| self.inbound[*sa].prefetch_key(self.len));
+            let mut verdicts = ArrayVec::<_, BURST>::new();
+            for ((sa, frame), opening) in sas.iter().zip(&mut *frames).zip(&openings) {
+                verdicts.push(self.inbound[*sa].decrypt(frame, opening.op()));
+            }
+            for (((sa, frame), opening), verdict) in sas.iter().zip(frames).zip(openings).zip(verdicts) {
+                let opened = black_box(opening.complete(frame, verdict)).expect("opened");
+                assert_eq!(self.inbound[*sa].admit(&opened), Admission::Deliver);
+            }
+        }
+        start.elapsed()
+    }
+
     fn bare_seal(&mut self, nonces: &[Block], tags: &mut [[u8; 16]], aad_len: usize) -> Duration {
         self.reset(HEADROOM, self.text_len());
-        let sas: Vec<usize> = (0..WINDOW).map(|packet| self.sa(packet)).collect();
+        let sas = self.sas();
         let start = Instant::now();
         for (burst, (sas, frames)) in sas.chunks(BURST).zip(self.frames.chunks_mut(BURST)).enumerate() {
-            for sa in sas {
-                self.contexts[*sa].prefetch(self.len);
-            }
+            sas.iter().for_each(|sa| self.contexts[*sa].prefetch(self.footprint, self.len));
             for (packet, (sa, frame)) in sas.iter().zip(frames).enumerate() {
                 let packet = burst * BURST + packet;
                 let block = &nonces[packet].0;
                 let nonce = block.first_chunk().expect("12 of 16");
-                tags[packet] =
-                    self.contexts[*sa].seal_in_place(nonce, &block[..aad_len], frame.data_mut()).expect("sealed");
+                let (aad, tag) = (&block[..aad_len], &mut tags[packet]);
+                self.contexts[*sa].seal_in_place(nonce, aad, frame.data_mut(), tag).expect("sealed");
             }
         }
         start.elapsed()
     }
 
     fn bare_open(&mut self, nonces: &[Block], tags: &[[u8; 16]], aad_len: usize) -> Duration {
-        let sas: Vec<usize> = (0..WINDOW).map(|packet| self.sa(packet)).collect();
+        let sas = self.sas();
         let start = Instant::now();
         for (burst, (sas, frames)) in sas.chunks(BURST).zip(self.frames.chunks_mut(BURST)).enumerate() {
-            for sa in sas {
-                self.contexts[*sa].prefetch(self.len);
-            }
+            sas.iter().for_each(|sa| self.contexts[*sa].prefetch(self.footprint, self.len));
             for (packet, (sa, frame)) in sas.iter().zip(frames).enumerate() {
                 let packet = burst * BURST + packet;
                 let block = &nonces[packet].0;
@@ -237,18 +280,21 @@ impl Scene {
         start.elapsed()
     }
 
-    /// Minimum and median of each kind, in nanoseconds per packet: bare seal, seal, bare open, open.
-    fn measure(&mut self, esn: bool) -> [(f64, f64); 4] {
+    /// Minimum and median of each kind, in nanoseconds per packet, in the order of [`KINDS`].
+    fn measure(&mut self, esn: bool) -> [(f64, f64); KINDS.len()] {
         let nonces: Vec<Block> = (0..WINDOW).map(|packet| Block([packet as u8; 16])).collect();
         let mut tags = vec![[0; 16]; WINDOW];
         let aad_len = if esn { 12 } else { 8 };
-        let mut times: [Vec<Duration>; 4] = Default::default();
+        let mut times: [Vec<Duration>; KINDS.len()] = Default::default();
         let begin = Instant::now();
         while begin.elapsed() < TIME_PER_LINE || times[0].len() < 20 {
             times[0].push(self.bare_seal(&nonces, &mut tags, aad_len));
-            times[2].push(self.bare_open(&nonces, &tags, aad_len));
+            times[3].push(self.bare_open(&nonces, &tags, aad_len));
             times[1].push(self.seal());
-            times[3].push(self.open());
+            times[4].push(self.open());
+            self.at += WINDOW;
+            times[2].push(self.seal_staged());
+            times[5].push(self.open_staged());
             self.at += WINDOW;
         }
         times.map(|mut times| {

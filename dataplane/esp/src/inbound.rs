@@ -7,7 +7,7 @@ use vipsec_ipsec_mb::{LINE_LEN, prefetch};
 use vipsec_wire::buffer::PacketBuf;
 use zerocopy::FromBytes;
 
-use crate::engine::{BadTag, Context, EngineKind};
+use crate::engine::{BadTag, Context, EngineKind, Footprint};
 use crate::error::{EspError, SetupError};
 use crate::header::{ALIGNMENT, HEADER_LEN, Header, ICV_LEN, NO_NEXT_HEADER, TRAILER_LEN};
 use crate::lifetime::{Allowance, LifetimeDue, Limits};
@@ -15,6 +15,7 @@ use crate::op::CryptoOp;
 use crate::replay::ReplayWindow;
 use crate::room::{Room, UNLIMITED};
 use crate::sa::{InboundParams, Lifetime, SALT_LEN, Spi};
+use crate::trailer::{self, Trailer};
 
 /// A packet that was decrypted in place; what it is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,23 +58,11 @@ impl Opening {
     pub fn complete<B: PacketBuf>(self, packet: &mut B, verdict: Result<(), BadTag>) -> Result<Opened, EspError> {
         verdict.map_err(|BadTag| EspError::BadIcv)?;
         let text = self.op.text();
-        let (pad_len, next_header) = match packet.data().get(text.clone()) {
-            Some([payload @ .., pad_len, next_header]) => {
-                let pad_len = usize::from(*pad_len);
-                let padding = payload.len().checked_sub(pad_len).and_then(|start| payload.get(start..));
-                // RFC 4303 §2.4: 1, 2, 3, …; the receiver SHOULD inspect the Padding field.
-                let sound =
-                    |padding: &[u8]| padding.iter().zip(1..=u8::MAX).all(|(found, expected)| *found == expected);
-                if !padding.is_some_and(sound) {
-                    return Err(EspError::BadPadding);
-                }
-                (pad_len, *next_header)
-            }
-            _ => return Err(EspError::Truncated),
-        };
-        packet.trim_back(pad_len + TRAILER_LEN + ICV_LEN)?;
+        let text_len = text.len();
+        let Trailer { pad_len, next_header } = trailer::read(packet.data().get(text).ok_or(EspError::Truncated)?)?;
+        packet.trim_back(usize::from(pad_len) + TRAILER_LEN + ICV_LEN)?;
         packet.trim_front(HEADER_LEN)?;
-        Ok(Opened { number: self.number, text_len: text.len(), next_header })
+        Ok(Opened { number: self.number, text_len, next_header })
     }
 }
 
@@ -95,8 +84,9 @@ pub enum Admission {
 /// be delivered. Only `admit` moves the window, so that a parked packet is checked twice and nothing above the horizon is ever
 /// delivered.
 ///
-/// `open` is [`prepare`](Self::prepare), the crypto engine, and [`Opening::complete`]. Where a device decrypts, it stands between
-/// the other two.
+/// `open` is [`prepare`](Self::prepare), [`decrypt`](Self::decrypt) and [`Opening::complete`]. A burst takes each of these steps
+/// for all its packets before the next one: then no step waits for what the one before has just written. Where a device decrypts,
+/// it takes the middle one's place.
 ///
 /// The horizon: when [`wants_more`](Self::wants_more), report [`edge`](Self::edge) and
 /// [`horizon_wanted`](Self::horizon_wanted), and once the report is on its way call [`handle_request`](Self::handle_request); at
@@ -113,7 +103,7 @@ pub struct InboundSa {
     room: Room,
     allowance: Allowance,
     esn: bool,
-    engine: EngineKind,
+    footprint: Footprint,
     context: Context,
     limits: Limits,
 }
@@ -135,7 +125,7 @@ impl InboundSa {
             room: Room::new(params.edge),
             allowance,
             esn: params.esn,
-            engine,
+            footprint: Footprint::of(engine, params.algorithm),
             context: Context::new(engine, params.algorithm, params.key.key())?,
             limits,
         })
@@ -152,13 +142,20 @@ impl InboundSa {
         self.spi
     }
 
-    /// Asks for the memory that a packet of `len` bytes will touch here, without waiting for it.
+    /// Asks for what every packet touches here, without waiting for it.
     #[inline]
-    pub fn prefetch(&self, len: usize) {
+    pub fn prefetch(&self) {
         let start: *const u8 = std::ptr::from_ref(self).cast();
         prefetch(start);
         prefetch(start.wrapping_add(LINE_LEN));
-        self.context.prefetch(len);
+    }
+
+    /// Asks for the part of the expanded key that a packet of `len` bytes takes, without waiting for it.
+    ///
+    /// Which part that is stands in what [`prefetch`](Self::prefetch) asked for: call it some packets later.
+    #[inline]
+    pub fn prefetch_key(&self, len: usize) {
+        self.context.prefetch(self.footprint, len);
     }
 
     /// Verifies and decrypts a packet in place.
@@ -168,10 +165,8 @@ impl InboundSa {
     /// contents are unspecified, and never plaintext that failed its check.
     #[inline]
     pub fn open<B: PacketBuf>(&self, packet: &mut B) -> Result<Opened, EspError> {
-        let data = packet.data_mut();
-        let opening = self.prepare(data)?;
-        let (text, icv) = opening.op.split(data).ok_or(EspError::Truncated)?;
-        let verdict = self.context.open_in_place(opening.op.nonce(), opening.op.aad(), text, icv);
+        let opening = self.prepare(packet.data())?;
+        let verdict = self.decrypt(packet, opening.op());
         opening.complete(packet, verdict)
     }
 
@@ -196,6 +191,13 @@ impl InboundSa {
         // cryptographic operations.
         let number = number.filter(|number| self.window.check(*number)).ok_or(EspError::Replayed)?;
         Ok(Opening { number, op: CryptoOp::new(self.spi, self.salt, header.iv, number, self.esn, text_len) })
+    }
+
+    /// Does a packet's op on this core.
+    #[inline]
+    pub fn decrypt<B: PacketBuf>(&self, packet: &mut B, op: &CryptoOp) -> Result<(), BadTag> {
+        let (text, icv) = op.split(packet.data_mut()).ok_or(BadTag)?;
+        self.context.open_in_place(op.nonce(), op.aad(), text, icv)
     }
 
     /// Decides about an opened packet, now or again when it was parked. Moves the window if it says [`Admission::Deliver`].

@@ -22,5 +22,6 @@ pub mod outbound;
 pub mod replay;
 mod room;
 pub mod sa;
+mod trailer;
 
 pub use vipsec_ipsec_mb::prefetch;

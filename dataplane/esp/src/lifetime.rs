@@ -62,8 +62,9 @@ impl Allowance {
     #[inline(always)]
     #[must_use]
     pub(crate) fn spend(&mut self, bytes: usize) -> bool {
-        self.0.packets = self.0.packets.saturating_sub(1);
-        self.0.bytes = self.0.bytes.saturating_sub(bytes as i64);
+        // Far below zero nothing goes on, so that neither gets near the end of its type.
+        self.0.packets = self.0.packets.wrapping_sub(1);
+        self.0.bytes = self.0.bytes.wrapping_sub(bytes as i64);
         self.is_used_up()
     }
 }

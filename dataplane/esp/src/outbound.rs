@@ -8,13 +8,14 @@ use vipsec_wire::buffer::PacketBuf;
 use vipsec_wire::iv::{IvPrefix, NUMBER_MAX};
 use zerocopy::FromBytes;
 
-use crate::engine::{Context, EngineKind};
+use crate::engine::{Context, EngineKind, Footprint};
 use crate::error::{EspError, SetupError};
 use crate::header::{ALIGNMENT, HEADER_LEN, Header, ICV_LEN, TRAILER_LEN};
 use crate::lifetime::{Allowance, LifetimeDue, Limits};
 use crate::op::CryptoOp;
 use crate::room::UNLIMITED;
 use crate::sa::{Lifetime, OutboundParams, SALT_LEN, Spi};
+use crate::trailer;
 
 /// Numbers in a published block.
 ///
@@ -45,7 +46,9 @@ impl Sealing {
 
 /// Seals packets towards one remote peer and hands out their numbers.
 ///
-/// [`seal`](Self::seal) is [`prepare`](Self::prepare) and the crypto engine. Where a device encrypts, it takes the engine's place.
+/// [`seal`](Self::seal) is [`prepare`](Self::prepare) and [`encrypt`](Self::encrypt). A burst prepares all its packets before it
+/// encrypts the first: then encryption doesn't wait for header and trailer on their way to the cache. Where a device encrypts, it
+/// takes the second step's place.
 ///
 /// Not `Clone`: two copies would use the same numbers under the same key.
 ///
@@ -66,6 +69,7 @@ pub struct OutboundSa {
     esn: bool,
     /// A report is on its way.
     in_flight: bool,
+    footprint: Footprint,
     context: Context,
     limits: Limits,
 }
@@ -91,6 +95,7 @@ impl OutboundSa {
             allowance,
             esn: params.esn,
             in_flight: false,
+            footprint: Footprint::of(engine, params.algorithm),
             context: Context::new(engine, params.algorithm, params.key.key())?,
             limits,
         })
@@ -107,11 +112,18 @@ impl OutboundSa {
         self.spi
     }
 
-    /// Asks for the memory that a packet of `len` bytes will touch here, without waiting for it.
+    /// Asks for what every packet touches here, without waiting for it.
     #[inline]
-    pub fn prefetch(&self, len: usize) {
+    pub fn prefetch(&self) {
         prefetch(self);
-        self.context.prefetch(len);
+    }
+
+    /// Asks for the part of the expanded key that a packet of `len` bytes takes, without waiting for it.
+    ///
+    /// Which part that is stands in what [`prefetch`](Self::prefetch) asked for: call it some packets later.
+    #[inline]
+    pub fn prefetch_key(&self, len: usize) {
+        self.context.prefetch(self.footprint, len);
     }
 
     /// Encrypts a packet in place and returns its number.
@@ -123,8 +135,7 @@ impl OutboundSa {
     #[inline]
     pub fn seal<B: PacketBuf>(&mut self, packet: &mut B, next_header: u8) -> Result<u64, EspError> {
         let Sealing { number, op } = self.prepare(packet, next_header)?;
-        let (text, icv) = op.split(packet.data_mut()).ok_or(EspError::NoRoom)?;
-        *icv = self.context.seal_in_place(op.nonce(), op.aad(), text).map_err(|_| EspError::SealFailed)?;
+        self.encrypt(packet, &op)?;
         Ok(number)
     }
 
@@ -147,17 +158,17 @@ impl OutboundSa {
         let (header, rest) = Header::mut_from_prefix(packet.data_mut()).map_err(|_| EspError::NoRoom)?;
         // RFC 4303 §3.3.3: the low-order 32 bits of the value go into the Sequence Number field.
         *header = Header { spi: self.spi.get().into(), sequence: (number as u32).into(), iv };
-        // RFC 4303 §2.4: the Padding bytes are 1, 2, 3, …
-        let Some([inner_and_padding @ .., pad_len_field, next_header_field]) = rest.get_mut(..text_len) else {
-            return Err(EspError::NoRoom);
-        };
-        for (byte, value) in inner_and_padding.iter_mut().rev().zip((1..=pad_len as u8).rev()) {
-            *byte = value;
-        }
-        *pad_len_field = pad_len as u8;
-        *next_header_field = next_header;
+        let text = rest.get_mut(..text_len).ok_or(EspError::NoRoom)?;
+        trailer::write(text, pad_len as u8, next_header).ok_or(EspError::NoRoom)?;
 
         Ok(Sealing { number, op: CryptoOp::new(self.spi, self.salt, iv, number, self.esn, text_len) })
+    }
+
+    /// Does a packet's op on this core.
+    #[inline]
+    pub fn encrypt<B: PacketBuf>(&self, packet: &mut B, op: &CryptoOp) -> Result<(), EspError> {
+        let (text, icv) = op.split(packet.data_mut()).ok_or(EspError::NoRoom)?;
+        self.context.seal_in_place(op.nonce(), op.aad(), text, icv).map_err(|_| EspError::SealFailed)
     }
 
     /// The limit that its lifetime has reached since the last call. Each is told once.

@@ -17,6 +17,8 @@ mod prefetch;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod x86_64;
 
+use std::ops::Range;
+
 use thiserror::Error;
 
 pub use block::Block;
@@ -36,6 +38,20 @@ pub const TAG_LEN: usize = 16;
 /// Most bytes that one call encrypts or decrypts: AES-GCM's 2^32 - 2 blocks (NIST SP 800-38D §5.2.1.1), rounded down to what any
 /// buffer of packets stays far below.
 pub const TEXT_BYTES_MAX: usize = 1 << 30;
+
+/// Bytes of key data in a [`Key`], from its beginning on: 15 places for round keys, of which AES-128 uses 11, then the 48 lowest
+/// powers of the GHASH key, the highest first.
+const KEY_DATA_LEN: usize = (15 + POWERS) * BLOCK_LEN;
+const POWERS: usize = 48;
+const BLOCK_LEN: usize = 16;
+
+/// Where in a [`Key`] the powers of the GHASH key stand that a message of `len` bytes takes.
+#[inline]
+pub fn powers(len: usize) -> Range<usize> {
+    // One for each block, one for the lengths. A message with more blocks than there are powers goes round.
+    let count = (len / BLOCK_LEN + 2).min(POWERS);
+    KEY_DATA_LEN - count * BLOCK_LEN..KEY_DATA_LEN
+}
 
 /// What a key is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

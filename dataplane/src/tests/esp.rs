@@ -98,7 +98,8 @@ fn with_padding(padding: &[u8; 3], pad_len: u8) -> Vec<u8> {
     let spi = params.spi.get().to_be_bytes();
     let aad = [spi.as_slice(), &number.to_be_bytes()].concat();
     let mut text = [b"xxx".as_slice(), padding, &[pad_len, protocol::IPV4]].concat();
-    let icv = context.seal_in_place(nonce.as_slice().try_into().unwrap(), &aad, &mut text).unwrap();
+    let mut icv = [0; 16];
+    context.seal_in_place(nonce.as_slice().try_into().unwrap(), &aad, &mut text, &mut icv).unwrap();
     [spi.as_slice(), &(number as u32).to_be_bytes(), &iv, &text, &icv].concat()
 }
 

@@ -37,13 +37,15 @@ impl Aead for AesGcm {
         nonce: &[u8; NONCE_LEN],
         aad: &[u8],
         buffer: &mut [u8],
-    ) -> Result<[u8; ICV_LEN], SealFailed> {
+        icv: &mut [u8; ICV_LEN],
+    ) -> Result<(), SealFailed> {
         let tag = match &self.0 {
             Cipher::Aes128(aead) => aead.encrypt_inout_detached(nonce.into(), aad, buffer.into()),
             Cipher::Aes256(aead) => aead.encrypt_inout_detached(nonce.into(), aad, buffer.into()),
             Cipher::ChaCha20(aead) => aead.encrypt_inout_detached(nonce.into(), aad, buffer.into()),
         };
-        tag.map(Into::into).map_err(|_| SealFailed)
+        *icv = tag.map(Into::into).map_err(|_| SealFailed)?;
+        Ok(())
     }
 
     fn open_in_place(

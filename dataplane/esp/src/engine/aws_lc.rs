@@ -25,10 +25,12 @@ impl Aead for AwsLc {
         nonce: &[u8; NONCE_LEN],
         aad: &[u8],
         buffer: &mut [u8],
-    ) -> Result<[u8; ICV_LEN], SealFailed> {
+        icv: &mut [u8; ICV_LEN],
+    ) -> Result<(), SealFailed> {
         let nonce = Nonce::assume_unique_for_key(*nonce);
         let tag = self.0.seal_in_place_separate_tag(nonce, Aad::from(aad), buffer).map_err(|_| SealFailed)?;
-        tag.as_ref().try_into().map_err(|_| SealFailed)
+        *icv = tag.as_ref().try_into().map_err(|_| SealFailed)?;
+        Ok(())
     }
 
     #[inline]

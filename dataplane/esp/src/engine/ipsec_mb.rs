@@ -30,8 +30,9 @@ impl Aead for IpsecMb {
         nonce: &[u8; NONCE_LEN],
         aad: &[u8],
         buffer: &mut [u8],
-    ) -> Result<[u8; ICV_LEN], SealFailed> {
-        self.0.seal_in_place(nonce, aad, buffer).map_err(|_| SealFailed)
+        icv: &mut [u8; ICV_LEN],
+    ) -> Result<(), SealFailed> {
+        self.0.seal_in_place(nonce, aad, buffer, icv).map_err(|_| SealFailed)
     }
 
     #[inline]
@@ -43,10 +44,5 @@ impl Aead for IpsecMb {
         tag: &[u8; ICV_LEN],
     ) -> Result<(), BadTag> {
         self.0.open_in_place(nonce, aad, buffer, tag).map_err(|_| BadTag)
-    }
-
-    #[inline]
-    fn prefetch(&self, len: usize) {
-        self.0.prefetch(len);
     }
 }

@@ -10,9 +10,11 @@ mod ipsec_mb;
 mod tests;
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use thiserror::Error;
+use vipsec_ipsec_mb::{LINE_LEN, prefetch};
 
 use crate::header::{ICV_LEN, NONCE_LEN};
 use crate::sa::Algorithm;
@@ -49,7 +51,7 @@ pub trait Aead: Sized + Send {
     /// Expands a key of [`Algorithm::key_len`] bytes.
     fn new(algorithm: Algorithm, key: &[u8]) -> Result<Self, ContextError>;
 
-    /// Encrypts `buffer` in place and returns the tag over `aad` and the ciphertext.
+    /// Encrypts `buffer` in place and writes the tag over `aad` and the ciphertext to `icv`.
     ///
     /// The caller answers for the nonce: it is never used twice under one key.
     fn seal_in_place(
@@ -57,7 +59,8 @@ pub trait Aead: Sized + Send {
         nonce: &[u8; NONCE_LEN],
         aad: &[u8],
         buffer: &mut [u8],
-    ) -> Result<[u8; ICV_LEN], SealFailed>;
+        icv: &mut [u8; ICV_LEN],
+    ) -> Result<(), SealFailed>;
 
     /// Checks `tag` in constant time and decrypts `buffer` in place.
     ///
@@ -69,10 +72,6 @@ pub trait Aead: Sized + Send {
         buffer: &mut [u8],
         tag: &[u8; ICV_LEN],
     ) -> Result<(), BadTag>;
-
-    /// Asks for the memory that a message of `len` bytes will need, without waiting for it.
-    #[inline]
-    fn prefetch(&self, _len: usize) {}
 }
 
 /// Which library does the work.
@@ -190,11 +189,12 @@ impl Context {
         nonce: &[u8; NONCE_LEN],
         aad: &[u8],
         buffer: &mut [u8],
-    ) -> Result<[u8; ICV_LEN], SealFailed> {
+        icv: &mut [u8; ICV_LEN],
+    ) -> Result<(), SealFailed> {
         match self {
-            Self::IpsecMb(aead) => aead.seal_in_place(nonce, aad, buffer),
-            Self::AwsLc(aead) => aead.seal_in_place(nonce, aad, buffer),
-            Self::AesGcm(aead) => aead.seal_in_place(nonce, aad, buffer),
+            Self::IpsecMb(aead) => aead.seal_in_place(nonce, aad, buffer, icv),
+            Self::AwsLc(aead) => aead.seal_in_place(nonce, aad, buffer, icv),
+            Self::AesGcm(aead) => aead.seal_in_place(nonce, aad, buffer, icv),
         }
     }
 
@@ -214,13 +214,44 @@ impl Context {
         }
     }
 
-    /// See [`Aead::prefetch`]. Doesn't touch the context itself.
+    /// Asks for the cache lines that a message of `len` bytes takes, without waiting for them and without a look at the context.
     #[inline]
-    pub fn prefetch(&self, len: usize) {
-        match self {
-            Self::IpsecMb(aead) => aead.prefetch(len),
-            Self::AwsLc(aead) => aead.prefetch(len),
-            Self::AesGcm(aead) => aead.prefetch(len),
+    pub fn prefetch(&self, footprint: Footprint, len: usize) {
+        let start: *const u8 = std::ptr::from_ref(self).cast();
+        let lines = |bytes: Range<usize>| {
+            for offset in bytes.step_by(LINE_LEN) {
+                prefetch(start.wrapping_add(offset));
+            }
+        };
+        // The last line tells which engine it is.
+        prefetch(start.wrapping_add(size_of::<Self>() - 1));
+        lines(0..usize::from(footprint.front_len));
+        if footprint.powers {
+            lines(vipsec_ipsec_mb::powers(len));
+        }
+    }
+}
+
+/// Which parts of a [`Context`] a message touches: small enough to lie beside what is touched anyway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Bytes from the beginning on.
+    front_len: u8,
+    /// And powers of the GHASH key at the end, more for longer messages.
+    powers: bool,
+}
+
+impl Footprint {
+    /// That of an engine's contexts for an algorithm.
+    pub const fn of(engine: EngineKind, algorithm: Algorithm) -> Self {
+        match (engine, algorithm) {
+            (EngineKind::IpsecMb, Algorithm::Aes128Gcm) => Self { front_len: 176, powers: true },
+            (EngineKind::IpsecMb, Algorithm::Aes256Gcm) => Self { front_len: 240, powers: true },
+            (EngineKind::IpsecMb, Algorithm::ChaCha20Poly1305) => Self { front_len: 32, powers: false },
+            // A pointer and little else.
+            (EngineKind::AwsLc, _) => Self { front_len: 1, powers: false },
+            // Key schedules of any length: the reference engine is not in a hurry.
+            (EngineKind::AesGcm, _) => Self { front_len: u8::MAX, powers: false },
         }
     }
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use vipsec_esp::engine::{Context, EngineKind};
 use vipsec_esp::error::EspError;
-use vipsec_esp::header::{NO_NEXT_HEADER, spi_of};
+use vipsec_esp::header::{ICV_LEN, NO_NEXT_HEADER, spi_of};
 use vipsec_esp::inbound::{Admission, Opened};
 use vipsec_esp::sa::Algorithm;
 use vipsec_wire::buffer::{PacketBuf, VecBuf};
@@ -19,10 +19,9 @@ fn authentic(plaintext: &[u8]) -> VecBuf {
     let header = [spi().get().to_be_bytes(), 1u32.to_be_bytes()].concat();
     let mut buffer = plaintext.to_vec();
     let nonce = [salt, &iv].concat().try_into().expect("12 bytes");
-    let icv = Context::new(EngineKind::AesGcm, algorithm, key)
-        .expect("key")
-        .seal_in_place(&nonce, &header, &mut buffer)
-        .expect("sealed");
+    let mut icv = [0; ICV_LEN];
+    let context = Context::new(EngineKind::AesGcm, algorithm, key).expect("key");
+    context.seal_in_place(&nonce, &header, &mut buffer, &mut icv).expect("sealed");
     VecBuf::from_bytes(&[&header[..], &iv, &buffer, &icv].concat())
 }
 

@@ -211,10 +211,10 @@ fn published_packets_seal() {
             let context = Context::new(engine, published.algorithm(), &unhex(published.key)).expect("key");
             let mut buffer = unhex(published.plaintext);
             let nonce = unhex(published.nonce).try_into().expect("12 bytes");
-            let icv = context.seal_in_place(&nonce, &unhex(published.aad), &mut buffer).expect("sealed");
+            let mut icv = [0; ICV_LEN];
+            context.seal_in_place(&nonce, &unhex(published.aad), &mut buffer, &mut icv).expect("sealed");
             assert_eq!([&buffer[..], &icv[..]].concat(), published.packet()[HEADER_LEN..]);
             assert_eq!(hex::encode(icv), published.icv);
-            assert_eq!(icv.len(), ICV_LEN);
         }
     }
 }

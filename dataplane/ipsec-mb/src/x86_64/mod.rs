@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 
 use zeroize::Zeroize;
 
-use crate::{BadTag, Cipher, KeyError, LINE_LEN, NONCE_LEN, TAG_LEN, TEXT_BYTES_MAX, TooLong, prefetch};
+use crate::{BadTag, Cipher, KEY_DATA_LEN, KeyError, NONCE_LEN, TAG_LEN, TEXT_BYTES_MAX, TooLong};
 use library::{Calls, ChaChaUpdate, GcmCall, GcmExpand, calls};
 
 /// Is the library there, and does the CPU have what makes it worth using: VAES and AVX-512?
@@ -18,11 +18,6 @@ pub fn available() -> bool {
 
 /// Round keys, then powers of the GHASH key.
 const DATA_LEN: usize = size_of::<sys::gcm_key_data>();
-
-/// Powers of the GHASH key, the highest first, behind [`ROUND_KEYS_LEN`] bytes of round keys.
-const POWERS: usize = 48;
-const BLOCK_LEN: usize = 16;
-const ROUND_KEYS_LEN: usize = DATA_LEN - POWERS * BLOCK_LEN;
 
 /// An expanded key. Wiped on drop.
 // The library reads its key data from cache lines' beginnings on. What it leaves of the last line holds what each packet needs
@@ -36,7 +31,7 @@ pub struct Key {
 }
 
 const _: () = assert!(size_of::<Key>() == 1024 && size_of::<Option<Key>>() == 1024);
-const _: () = assert!(ROUND_KEYS_LEN == 15 * BLOCK_LEN);
+const _: () = assert!(DATA_LEN == KEY_DATA_LEN);
 
 impl Key {
     /// Expands a key of [`Cipher::key_len`] bytes.
@@ -64,7 +59,7 @@ impl Key {
         unsafe { expand(key.as_ptr().cast(), self.data.as_mut_ptr().cast()) }
     }
 
-    /// Encrypts `buffer` in place and returns the tag over `aad` and the ciphertext.
+    /// Encrypts `buffer` in place and writes the tag over `aad` and the ciphertext to `tag`.
     ///
     /// The caller answers for the nonce: it is never used twice under one key.
     #[inline]
@@ -73,15 +68,17 @@ impl Key {
         nonce: &[u8; NONCE_LEN],
         aad: &[u8],
         buffer: &mut [u8],
-    ) -> Result<[u8; TAG_LEN], TooLong> {
+        tag: &mut [u8; TAG_LEN],
+    ) -> Result<(), TooLong> {
         if buffer.len() > TEXT_BYTES_MAX {
             return Err(TooLong);
         }
-        Ok(match self.cipher {
-            Cipher::Aes128Gcm => self.gcm(self.calls.gcm128_enc, nonce, aad, buffer),
-            Cipher::Aes256Gcm => self.gcm(self.calls.gcm256_enc, nonce, aad, buffer),
-            Cipher::ChaCha20Poly1305 => self.chacha(self.calls.chacha_enc, nonce, aad, buffer),
-        })
+        match self.cipher {
+            Cipher::Aes128Gcm => self.gcm(self.calls.gcm128_enc, nonce, aad, buffer, tag),
+            Cipher::Aes256Gcm => self.gcm(self.calls.gcm256_enc, nonce, aad, buffer, tag),
+            Cipher::ChaCha20Poly1305 => self.chacha(self.calls.chacha_enc, nonce, aad, buffer, tag),
+        }
+        Ok(())
     }
 
     /// Decrypts `buffer` in place and checks `tag` in constant time. After [`BadTag`] the buffer is all zero.
@@ -96,42 +93,19 @@ impl Key {
         if buffer.len() > TEXT_BYTES_MAX {
             return Err(BadTag);
         }
-        let expected = match self.cipher {
-            Cipher::Aes128Gcm => self.gcm(self.calls.gcm128_dec, nonce, aad, buffer),
-            Cipher::Aes256Gcm => self.gcm(self.calls.gcm256_dec, nonce, aad, buffer),
-            Cipher::ChaCha20Poly1305 => self.chacha(self.calls.chacha_dec, nonce, aad, buffer),
-        };
+        let mut expected = [0; TAG_LEN];
+        match self.cipher {
+            Cipher::Aes128Gcm => self.gcm(self.calls.gcm128_dec, nonce, aad, buffer, &mut expected),
+            Cipher::Aes256Gcm => self.gcm(self.calls.gcm256_dec, nonce, aad, buffer, &mut expected),
+            Cipher::ChaCha20Poly1305 => self.chacha(self.calls.chacha_dec, nonce, aad, buffer, &mut expected),
+        }
         if same_tag(&expected, tag) { Ok(()) } else { Err(refuse(buffer)) }
     }
 
-    /// Asks for the cache lines that a message of `len` bytes will need, without waiting.
-    #[inline]
-    pub fn prefetch(&self, len: usize) {
-        let start = self.data.as_ptr();
-        let line = |offset: usize| prefetch(start.wrapping_add(offset));
-        // The last line: the lowest powers of the GHASH key, and what follows them.
-        line(DATA_LEN);
-        line(0);
-        let round_keys = match self.cipher {
-            Cipher::Aes128Gcm => 11 * BLOCK_LEN,
-            Cipher::Aes256Gcm => 15 * BLOCK_LEN,
-            Cipher::ChaCha20Poly1305 => return,
-        };
-        for offset in (LINE_LEN..round_keys).step_by(LINE_LEN) {
-            line(offset);
-        }
-        // As many powers as the message has blocks, and one for the lengths. A longer message than there are powers goes round.
-        let powers = (len / BLOCK_LEN + 2).min(POWERS);
-        for offset in (DATA_LEN - powers * BLOCK_LEN..DATA_LEN - BLOCK_LEN).step_by(LINE_LEN) {
-            line(offset);
-        }
-    }
-
-    /// One call for a whole message. Returns the tag.
+    /// One call for a whole message.
     #[inline(always)]
-    fn gcm(&self, call: GcmCall, nonce: &[u8; NONCE_LEN], aad: &[u8], buffer: &mut [u8]) -> [u8; TAG_LEN] {
+    fn gcm(&self, call: GcmCall, nonce: &[u8; NONCE_LEN], aad: &[u8], buffer: &mut [u8], tag: &mut [u8; TAG_LEN]) {
         let mut scratch = MaybeUninit::<sys::gcm_context_data>::uninit();
-        let mut tag = [0; TAG_LEN];
         let text = buffer.as_mut_ptr();
         // SAFETY: `data` was expanded by the same library for the cipher that chose `call`; it and everything else outlives the
         // call and has the length that is passed along (12 bytes of nonce are the call's own assumption). Input and output are
@@ -151,13 +125,18 @@ impl Key {
                 TAG_LEN as u64,
             );
         }
-        tag
     }
 
-    /// A whole message in three calls. Returns the tag.
-    fn chacha(&self, update: ChaChaUpdate, nonce: &[u8; NONCE_LEN], aad: &[u8], buffer: &mut [u8]) -> [u8; TAG_LEN] {
+    /// A whole message in three calls.
+    fn chacha(
+        &self,
+        update: ChaChaUpdate,
+        nonce: &[u8; NONCE_LEN],
+        aad: &[u8],
+        buffer: &mut [u8],
+        tag: &mut [u8; TAG_LEN],
+    ) {
         let mut state = MaybeUninit::<sys::chacha20_poly1305_context_data>::uninit();
-        let mut tag = [0; TAG_LEN];
         let key = self.data.as_ptr().cast();
         let (state, text) = (state.as_mut_ptr(), buffer.as_mut_ptr().cast());
         // SAFETY: `data` begins with 32 bytes of key (`new`); everything outlives the calls and has the length that is passed
@@ -168,7 +147,6 @@ impl Key {
             update(key, state, text, text, buffer.len() as u64);
             (self.calls.chacha_finalize)(state, tag.as_mut_ptr().cast(), TAG_LEN as u64);
         }
-        tag
     }
 }
 
