@@ -4,12 +4,19 @@
 //! highest rate are state machines to which the binary gives packets and the time.
 #![forbid(unsafe_code)]
 
+pub mod arrivals;
+pub mod generator;
 pub mod header;
 pub mod latency;
+pub mod link;
 pub mod pacing;
+pub mod packet;
+pub mod report;
 pub mod search;
 pub mod sequence;
 pub mod silence;
 pub mod size;
+pub mod stream;
 pub mod time;
 pub mod timeline;
+pub mod tunnel;

@@ -48,6 +48,19 @@ pub struct SequenceCounts {
     pub untracked: u64,
 }
 
+impl SequenceCounts {
+    /// Follows a flow of this sum from one state to the next.
+    pub fn follow(&mut self, before: &Self, after: &Self) {
+        let step = |sum: u64, before: u64, after: u64| sum.saturating_sub(before).saturating_add(after);
+        self.received = step(self.received, before.received, after.received);
+        self.duplicates = step(self.duplicates, before.duplicates, after.duplicates);
+        self.reordered = step(self.reordered, before.reordered, after.reordered);
+        self.missing = step(self.missing, before.missing, after.missing);
+        self.untracked = step(self.untracked, before.untracked, after.untracked);
+        self.extent_max = self.extent_max.max(after.extent_max);
+    }
+}
+
 /// Numbers that are missing, without a break.
 #[derive(Debug, Clone, Copy)]
 struct Gap {
