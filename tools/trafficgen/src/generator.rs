@@ -5,6 +5,7 @@
 //! soon as [`Generator::is_ready`]; a run sends, then waits for stragglers, then [is over](Phase::Over).
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
@@ -12,11 +13,12 @@ use vipsec_dataplane::drops::DropReason;
 use vipsec_wire::arp;
 use vipsec_wire::buffer::{BURST_MAX, BufferPool, Burst, PacketBuf};
 use vipsec_wire::ethernet::{self, EtherType, MacAddr};
-use vipsec_wire::ip::Version;
+use vipsec_wire::ip::{self, Version};
+use vipsec_wire::ndp;
 
 use crate::arrivals::{Arrivals, Expected};
 use crate::header::{Header, Payload, Run};
-use crate::link::{Link, LinkPlan, NextHop};
+use crate::link::{Link, LinkPlan};
 use crate::packet::{examine, reflect};
 use crate::stream::{Load, Next, PlanError, Source, Stream, StreamError, StreamPlan};
 use crate::time::Stamp;
@@ -94,8 +96,8 @@ pub struct PortCounts {
     pub stale: u64,
     /// Packets of a flow, or a run, that is one too many.
     pub unknown_flow: u64,
-    /// ARP requests answered.
-    pub arp_answered: u64,
+    /// ARP requests and neighbour solicitations answered.
+    pub neighbours_answered: u64,
     /// Packets sent back.
     pub reflected: u64,
     /// Answers that found no room in the queue.
@@ -216,7 +218,7 @@ impl<P: BufferPool> Generator<P> {
     }
 
     /// Next hops that nobody answers for, by port.
-    pub fn unresolved(&self) -> impl Iterator<Item = (usize, NextHop)> + '_ {
+    pub fn unresolved(&self) -> impl Iterator<Item = (usize, IpAddr)> + '_ {
         self.ports.iter().enumerate().flat_map(|(number, port)| port.link.unresolved().map(move |hop| (number, hop)))
     }
 
@@ -360,11 +362,19 @@ impl<P: BufferPool> Generator<P> {
         match ethernet.ethertype {
             EtherType::ARP => {
                 if let Ok(packet) = arp::Packet::parse(payload) {
-                    state.handle_arp(&packet, &mut self.pool);
+                    let answer = state.link.handle_arp(&packet);
+                    state.answer_neighbour(answer, &mut self.pool);
                 }
                 return;
             }
-            EtherType::IPV4 | EtherType::IPV6 => {}
+            EtherType::IPV6 => {
+                let header = ip::Header::parse(payload).ok();
+                if let Some(message) = header.and_then(|header| ndp::Message::parse(&header, payload).ok()) {
+                    let answer = state.link.handle_ndp(&message, ethernet.source);
+                    return state.answer_neighbour(answer, &mut self.pool);
+                }
+            }
+            EtherType::IPV4 => {}
             _ => {
                 state.counts.foreign += 1;
                 return;
@@ -434,11 +444,11 @@ impl<B: PacketBuf> Port<B> {
         self.others.get_mut(index).map(|(_, arrivals)| arrivals)
     }
 
-    fn handle_arp<P: BufferPool<Buf = B>>(&mut self, packet: &arp::Packet, pool: &mut P) {
-        let Some(reply) = self.link.handle_arp(packet) else { return };
-        match copied(&reply, pool) {
+    fn answer_neighbour<P: BufferPool<Buf = B>>(&mut self, answer: Option<ndp::Frame>, pool: &mut P) {
+        let Some(answer) = answer else { return };
+        match copied(&answer, pool) {
             Some(frame) => {
-                self.counts.arp_answered += 1;
+                self.counts.neighbours_answered += 1;
                 self.answer(frame);
             }
             None => self.counts.no_buffer += 1,

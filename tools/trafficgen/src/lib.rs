@@ -20,3 +20,4 @@ pub mod stream;
 pub mod time;
 pub mod timeline;
 pub mod tunnel;
+pub mod world;

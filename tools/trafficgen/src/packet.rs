@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use thiserror::Error;
 use vipsec_wire::Truncated;
 use vipsec_wire::checksum::Sum;
-use vipsec_wire::ip::{self, MixedFamilies, Version, protocol};
+use vipsec_wire::ip::{self, Address, MixedFamilies, Version, protocol};
 use vipsec_wire::tcp::{self, Flags};
-use vipsec_wire::udp;
+use vipsec_wire::udp::{self, ChecksumState};
 
 use crate::header::{HEADER_LEN, Header, Payload};
 
@@ -90,17 +90,12 @@ impl Tuple {
             Transport::Udp => {
                 let payload_len = u16::try_from(payload.len()).map_err(|_| Truncated)?;
                 udp::Repr { source_port: ports.0, destination_port: ports.1, payload_len }.emit(transport)?;
-                // RFC 768: "If the computed checksum is zero, it is transmitted as all ones".
-                let checksum = match upper_checksum(source, destination, protocol::UDP, upper) {
-                    0 => 0xffff,
-                    checksum => checksum,
-                };
-                set_word(upper, 6, checksum)?;
+                udp::fill_checksum(source.into(), destination.into(), upper)?;
             }
             Transport::Tcp => {
                 *transport.first_chunk_mut().ok_or(Truncated)? = tcp_header(ports, header.sequence);
-                let checksum = upper_checksum(source, destination, protocol::TCP, upper);
-                set_word(upper, 16, checksum)?;
+                let checksum = tcp_checksum(source.into(), destination.into(), upper);
+                *upper.get_mut(16..).and_then(<[u8]>::first_chunk_mut).ok_or(Truncated)? = checksum.to_be_bytes();
             }
         }
         Ok(())
@@ -114,23 +109,22 @@ pub fn examine(packet: &[u8]) -> Payload {
         return Payload::Foreign;
     }
     let upper = ip.payload(packet);
-    let (payload, has_checksum) = match ip.protocol {
-        protocol::UDP => match udp::Datagram::parse(upper) {
-            Ok(datagram) => (datagram.payload(), datagram.checksum() != 0),
-            Err(Truncated) => return Payload::Foreign,
-        },
-        protocol::TCP => match tcp::Segment::parse(upper) {
-            Ok(segment) => (segment.payload(), true),
-            Err(_) => return Payload::Foreign,
-        },
+    let (payload, is_right) = match ip.protocol {
+        protocol::UDP => {
+            let Ok(datagram) = udp::Datagram::parse(upper) else { return Payload::Foreign };
+            // We always make one: without it somebody changed the packet.
+            (datagram.payload(), datagram.checksum_state(ip.source, ip.destination) == ChecksumState::Right)
+        }
+        protocol::TCP => {
+            let Ok(segment) = tcp::Segment::parse(upper) else { return Payload::Foreign };
+            (segment.payload(), tcp_checksum(ip.source, ip.destination, upper) == 0)
+        }
         _ => return Payload::Foreign,
     };
     match Header::parse(payload) {
+        Payload::Generated(header) if is_right => Payload::Generated(header),
+        Payload::Generated(_) | Payload::Corrupted => Payload::Corrupted,
         Payload::Foreign => Payload::Foreign,
-        // We always make a checksum: without one somebody changed the packet.
-        _ if !has_checksum => Payload::Corrupted,
-        _ if upper_checksum(ip.source.to_ip(), ip.destination.to_ip(), ip.protocol, upper) != 0 => Payload::Corrupted,
-        payload => payload,
     }
 }
 
@@ -163,25 +157,10 @@ fn tcp_header((source, destination): (u16, u16), sequence: u64) -> [u8; tcp::HEA
     [s0, s1, d0, d1, n0, n1, n2, n3, 0, 0, 0, 0, OFFSET_WITHOUT_OPTIONS, Flags::ACK.0, 0xff, 0xff, 0, 0, 0, 0]
 }
 
-/// Over the pseudo-header and what it stands for; 0 if that contains a right checksum.
-fn upper_checksum(source: IpAddr, destination: IpAddr, protocol: u8, upper: &[u8]) -> u16 {
-    let sum = match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let len = u16::try_from(upper.len()).unwrap_or(u16::MAX);
-            Sum::new().pseudo_header_v4(source, destination, protocol, len)
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            let len = u32::try_from(upper.len()).unwrap_or(u32::MAX);
-            Sum::new().pseudo_header_v6(source, destination, protocol, len)
-        }
-        _ => Sum::new(),
-    };
-    sum.bytes(upper).finish()
-}
-
-fn set_word(bytes: &mut [u8], at: usize, word: u16) -> Result<(), Truncated> {
-    *bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut).ok_or(Truncated)? = word.to_be_bytes();
-    Ok(())
+/// Over a segment and its pseudo-header; 0 if it contains its checksum, and that is right.
+fn tcp_checksum(source: Address, destination: Address, segment: &[u8]) -> u16 {
+    let len = u32::try_from(segment.len()).unwrap_or(u32::MAX);
+    Sum::new().pseudo_header(source, destination, protocol::TCP, len).bytes(segment).finish()
 }
 
 #[cfg(test)]

@@ -190,7 +190,7 @@ fn events(counts: &PortCounts) -> BTreeMap<String, u64> {
         ("corrupted", counts.corrupted),
         ("stale", counts.stale),
         ("unknown_flow", counts.unknown_flow),
-        ("arp_answered", counts.arp_answered),
+        ("neighbours_answered", counts.neighbours_answered),
         ("reflected", counts.reflected),
         ("answers_lost", counts.answers_lost),
         ("no_buffer", counts.no_buffer),
