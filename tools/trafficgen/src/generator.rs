@@ -199,14 +199,7 @@ impl<P: BufferPool> Generator<P> {
             first_run: run,
             run,
             began: now,
-            load: Load {
-                rate_pps: None,
-                count: None,
-                duration: None,
-                burst: 1,
-                drain: Duration::ZERO,
-                bucket: Duration::ZERO,
-            },
+            load: Load::default(),
             phase: Phase::Idle,
             drain_until: now,
         })

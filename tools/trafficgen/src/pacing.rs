@@ -4,10 +4,6 @@ use std::time::Duration;
 
 use crate::time::{Stamp, nanos};
 
-/// How late the generator may be and still catch up. What was due before that is never sent: a stall of the generator's own machine
-/// must not become a burst that the device under test can't be blamed for losing.
-pub const CATCH_UP_MAX: Duration = Duration::from_millis(1);
-
 /// Tokens are counted in parts of a packet: as many make one as there are nanoseconds in a second, so that a rate per second earns
 /// exactly its number of parts per nanosecond.
 const PARTS: u128 = 1_000_000_000;
@@ -26,8 +22,11 @@ pub struct Pacer {
 
 impl Pacer {
     /// A pacer whose first packet is due now; at most `burst` are due at a time.
-    pub fn new(rate_pps: u64, burst: usize, now: Stamp) -> Self {
-        let catch_up = u128::from(rate_pps) * u128::from(nanos(CATCH_UP_MAX));
+    ///
+    /// Who asks late may catch up with what was due in the last `catch_up`. What was due before that is never sent: a stall of the
+    /// generator's own machine must not become a burst that the device under test can't be blamed for losing.
+    pub fn new(rate_pps: u64, burst: usize, catch_up: Duration, now: Stamp) -> Self {
+        let catch_up = u128::from(rate_pps) * u128::from(nanos(catch_up));
         let depth = catch_up.max(burst.max(1) as u128 * PARTS);
         Self { rate_pps, burst, depth, parts: PARTS, missed: 0, at: now }
     }
@@ -68,6 +67,7 @@ mod tests {
     use proptest::prelude::*;
 
     const START: Stamp = Stamp::from_nanos(77);
+    const CATCH_UP: Duration = Duration::from_millis(1);
 
     fn after(nanos: u64) -> Stamp {
         START.after(Duration::from_nanos(nanos))
@@ -88,7 +88,7 @@ mod tests {
     fn a_second_has_exactly_the_rates_packets() {
         // 7 doesn't divide a second, and 333,333 ns is no multiple of anything.
         for rate in [1, 7, 1000, 4321] {
-            let mut pacer = Pacer::new(rate, 32, START);
+            let mut pacer = Pacer::new(rate, 32, CATCH_UP, START);
             let times = (0..10_000_000_000).step_by(333_333);
             assert_eq!(sent(&mut pacer, times), 10 * rate, "{rate} packets/s for 10 s");
             assert_eq!(pacer.missed(), 0);
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn packets_leave_evenly() {
-        let mut pacer = Pacer::new(1000, 32, START);
+        let mut pacer = Pacer::new(1000, 32, CATCH_UP, START);
         let mut times = Vec::new();
         for at in (0..20_000_000).step_by(10_000) {
             if pacer.due(after(at)) > 0 {
@@ -110,19 +110,19 @@ mod tests {
 
     #[test]
     fn next_due_is_when_one_becomes_due() {
-        let mut pacer = Pacer::new(3, 1, START);
+        let mut pacer = Pacer::new(3, 1, CATCH_UP, START);
         assert_eq!(pacer.next_due(), Some(START));
         assert_eq!(pacer.due(START), 1);
         pacer.take(1);
         assert_eq!(pacer.next_due(), Some(after(333_333_334)));
         assert_eq!(pacer.due(after(333_333_333)), 0);
         assert_eq!(pacer.due(after(333_333_334)), 1);
-        assert_eq!(Pacer { parts: 0, ..Pacer::new(0, 1, START) }.next_due(), None);
+        assert_eq!(Pacer { parts: 0, ..Pacer::new(0, 1, CATCH_UP, START) }.next_due(), None);
     }
 
     #[test]
     fn after_a_stall_the_past_is_missed_and_not_sent_in_a_burst() {
-        let mut pacer = Pacer::new(1_000_000, 32, START);
+        let mut pacer = Pacer::new(1_000_000, 32, CATCH_UP, START);
         let due = pacer.due(after(1_000_000_000));
         assert_eq!(due, 32, "no more than a burst at a time");
         let caught_up = sent(&mut pacer, std::iter::repeat_n(1_000_000_000, 100));
@@ -133,7 +133,7 @@ mod tests {
     proptest! {
         #[test]
         fn sent_and_missed_are_all_that_was_due(rate in 1u64..2_000_000, steps in proptest::collection::vec(0u64..5_000_000, 1..100)) {
-            let mut pacer = Pacer::new(rate, 32, START);
+            let mut pacer = Pacer::new(rate, 32, CATCH_UP, START);
             let mut at = 0;
             let mut sent = 0;
             for step in steps {

@@ -70,7 +70,7 @@ pub struct StreamPlan {
 }
 
 /// How much to send, and how long to wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Load {
     /// Packets per second of each stream; `None`: as fast as its port takes them.
     pub rate_pps: Option<u64>,
@@ -80,6 +80,8 @@ pub struct Load {
     pub duration: Option<Duration>,
     /// Packets that leave together at most.
     pub burst: usize,
+    /// How much of the past a paced stream may catch up with when it is late.
+    pub catch_up: Duration,
     /// How long to wait for stragglers afterwards.
     pub drain: Duration,
     /// Width of the buckets of time lines.
@@ -174,7 +176,7 @@ impl Stream {
     /// From now on it sends what `load` says.
     pub(crate) fn begin(&mut self, now: Stamp, load: &Load) {
         let burst = load.burst.max(1);
-        self.pacer = load.rate_pps.map(|rate| Pacer::new(rate, burst, now));
+        self.pacer = load.rate_pps.map(|rate| Pacer::new(rate, burst, load.catch_up, now));
         self.wanted = load.wanted();
         self.burst = burst;
         self.built = 0;
@@ -339,6 +341,7 @@ mod tests {
         count: None,
         duration: None,
         burst: 32,
+        catch_up: Duration::ZERO,
         drain: Duration::ZERO,
         bucket: Duration::from_millis(10),
     };

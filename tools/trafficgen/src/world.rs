@@ -74,8 +74,8 @@ pub struct FlowSetting {
     pub flows: usize,
     /// Over how many child SAs; `None`: all.
     pub sas: Option<usize>,
-    /// Which way.
-    pub direction: Direction,
+    /// Which way; `None`: nothing is sent.
+    pub direction: Option<Direction>,
     /// Sealed or in clear.
     pub encapsulation: Encapsulation,
     /// The transport; `None`: that of the VIP's first service.
@@ -86,6 +86,25 @@ pub struct FlowSetting {
     pub destination_port: Option<u16>,
     /// Frame lengths.
     pub sizes: Sizes,
+    /// Does somebody look for what was sent?
+    pub looked_for: bool,
+}
+
+/// What the flows without an appliance's configuration shall be.
+#[derive(Debug, Clone)]
+pub struct PlainSetting {
+    /// First source address, and destination address.
+    pub tx_ip: (IpAddr, IpAddr),
+    /// UDP or TCP.
+    pub transport: Transport,
+    /// First source port, and destination port.
+    pub ports: (u16, u16),
+    /// How many flows; 0: nothing is sent.
+    pub flows: usize,
+    /// Frame lengths.
+    pub sizes: Sizes,
+    /// By port: the station that all of its packets go to; `None`: ask who has the destination's address.
+    pub eth_peers: Vec<Option<MacAddr>>,
     /// Does somebody look for what was sent?
     pub looked_for: bool,
 }
@@ -171,16 +190,17 @@ impl World {
             streams: Vec::new(),
             tunnels: Tunnels::new(tunnels.collect::<Result<_, _>>()?),
         };
+        let Some(direction) = setting.direction else { return Ok(world) };
         let flows = remote_flows(config, children, setting)?;
         let port_of = |role| ports.iter().position(|port| port.role == role);
         let (peers, targets) = (port_of(Role::Peers), port_of(Role::Targets));
-        if matches!(setting.direction, Direction::Up | Direction::Both) {
+        if matches!(direction, Direction::Up | Direction::Both) {
             let tx_port = peers.ok_or(WorldError::NobodySends { direction: "up", starts: "remote peers" })?;
             let next_hop = |flow: &RemoteFlow| Ok(flow.vip.floating.address);
             let flows = world.join(tx_port, ports, &flows, next_hop, |flow| (flow.tuple, flow.tunnel))?;
             world.stream("up", tx_port, targets, flows, setting);
         }
-        if matches!(setting.direction, Direction::Down | Direction::Both) {
+        if matches!(direction, Direction::Down | Direction::Both) {
             let tx_port = targets.ok_or(WorldError::NobodySends { direction: "down", starts: "targets" })?;
             let next_hop = |flow: &RemoteFlow| {
                 let gateway = flow.vip.gateways.first().map(|gateway| gateway.address);
@@ -190,6 +210,53 @@ impl World {
             world.stream("down", tx_port, peers, flows, setting);
         }
         Ok(world)
+    }
+
+    /// A world without an appliance's configuration, as testpmd knows it: one stream, from the first port to the last.
+    pub fn plain(setting: &PlainSetting) -> Result<Self, WorldError> {
+        let (source, destination) = setting.tx_ip;
+        let rx_port = setting.eth_peers.len().saturating_sub(1);
+        let mut links = vec![LinkPlan::default(); setting.eth_peers.len()];
+        if let Some(link) = links.first_mut() {
+            link.addresses.push(source);
+        }
+        // Where the packets arrive somebody answers for their address.
+        if let Some(link) = links.get_mut(rx_port).filter(|_| rx_port > 0) {
+            link.addresses.push(destination);
+        }
+        let mut world = Self { links, streams: Vec::new(), tunnels: Tunnels::default() };
+        if setting.flows == 0 {
+            return Ok(world);
+        }
+        let hop = setting.eth_peers.first().copied().flatten().map_or(NextHop::Address(destination), NextHop::Mac);
+        let next_hop = world.links.first_mut().map_or(0, |link| link.next_hop(hop));
+        let flows = Flows {
+            whose: source.to_string(),
+            addresses: source..=last_of_family(source),
+            source_port: setting.ports.0,
+            destination: (destination, setting.ports.1),
+            transport: setting.transport,
+            flows: setting.flows,
+        };
+        let plan = |number| Ok(FlowPlan { tuple: flows.tuple(number)?, tunnel: None, next_hop });
+        let flows = (0..setting.flows).map(plan).collect::<Result<_, WorldError>>()?;
+        world.streams.push(StreamPlan {
+            name: "tx".to_owned(),
+            tx_port: 0,
+            rx_port: setting.looked_for.then_some(rx_port),
+            source: Source::Flows { flows, sizes: setting.sizes.clone() },
+        });
+        Ok(world)
+    }
+
+    /// A world in which a capture leaves by the first port.
+    pub fn replay(eth_peers: &[Option<MacAddr>], rewrite_macs: bool) -> Self {
+        let mut links = vec![LinkPlan::default(); eth_peers.len()];
+        let peer = eth_peers.first().copied().flatten().unwrap_or(MacAddr::BROADCAST);
+        let next_hop = links.first_mut().filter(|_| rewrite_macs).map(|link| link.next_hop(NextHop::Mac(peer)));
+        let source = Source::Capture { next_hop };
+        let stream = StreamPlan { name: "replay".to_owned(), tx_port: 0, rx_port: None, source };
+        Self { links, streams: vec![stream], tunnels: Tunnels::default() }
     }
 
     /// Gives flows their next hops on a port.
@@ -281,13 +348,9 @@ fn remote_flows<'a>(
         Encapsulation::Clear { source } => {
             let vip = config.vips.first().ok_or(WorldError::NoVip)?;
             let (transport, port) = service(config, 0, setting);
-            let last = match source {
-                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::BROADCAST),
-                IpAddr::V6(_) => IpAddr::V6([u16::MAX; 8].into()),
-            };
             let flows = Flows {
                 whose: format!("{source}"),
-                addresses: source..=last,
+                addresses: source..=last_of_family(source),
                 source_port: setting.source_port,
                 destination: (vip.floating.address, port),
                 transport,
@@ -382,6 +445,14 @@ fn tunnel_source<'a>(
         flows: setting.flows,
     };
     Ok((vip, flows))
+}
+
+/// The last address of a family.
+fn last_of_family(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::BROADCAST),
+        IpAddr::V6(_) => IpAddr::V6([u16::MAX; 8].into()),
+    }
 }
 
 /// An address as a number.
