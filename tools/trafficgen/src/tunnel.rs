@@ -14,7 +14,6 @@ use vipsec_esp::replay;
 use vipsec_esp::sa::{ChildSa, InboundParams, Mode, OutboundParams, Spi, TunnelEnds};
 use vipsec_wire::buffer::PacketBuf;
 use vipsec_wire::ip::{self, Version, protocol};
-use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix};
 use vipsec_wire::udp;
 
 /// A child SA that can't be played.
@@ -68,8 +67,8 @@ impl Tunnel {
             esn: child.inbound.esn,
             sent: numbers.to_appliance,
             lease: u64::MAX,
-            // The key seals in this direction only, and only here.
-            iv_prefix: IvPrefix::new(ApplianceId::new(u8::MAX).map_err(|_| refused(SetupError::Key))?, Epoch(0)),
+            // Any will do: this key seals in this direction only, which is only done here.
+            iv_prefix: child.outbound.iv_prefix,
         };
         let inbound = InboundParams {
             spi: child.outbound.spi,
@@ -128,7 +127,7 @@ impl Tunnel {
     /// Opens a packet that starts at its ESP header; afterwards it is the inner packet, and what TFC padding it has.
     fn open<B: PacketBuf>(&mut self, packet: &mut B) -> Result<(), DropReason> {
         let opened = self.inbound.open(packet)?;
-        match self.inbound.admit(opened.number) {
+        match self.inbound.admit(&opened) {
             Admission::Deliver => {}
             Admission::Replayed | Admission::AboveHorizon => return Err(DropReason::EspReplayed),
         }

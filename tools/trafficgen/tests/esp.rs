@@ -181,7 +181,7 @@ fn the_appliances_half_opens_what_the_peers_seal() {
         assert_eq!(outer(&mut packet), sa == 1);
         let opened = halves[sa].open(&mut packet).unwrap();
         assert_eq!((opened.number, opened.next_header), (number as u64 / 2 + 1, protocol::IPV4));
-        assert_eq!(halves[sa].admit(opened.number), Admission::Deliver);
+        assert_eq!(halves[sa].admit(&opened), Admission::Deliver);
         let flow = number % 6;
         let inner = ip::Header::parse(packet.data()).unwrap();
         let source = if sa == 0 { "10.9.0.1" } else { "10.9.1.7" };
