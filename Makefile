@@ -1,5 +1,5 @@
 # Works on Debian 12 with Rust installed; `deps` brings the rest.
-.PHONY: help deps demo test sim lint
+.PHONY: help deps demo test sim bench lint
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -9,6 +9,7 @@ help:
 	@echo '            POLICY=renegotiate: with new SAs instead of the old ones'
 	@echo 'make test   all tests'
 	@echo 'make sim    N=100000 SEED=1: that many simulated schedules from that seed on; failing seeds are printed'
+	@echo 'make bench  what a packet costs on this machine, into target/bench; DOCS=1: into docs/benchmarks.md, too'
 	@echo 'make lint   formatting, clippy, and who may know whom'
 	@echo 'make deps   install what is missing'
 
@@ -24,6 +25,10 @@ test: deps
 
 sim: deps
 	cargo run --locked --release -p vipsec-sim -- --count $(or $(N),10000) --seed $(or $(SEED),1)
+
+bench: deps
+	cargo build --locked --release -p vipsec-bench
+	$(AS_ROOT) target/release/vipsec-bench $(if $(DOCS),--write-docs)
 
 lint: deps
 	cargo fmt --all --check

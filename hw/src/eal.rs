@@ -13,6 +13,7 @@ use thiserror::Error;
 use vipsec_dpdk_sys as sys;
 
 use crate::errno::Errno;
+use crate::netdev;
 
 /// DPDK's memory may come from hugepages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -159,6 +160,12 @@ impl Eal {
     pub fn memory_backing(&self) -> MemoryBacking {
         self.inner.backing
     }
+}
+
+/// The version of the DPDK that the process runs with, as it calls itself: "DPDK 22.11.7".
+pub fn dpdk_version() -> String {
+    // SAFETY: a static string.
+    unsafe { netdev::owned_text(sys::rte_version()) }
 }
 
 impl Drop for EalInner {

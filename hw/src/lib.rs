@@ -40,7 +40,7 @@ mod thread;
 
 pub use capabilities::{Capabilities, EspPart, InlineEsp, Offload, Rss};
 pub use device::DeviceError;
-pub use eal::{Eal, EalError, EalOptions, Hugepages, MemoryBacking};
+pub use eal::{Eal, EalError, EalOptions, Hugepages, MemoryBacking, dpdk_version};
 pub use errno::Errno;
 pub use mbuf::Mbuf;
 pub use mempool::{Mempool, MempoolError, MempoolOptions};

@@ -1,0 +1,151 @@
+//! What a packet costs: ESP, distribution and the whole path, beside plain forwarding and the bare cipher.
+//!
+//! Everything is measured in one run, in short windows that take turns: what disturbs the machine disturbs all alike. A figure is
+//! the least of its windows, what the code costs when nothing disturbs it; the median stands beside it.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use vipsec_esp::engine::EngineKind;
+use vipsec_hw::{Eal, EalOptions, Hugepages, Mempool, MempoolOptions};
+
+use crate::distribution::Distribution;
+use crate::error::BenchError;
+use crate::machine::Machine;
+use crate::result::Row;
+use crate::traffic::Traffic;
+
+mod aead;
+mod cpu;
+mod distribution;
+mod error;
+mod hugepages;
+mod machine;
+mod packets;
+mod report;
+mod result;
+mod scene;
+mod station;
+mod traffic;
+
+/// Measures what a packet costs and writes the figures down.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// Turns of each measurement.
+    #[arg(long, default_value_t = 30)]
+    rounds: usize,
+    /// Windows in a turn.
+    #[arg(long, default_value_t = 10)]
+    windows: usize,
+    /// Packets of a window.
+    #[arg(long, default_value_t = 1024)]
+    packets: usize,
+    /// Crypto engine, as in the configuration; the fastest if none is named. Several are measured one after the other.
+    #[arg(long = "engine")]
+    engines: Vec<EngineKind>,
+    /// Only these numbers of SAs.
+    #[arg(long, value_delimiter = ',', default_value = "1,32,1024,10000")]
+    sas: Vec<usize>,
+    /// Few windows of few cases: does it still work?
+    #[arg(long)]
+    smoke: bool,
+    /// Where the figures go.
+    #[arg(long, default_value = "target/bench")]
+    output: PathBuf,
+    /// Writes the project's page about them anew, into this folder.
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, default_missing_value = "docs")]
+    write_docs: Option<PathBuf>,
+}
+
+const SIZES: [usize; 4] = [64, 256, 512, 1420];
+const PATH_SIZES: [usize; 3] = [64, 512, 1420];
+/// SAs and connections of the whole path.
+const PATHS: [(usize, usize); 2] = [(1, 1), (1024, 65_536)];
+const FLOWS: [u32; 3] = [1_000, 65_536, 1_000_000];
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vipsec-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), BenchError> {
+    const MEMORY_MIB: u32 = 64;
+    let _pages = (!arguments.smoke).then(|| hugepages::Borrowed::new(MEMORY_MIB));
+    let options = EalOptions {
+        memory_mib: MEMORY_MIB,
+        hugepages: if arguments.smoke { Hugepages::Never } else { Hugepages::Auto },
+        ..EalOptions::new(format!("vipsec-bench-{}", std::process::id()))
+    };
+    let eal = Eal::init(&options)?;
+    let buffers = (4 * arguments.packets).next_power_of_two().saturating_sub(1);
+    let buffers = u32::try_from(buffers).map_err(BenchError::setup)?;
+    let pool = Mempool::new(&eal, &MempoolOptions { buffers, ..MempoolOptions::new("packets") })?;
+    cpu::pin();
+
+    let machine = Machine::this(&eal);
+    let rows = if arguments.smoke { smoke(&eal, &pool)? } else { measure(arguments, &eal, &pool)? };
+    write(&arguments.output, "dataplane.json", &serde_json::to_string_pretty(&rows).map_err(BenchError::setup)?)?;
+    write(&arguments.output, "machine.json", &serde_json::to_string_pretty(&machine).map_err(BenchError::setup)?)?;
+    print!("{}", report::tables(&machine, &rows));
+    if let Some(folder) = &arguments.write_docs {
+        write(folder, "benchmarks.md", &report::page(&machine, &rows))?;
+        write(folder, "benchmarks.svg", &report::picture(&machine, &rows))?;
+    }
+    Ok(())
+}
+
+fn measure(arguments: &Arguments, eal: &Eal, pool: &Mempool) -> Result<Vec<Row>, BenchError> {
+    let engines = if arguments.engines.is_empty() { vec![EngineKind::auto()] } else { arguments.engines.clone() };
+    let turns = (arguments.rounds, arguments.windows);
+    let mut rows = Vec::new();
+    for engine in engines {
+        let esp = arguments.sas.iter().map(|&sas| Traffic::esp(eal, pool, engine, sas, &SIZES, arguments.packets));
+        let mut all = esp.collect::<Result<Vec<_>, _>>()?;
+        for plan in PATHS {
+            all.push(Traffic::path(eal, pool, engine, plan, &PATH_SIZES, arguments.packets)?);
+        }
+        rows.extend(take_turns(turns, all, &[])?);
+    }
+    rows.extend(take_turns(turns, Vec::new(), &FLOWS)?);
+    Ok(rows)
+}
+
+fn smoke(eal: &Eal, pool: &Mempool) -> Result<Vec<Row>, BenchError> {
+    const PACKETS: usize = 64;
+    let engine = EngineKind::auto();
+    let traffic = vec![
+        Traffic::esp(eal, pool, engine, 3, &[64, 1420], PACKETS)?,
+        Traffic::path(eal, pool, engine, (2, 10), &[64], PACKETS)?,
+    ];
+    take_turns((2, 2), traffic, &[1_000])
+}
+
+fn take_turns(
+    (rounds, windows): (usize, usize),
+    mut traffic: Vec<Traffic>,
+    flows: &[u32],
+) -> Result<Vec<Row>, BenchError> {
+    const BURSTS: usize = 32;
+    let mut distributions = flows.iter().map(|&flows| Distribution::new(flows)).collect::<Result<Vec<_>, _>>()?;
+    for _ in 0..rounds {
+        traffic.iter_mut().try_for_each(|traffic| traffic.measure(windows))?;
+        distributions.iter_mut().try_for_each(|distribution| distribution.measure(windows, BURSTS))?;
+    }
+    let rows = traffic.iter().flat_map(Traffic::rows);
+    Ok(rows.chain(distributions.iter().filter_map(Distribution::row)).collect())
+}
+
+fn write(folder: &Path, name: &str, content: &str) -> Result<(), BenchError> {
+    let path = folder.join(name);
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, content));
+    written.map_err(|error| BenchError::File { path: path.display().to_string(), error })
+}
