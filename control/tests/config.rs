@@ -11,6 +11,8 @@ use vipsec_control::config::{
     Check, Config, ConfigErrors, HttpProbe, Probe, Reason, TakeoverPolicy, TestConfiguration, load,
 };
 use vipsec_dataplane::api::VipState;
+use vipsec_distribute::connection::Limits;
+use vipsec_distribute::service::Method;
 use vipsec_ike::{Identity, IdentityMatch, TrafficSelector};
 use vipsec_takeover::timing::Timing;
 use vipsec_wire::ethernet::MacAddr;
@@ -86,6 +88,9 @@ fn example_loads_as_documented() {
     let address = "10.1.0.21:9777".parse().unwrap();
     assert_eq!(agent, &Check { probe: Probe::Agent, address, interval, timeout, rise: 2, fall: 3 }, "defaults");
     assert_eq!((config.targets[1].weight, config.targets[1].checks.len()), (1, 0));
+    let service = &config.services[0];
+    assert_eq!((service.method, service.affinity), (Method::Maglev, Some(Duration::from_secs(1800))));
+    assert_eq!(format!("{:?}", config.connection_table), format!("{:?}", Limits::default()), "the defaults as shown");
 }
 
 #[test]
@@ -274,6 +279,7 @@ mod digest {
             ("memory_mib = 256", "memory_mib = 512"),
             ("[\"t1\", \"t2\"]", "[\"t2\", \"t1\"]"),
             ("log = \"info\"", "log = \"debug\""),
+            ("tcp_established = \"124m\"", "tcp_established = \"3h\""),
             ("path = \"/health\"", "path = \"/other\""),
             ("via = \"192.0.2.254\"", "via = \"192.0.2.253\""),
         ] {
@@ -293,6 +299,8 @@ mod digest {
             ("[\"t1\", \"t2\"]", "[\"t1\"]"),
             ("protocol = \"tcp\"", "protocol = \"udp\""),
             ("weight = 1", "weight = 2"),
+            ("method = \"maglev\"", "method = \"round-robin\""),
+            ("affinity = \"30m\"", "affinity = \"31m\""),
             ("remote_addrs = [\"%any\"]", "remote_addrs = [\"198.51.100.0/24\"]"),
             ("remote_id = \"branch.example\"", "remote_id = \"x.example\""),
             ("proposals = [\"aes256gcm16-prfsha256-x25519\"]", "proposals = [\"aes256gcm16-prfsha384-x25519\"]"),
@@ -310,6 +318,12 @@ mod digest {
             assert!(paired_example().contains(from), "{from}");
             assert_ne!(of(&paired_example().replace(from, to)), reference, "{from} -> {to}");
         }
+    }
+
+    #[test]
+    fn minds_the_order_of_targets_with_a_hot_standby() {
+        let text = paired_example().replace("method = \"maglev\"", "method = \"hot-standby\"");
+        assert_ne!(of(&text), of(&text.replace("[\"t1\", \"t2\"]", "[\"t2\", \"t1\"]")));
     }
 
     #[test]

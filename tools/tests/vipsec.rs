@@ -75,6 +75,8 @@ fn answer(request: &Request) -> Result<Response, ApiError> {
                 address: [192, 0, 2, 1].into(),
                 protocol: "tcp".into(),
                 port: Some(80),
+                method: "maglev".into(),
+                affinity_s: Some(1800),
                 targets: vec![
                     ServiceTarget { name: "t1".into(), state: "up".into(), part_percent: 100 },
                     ServiceTarget { name: "t2".into(), state: "down".into(), part_percent: 0 },
@@ -217,7 +219,7 @@ tcp       10.9.0.5:40001  192.0.2.1:80  t1      established  1m 1s
             "ADDRESS    MAC       PORT\n10.1.0.21  (asking)  inside\n"
         );
         let expected = "\
-web (192.0.2.1), tcp, port 80
+web (192.0.2.1), tcp, port 80: maglev, affinity 30m 0s
   TARGET  STATE   PART
   t1      up     100 %
   t2      down     0 %

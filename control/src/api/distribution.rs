@@ -51,6 +51,11 @@ pub struct Service {
     /// `None`: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// How the target of a new connection is chosen, as in the configuration.
+    pub method: String,
+    /// For how many seconds after its last connection a remote host keeps its target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity_s: Option<u64>,
     /// Who answers.
     pub targets: Vec<ServiceTarget>,
 }

@@ -4,11 +4,13 @@ use std::fmt::{self, Display};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
+use vipsec_distribute::service::Method;
 use vipsec_ike::{ChildPolicy, ConnectionPolicy, Identity, IdentityMatch};
 use vipsec_takeover::timing::Timing;
 use vipsec_wire::iv::ApplianceId;
 
 use super::model::{Config, Floating, Peer, Service, ServiceProtocol, TakeoverPolicy};
+use super::service::method_name;
 
 /// SHA-256 over VIPs, targets, services, connections, and what the pair does on a takeover.
 ///
@@ -32,8 +34,8 @@ impl fmt::Debug for ConfigDigest {
 }
 
 impl Config {
-    /// The digest of what a peer appliance has to agree with. The order of services and of a service's targets has no meaning and
-    /// doesn't matter. That of VIPs does: the appliances' messages name a VIP by its place. So does that of connections, children,
+    /// The digest of what a peer appliance has to agree with. The order of services has no meaning and doesn't matter, that of a
+    /// service's targets only with a hot standby. That of VIPs does: the appliances' messages name a VIP by its place. So does that of connections, children,
     /// proposals and selectors: the first that fits is taken.
     pub fn digest(&self) -> ConfigDigest {
         let mut canonical = Canonical(Context::new(&SHA256));
@@ -69,7 +71,12 @@ impl Config {
         canonical.number(service.port.unwrap_or(0).into());
         let targets = service.targets.iter().filter_map(|index| self.targets.get(*index));
         let mut targets: Vec<_> = targets.map(|target| (target.address, target.weight)).collect();
-        targets.sort();
+        // With a hot standby the first that is up takes all.
+        if service.method != Method::HotStandby {
+            targets.sort();
+        }
+        canonical.text(&method_name(service.method));
+        canonical.optional_duration(service.affinity);
         canonical.list(&targets, |canonical, (address, weight)| {
             canonical.text(address);
             canonical.number((*weight).into());

@@ -33,6 +33,7 @@ pub use model::{
 };
 pub use network::{GATEWAYS_MAX, PORT_ADDRESSES_MAX, PORTS_MAX, ROUTES_MAX, VIPS_MAX};
 pub use secret::SECRET_BYTES_MAX;
+pub(crate) use service::method_name;
 pub use service::{SERVICE_TARGETS_MAX, SERVICES_MAX};
 pub use tables::Standing;
 pub use target::{CHECKS_MAX, TARGETS_MAX};
@@ -94,6 +95,7 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
     if matches!(peer, Some(Some(_))) && network.vips.len() > 1 {
         root.report("peer", Reason::PairTakesOneVip(network.vips.len()));
     }
+    let connection_table = service::connection_table(root);
     let connections = connection::connections(root, folder, &network.vip_names, &network.vips);
     let static_children = match root.optional("test") {
         None => Some(Vec::new()),
@@ -118,6 +120,7 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
         vips: all(network.vips)?,
         targets: all(network.targets)?,
         services: all(network.services)?,
+        connection_table: connection_table?,
         connections: all(connections)?,
         peer: peer?,
         static_children: static_children?,

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vipsec_dataplane::api::{PortId, Side};
+use vipsec_distribute::connection;
+use vipsec_distribute::service::Method;
 use vipsec_esp::engine::EngineKind;
 use vipsec_esp::sa::ChildSa;
 use vipsec_ike::{ConnectionPolicy, Limits, Retransmission, Secret};
@@ -34,6 +36,8 @@ pub struct Config {
     pub targets: Vec<Target>,
     /// `[[service]]`
     pub services: Vec<Service>,
+    /// `[connection_table]`
+    pub connection_table: connection::Limits,
     /// `[[connection]]`; their `vip` is an index into `vips`, their order is that of preference.
     pub connections: Vec<Arc<ConnectionPolicy>>,
     /// `[peer]`
@@ -267,6 +271,10 @@ pub struct Service {
     pub port: Option<u16>,
     /// Indices into [`Config::targets`], each once; at least one.
     pub targets: Vec<usize>,
+    /// How the target of a new connection is chosen.
+    pub method: Method,
+    /// For how long after its last connection a remote host keeps its target.
+    pub affinity: Option<Duration>,
 }
 
 /// A service's protocol.

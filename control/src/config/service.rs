@@ -1,8 +1,15 @@
 //! `[[service]]`: what of a VIP's traffic is distributed, and over which targets.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use vipsec_distribute::connection::{Limits, Timeouts};
+use vipsec_distribute::service::Method;
+
 use super::model::{Service, ServiceProtocol};
 use super::names::{Names, Once};
 use super::read::{Section, every};
+use super::value::duration_of;
 
 /// Most `[[service]]` tables.
 pub const SERVICES_MAX: usize = 1024;
@@ -11,6 +18,61 @@ pub const SERVICE_TARGETS_MAX: usize = vipsec_distribute::maglev::TARGETS_MAX;
 
 const PROTOCOLS: [(&str, ServiceProtocol); 3] =
     [("tcp", ServiceProtocol::Tcp), ("udp", ServiceProtocol::Udp), ("any", ServiceProtocol::Any)];
+
+const METHODS: [(&str, Method); 5] = [
+    ("maglev", Method::Maglev),
+    ("round-robin", Method::WeightedRoundRobin),
+    ("least-connections", Method::WeightedLeastConnections),
+    ("hot-standby", Method::HotStandby),
+    ("target-weights", Method::TargetControlled),
+];
+/// The method's name in the configuration.
+pub(crate) fn method_name(method: Method) -> &'static str {
+    METHODS.iter().find(|(_, known)| *known == method).map_or("?", |(word, _)| word)
+}
+
+const AFFINITY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 86_400);
+const CONNECTIONS: RangeInclusive<u64> = 1024..=16_000_000;
+
+/// Reads `[connection_table]`, which may be left out.
+pub(super) fn connection_table(root: &Section) -> Option<Limits> {
+    let default = Limits::default();
+    let Some(field) = root.optional("connection_table") else { return Some(default) };
+    let section = field.table()?;
+    let connections_max =
+        section.optional("connections_max").map_or(Some(default.connections_max), |field| field.number(CONNECTIONS));
+    let affinities_max =
+        section.optional("affinities_max").map_or(Some(default.affinities_max), |field| field.number(CONNECTIONS));
+    let timeout = |key, default| duration_of(&section, key, default, TIMEOUT);
+    let timeouts = [
+        timeout("tcp_opening", default.timeouts.tcp_opening),
+        timeout("tcp_established", default.timeouts.tcp_established),
+        timeout("tcp_closing", default.timeouts.tcp_closing),
+        timeout("tcp_reset", default.timeouts.tcp_reset),
+        timeout("udp_one_way", default.timeouts.udp_one_way),
+        timeout("udp_two_way", default.timeouts.udp_two_way),
+        timeout("icmp", default.timeouts.icmp),
+        timeout("other", default.timeouts.other),
+    ];
+    section.finish();
+    let [tcp_opening, tcp_established, tcp_closing, tcp_reset, udp_one_way, udp_two_way, icmp, other] = timeouts;
+    Some(Limits {
+        connections_max: connections_max?,
+        affinities_max: affinities_max?,
+        timeouts: Timeouts {
+            tcp_opening: tcp_opening?,
+            tcp_established: tcp_established?,
+            tcp_closing: tcp_closing?,
+            tcp_reset: tcp_reset?,
+            udp_one_way: udp_one_way?,
+            udp_two_way: udp_two_way?,
+            icmp: icmp?,
+            other: other?,
+        },
+        ..default
+    })
+}
 
 /// Reads all `[[service]]` tables.
 pub(super) fn services(root: &Section, vip_names: &Names, target_names: &Names) -> Vec<Option<Service>> {
@@ -28,9 +90,19 @@ pub(super) fn services(root: &Section, vip_names: &Names, target_names: &Names) 
             once.claim(field, &field.text()?);
             Some(target)
         }));
+        let method = section.optional("method").map_or(Some(Method::Maglev), |field| field.choice(&METHODS));
+        let affinity =
+            section.optional("affinity").map(|_| duration_of(&section, "affinity", Duration::ZERO, AFFINITY));
         section.finish();
         let port = port.map_or(Some(None), |port| port.map(Some))?;
-        let service = Service { vip: u16::try_from(vip?).ok()?, protocol: protocol?, port, targets: targets? };
+        let service = Service {
+            vip: u16::try_from(vip?).ok()?,
+            protocol: protocol?,
+            port,
+            targets: targets?,
+            method: method?,
+            affinity: affinity.map_or(Some(None), |affinity| affinity.map(Some))?,
+        };
         let key = format!("{} {}", vip_field.as_ref()?.text()?, describe(service.protocol, service.port));
         keys.claim(&vip_field?, &key);
         Some(service)

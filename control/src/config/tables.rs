@@ -66,6 +66,8 @@ impl Config {
                 ServiceProtocol::Any => None,
             },
             port: service.port,
+            method: service.method,
+            affinity: service.affinity,
             ..service::Service::new(vip, targets)
         })
     }

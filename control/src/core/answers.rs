@@ -62,8 +62,8 @@ impl Core {
             Request::Delete { spi } => done(self.ike.delete_ike(IkeSaId::from(spi.0), now)),
             Request::MoveVip { vip, to } => self.move_vip(&vip, &to),
             Request::Shutdown => {
-                self.outputs.push_back(Output::Shutdown);
-                Ok(Response::Done)
+                self.outputs.push_back(Output::Reply(token, Ok(Response::Done)));
+                return self.handle_shutdown(now);
             }
         };
         self.outputs.push_back(Output::Reply(token, answer));

@@ -1,6 +1,6 @@
 //! Answers about services and targets.
 
-use vipsec_distribute::service::TargetState;
+use vipsec_distribute::service::{Method, TargetState};
 
 use super::Core;
 use super::targets::TargetOrder;
@@ -41,8 +41,18 @@ impl Core {
                 Some((target, standing.state, if standing.state == TargetState::Up { weight } else { 0 }))
             })
         };
-        let sum: u64 = targets().map(|(_, _, weight)| weight).sum();
-        let parts = targets().map(|(target, target_state, weight)| ServiceTarget {
+        // The first that is up takes all.
+        let first_alone = service.method == Method::HotStandby;
+        let mut free = true;
+        let targets: Vec<_> = targets()
+            .map(|(target, state, weight)| {
+                let takes = weight > 0 && (free || !first_alone);
+                free &= !takes;
+                (target, state, if takes { weight } else { 0 })
+            })
+            .collect();
+        let sum: u64 = targets.iter().map(|(_, _, weight)| weight).sum();
+        let parts = targets.into_iter().map(|(target, target_state, weight)| ServiceTarget {
             name: target.name.clone(),
             state: state(target_state).to_owned(),
             part_percent: (weight * 100 + sum / 2).checked_div(sum).and_then(|part| part.try_into().ok()).unwrap_or(0),
@@ -57,6 +67,8 @@ impl Core {
             }
             .to_owned(),
             port: service.port,
+            method: config::method_name(service.method).to_owned(),
+            affinity_s: service.affinity.map(|affinity| affinity.as_secs()),
             targets: parts.collect(),
         })
     }

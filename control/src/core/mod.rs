@@ -13,6 +13,7 @@ mod ownership;
 mod pairing;
 mod publishing;
 mod replica;
+mod shutdown;
 mod succession;
 mod targets;
 mod workers;
@@ -69,7 +70,7 @@ pub enum Output {
         /// What to try.
         check: Box<Check>,
     },
-    /// The operator asked for the end.
+    /// End the process.
     Shutdown,
 }
 
@@ -148,6 +149,8 @@ pub struct Core {
     questions: Questions,
     facts: Facts,
     next_announcement: Instant,
+    /// The process is to end, then at the latest.
+    ends_at: Option<Instant>,
     outputs: VecDeque<Output>,
 }
 
@@ -173,6 +176,7 @@ impl Core {
             questions: Questions::default(),
             facts,
             next_announcement: now,
+            ends_at: None,
             outputs: VecDeque::new(),
             config,
         };
@@ -235,6 +239,7 @@ impl Core {
             }
         }
         self.settle(now);
+        self.check_end(now);
     }
 
     /// When [`Core::handle_timeout`] is due.
@@ -244,6 +249,7 @@ impl Core {
             self.ownership.poll_timeout(),
             self.succession_timeout(),
             self.targets.monitor().poll_timeout(),
+            self.ends_at,
         ]
         .into_iter()
         .flatten()

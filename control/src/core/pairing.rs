@@ -88,6 +88,11 @@ impl PairSide {
         self.peer
     }
 
+    /// Is a VIP on its way to the peer, or are frames of one still to be passed on?
+    pub(super) fn is_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
     /// The link is closed from our side.
     pub(super) fn close(&mut self, now: Instant) {
         self.writer = None;

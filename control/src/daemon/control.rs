@@ -101,8 +101,12 @@ impl Daemon {
         let deadline = Deadline::never(now);
         deadline.expire();
         let mut rng = StdRng::try_from_rng(&mut SysRng).map_err(std::io::Error::other)?;
-        let worker_config =
-            WorkerConfig { engine: config.appliance.engine, hash_seed: rng.next_u64(), ..WorkerConfig::default() };
+        let worker_config = WorkerConfig {
+            engine: config.appliance.engine,
+            hash_seed: rng.next_u64(),
+            connections: config.connection_table,
+            ..WorkerConfig::default()
+        };
         let polling = match config.appliance.polling {
             config::Polling::Adaptive => Polling::ADAPTIVE,
             config::Polling::Busy => Polling::Busy,
@@ -219,7 +223,7 @@ impl Daemon {
         } else if index == at_signals {
             if let Ok(signal) = ready.recv(signals) {
                 tracing::info!(%signal, "told to end");
-                self.shutdown = true;
+                self.core.handle_shutdown(Instant::now());
             }
         } else if index == at_saved {
             if let Ok((vip, value)) = ready.recv(&saved) {

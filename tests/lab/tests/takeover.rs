@@ -33,6 +33,12 @@ fn the_owner_is_paused() {
     tell(Tale::Pause);
 }
 
+/// One that gets the VIP back by order, or gives it away because it is told to end, loses nothing.
+#[test]
+fn the_vip_is_given_back() {
+    tell(Tale::GiveBack);
+}
+
 /// Every tunnel is kept.
 #[test]
 fn many_tunnels_are_kept() {

@@ -10,6 +10,7 @@ use vipsec_control::config::{
     TakeoverPolicy, Target, Vip,
 };
 use vipsec_dataplane::api::{PortId, Side};
+use vipsec_distribute::service::Method;
 use vipsec_esp::engine::EngineKind;
 use vipsec_ike::{AddressMatch, ChildPolicy, ConnectionPolicy, Limits, Retransmission, Secret};
 use vipsec_store::{SizeClass, Sizes};
@@ -131,7 +132,10 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
             protocol: ServiceProtocol::Udp,
             port: Some(SERVICE_PORT),
             targets: vec![0, 1],
+            method: Method::Maglev,
+            affinity: None,
         }],
+        connection_table: vipsec_distribute::connection::Limits::default(),
         connections: vec![connection([0, 1], VIP, REMOTE, Some(Duration::from_secs(2)), variant.rekey)],
         peer: Some(Peer {
             id: appliance_id(1 - appliance),

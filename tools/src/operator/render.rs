@@ -172,7 +172,9 @@ fn services(entries: &[Service], out: &mut impl Write) -> io::Result<()> {
     }
     for service in entries {
         let port = service.port.map_or_else(|| "any port".to_owned(), |port| format!("port {port}"));
-        writeln!(out, "{} ({}), {}, {port}", service.vip, service.address, service.protocol)?;
+        let affinity = service.affinity_s.map_or_else(String::new, |seconds| format!(", affinity {}", age(seconds)));
+        let (protocol, method) = (&service.protocol, &service.method);
+        writeln!(out, "{} ({}), {protocol}, {port}: {method}{affinity}", service.vip, service.address)?;
         let mut table = Table::new(&["TARGET", "STATE", ">PART"]);
         for target in &service.targets {
             table.row([target.name.clone(), target.state.clone(), format!("{} %", target.part_percent)]);

@@ -78,6 +78,14 @@ impl Lab {
         }
     }
 
+    /// Tells an appliance to end and waits until it has.
+    pub fn terminate_appliance(&mut self, place: usize) -> Result<()> {
+        match self.gateways.get_mut(place) {
+            Some(Gateway::Vipsec(appliance)) => appliance.terminate().map(drop),
+            _ => Err(no_appliance()),
+        }
+    }
+
     /// Starts an appliance that was killed, with the state that it left on disk, and waits until it answers.
     pub fn restart_appliance(&mut self, place: usize) -> Result<()> {
         let plan = self.config.plan.appliances.get(place).ok_or_else(no_appliance)?;

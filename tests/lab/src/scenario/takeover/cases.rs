@@ -79,6 +79,14 @@ impl Teller<'_, '_> {
                 Ok(format!("{wanted} has it, {} is its backup", lab.appliance_name(roles.owner)))
             })
         });
+        self.story.case("the owner is told to end, and hands over first", |lab| {
+            let roles = lab.await_roles()?;
+            under_traffic(lab, Loss::None, |lab| {
+                lab.terminate_appliance(roles.owner)?;
+                lab.await_standing(roles.backup, &Standing::Owner)?;
+                Ok(format!("{} has it", lab.appliance_name(roles.backup)))
+            })
+        });
     }
 
     pub(super) fn hundred(&mut self) {
