@@ -7,12 +7,13 @@ use vipsec_esp::engine::{ContextError, EngineKind};
 use vipsec_esp::error::{EspError, SetupError};
 use vipsec_esp::header::OVERHEAD_MAX;
 use vipsec_esp::inbound::{Admission, InboundSa, Opened};
+use vipsec_esp::lifetime::LifetimeDue;
 use vipsec_esp::outbound::{LEASE_BLOCK, OutboundSa};
-use vipsec_esp::sa::Algorithm;
+use vipsec_esp::sa::{Algorithm, InboundParams, Lifetime, OutboundParams};
 use vipsec_wire::buffer::{PacketBuf, VecBuf};
 use vipsec_wire::iv::NUMBER_MAX;
 
-use crate::support::{IPV4, bytes, inbound, inbound_params, iv_prefix, outbound_params, pair, seal};
+use crate::support::{IPV4, bytes, inbound, inbound_params, iv_prefix, outbound, outbound_params, pair, seal};
 
 const ALGORITHM: Algorithm = Algorithm::Aes128Gcm;
 
@@ -354,6 +355,75 @@ mod horizon {
         into.handle_beat();
         assert_eq!(into.horizon_wanted(), 2040);
         assert!(!into.wants_more());
+    }
+}
+
+/// RFC 4301 §4.4.2.1.
+mod lifetime {
+    use super::*;
+
+    /// 40 bytes, padding and trailer.
+    const TEXT_LEN: u64 = 44;
+
+    #[test]
+    fn sealing_tells_the_soft_limit_once_and_ends_at_the_hard_one() {
+        let lifetime = Lifetime { soft_packets: 3, hard_packets: 5, ..Lifetime::NONE };
+        let mut out = outbound(&outbound_params(ALGORITHM)).with_lifetime(&lifetime);
+        packets(&mut out, 2);
+        assert_eq!(out.lifetime_due(), None);
+        packets(&mut out, 1);
+        assert_eq!((out.lifetime_due(), out.lifetime_due()), (Some(LifetimeDue::Soft), None));
+        packets(&mut out, 2);
+        assert_eq!((out.lifetime_due(), out.lifetime_due()), (Some(LifetimeDue::Hard), None));
+        assert_eq!(out.seal(&mut VecBuf::from_bytes(&[0x45; 40]), IPV4), Err(EspError::LifetimeOver));
+        assert_eq!((out.sent(), out.lifetime_due()), (5, None), "a refused packet uses no number");
+    }
+
+    #[test]
+    fn bytes_are_those_that_the_cipher_is_applied_to() {
+        // "the number of bytes to which the IPsec cryptographic algorithm is applied … This includes pad bytes, etc."
+        let lifetime = Lifetime { hard_bytes: 2 * TEXT_LEN, ..Lifetime::NONE };
+        let mut out = outbound(&outbound_params(ALGORITHM)).with_lifetime(&lifetime);
+        let sent = packets(&mut out, 2);
+        assert_eq!(out.seal(&mut VecBuf::from_bytes(&[0x45; 40]), IPV4), Err(EspError::LifetimeOver));
+
+        let mut into = inbound(&inbound_params(ALGORITHM)).with_lifetime(&lifetime);
+        for packet in &sent {
+            assert_eq!(receive(&mut into, packet), Ok(Admission::Deliver));
+        }
+        assert_eq!(into.lifetime_due(), Some(LifetimeDue::Hard));
+        let third = packets(&mut outbound(&OutboundParams { sent: 2, ..outbound_params(ALGORITHM) }), 1).remove(0);
+        assert_eq!(receive(&mut into, &third), Err(EspError::LifetimeOver));
+    }
+
+    #[test]
+    fn only_what_is_delivered_counts_inbound() {
+        let lifetime = Lifetime { soft_packets: 2, ..Lifetime::NONE };
+        let (mut out, _) = pair(|_, _| ());
+        let mut into = inbound(&InboundParams { horizon: 1, ..inbound_params(ALGORITHM) }).with_lifetime(&lifetime);
+        let sent = packets(&mut out, 2);
+        let mut forged = sent[0].clone();
+        *forged.last_mut().unwrap() ^= 1;
+        for _ in 0..5 {
+            assert_eq!(receive(&mut into, &forged), Err(EspError::BadIcv));
+            assert_eq!(receive(&mut into, &sent[1]), Ok(Admission::AboveHorizon));
+        }
+        assert_eq!(receive(&mut into, &sent[0]), Ok(Admission::Deliver));
+        assert_eq!(receive(&mut into, &sent[0]), Err(EspError::Replayed));
+        assert_eq!(into.lifetime_due(), None);
+        into.grant(2);
+        assert_eq!(into.admit(&opened(2)), Admission::Deliver);
+        assert_eq!(into.lifetime_due(), Some(LifetimeDue::Soft));
+    }
+
+    #[test]
+    fn a_successor_counts_from_lease_and_horizon() {
+        let lifetime = Lifetime { soft_packets: 1000, ..Lifetime::NONE };
+        let mut out = outbound(&OutboundParams { sent: 1000, ..outbound_params(ALGORITHM) }).with_lifetime(&lifetime);
+        let mut into = inbound(&InboundParams { edge: 999, ..inbound_params(ALGORITHM) }).with_lifetime(&lifetime);
+        assert_eq!((out.lifetime_due(), into.lifetime_due()), (Some(LifetimeDue::Soft), None));
+        assert_eq!(receive(&mut into, &packets(&mut out, 1)[0]), Ok(Admission::Deliver));
+        assert_eq!(into.lifetime_due(), Some(LifetimeDue::Soft));
     }
 }
 

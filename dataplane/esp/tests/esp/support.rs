@@ -7,8 +7,6 @@ use vipsec_esp::sa::{Algorithm, InboundParams, KeyMaterial, OutboundParams, Spi}
 use vipsec_wire::buffer::{PacketBuf, VecBuf};
 use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix};
 
-pub(crate) const ALGORITHMS: [Algorithm; 2] = [Algorithm::Aes128Gcm, Algorithm::Aes256Gcm];
-
 /// Next Header of an IPv4 packet in tunnel mode.
 pub(crate) const IPV4: u8 = 4;
 
