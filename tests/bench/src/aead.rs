@@ -48,8 +48,10 @@ impl BareAead {
     fn seal(&mut self, packets: &mut [Mbuf]) -> Result<Vec<[u8; ICV_LEN]>, BenchError> {
         let mut tags = Vec::with_capacity(packets.len());
         for packet in packets {
-            let tag = self.context.seal_in_place(&nonce(self.nonce), &AAD, packet.data_mut());
-            tags.push(tag.map_err(BenchError::setup)?);
+            let mut tag = [0; ICV_LEN];
+            let sealed = self.context.seal_in_place(&nonce(self.nonce), &AAD, packet.data_mut(), &mut tag);
+            sealed.map_err(BenchError::setup)?;
+            tags.push(tag);
             self.nonce += 1;
         }
         Ok(tags)

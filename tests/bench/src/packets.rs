@@ -128,7 +128,8 @@ impl FarEnd {
         let text = packet.data_mut();
         let at = text.len() - trailer.len();
         text[at..].copy_from_slice(&trailer);
-        let icv = self.context.seal_in_place(&nonce, &aad, text).map_err(BenchError::setup)?;
+        let mut icv = [0; ICV_LEN];
+        self.context.seal_in_place(&nonce, &aad, text, &mut icv).map_err(BenchError::setup)?;
         packet.append(ICV_LEN).map_err(BenchError::setup)?;
         let at = packet.data().len() - ICV_LEN;
         packet.data_mut()[at..].copy_from_slice(&icv);
