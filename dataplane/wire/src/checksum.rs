@@ -16,6 +16,7 @@ impl Sum {
 
     /// Adds bytes, an odd last one as if a zero followed it (RFC 1071 §1).
     #[must_use]
+    #[inline]
     pub fn bytes(mut self, bytes: &[u8]) -> Self {
         let (words, rest) = bytes.as_chunks::<4>();
         for word in words {
@@ -32,8 +33,17 @@ impl Sum {
 
     /// Adds a 16-bit word.
     #[must_use]
+    #[inline]
     pub const fn word(mut self, word: u16) -> Self {
         self.0 += word as u64;
+        self
+    }
+
+    /// Adds two 16-bit words.
+    #[must_use]
+    #[inline]
+    pub const fn double_word(mut self, words: u32) -> Self {
+        self.0 += words as u64;
         self
     }
 
@@ -62,6 +72,7 @@ impl Sum {
     }
 
     /// The checksum to write into the header. Over data that already holds its checksum it is 0 when that is right.
+    #[inline]
     pub const fn finish(self) -> u16 {
         let mut sum = self.0;
         while sum > 0xffff {

@@ -53,10 +53,10 @@ impl<'a> Datagram<'a> {
     }
 
     /// Verifies the checksum between these addresses. Whether it may be absent is the caller's to know: see [`ChecksumState::Absent`].
-    pub fn checksum_state(&self, source: Address, destination: Address) -> ChecksumState {
+    pub fn checksum_state(&self, source: impl Into<Address>, destination: impl Into<Address>) -> ChecksumState {
         match self.checksum() {
             0 => ChecksumState::Absent,
-            _ if sum(source, destination, self.bytes).finish() == 0 => ChecksumState::Right,
+            _ if sum(source.into(), destination.into(), self.bytes).finish() == 0 => ChecksumState::Right,
             _ => ChecksumState::Wrong,
         }
     }
@@ -64,7 +64,7 @@ impl<'a> Datagram<'a> {
     /// Is the checksum right between these addresses, or absent?
     pub fn checksum_is_valid_v4(&self, source: Ipv4Addr, destination: Ipv4Addr) -> bool {
         // RFC 768: "An all zero transmitted checksum value means that the transmitter generated no checksum".
-        self.checksum_state(source.into(), destination.into()) != ChecksumState::Wrong
+        self.checksum_state(source, destination) != ChecksumState::Wrong
     }
 
     /// What follows the header, up to the length.
@@ -115,11 +115,16 @@ impl Repr {
 
 /// Writes the checksum into a datagram whose other fields and payload are complete.
 pub fn fill_checksum_v4(source: Ipv4Addr, destination: Ipv4Addr, datagram: &mut [u8]) -> Result<(), Truncated> {
-    fill_checksum(source.into(), destination.into(), datagram)
+    fill_checksum(source, destination, datagram)
 }
 
 /// Writes the checksum into a datagram of either family whose other fields and payload are complete.
-pub fn fill_checksum(source: Address, destination: Address, datagram: &mut [u8]) -> Result<(), Truncated> {
+pub fn fill_checksum(
+    source: impl Into<Address>,
+    destination: impl Into<Address>,
+    datagram: &mut [u8],
+) -> Result<(), Truncated> {
+    let (source, destination) = (source.into(), destination.into());
     datagram.first_chunk_mut::<HEADER_LEN>().ok_or(Truncated)?[6..8].copy_from_slice(&[0, 0]);
     // RFC 768, RFC 8200 §8.1: a computed checksum of zero is transmitted as all ones.
     let checksum = match sum(source, destination, datagram).finish() {
