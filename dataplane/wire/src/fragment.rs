@@ -211,27 +211,14 @@ impl Headers<'_> {
 
 /// The header of pieces other than the first: fixed part and those options whose copied flag is set (RFC 791 §3.1), padded.
 fn header_of_later(first: &[u8]) -> ArrayVec<u8, HEADER_LEN_MAX> {
-    const END: u8 = 0;
-    const NO_OPERATION: u8 = 1;
-    const COPIED: u8 = 0x80;
     let mut later = ArrayVec::new();
-    let (fixed, mut options) = first.split_at_checked(ipv4::HEADER_LEN).unwrap_or_default();
     // All of it fits: the header that it is taken from is no longer.
-    let _ = later.try_extend_from_slice(fixed);
-    loop {
-        let len = match *options {
-            [] | [END, ..] => break,
-            [NO_OPERATION, ..] => 1,
-            [_, len, ..] if len >= 2 => usize::from(len),
-            _ => break,
-        };
-        let Some((option, behind)) = options.split_at_checked(len) else { break };
-        if option.first().is_some_and(|kind| kind & COPIED != 0) {
-            let _ = later.try_extend_from_slice(option);
-        }
-        options = behind;
+    let _ = later.try_extend_from_slice(first.get(..ipv4::HEADER_LEN).unwrap_or_default());
+    let is_copied = |option: &&[u8]| option.first().is_some_and(|kind| kind & ipv4::option::COPIED != 0);
+    for option in ipv4::Options::of(first).map_while(Result::ok).filter(is_copied) {
+        let _ = later.try_extend_from_slice(option);
     }
-    while !later.len().is_multiple_of(4) && later.try_push(END).is_ok() {}
+    while !later.len().is_multiple_of(4) && later.try_push(ipv4::option::END).is_ok() {}
     let words = (later.len() / 4) as u8;
     if let Some(first) = later.first_mut() {
         *first = 0x40 | words;

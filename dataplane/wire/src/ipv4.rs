@@ -47,6 +47,12 @@ pub enum Ipv4Error {
     /// The header checksum is wrong.
     #[error("the IPv4 header checksum is wrong")]
     Checksum,
+    /// An option is cut short, or has a wrong length.
+    #[error("an IPv4 option is malformed")]
+    Option,
+    /// A source route that isn't at its end.
+    #[error("an IPv4 source route")]
+    SourceRoute,
 }
 
 /// A checked IPv4 packet, read in place.
@@ -58,7 +64,7 @@ pub struct Packet<'a> {
 }
 
 impl<'a> Packet<'a> {
-    /// Checks version, lengths and header checksum (RFC 1812 §5.2.2). `bytes` may be longer than the packet.
+    /// Checks version, lengths, header checksum (RFC 1812 §5.2.2) and options. `bytes` may be longer than the packet.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Ipv4Error> {
         let header = bytes.first_chunk::<HEADER_LEN>().ok_or(Ipv4Error::Truncated)?;
@@ -72,13 +78,13 @@ impl<'a> Packet<'a> {
             return Err(Ipv4Error::HeaderLength);
         }
         let bytes = bytes.get(..total_len).ok_or(Ipv4Error::Truncated)?;
-        // Of a length that the compiler knows, as nearly always, the sum is a few additions.
-        let sum = match header_len {
-            HEADER_LEN => Sum::new().bytes(header),
-            _ => Sum::new().bytes(bytes.get(..header_len).ok_or(Ipv4Error::HeaderLength)?),
-        };
-        if sum.finish() != 0 {
-            return Err(Ipv4Error::Checksum);
+        if header_len == HEADER_LEN {
+            // Of a length that the compiler knows, the sum is a few additions.
+            if Sum::new().bytes(header).finish() != 0 {
+                return Err(Ipv4Error::Checksum);
+            }
+        } else {
+            check_long_header(bytes.get(..header_len).ok_or(Ipv4Error::HeaderLength)?)?;
         }
         Ok(Self { header, header_len, bytes })
     }
@@ -160,6 +166,61 @@ impl<'a> Packet<'a> {
     /// Header and payload, up to the total length.
     pub const fn as_bytes(&self) -> &'a [u8] {
         self.bytes
+    }
+}
+
+/// Checks a header with options.
+#[cold]
+fn check_long_header(header: &[u8]) -> Result<(), Ipv4Error> {
+    if Sum::new().bytes(header).finish() != 0 {
+        return Err(Ipv4Error::Checksum);
+    }
+    for option in Options::of(header) {
+        // RFC 7126 §4.3.5 and §4.4.5: packets with source routes are dropped. What is on its way along one doesn't end where its
+        // destination says, so neither selectors nor services mean anything for it. Pointing behind its end, it is at its end.
+        if let [kind, len, pointer, ..] = *option?
+            && matches!(kind, option::LOOSE_SOURCE_ROUTE | option::STRICT_SOURCE_ROUTE)
+            && pointer <= len
+        {
+            return Err(Ipv4Error::SourceRoute);
+        }
+    }
+    Ok(())
+}
+
+/// Option types (RFC 791 §3.1).
+pub(crate) mod option {
+    pub(crate) const END: u8 = 0;
+    pub(crate) const NO_OPERATION: u8 = 1;
+    pub(crate) const LOOSE_SOURCE_ROUTE: u8 = 131;
+    pub(crate) const STRICT_SOURCE_ROUTE: u8 = 137;
+    /// Set in the types of options that each fragment repeats.
+    pub(crate) const COPIED: u8 = 0x80;
+}
+
+/// The options of a header in their order, each with type and length; no end of options.
+pub(crate) struct Options<'a>(&'a [u8]);
+
+impl<'a> Options<'a> {
+    /// Of a whole header.
+    pub(crate) fn of(header: &'a [u8]) -> Self {
+        Self(header.get(HEADER_LEN..).unwrap_or_default())
+    }
+}
+
+impl<'a> Iterator for Options<'a> {
+    type Item = Result<&'a [u8], Ipv4Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let len = match *self.0 {
+            [] | [option::END, ..] => return None,
+            [option::NO_OPERATION, ..] => 1,
+            [_, len, ..] if len >= 2 => usize::from(len),
+            _ => return Some(Err(Ipv4Error::Option)),
+        };
+        let Some((option, behind)) = self.0.split_at_checked(len) else { return Some(Err(Ipv4Error::Option)) };
+        self.0 = behind;
+        Some(Ok(option))
     }
 }
 

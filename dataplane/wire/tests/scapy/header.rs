@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use vipsec_wire::ip::{self, Ecn, Header, protocol};
+use vipsec_wire::ipv4;
 use vipsec_wire::ipv6::extension::{CheckError, Report};
 use vipsec_wire::ipv6::{self, Ipv6Error};
 use vipsec_wire::transport::Transport;
@@ -128,6 +129,27 @@ fn what_hides_the_upper_layer_is_refused() {
     let packets = build(&cases.each_ref().map(|(expression, _)| expression.as_str()));
     for (packet, (expression, error)) in packets.iter().zip(cases) {
         assert_eq!(Header::parse(&packet.bytes), Err(ip::IpError::V6(error)), "{expression}");
+    }
+}
+
+#[test]
+fn ipv4_source_routes_and_malformed_options_are_refused() {
+    use ipv4::Ipv4Error;
+    let with = |options: &str| format!(r#"IP(src="192.0.2.1", dst="198.51.100.7", options={options}) / UDP()"#);
+    let cases = [
+        (with(r#"[IPOption_LSRR(routers=["192.0.2.9", "192.0.2.10"])]"#), Some(Ipv4Error::SourceRoute)),
+        (with(r#"[IPOption_NOP(), IPOption_SSRR(routers=["192.0.2.9"], pointer=4)]"#), Some(Ipv4Error::SourceRoute)),
+        // RFC 791 §3.1: "If the pointer is greater than the length, the source route is empty".
+        (with(r#"[IPOption_LSRR(routers=["192.0.2.9"], pointer=8)]"#), None),
+        (with(r#"[IPOption_RR(routers=["0.0.0.0"])]"#), None),
+        (with(r#"b"\x94\x05\0\0""#), Some(Ipv4Error::Option)),
+        (with(r#"b"\x01\x01\x94\x01""#), Some(Ipv4Error::Option)),
+        (with(r#"b"\x01\x01\x01\x94""#), Some(Ipv4Error::Option)),
+        (with(r#"b"\x01\0\x94\x01""#), None),
+    ];
+    let packets = build(&cases.each_ref().map(|(expression, _)| expression.as_str()));
+    for (packet, (expression, error)) in packets.iter().zip(cases) {
+        assert_eq!(Header::parse(&packet.bytes).err(), error.map(ip::IpError::V4), "{expression}");
     }
 }
 

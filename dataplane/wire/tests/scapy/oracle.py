@@ -4,7 +4,19 @@ import json
 import sys
 
 from scapy.config import conf
-from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR, IPOption_Router_Alert, defragment, fragment
+from scapy.layers.inet import (
+    ICMP,
+    IP,
+    TCP,
+    UDP,
+    IPOption_LSRR,
+    IPOption_NOP,
+    IPOption_RR,
+    IPOption_Router_Alert,
+    IPOption_SSRR,
+    defragment,
+    fragment,
+)
 from scapy.layers.inet6 import (
     HBHOptUnknown,
     ICMPv6DestUnreach,
