@@ -3,7 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 
-const FUNCTIONS: &[&str] = &["alloc_mb_mgr", "free_mb_mgr", "init_mb_mgr_auto", "imb_get_errno"];
+const FUNCTIONS: &[&str] = &["alloc_mb_mgr", "free_mb_mgr", "init_mb_mgr_auto", "imb_get_errno", "imb_get_version"];
 const TYPES: &[&str] = &["IMB_MGR", "gcm_key_data", "gcm_context_data", "chacha20_poly1305_context_data"];
 
 /// Jobs and key schedules of what isn't called here: only their sizes matter.

@@ -135,6 +135,9 @@ impl Daemon {
             hugepages = hardware.in_hugepages(),
             "started"
         );
+        if let Some(caveat) = worker_config.engine.caveat(WORKERS) {
+            tracing::warn!(engine = %worker_config.engine, "{caveat}");
+        }
         Ok(Self {
             config,
             core,

@@ -142,7 +142,7 @@ impl InboundSa {
         self.spi
     }
 
-    /// Asks for what every packet touches here, without waiting for it.
+    /// Asks for what every packet touches here, without waiting for it: call it for a whole burst at once.
     #[inline]
     pub fn prefetch(&self) {
         let start: *const u8 = std::ptr::from_ref(self).cast();
@@ -152,7 +152,9 @@ impl InboundSa {
 
     /// Asks for the part of the expanded key that a packet of `len` bytes takes, without waiting for it.
     ///
-    /// Which part that is stands in what [`prefetch`](Self::prefetch) asked for: call it some packets later.
+    /// Which part that is stands in what [`prefetch`](Self::prefetch) asked for. Call it for the packet that comes
+    /// [`KEY_AHEAD`](crate::KEY_AHEAD) packets later, before working on one: the keys of a whole burst at once would stand in each
+    /// other's way.
     #[inline]
     pub fn prefetch_key(&self, len: usize) {
         self.context.prefetch(self.footprint, len);

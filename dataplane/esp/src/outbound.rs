@@ -112,7 +112,7 @@ impl OutboundSa {
         self.spi
     }
 
-    /// Asks for what every packet touches here, without waiting for it.
+    /// Asks for what every packet touches here, without waiting for it: call it for a whole burst at once.
     #[inline]
     pub fn prefetch(&self) {
         prefetch(self);
@@ -120,7 +120,9 @@ impl OutboundSa {
 
     /// Asks for the part of the expanded key that a packet of `len` bytes takes, without waiting for it.
     ///
-    /// Which part that is stands in what [`prefetch`](Self::prefetch) asked for: call it some packets later.
+    /// Which part that is stands in what [`prefetch`](Self::prefetch) asked for. Call it for the packet that comes
+    /// [`KEY_AHEAD`](crate::KEY_AHEAD) packets later, before working on one: the keys of a whole burst at once would stand in each
+    /// other's way.
     #[inline]
     pub fn prefetch_key(&self, len: usize) {
         self.context.prefetch(self.footprint, len);

@@ -9,6 +9,11 @@ pub fn available() -> bool {
     false
 }
 
+/// Does every call write to one variable of the whole process? There are no calls on this architecture.
+pub fn shares_a_variable() -> bool {
+    false
+}
+
 /// An expanded key: on this architecture there is none.
 pub struct Key(Infallible);
 

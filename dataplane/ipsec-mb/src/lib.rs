@@ -7,6 +7,9 @@
 //! Only where the CPU has VAES and AVX-512 is this the fastest way to encrypt, and only there is it offered ([`available`]):
 //! with AVX2 and less other libraries are faster. On other architectures the crate is empty, and [`Key`] can't be made.
 //!
+//! Before version 1.4 every call writes to one variable of the whole process ([`shares_a_variable`]): threads that encrypt many small
+//! messages at once slow each other down.
+//!
 //! Also here, because they take the same kind of code: [`prefetch`], and a [`Block`] that is stored in one piece.
 #![warn(missing_docs)]
 
@@ -25,9 +28,9 @@ pub use block::Block;
 pub use prefetch::{LINE_LEN, prefetch};
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-pub use absent::{Key, available};
+pub use absent::{Key, available, shares_a_variable};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub use x86_64::{Key, available};
+pub use x86_64::{Key, available, shares_a_variable};
 
 /// Bytes of a nonce.
 pub const NONCE_LEN: usize = 12;

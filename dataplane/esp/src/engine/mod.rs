@@ -108,6 +108,15 @@ impl EngineKind {
         Self::ALL.into_iter().filter(|engine| engine.is_available())
     }
 
+    /// What an operator should know who runs it on that many workers.
+    pub fn caveat(self, workers: usize) -> Option<&'static str> {
+        let shared = self == Self::IpsecMb && workers > 1 && vipsec_ipsec_mb::shares_a_variable();
+        shared.then_some(
+            "libIPSec_MB before 1.4 writes to one variable in every call, which slows workers down that encrypt at the same time: \
+             install a later version, or compare with aws-lc-rs",
+        )
+    }
+
     /// Its name in configuration and reports.
     pub const fn name(self) -> &'static str {
         match self {

@@ -80,6 +80,12 @@ fn what_this_machine_cannot_use_is_refused() {
     }
 }
 
+#[test]
+fn one_worker_shares_with_nobody() {
+    assert!(EngineKind::ALL.into_iter().all(|engine| engine.caveat(1).is_none()));
+    assert!([EngineKind::AwsLc, EngineKind::AesGcm].into_iter().all(|engine| engine.caveat(64).is_none()));
+}
+
 fn algorithms() -> impl Strategy<Value = Algorithm> {
     prop::sample::select(Algorithm::ALL.as_slice())
 }

@@ -49,6 +49,13 @@ pub(super) fn calls() -> Option<&'static Calls> {
     CALLS.get_or_init(find).as_ref()
 }
 
+/// The version of the library that is loaded: major and minor.
+pub(super) fn version() -> (u8, u8) {
+    // SAFETY: no precondition.
+    let version = unsafe { sys::imb_get_version() };
+    ((version >> 16) as u8, (version >> 8) as u8)
+}
+
 /// What the library's fastest code asks for. Its own detection doesn't ask whether the operating system saves the registers; the
 /// standard library's does.
 fn cpu_has_it() -> bool {

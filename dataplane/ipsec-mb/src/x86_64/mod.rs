@@ -16,6 +16,12 @@ pub fn available() -> bool {
     calls().is_some()
 }
 
+/// Does every call write to one variable of the whole process, so that threads share its cache line? True before version 1.4 of the
+/// library (<https://github.com/intel/intel-ipsec-mb/issues/112>).
+pub fn shares_a_variable() -> bool {
+    available() && library::version() < (1, 4)
+}
+
 /// Round keys, then powers of the GHASH key.
 const DATA_LEN: usize = size_of::<sys::gcm_key_data>();
 
