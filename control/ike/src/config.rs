@@ -6,12 +6,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use vipsec_wire::iv::ApplianceId;
 
 use crate::crypto::{EspProposal, IkeProposal, IkeSuite, Secret};
 use crate::identity::{Identity, IdentityMatch};
 use crate::message::ParseLimits;
+use crate::pool::AddressPool;
 use crate::selector::TrafficSelector;
 
 /// Everything that an [`Endpoint`](crate::Endpoint) is told once.
@@ -56,6 +58,11 @@ pub struct ConnectionPolicy {
     pub dpd_delay: Option<Duration>,
     /// Age at which the IKE SA is rekeyed, less a random tenth at most; `None`: we don't.
     pub rekey_time: Option<Duration>,
+    /// Age at which the IKE SA is set up anew, both sides' identities included (RFC 7296 §2.8.3); `None`: we don't.
+    pub reauth_time: Option<Duration>,
+    /// Where remote peers get inside addresses from. With a pool they have to ask for one (RFC 7296 §2.19), and their end of the
+    /// child SAs is that address alone.
+    pub pools: Vec<Arc<AddressPool>>,
     /// Child SAs that may be set up.
     pub children: Vec<Arc<ChildPolicy>>,
 }
@@ -73,6 +80,33 @@ pub struct ChildPolicy {
     pub proposals: Vec<EspProposal>,
     /// Age at which it is rekeyed, less a random tenth at most; `None`: we don't.
     pub rekey_time: Option<Duration>,
+    /// What it protects.
+    pub mode: Mode,
+    /// How much one child SA may cover.
+    pub pairs: Pairs,
+    /// How many of our workers may have a child SA of their own for the same traffic (RFC 9611); up to 1: none. The peer may set up
+    /// twice as many.
+    pub lanes_max: u16,
+}
+
+/// What a child SA protects (RFC 7296 §1.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum Mode {
+    /// Whole IP packets, under outer headers of their own.
+    #[default]
+    Tunnel,
+    /// What follows the IP header, between the ends of the IKE SA themselves.
+    Transport,
+}
+
+/// How many pairs of addresses one child SA may cover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Pairs {
+    /// Whatever the selectors allow.
+    #[default]
+    Any,
+    /// One: a peer that asks for more gets SINGLE_PAIR_REQUIRED (RFC 7296 §2.9).
+    Single,
 }
 
 /// Where a remote peer may be. From text: `%any`, an address, a prefix.
@@ -98,6 +132,8 @@ pub struct Limits {
     pub ike_sas_max: usize,
     /// Child SAs per IKE SA.
     pub children_per_ike_sa_max: usize,
+    /// IKE SAs with one peer, by its identity: it may authenticate anew before it lets go of the old one.
+    pub ike_sas_per_peer_max: usize,
     /// IKE SAs whose peer has not authenticated yet, as responder.
     pub half_open_max: usize,
     /// Above that many half-open IKE SAs a peer has to return a cookie first (RFC 7296 §2.6).
@@ -133,6 +169,7 @@ impl Default for Limits {
         Self {
             ike_sas_max: 20_000,
             children_per_ike_sa_max: 64,
+            ike_sas_per_peer_max: 16,
             half_open_max: 2_000,
             half_open_cookie_threshold: 200,
             half_open_timeout: Duration::from_secs(30),

@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Mode;
 use crate::crypto::{EspSuite, Secret};
+use crate::keylog::KeyLog;
 use crate::message::{NotifyType, Role};
 use crate::sa::IkeSaId;
 use crate::selector::TrafficSelector;
@@ -91,6 +93,8 @@ pub enum Event {
         /// How far, below 2^31.
         delta: u64,
     },
+    /// Keys, for whoever has to read a capture: only if [asked for](crate::Endpoint::set_key_log).
+    KeyLog(KeyLog),
     /// The record of an IKE SA is not what it was: export it again. For one that is gone comes [`Event::IkeGone`] instead.
     Changed(IkeSaId),
 }
@@ -133,6 +137,16 @@ pub struct Tunnel {
     pub udp: Option<(u16, u16)>,
 }
 
+/// The addresses that the peer gave for a transport-mode child SA, before NATs changed them: for the fixup of TCP and UDP checksums
+/// (RFC 7296 §2.23.1, RFC 3948 §3.1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginalAddresses {
+    /// Our end, as the peer sees it.
+    pub local: IpAddr,
+    /// The peer's end, as it sees itself.
+    pub remote: IpAddr,
+}
+
 /// A child SA, ready to be installed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChildSaInfo {
@@ -148,6 +162,12 @@ pub struct ChildSaInfo {
     pub spi_in: u32,
     /// The SPI the peer chose, at least 256.
     pub spi_out: u32,
+    /// What it protects.
+    pub mode: Mode,
+    /// The worker that it is for, where each has one of its own (RFC 9611).
+    pub lane: Option<u16>,
+    /// Transport mode across NATs.
+    pub original: Option<OriginalAddresses>,
     /// Algorithms.
     pub suite: EspSuite,
     /// Key and salt for what the peer sends.

@@ -7,8 +7,8 @@
 //! Any IKE SA that somebody believes in can be exported after any message, and imported on another appliance, which goes on with
 //! it as if nothing had happened: see [`Endpoint::export`] and [`Endpoint::import`].
 //!
-//! What RFC 7296 has and this crate doesn't: certificates and EAP (authentication is by pre-shared keys), configuration payloads,
-//! transport mode, IPComp, AH, a window larger than one. Path MTU discovery (RFC 7383 §2.5.2) is optional, and left out.
+//! What RFC 7296 has and this crate doesn't: certificates and EAP (authentication is by pre-shared keys), configuration payloads
+//! as the one who asks, IPComp, AH, a window larger than one. Path MTU discovery (RFC 7383 §2.5.2) is optional, and left out.
 //! INITIAL_CONTACT is honoured and never sent: our identity is replicated (RFC 7296 §2.4). NAT keepalives aren't sent: a VIP is
 //! reachable.
 #![forbid(unsafe_code)]
@@ -22,7 +22,9 @@ mod endpoint;
 mod event;
 mod fragments;
 mod identity;
+mod keylog;
 pub mod message;
+mod pool;
 mod record;
 mod sa;
 mod selector;
@@ -32,7 +34,8 @@ mod ladder;
 
 pub use child::ChildPhase;
 pub use config::{
-    AddressMatch, ChildPolicy, Config, ConnectionPolicy, InvalidAddressMatch, Limits, PACKET_BYTES_MAX, Retransmission,
+    AddressMatch, ChildPolicy, Config, ConnectionPolicy, InvalidAddressMatch, Limits, Mode, PACKET_BYTES_MAX, Pairs,
+    Retransmission,
 };
 pub use counters::{Counters, Drop};
 pub use crypto::{
@@ -40,9 +43,11 @@ pub use crypto::{
     Secret,
 };
 pub use endpoint::{ChildSaStatus, Endpoint, EpochWentBack, IkeSaStatus, ImportError, OperateError};
-pub use event::{ChildSaInfo, Event, GoneReason, Transmit, Tunnel};
+pub use event::{ChildSaInfo, Event, GoneReason, OriginalAddresses, Transmit, Tunnel};
 pub use identity::{Identity, IdentityMatch, InvalidIdentity};
+pub use keylog::{KeyLog, KeyLogTable};
 pub use message::Role;
+pub use pool::AddressPool;
 pub use record::{ChildSaRecord, IkeSaRecord, RecordError};
 pub use sa::{IkeSaId, Phase};
 pub use selector::{InvalidSelector, SELECTORS_MAX, TrafficSelector, is_subset, narrow};

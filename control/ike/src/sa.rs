@@ -12,7 +12,7 @@ use vipsec_wire::iv::IvPrefix;
 use zeroize::Zeroizing;
 
 use crate::child::ChildSa;
-use crate::config::ConnectionPolicy;
+use crate::config::{ConnectionPolicy, Mode};
 use crate::crypto::derive::IkeKeys;
 use crate::crypto::exchange::KeyPair;
 use crate::crypto::{CryptoError, EspProposal, Group, IkeProposal, IkeSuite};
@@ -23,6 +23,7 @@ use crate::identity::Identity;
 use crate::message::{
     Content, Direction, ExchangeType, Header, NotifyType, Part, Payload, Role, Sealed, encode_unsealed,
 };
+use crate::pool::Assigned;
 use crate::selector::TrafficSelector;
 
 /// An IKE SA's name: the SPI that our side chose for it, whose first byte is the id of the appliance that made it.
@@ -233,12 +234,15 @@ pub(crate) struct AuthExchange {
     #[serde(with = "crate::bytes")]
     pub(crate) nonce_r: Vec<u8>,
     pub(crate) child: ChildOffer,
+    /// The IKE SA whose place it takes: its peer is authenticated anew (RFC 7296 §2.8.3).
+    pub(crate) replaces: Option<IkeSaId>,
 }
 
 /// A child SA that we proposed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ChildOffer {
-    pub(crate) policy: String,
+    pub(crate) wish: ChildWish,
+    pub(crate) mode: Mode,
     pub(crate) spi: u32,
     pub(crate) proposals: Vec<EspProposal>,
     pub(crate) local_ts: Vec<TrafficSelector>,
@@ -268,11 +272,29 @@ pub(crate) struct RekeyExchange {
     pub(crate) collision: Option<(IkeSaId, Vec<u8>)>,
 }
 
+/// A child SA that somebody wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ChildWish {
+    pub(crate) policy: String,
+    /// The packet that asks for it: our end, the remote end (RFC 7296 §2.9).
+    pub(crate) packet: Option<(TrafficSelector, TrafficSelector)>,
+    /// For nothing but that packet: the peer has asked for it (SINGLE_PAIR_REQUIRED).
+    pub(crate) packet_only: bool,
+    /// For that worker (RFC 9611).
+    pub(crate) lane: Option<u16>,
+}
+
+impl ChildWish {
+    pub(crate) fn whole(policy: &str) -> Self {
+        Self { policy: policy.to_owned(), packet: None, packet_only: false, lane: None }
+    }
+}
+
 /// A request that waits for its turn: our window is one (RFC 7296 §2.3).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Task {
     CreateChild {
-        policy: String,
+        wish: ChildWish,
         group: Option<Group>,
     },
     RekeyChild {
@@ -285,6 +307,8 @@ pub(crate) enum Task {
     DeleteChildren(Vec<u32>),
     DeleteIke,
     AuthenticationFailed,
+    /// It has taken the place of that one, which is deleted once all before this in the queue is done (RFC 7296 §2.8.3).
+    DeleteReplaced(IkeSaId),
     /// The peer's child SAs are to go on that far above their outbound numbers (RFC 6311 §5.2).
     SyncReplayCounters {
         delta: u64,
@@ -320,6 +344,8 @@ pub(crate) struct IkeSaState {
     pub(crate) sync: Option<PendingSync>,
     /// Highest M1 of the peer's synchronisations (RFC 6311 §5.1).
     pub(crate) sync_seen: Option<u32>,
+    /// Inside addresses that the peer has from us.
+    pub(crate) assigned: Vec<Assigned>,
     /// Digest of the IKE_SA_INIT request that we answered, for late retransmissions of it.
     pub(crate) init_digest: Option<[u8; 32]>,
 }
@@ -384,6 +410,7 @@ pub(crate) struct IkeSa {
     /// When something authentic last came from the peer.
     pub(crate) heard: Instant,
     pub(crate) rekey_at: Option<Instant>,
+    pub(crate) reauth_at: Option<Instant>,
     pub(crate) expires_at: Option<Instant>,
     pub(crate) retry: Option<Retry>,
     /// Fragments of the peer's next request, and of the answer to ours. Not recorded: a successor gets them once more.
@@ -405,6 +432,7 @@ impl IkeSa {
             age: Age::of(Duration::ZERO, now),
             heard: now,
             rekey_at: None,
+            reauth_at: None,
             expires_at: None,
             retry: None,
             assembling: Assembling::default(),
@@ -466,6 +494,9 @@ impl IkeSa {
         };
         let request = self.retry.map_or_else(liveness, |retry| Some(retry.at));
         let children = self.children.values().filter_map(ChildSa::deadline).min();
-        [request, self.rekey_at, self.expires_at, children, self.assembling.deadline()].into_iter().flatten().min()
+        [request, self.rekey_at, self.reauth_at, self.expires_at, children, self.assembling.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }

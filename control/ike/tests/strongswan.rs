@@ -22,6 +22,9 @@ fn endpoint(appliance: u8, epoch: u32) -> Endpoint {
         remote_ts: vec!["10.9.0.0/16".parse().unwrap()],
         proposals: vec!["aes256gcm16-x25519".parse().unwrap()],
         rekey_time: None,
+        mode: vipsec_ike::Mode::Tunnel,
+        pairs: vipsec_ike::Pairs::Any,
+        lanes_max: 1,
     };
     let connection = ConnectionPolicy {
         name: "branch".to_owned(),
@@ -34,6 +37,8 @@ fn endpoint(appliance: u8, epoch: u32) -> Endpoint {
         proposals: vec!["aes256gcm16-prfsha256-x25519".parse().unwrap()],
         dpd_delay: Some(Duration::from_secs(1)),
         rekey_time: None,
+        reauth_time: None,
+        pools: Vec::new(),
         children: vec![Arc::new(child)],
     };
     let config = Config {

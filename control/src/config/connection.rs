@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vipsec_ike::{AddressMatch, ChildPolicy, ConnectionPolicy, InvalidProposal, TrafficSelector};
+use vipsec_ike::{AddressMatch, ChildPolicy, ConnectionPolicy, InvalidProposal, Mode, Pairs, TrafficSelector};
 
 use super::error::Reason;
 use super::model::Vip;
@@ -97,6 +97,8 @@ fn connection(
         proposals: proposals?,
         dpd_delay: Some(dpd_delay?),
         rekey_time: Some(rekey_time?),
+        reauth_time: None,
+        pools: Vec::new(),
         children: children?,
     })
 }
@@ -115,6 +117,9 @@ fn child(names: &mut Names, index: usize, section: Section, vip: Option<IpAddr>)
         remote_ts: remote_ts?,
         proposals: proposals?,
         rekey_time: Some(rekey_time?),
+        mode: Mode::Tunnel,
+        pairs: Pairs::Any,
+        lanes_max: 1,
     })
 }
 

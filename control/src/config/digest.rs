@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 use vipsec_distribute::service::Method;
-use vipsec_ike::{ChildPolicy, ConnectionPolicy, Identity, IdentityMatch};
+use vipsec_ike::{AddressPool, ChildPolicy, ConnectionPolicy, Identity, IdentityMatch, Mode, Pairs};
 use vipsec_takeover::timing::Timing;
 use vipsec_wire::iv::ApplianceId;
 
@@ -153,6 +153,8 @@ impl Canonical {
             proposals,
             dpd_delay,
             rekey_time,
+            reauth_time,
+            pools,
             children,
         } = connection;
         self.text(name);
@@ -175,15 +177,32 @@ impl Canonical {
         self.list(proposals, Self::text);
         self.optional_duration(*dpd_delay);
         self.optional_duration(*rekey_time);
+        self.optional_duration(*reauth_time);
+        self.list(pools, |canonical, pool| {
+            let AddressPool { name, first, last, dns } = &**pool;
+            canonical.text(name);
+            canonical.text(first);
+            canonical.text(last);
+            canonical.list(dns, Self::text);
+        });
         self.list(children, |canonical, child| canonical.child(child));
     }
 
     fn child(&mut self, child: &ChildPolicy) {
-        let ChildPolicy { name, local_ts, remote_ts, proposals, rekey_time } = child;
+        let ChildPolicy { name, local_ts, remote_ts, proposals, rekey_time, mode, pairs, lanes_max } = child;
         self.text(name);
         self.list(local_ts, Self::text);
         self.list(remote_ts, Self::text);
         self.list(proposals, Self::text);
         self.optional_duration(*rekey_time);
+        self.number(match mode {
+            Mode::Tunnel => 0,
+            Mode::Transport => 1,
+        });
+        self.number(match pairs {
+            Pairs::Any => 0,
+            Pairs::Single => 1,
+        });
+        self.number((*lanes_max).into());
     }
 }

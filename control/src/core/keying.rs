@@ -71,7 +71,10 @@ pub(super) fn child_sa(info: &ChildSaInfo, prefix: IvPrefix, start: Start) -> Re
             iv_prefix: prefix,
         },
         succeeds: info.replaces.filter(|_| info.role == Role::Responder).and_then(|spi| Spi::new(spi).ok()),
-        mode: Mode::default(),
+        mode: match info.mode {
+            vipsec_ike::Mode::Tunnel => Mode::Tunnel,
+            vipsec_ike::Mode::Transport => Mode::Transport,
+        },
         processing: Processing::default(),
         lifetime: Lifetime::default(),
         policy: TunnelPolicy::default(),
@@ -133,6 +136,8 @@ impl Core {
             }
             // I6: an untrusted copy is never resumed from, so nothing is imported that has to be synchronised.
             Event::Synchronised(_) => {}
+            // Keys never reach a log: nothing asks for them.
+            Event::KeyLog(_) => {}
             Event::SkipNumbers { children, delta, .. } => {
                 for spi in children.into_iter().filter_map(|spi| Spi::new(spi).ok()) {
                     self.tell(Command::SkipNumbers { spi, delta });

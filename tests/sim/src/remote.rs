@@ -209,6 +209,7 @@ impl Remote {
                 | Event::PeerMoved { .. }
                 | Event::Synchronised(_)
                 | Event::SkipNumbers { .. }
+                | Event::KeyLog(_)
                 | Event::Changed(_) => {}
             }
         }

@@ -189,12 +189,17 @@ fn connection(
         proposals: vec!["aes128gcm16-prfsha256-x25519".parse().expect("a proposal")],
         dpd_delay,
         rekey_time: rekey.ike,
+        reauth_time: None,
+        pools: Vec::new(),
         children: vec![Arc::new(ChildPolicy {
             name: CHILD.to_owned(),
             local_ts: vec![nets[ours].parse().expect("a selector")],
             remote_ts: vec![nets[theirs].parse().expect("a selector")],
             proposals: vec!["aes128gcm16".parse().expect("a proposal")],
             rekey_time: rekey.child,
+            mode: vipsec_ike::Mode::Tunnel,
+            pairs: vipsec_ike::Pairs::Any,
+            lanes_max: 1,
         })],
     })
 }

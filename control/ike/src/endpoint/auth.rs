@@ -1,5 +1,6 @@
 //! IKE_AUTH, both roles (RFC 7296 §1.2, §2.15, §2.21.2).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use super::Endpoint;
 use super::contents::Contents;
 use super::init::HalfOpen;
 use super::receive::{Ends, Freshness, read};
+use super::timers::after;
 use crate::config::ConnectionPolicy;
 use crate::counters::Drop;
 use crate::crypto::KeyExchange;
@@ -53,7 +55,9 @@ impl Endpoint {
         match self.authenticate_initiator(now, ends, &half, &contents) {
             Ok(policy) => self.establish_as_responder(now, ends, half, policy, &contents, whole.digest),
             Err(kind) => {
-                self.counters.count(Drop::AuthenticationFailed);
+                if kind == NotifyType::AUTHENTICATION_FAILED {
+                    self.counters.count(Drop::AuthenticationFailed);
+                }
                 self.refuse_auth(now, ends, half, whole.digest, kind.into());
             }
         }
@@ -109,6 +113,13 @@ impl Endpoint {
             }
             return Err(NotifyType::AUTHENTICATION_FAILED);
         }
+        let others = self.by_peer.get(peer).map_or(0, BTreeSet::len);
+        // RFC 7296 §2.4: INITIAL_CONTACT makes room.
+        if others >= self.config.limits.ike_sas_per_peer_max && !contents.has(NotifyType::INITIAL_CONTACT) {
+            self.counters.count(Drop::IkeSaLimit);
+            tracing::warn!(connection = %policy.name, %remote, %peer, others, "too many IKE SAs with this peer");
+            return Err(NotifyType::NO_ADDITIONAL_SAS);
+        }
         Ok(policy)
     }
 
@@ -155,6 +166,7 @@ impl Endpoint {
             queue: Default::default(),
             sync: None,
             sync_seen: None,
+            assigned: Vec::new(),
             init_digest: Some(half.digest),
         };
         let children = policy.children.clone();
@@ -164,11 +176,17 @@ impl Endpoint {
             self.forget_others(&sa, now);
         }
         // RFC 7296 §2.21.2: a child SA that fails doesn't take the IKE SA with it.
-        match self.agree_child(&sa, contents, &children, KeyExchange::None) {
+        let agreed = self.assign_addresses(&mut sa, contents).and_then(|config| {
+            // RFC 7296 §2.19: the CP payload MUST be inserted before the SA payload.
+            payloads.extend(config.map(Payload::Config));
+            self.agree_child(&sa, contents, &children, KeyExchange::None, None)
+        });
+        match agreed {
             Ok(answer) => {
+                payloads.extend(answer.notifies);
                 payloads.push(Payload::Sa(vec![answer.proposal]));
-                payloads.push(Payload::TsInitiator(answer.agreed.remote_ts.clone()));
-                payloads.push(Payload::TsResponder(answer.agreed.local_ts.clone()));
+                payloads.push(Payload::TsInitiator(answer.agreed.traffic.remote.clone()));
+                payloads.push(Payload::TsResponder(answer.agreed.traffic.local.clone()));
                 // RFC 7296 §2.17: the nonces of IKE_SA_INIT.
                 let nonces = Nonces { initiator: &half.nonce_i, responder: &half.nonce_r };
                 self.install_child(now, &mut sa, answer.agreed, None, nonces);
@@ -190,6 +208,7 @@ impl Endpoint {
     fn established(&mut self, now: Instant, sa: &mut IkeSa) {
         sa.state.phase = Phase::Established;
         (sa.rekey_at, sa.expires_at) = self.lifetime(now, Duration::ZERO, sa.policy.rekey_time);
+        sa.reauth_at = sa.policy.reauth_time.map(|time| after(now, time));
         sa.changed = true;
         tracing::info!(
             ike_sa = %sa.id(), connection = %sa.state.connection, local = %sa.state.local, remote = %sa.state.remote,
@@ -269,21 +288,25 @@ impl Endpoint {
         if contents.has(NotifyType::INITIAL_CONTACT) {
             self.forget_others(sa, now);
         }
-        let failed =
-            |reason| Event::ChildFailed { ike_sa: sa.id(), child: Some(exchange.child.policy.clone()), reason };
+        if let Some(old) = exchange.replaces {
+            self.take_place_of(sa, old);
+        }
+        let child = &exchange.child.wish.policy;
+        let ike_sa = sa.id();
+        let failed = |reason| Event::ChildFailed { ike_sa, child: Some(child.clone()), reason };
         if let Some(notify) = contents.error() {
             // RFC 7296 §2.21.2: the initiator MUST NOT fail the authentication because of this.
-            tracing::warn!(connection = %policy.name, child = %exchange.child.policy, reason = %notify.kind, "peer refused the child SA");
+            tracing::warn!(connection = %policy.name, %child, reason = %notify.kind, "peer refused the child SA");
             let event = failed(notify.kind);
             return self.events.push_back(event);
         }
-        match Self::check_child_answer(contents, &exchange.child, KeyExchange::None) {
+        match Self::check_child_answer(sa, contents, &exchange.child, KeyExchange::None) {
             Ok(agreed) => {
                 let nonces = Nonces { initiator: &exchange.nonce_i, responder: &exchange.nonce_r };
                 self.install_child(now, sa, agreed, None, nonces);
             }
             Err(what) => {
-                tracing::warn!(connection = %policy.name, child = %exchange.child.policy, what, "bad child SA answer");
+                tracing::warn!(connection = %policy.name, %child, what, "bad child SA answer");
                 let event = failed(NotifyType::INVALID_SYNTAX);
                 self.events.push_back(event);
                 // The peer has installed it.

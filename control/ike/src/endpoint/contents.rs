@@ -2,7 +2,7 @@
 
 use crate::identity::Identity;
 use crate::message::sa::Proposal;
-use crate::message::{Delete, Notify, NotifyType, Payload};
+use crate::message::{ConfigPayload, Delete, Notify, NotifyType, Payload};
 use crate::selector::TrafficSelector;
 
 /// Payloads of one message. Of those that may occur once, the first counts.
@@ -16,6 +16,7 @@ pub(super) struct Contents {
     pub(super) auth: Option<(u8, Vec<u8>)>,
     pub(super) ts_i: Option<Vec<TrafficSelector>>,
     pub(super) ts_r: Option<Vec<TrafficSelector>>,
+    pub(super) config: Option<ConfigPayload>,
     pub(super) deletes: Vec<Delete>,
     notifies: Vec<Notify>,
 }
@@ -36,9 +37,10 @@ impl Contents {
                 Payload::Auth(method, data) => put(&mut contents.auth, (method, data)),
                 Payload::TsInitiator(selectors) => put(&mut contents.ts_i, selectors),
                 Payload::TsResponder(selectors) => put(&mut contents.ts_r, selectors),
+                Payload::Config(config) => put(&mut contents.config, config),
                 Payload::Delete(delete) => contents.deletes.push(delete),
                 Payload::Notify(notify) => contents.notifies.push(notify),
-                // RFC 7296 §2.5, §3.12: unknown payloads and vendor ids are ignored. CERT, CERTREQ, EAP and CP ask for what we
+                // RFC 7296 §2.5, §3.12: unknown payloads and vendor ids are ignored. CERT, CERTREQ and EAP ask for what we
                 // don't offer.
                 Payload::Vendor(_) | Payload::Unused(..) | Payload::Unknown(..) => {}
             }

@@ -46,6 +46,10 @@ impl Endpoint {
             return Err(NotifyType::TEMPORARY_FAILURE.into());
         }
         let old = self.child_to_rekey(sa, contents)?;
+        // RFC 7296 §2.19: a connection with a pool needs an address first.
+        if !sa.policy.pools.is_empty() && sa.state.assigned.is_empty() {
+            return Err(self.refuse_child(sa, NotifyType::FAILED_CP_REQUIRED));
+        }
         // RFC 7296 §1.3: unwilling to accept any more child SAs.
         if sa.children.len() >= self.config.limits.children_per_ike_sa_max {
             return Err(NotifyType::NO_ADDITIONAL_SAS.into());
@@ -56,10 +60,9 @@ impl Endpoint {
             None => sa.policy.children.clone(),
         };
         let ke_group = contents.key_exchange.as_ref().and_then(|(group, _)| Group::by_number(*group));
-        let mut answer = self
-            .agree_child(sa, contents, &policies, KeyExchange::Allowed(ke_group))
+        let answer = self
+            .agree_child(sa, contents, &policies, KeyExchange::Allowed(ke_group), old)
             .map_err(|kind| self.refuse_child(sa, kind))?;
-        answer.agreed.replaces = old;
         let (public, shared) = match answer.agreed.suite.group {
             None => (None, None),
             // RFC 7296 §1.3: the data is the group that we selected.
@@ -79,10 +82,11 @@ impl Endpoint {
         };
         let Some(nonce_i) = contents.nonce.as_deref() else { return Err(NotifyType::INVALID_SYNTAX.into()) };
         let nonce_r = self.nonce();
-        let mut payloads = vec![Payload::Sa(vec![answer.proposal]), Payload::Nonce(nonce_r.clone())];
+        let mut payloads = answer.notifies;
+        payloads.extend([Payload::Sa(vec![answer.proposal]), Payload::Nonce(nonce_r.clone())]);
         payloads.extend(public);
-        payloads.push(Payload::TsInitiator(answer.agreed.remote_ts.clone()));
-        payloads.push(Payload::TsResponder(answer.agreed.local_ts.clone()));
+        payloads.push(Payload::TsInitiator(answer.agreed.traffic.remote.clone()));
+        payloads.push(Payload::TsResponder(answer.agreed.traffic.local.clone()));
         let spi = answer.agreed.spi_in;
         let nonces = Nonces { initiator: nonce_i, responder: &nonce_r };
         self.install_child(now, sa, answer.agreed, shared.as_ref(), nonces);

@@ -166,6 +166,8 @@ impl Endpoint {
         let nonce_r = self.nonce();
         let spis = IkeSpis { initiator: header.initiator_spi, responder: id.0 };
         let keys = IkeKeys::initial(suite, &shared, Nonces { initiator: nonce_i, responder: &nonce_r }, spis);
+        let channel = Channel::new(Role::Responder, id.0, header.initiator_spi, suite, keys);
+        self.log_ike_keys(&channel);
         let mut payloads = vec![
             Payload::Sa(vec![suite.answer(chosen, &[])]),
             Payload::KeyExchange(suite.group.number(), pair.public().ok()?),
@@ -181,7 +183,7 @@ impl Endpoint {
         }
         let header = Header { responder_spi: id.0, sender: Role::Responder, direction: Direction::Response, ..*header };
         let half = HalfOpen {
-            channel: Channel::new(Role::Responder, id.0, header.initiator_spi, suite, keys),
+            channel,
             vip,
             nat: nat.unwrap_or_default(),
             nonce_i: nonce_i.to_vec(),

@@ -12,10 +12,10 @@ use crate::counters::Drop;
 use crate::crypto::auth::{METHOD_SHARED_KEY, SignedOctets, shared_key_mac};
 use crate::crypto::derive::{IkeKeys, IkeSpis, Nonces};
 use crate::crypto::exchange::KeyPair;
-use crate::crypto::{CryptoError, EspProposal, Group, offer, pick_ike};
+use crate::crypto::{CryptoError, EspProposal, Group, IkeProposal, offer, pick_ike};
 use crate::event::{Event, GoneReason, Transmit};
 use crate::message::{Direction, ExchangeType, Header, NotifyType, Payload, Received, Role, encode_clear};
-use crate::sa::{AuthExchange, Channel, ChildOffer, Exchange, IkeSa, IkeSaId, IkeSaState, Phase, Retry};
+use crate::sa::{AuthExchange, Channel, ChildWish, Exchange, IkeSa, IkeSaId, IkeSaState, Phase, Retry};
 
 /// Our port once a NAT is found (RFC 7296 §2.23).
 const PORT_NAT_TRAVERSAL: u16 = 4500;
@@ -35,6 +35,8 @@ pub(super) struct Initiation {
     pub(super) request: Vec<u8>,
     pub(super) retry: Retry,
     restarts: u32,
+    /// See [`AuthExchange::replaces`].
+    replaces: Option<IkeSaId>,
     /// Why the peer refused, should it turn out to be the last word.
     pub(super) refused: Option<NotifyType>,
 }
@@ -69,9 +71,10 @@ impl Endpoint {
         now: Instant,
         policy: Arc<ConnectionPolicy>,
         child: Arc<ChildPolicy>,
-        group: Group,
         ends: Ends,
+        replaces: Option<IkeSaId>,
     ) -> Result<IkeSaId, CryptoError> {
+        let group = policy.proposals.iter().find_map(IkeProposal::first_group).ok_or(CryptoError)?;
         let id = self.new_ike_spi();
         let mut initiation = Initiation {
             policy,
@@ -84,6 +87,7 @@ impl Endpoint {
             request: Vec::new(),
             retry: self.first_retry(now),
             restarts: 0,
+            replaces,
             refused: None,
         };
         initiation.request = initiation.encode(id)?;
@@ -229,8 +233,10 @@ impl Endpoint {
             local.set_port(PORT_NAT_TRAVERSAL);
             remote.set_port(if remote.port() == 500 { PORT_NAT_TRAVERSAL } else { remote.port() });
         }
+        let channel = Channel::new(Role::Initiator, id.0, remote_spi, suite, keys);
+        self.log_ike_keys(&channel);
         let state = IkeSaState {
-            channel: Channel::new(Role::Initiator, id.0, remote_spi, suite, keys),
+            channel,
             phase: Phase::Authenticating,
             vip: policy.vip,
             connection: policy.name.clone(),
@@ -248,6 +254,7 @@ impl Endpoint {
             queue: Default::default(),
             sync: None,
             sync_seen: None,
+            assigned: Vec::new(),
             init_digest: None,
         };
         let mut sa = IkeSa::new(state, Arc::clone(policy), now);
@@ -258,13 +265,9 @@ impl Endpoint {
     /// SK { IDi, IDr, AUTH, SA, TSi, TSr }
     fn send_auth(&mut self, now: Instant, sa: &mut IkeSa, initiation: &Initiation, nonce_r: &[u8], datagram: &[u8]) {
         let policy = &initiation.policy;
-        let child = ChildOffer {
-            policy: initiation.child.name.clone(),
-            spi: self.new_esp_spi(),
-            proposals: initiation.child.proposals.clone(),
-            local_ts: initiation.child.local_ts.clone(),
-            remote_ts: initiation.child.remote_ts.clone(),
-        };
+        let lane = (initiation.child.lanes_max > 1).then_some(0);
+        let wish = ChildWish { lane, ..ChildWish::whole(&initiation.child.name) };
+        let child = self.offer_child(sa, &initiation.child, wish, None);
         let signed = SignedOctets {
             message: &initiation.request,
             nonce: nonce_r,
@@ -277,6 +280,7 @@ impl Endpoint {
         payloads.extend(policy.remote_id.exact().cloned().map(Payload::IdResponder));
         payloads.push(Payload::Auth(METHOD_SHARED_KEY, mac));
         payloads.extend(Self::announce_sync(|_| true));
+        payloads.extend(Self::child_notifies(&child));
         payloads.extend([
             Payload::Sa(offer(&proposals, &child.spi.to_be_bytes())),
             Payload::TsInitiator(child.local_ts.clone()),
@@ -287,6 +291,7 @@ impl Endpoint {
             nonce_i: initiation.nonce.clone(),
             nonce_r: nonce_r.to_vec(),
             child,
+            replaces: initiation.replaces,
         };
         self.send_request(now, sa, ExchangeType::IkeAuth, &payloads, Exchange::Auth(Box::new(exchange)));
     }

@@ -1,5 +1,6 @@
 //! The state machine: all IKE SAs of one appliance.
 
+mod assign;
 mod auth;
 mod child;
 mod contents;
@@ -8,6 +9,7 @@ mod create_child;
 mod informational;
 mod init;
 mod init_response;
+mod narrowing;
 mod nat;
 mod operate;
 mod rate;
@@ -35,7 +37,9 @@ use crate::counters::{Counters, Drop};
 use crate::crypto::Secret;
 use crate::event::{Event, GoneReason, Transmit};
 use crate::identity::Identity;
-use crate::sa::{Datagrams, IkeSa, IkeSaId};
+use crate::keylog;
+use crate::pool::Leases;
+use crate::sa::{Channel, Datagrams, IkeSa, IkeSaId};
 use cookie::Cookies;
 use init::HalfOpen;
 use init_response::Initiation;
@@ -81,6 +85,8 @@ pub struct Endpoint {
     cookies: Cookies,
     answers: RateLimit,
     complaints: RateLimit,
+    leases: Leases,
+    key_log: bool,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
     counters: Counters,
@@ -124,6 +130,8 @@ impl Endpoint {
             cookies,
             answers,
             complaints: RateLimit::new(COMPLAINTS_PER_SECOND),
+            leases: Leases::default(),
+            key_log: false,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -152,6 +160,17 @@ impl Endpoint {
     /// The one before stays valid until the next call. `version` names the secret and differs from the one before.
     pub fn set_cookie_secret(&mut self, version: u8, secret: Secret) {
         self.cookies.set(version, secret);
+    }
+
+    /// From now on the keys of all new SAs come as [`Event::KeyLog`], or no longer. For debugging: whoever has them reads everything.
+    pub fn set_key_log(&mut self, on: bool) {
+        self.key_log = on;
+    }
+
+    fn log_ike_keys(&mut self, channel: &Channel) {
+        if let Some(line) = self.key_log.then(|| keylog::ike(channel)).flatten() {
+            self.events.push_back(Event::KeyLog(line));
+        }
     }
 
     /// The next message to send, after all events were taken.
@@ -264,6 +283,7 @@ impl Endpoint {
     /// Forgets an IKE SA that was taken out, and tells.
     fn bury(&mut self, sa: &IkeSa, reason: GoneReason, now: Instant) {
         let id = sa.id();
+        self.release_addresses(sa);
         for spi_in in sa.children.keys() {
             self.child_owner.remove(spi_in);
             self.events.push_back(Event::RemoveChild { ike_sa: id, spi_in: *spi_in });

@@ -10,9 +10,9 @@ use super::Endpoint;
 use super::receive::{Ends, PORT_IKE};
 use crate::child::ChildPhase;
 use crate::config::{ChildPolicy, ConnectionPolicy};
-use crate::crypto::IkeProposal;
 use crate::event::GoneReason;
-use crate::sa::{IkeSa, IkeSaId, Phase, Task};
+use crate::sa::{ChildWish, IkeSa, IkeSaId, Phase, Task};
+use crate::selector::TrafficSelector;
 
 /// Why something can't be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -57,9 +57,8 @@ impl Endpoint {
         if self.sas.len() + self.initiations.len() >= self.config.limits.ike_sas_max {
             return Err(OperateError::LimitReached);
         }
-        let group = policy.proposals.iter().find_map(IkeProposal::first_group).ok_or(OperateError::Crypto)?;
         let ends = Ends { local: SocketAddr::new(policy.local, PORT_IKE), remote: SocketAddr::new(remote, PORT_IKE) };
-        self.start_initiation(now, policy, child, group, ends).map_err(|_| OperateError::Crypto)
+        self.start_initiation(now, policy, child, ends, None).map_err(|_| OperateError::Crypto)
     }
 
     fn policies(
@@ -74,9 +73,33 @@ impl Endpoint {
 
     /// Sets up another child SA under an IKE SA.
     pub fn create_child(&mut self, id: IkeSaId, child: &str, now: Instant) -> Result<(), OperateError> {
+        self.wish_child(id, ChildWish::whole(child), now)
+    }
+
+    /// The same because of a packet, from the first selector (our end) to the second: they come first in what is proposed
+    /// (RFC 7296 §2.9), and the child SA is for that packet alone where the peer insists (SINGLE_PAIR_REQUIRED).
+    pub fn create_child_for(
+        &mut self,
+        id: IkeSaId,
+        child: &str,
+        packet: (TrafficSelector, TrafficSelector),
+        now: Instant,
+    ) -> Result<(), OperateError> {
+        self.wish_child(id, ChildWish { packet: Some(packet), ..ChildWish::whole(child) }, now)
+    }
+
+    /// The same for one of our workers alone (RFC 9611). [`ChildSaInfo::lane`](crate::ChildSaInfo::lane) says whether the peer agreed.
+    pub fn create_lane(&mut self, id: IkeSaId, child: &str, lane: u16, now: Instant) -> Result<(), OperateError> {
+        self.wish_child(id, ChildWish { lane: Some(lane), ..ChildWish::whole(child) }, now)
+    }
+
+    fn wish_child(&mut self, id: IkeSaId, wish: ChildWish, now: Instant) -> Result<(), OperateError> {
         self.on_established(id, now, |sa| {
-            sa.policy.child(child).ok_or(OperateError::UnknownChild)?;
-            sa.enqueue(Task::CreateChild { policy: child.to_owned(), group: None });
+            let policy = sa.policy.child(&wish.policy).ok_or(OperateError::UnknownChild)?;
+            if wish.lane.is_some_and(|lane| lane >= policy.lanes_max) {
+                return Err(OperateError::UnknownChild);
+            }
+            sa.enqueue(Task::CreateChild { wish, group: None });
             Ok(())
         })
     }

@@ -153,6 +153,8 @@ impl Endpoint {
             by_spi.insert(child.info.spi_in, child);
         }
         sa.children = by_spi;
+        sa.reauth_at = sa.policy.reauth_time.map(|time| after(now, time.saturating_sub(record.age)));
+        self.hold_addresses(&sa);
         tracing::info!(
             ike_sa = %id, connection = %sa.state.connection, remote = %sa.state.remote, peer = %sa.peer(),
             children = sa.children.len(), in_progress = sa.state.pending.is_some(), "IKE SA resumed"

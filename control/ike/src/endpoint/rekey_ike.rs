@@ -201,6 +201,7 @@ impl Endpoint {
             queue: Default::default(),
             sync: None,
             sync_seen: None,
+            assigned: Vec::new(),
             init_digest: None,
             vip: old.state.vip,
             connection: old.state.connection.clone(),
@@ -211,6 +212,7 @@ impl Endpoint {
             remote_id: old.state.remote_id.clone(),
             announced: old.state.announced.clone(),
         };
+        self.log_ike_keys(&state.channel);
         let mut heir = IkeSa::new(state, Arc::clone(&old.policy), now);
         (heir.rekey_at, heir.expires_at) = self.lifetime(now, Duration::ZERO, heir.policy.rekey_time);
         tracing::info!(
@@ -227,6 +229,8 @@ impl Endpoint {
             self.child_owner.insert(spi_in, id);
             heir.children.insert(spi_in, child);
         }
+        self.inherit_addresses(old, heir);
+        heir.reauth_at = old.reauth_at.take();
         let queue = std::mem::take(&mut old.state.queue);
         let about_children = |task: &Task| !matches!(task, Task::RekeyIke { .. } | Task::Liveness | Task::DeleteIke);
         let (inherited, stays): (Vec<_>, Vec<_>) = queue.into_iter().partition(about_children);

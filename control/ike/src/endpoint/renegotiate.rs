@@ -5,14 +5,23 @@ use std::time::Instant;
 use super::Endpoint;
 use super::operate::OperateError;
 use super::receive::Ends;
-use crate::crypto::IkeProposal;
-use crate::sa::IkeSaId;
+use crate::child::ChildPhase;
+use crate::sa::{ChildWish, IkeSa, IkeSaId, Task};
 
 impl Endpoint {
     /// Sets up a new IKE SA with the remote peer of this one, at the address and port where it is now, and under it a child SA
     /// like the first that this one has. The old one stays as it is: deleting it is the caller's business, once the new one
     /// carries traffic.
     pub fn renegotiate(&mut self, id: IkeSaId, now: Instant) -> Result<IkeSaId, OperateError> {
+        self.call_anew(id, None, now)
+    }
+
+    /// Sets the IKE SA up anew, identities included, with all its child SAs, and then deletes the old one (RFC 7296 §2.8.3).
+    pub fn reauthenticate(&mut self, id: IkeSaId, now: Instant) -> Result<IkeSaId, OperateError> {
+        self.call_anew(id, Some(id), now)
+    }
+
+    fn call_anew(&mut self, id: IkeSaId, replaces: Option<IkeSaId>, now: Instant) -> Result<IkeSaId, OperateError> {
         let sa = self.sas.get(&id).ok_or(OperateError::UnknownIkeSa)?;
         let policy = sa.policy.clone();
         let name = sa.children.values().next().map(|child| child.info.child.as_str());
@@ -23,7 +32,18 @@ impl Endpoint {
         if self.sas.len() + self.initiations.len() >= self.config.limits.ike_sas_max {
             return Err(OperateError::LimitReached);
         }
-        let group = policy.proposals.iter().find_map(IkeProposal::first_group).ok_or(OperateError::Crypto)?;
-        self.start_initiation(now, policy, child, group, ends).map_err(|_| OperateError::Crypto)
+        self.start_initiation(now, policy, child, ends, replaces).map_err(|_| OperateError::Crypto)
+    }
+
+    /// The peer of `old` has authenticated anew: the other child SAs follow, then the old IKE SA goes.
+    pub(super) fn take_place_of(&mut self, sa: &mut IkeSa, old: IkeSaId) {
+        let Some(before) = self.sas.get(&old) else { return };
+        let children = before.children.values().filter(|child| child.phase == ChildPhase::Installed).skip(1);
+        for child in children {
+            let wish = ChildWish { lane: child.info.lane, ..ChildWish::whole(&child.info.child) };
+            sa.state.queue.push_back(Task::CreateChild { wish, group: None });
+        }
+        sa.state.queue.push_back(Task::DeleteReplaced(old));
+        sa.changed = true;
     }
 }

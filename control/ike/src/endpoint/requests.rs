@@ -12,7 +12,7 @@ use crate::crypto::exchange::KeyPair;
 use crate::crypto::{EspProposal, Group, KeyExchange, Secret, offer};
 use crate::event::{Event, GoneReason};
 use crate::message::{Delete, Direction, ExchangeType, NotifyType, Payload};
-use crate::sa::{ChildExchange, ChildOffer, Exchange, IkeSa, Pending, Phase, Retry, Task};
+use crate::sa::{ChildExchange, ChildWish, Exchange, IkeSa, Pending, Phase, Retry, Task};
 
 impl Endpoint {
     /// When a request that goes out now is sent again.
@@ -51,7 +51,12 @@ impl Endpoint {
             let Some(task) = sa.state.queue.pop_front() else { return };
             sa.changed = true;
             match task {
-                Task::CreateChild { policy, group } => self.request_child(now, sa, &policy, group, None),
+                Task::CreateChild { wish, group } => self.request_child(now, sa, wish, group, None),
+                Task::DeleteReplaced(old) => {
+                    if let Err(error) = self.delete_ike(old, now) {
+                        tracing::info!(ike_sa = %old, %error, "the IKE SA that was set up anew is gone already");
+                    }
+                }
                 Task::RekeyChild { spi, group } => self.request_rekey_child(now, sa, spi, group),
                 Task::RekeyIke { group } => self.request_rekey_ike(now, sa, group),
                 Task::DeleteChildren(spis) => {
@@ -85,24 +90,26 @@ impl Endpoint {
 
     fn request_rekey_child(&mut self, now: Instant, sa: &mut IkeSa, spi: u32, group: Option<Group>) {
         let Some(child) = sa.children.get(&spi).filter(|child| child.phase == ChildPhase::Installed) else { return };
-        let policy = child.info.child.clone();
-        self.request_child(now, sa, &policy, group, Some(spi));
+        let wish = ChildWish { lane: child.info.lane, ..ChildWish::whole(&child.info.child) };
+        self.request_child(now, sa, wish, group, Some(spi));
     }
 
     /// SK { [N(REKEY_SA),] SA, Ni, [KEi,] TSi, TSr }
-    fn request_child(&mut self, now: Instant, sa: &mut IkeSa, policy: &str, group: Option<Group>, rekeys: Option<u32>) {
-        let Some(policy) = sa.policy.child(policy).cloned() else {
-            tracing::warn!(ike_sa = %sa.id(), connection = %sa.state.connection, child = policy, "no such child policy any more");
+    fn request_child(
+        &mut self,
+        now: Instant,
+        sa: &mut IkeSa,
+        wish: ChildWish,
+        group: Option<Group>,
+        rekeys: Option<u32>,
+    ) {
+        let Some(policy) = sa.policy.child(&wish.policy).cloned() else {
+            tracing::warn!(ike_sa = %sa.id(), connection = %sa.state.connection, child = %wish.policy, "no such child policy any more");
             return;
         };
-        // RFC 7296 §2.9.2: when rekeying, the selectors SHOULD be those of the old child SA.
-        let old = rekeys.and_then(|spi| sa.children.get(&spi)).map(|child| &child.info);
-        let (local_ts, remote_ts) = match old {
-            Some(old) => (old.local_selectors.clone(), old.remote_selectors.clone()),
-            None => (policy.local_ts.clone(), policy.remote_ts.clone()),
-        };
+        let old = rekeys.and_then(|spi| sa.children.get(&spi)).map(|child| child.info.clone());
         let group = group
-            .or_else(|| old.and_then(|old| old.suite.group))
+            .or_else(|| old.as_ref().and_then(|old| old.suite.group))
             .or_else(|| policy.proposals.iter().find_map(EspProposal::first_group));
         let key_pair = match group.map(|group| KeyPair::generate(group, &mut *self.rng)).transpose() {
             Ok(key_pair) => key_pair,
@@ -114,11 +121,10 @@ impl Endpoint {
             Some(Err(_)) => return,
         };
         let nonce = self.nonce();
-        let proposals = policy.proposals.clone();
-        let offered =
-            ChildOffer { policy: policy.name.clone(), spi: self.new_esp_spi(), proposals, local_ts, remote_ts };
+        let offered = self.offer_child(sa, &policy, wish, old.as_ref());
         let mut payloads: Vec<_> =
             rekeys.map(|spi| Payload::notify_esp(NotifyType::REKEY_SA, spi)).into_iter().collect();
+        payloads.extend(Self::child_notifies(&offered));
         payloads.push(Payload::Sa(offer(&offered.proposals, &offered.spi.to_be_bytes())));
         payloads.push(Payload::Nonce(nonce.clone()));
         payloads.extend(public.map(|(group, public)| Payload::KeyExchange(group, public)));
@@ -152,12 +158,12 @@ impl Endpoint {
         if let Some(notify) = contents.error() {
             return self.on_child_refused(now, sa, &exchange, notify.kind, &notify.data);
         }
-        let accepted = accept(&exchange, contents);
+        let accepted = accept(sa, &exchange, contents);
         let nonce_r = contents.nonce.as_deref().ok_or("Nr is missing");
         let ((mut agreed, shared), nonce_r) = match (accepted, nonce_r) {
             (Ok(accepted), Ok(nonce_r)) => (accepted, nonce_r),
             (Err(what), _) | (_, Err(what)) => {
-                tracing::warn!(ike_sa = %sa.id(), child = %exchange.offer.policy, what, "bad child SA answer");
+                tracing::warn!(ike_sa = %sa.id(), child = %exchange.offer.wish.policy, what, "bad child SA answer");
                 self.child_failed(sa, &exchange, NotifyType::INVALID_SYNTAX);
                 self.postpone_child_rekey(now, sa, exchange.rekeys);
                 // The peer has installed it.
@@ -203,7 +209,7 @@ impl Endpoint {
         data: &[u8],
     ) {
         tracing::warn!(
-            ike_sa = %sa.id(), connection = %sa.state.connection, remote = %sa.state.remote, child = %exchange.offer.policy,
+            ike_sa = %sa.id(), connection = %sa.state.connection, remote = %sa.state.remote, child = %exchange.offer.wish.policy,
             rekeys = ?exchange.rekeys, reason = %kind, "peer refused a child SA"
         );
         if kind == NotifyType::INVALID_KE_PAYLOAD
@@ -213,12 +219,18 @@ impl Endpoint {
             && exchange.offer.proposals.iter().any(|proposal| proposal.has_group(group))
         {
             // RFC 7296 §1.3: the initiator will probably retry with the group that the responder gave.
-            let policy = exchange.offer.policy.clone();
+            let wish = exchange.offer.wish.clone();
             sa.state.queue.push_front(match exchange.rekeys {
                 Some(spi) => Task::RekeyChild { spi, group: Some(group) },
-                None => Task::CreateChild { policy, group: Some(group) },
+                None => Task::CreateChild { wish, group: Some(group) },
             });
             return;
+        }
+        let wish = &exchange.offer.wish;
+        if kind == NotifyType::SINGLE_PAIR_REQUIRED && wish.packet.is_some() && !wish.packet_only {
+            // RFC 7296 §2.9: the requestor asks for an SA for only the specific traffic that it is trying to forward.
+            let wish = ChildWish { packet_only: true, ..wish.clone() };
+            return sa.state.queue.push_front(Task::CreateChild { wish, group: None });
         }
         let old = exchange.rekeys.filter(|spi| sa.children.contains_key(spi));
         match (kind, old) {
@@ -237,7 +249,8 @@ impl Endpoint {
             // RFC 7296 §2.25: silently delete the child SA and create a new one from scratch.
             (NotifyType::CHILD_SA_NOT_FOUND, Some(old)) => {
                 self.remove_child(sa, old);
-                sa.enqueue(Task::CreateChild { policy: exchange.offer.policy.clone(), group: None });
+                let wish = ChildWish { packet: None, packet_only: false, ..exchange.offer.wish.clone() };
+                sa.enqueue(Task::CreateChild { wish, group: None });
             }
             (NotifyType::CHILD_SA_NOT_FOUND, None) if exchange.rekeys.is_some() => {}
             _ => {
@@ -248,18 +261,19 @@ impl Endpoint {
     }
 
     fn child_failed(&mut self, sa: &IkeSa, exchange: &ChildExchange, reason: NotifyType) {
-        let child = Some(exchange.offer.policy.clone());
+        let child = Some(exchange.offer.wish.policy.clone());
         self.events.push_back(Event::ChildFailed { ike_sa: sa.id(), child, reason });
     }
 }
 
 /// What an answer to CREATE_CHILD_SA agrees to, and the shared secret of its own key exchange.
 fn accept(
+    sa: &IkeSa,
     exchange: &ChildExchange,
     contents: &Contents,
 ) -> Result<(super::child::Agreed, Option<Secret>), &'static str> {
     let group = exchange.key_pair.as_ref().map(|pair| pair.group);
-    let agreed = Endpoint::check_child_answer(contents, &exchange.offer, KeyExchange::Allowed(group))?;
+    let agreed = Endpoint::check_child_answer(sa, contents, &exchange.offer, KeyExchange::Allowed(group))?;
     let Some(chosen) = agreed.suite.group else { return Ok((agreed, None)) };
     let (Some(pair), Some((number, public))) = (&exchange.key_pair, &contents.key_exchange) else {
         return Err("KE is missing");

@@ -249,7 +249,7 @@ impl Endpoint {
                     None
                 }
                 Some(spi) => Some(Task::RekeyChild { spi, group: None }),
-                None => Some(Task::CreateChild { policy: exchange.offer.policy, group: None }),
+                None => Some(Task::CreateChild { wish: exchange.offer.wish, group: None }),
             },
             Exchange::RekeyIke(exchange) => {
                 let heir = exchange.collision.and_then(|(heir, _)| self.take(heir));

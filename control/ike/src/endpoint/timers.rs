@@ -32,7 +32,12 @@ impl Endpoint {
             self.timers.remove(&(at, id));
             if let Some(mut sa) = self.take(id) {
                 self.on_sa_timer(now, &mut sa);
+                let reauthenticate = sa.reauth_at.take_if(|at| *at <= now).is_some();
+                let established = sa.state.phase == Phase::Established && sa.gone.is_none();
                 self.settle(sa, now);
+                if reauthenticate && established {
+                    self.reauthenticate_in_time(now, id);
+                }
             } else if self.initiations.contains_key(&id) {
                 self.on_initiation_timer(now, id);
             } else if self.half_open.contains_key(&id) {
@@ -40,6 +45,14 @@ impl Endpoint {
             } else {
                 self.closed.remove(&id);
             }
+        }
+    }
+
+    /// RFC 7296 §2.8.3. What can't be called goes on until its peer does it, or the IKE SA ends otherwise.
+    fn reauthenticate_in_time(&mut self, now: Instant, id: IkeSaId) {
+        match self.reauthenticate(id, now) {
+            Ok(new) => tracing::info!(ike_sa = %id, %new, "reauthentication begun"),
+            Err(error) => tracing::warn!(ike_sa = %id, %error, "no reauthentication"),
         }
     }
 

@@ -12,8 +12,9 @@ use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix};
 use crate::crypto::whole;
 use crate::message::{Content, Direction, ExchangeType, ParseLimits, Payload, Received};
 use crate::{
-    AddressMatch, ChildPolicy, ChildSaInfo, ChildSaRecord, Config, ConnectionPolicy, Endpoint, Event, GoneReason,
-    IkeSaId, IkeSaRecord, IkeSaStatus, Limits, PACKET_BYTES_MAX, Phase, Retransmission, Secret, Transmit,
+    AddressMatch, AddressPool, ChildPolicy, ChildSaInfo, ChildSaRecord, Config, ConnectionPolicy, Endpoint, Event,
+    GoneReason, IkeSaId, IkeSaRecord, IkeSaStatus, Limits, Mode, PACKET_BYTES_MAX, Pairs, Phase, Retransmission,
+    Secret, Transmit,
 };
 
 pub(crate) const ALICE: usize = 0;
@@ -35,9 +36,18 @@ pub(crate) struct Setup {
     pub(crate) dpd_delay: Option<Duration>,
     pub(crate) ike_rekey_time: [Option<Duration>; 2],
     pub(crate) child_rekey_time: [Option<Duration>; 2],
+    /// What Bob's end may be, by Alice's policy.
+    pub(crate) bob_net_for_alice: &'static str,
     /// What Bob's end may be, by Bob's policy.
     pub(crate) bob_net: &'static str,
     pub(crate) bob_accepts_id: &'static str,
+    pub(crate) mode: [Mode; 2],
+    pub(crate) pairs: [Pairs; 2],
+    pub(crate) lanes_max: [u16; 2],
+    pub(crate) reauth_time: [Option<Duration>; 2],
+    pub(crate) bob_pools: Vec<Arc<AddressPool>>,
+    /// What Alice's end may be, by both policies.
+    pub(crate) alice_net: &'static str,
     /// Longest IP packet.
     pub(crate) packet_bytes_max: [usize; 2],
     pub(crate) seed: u64,
@@ -58,8 +68,15 @@ impl Default for Setup {
             dpd_delay: None,
             ike_rekey_time: [None; 2],
             child_rekey_time: [None; 2],
+            bob_net_for_alice: NETS[BOB],
             bob_net: NETS[BOB],
             bob_accepts_id: IDS[ALICE],
+            mode: [Mode::Tunnel; 2],
+            pairs: [Pairs::Any; 2],
+            lanes_max: [1; 2],
+            reauth_time: [None; 2],
+            bob_pools: Vec::new(),
+            alice_net: NETS[ALICE],
             packet_bytes_max: [PACKET_BYTES_MAX; 2],
             seed: 1,
         }
@@ -70,13 +87,16 @@ impl Setup {
     fn config(&self, side: usize, appliance: u8) -> Arc<Config> {
         let other = 1 - side;
         let children = ["net", "spare"].map(|name| {
-            let nets = [NETS[ALICE], if side == BOB { self.bob_net } else { NETS[BOB] }];
+            let nets = [self.alice_net, if side == BOB { self.bob_net } else { self.bob_net_for_alice }];
             Arc::new(ChildPolicy {
                 name: name.to_owned(),
                 local_ts: vec![nets[side].parse().unwrap()],
                 remote_ts: vec![nets[other].parse().unwrap()],
                 proposals: vec![self.esp[side].parse().unwrap()],
                 rekey_time: self.child_rekey_time[side],
+                mode: self.mode[side],
+                pairs: self.pairs[side],
+                lanes_max: self.lanes_max[side],
             })
         });
         let remote_id = if side == BOB { self.bob_accepts_id } else { IDS[BOB] };
@@ -93,6 +113,8 @@ impl Setup {
                 proposals: vec![self.ike[side].parse().unwrap()],
                 dpd_delay: self.dpd_delay,
                 rekey_time: self.ike_rekey_time[side],
+                reauth_time: self.reauth_time[side],
+                pools: if side == BOB { self.bob_pools.clone() } else { Vec::new() },
                 children: children.into(),
             })],
             limits: self.limits,

@@ -9,6 +9,8 @@ mod fragments;
 mod hostile;
 mod ike;
 mod initial;
+mod kinds;
+mod pools;
 mod sync;
 mod takeover;
 

@@ -3,6 +3,7 @@
 //! Parsing is strict about lengths and counts and lenient about order, unknown transforms, notifications and payloads
 //! without the critical bit (RFC 7296 §2.5). Nothing here panics on any input.
 
+mod config;
 mod header;
 pub mod notify;
 mod payload;
@@ -16,6 +17,7 @@ mod tests;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+pub use config::{CONFIG_ATTRIBUTES_MAX, ConfigAttribute, ConfigKind, ConfigPayload};
 pub use header::{Direction, ExchangeType, HEADER_LEN, Header, Role};
 pub use notify::NotifyType;
 use payload::{ChainEnd, encode_chain, kind, parse_chain};

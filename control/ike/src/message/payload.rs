@@ -1,5 +1,6 @@
 //! Payloads and the chain that links them (RFC 7296 §3.2 to §3.13).
 
+use super::config::{ConfigPayload, encode_config, parse_config};
 use super::notify::NotifyType;
 use super::reader::Reader;
 use super::sa::{Proposal, Protocol, encode_proposals, parse_proposals, patch_length};
@@ -82,7 +83,9 @@ pub enum Payload {
     TsInitiator(Vec<TrafficSelector>),
     /// Traffic Selector - Responder.
     TsResponder(Vec<TrafficSelector>),
-    /// One that RFC 7296 defines and that we have no use for (CERT, CERTREQ, CP, EAP): type, body. It counts as understood.
+    /// Configuration.
+    Config(ConfigPayload),
+    /// One that RFC 7296 defines and that we have no use for (CERT, CERTREQ, EAP): type, body. It counts as understood.
     Unused(u8, Vec<u8>),
     /// An unknown one without the critical bit: type, body.
     Unknown(u8, Vec<u8>),
@@ -120,6 +123,7 @@ impl Payload {
             Self::Vendor(_) => kind::VENDOR,
             Self::TsInitiator(_) => kind::TS_I,
             Self::TsResponder(_) => kind::TS_R,
+            Self::Config(_) => kind::CP,
             Self::Unused(kind, _) | Self::Unknown(kind, _) => *kind,
         }
     }
@@ -158,7 +162,8 @@ impl Payload {
             kind::VENDOR => Self::Vendor(body.rest().to_vec()),
             kind::TS_I => Self::TsInitiator(parse_selectors(body)?),
             kind::TS_R => Self::TsResponder(parse_selectors(body)?),
-            kind::CERT | kind::CERTREQ | kind::CP | kind::EAP => Self::Unused(kind, body.rest().to_vec()),
+            kind::CP => Self::Config(parse_config(body)?),
+            kind::CERT | kind::CERTREQ | kind::EAP => Self::Unused(kind, body.rest().to_vec()),
             // RFC 7296 §2.5: a message with an unknown payload that is critical MUST be rejected; others are skipped.
             kind if critical => return Err(ParseError::Critical(kind)),
             kind => Self::Unknown(kind, body.rest().to_vec()),
@@ -186,6 +191,7 @@ impl Payload {
             }
             Self::Delete(delete) => encode_delete(delete, out),
             Self::TsInitiator(selectors) | Self::TsResponder(selectors) => encode_selectors(selectors, out),
+            Self::Config(config) => encode_config(config, out),
             Self::Nonce(bytes) | Self::Vendor(bytes) | Self::Unused(_, bytes) | Self::Unknown(_, bytes) => {
                 out.extend_from_slice(bytes);
             }

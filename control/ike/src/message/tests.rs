@@ -56,6 +56,21 @@ fn identity() -> impl Strategy<Value = Identity> {
     (any::<u8>(), vec(any::<u8>(), 0..40)).prop_map(|(kind, data)| Identity::from_wire(kind, data))
 }
 
+fn config() -> impl Strategy<Value = ConfigPayload> {
+    use ConfigAttribute::{Ip4Address, Ip4Dns, Ip6Address, Ip6Dns, Other};
+    let v4 = || proptest::option::of(any::<u32>().prop_map(Ipv4Addr::from));
+    let v6 = || proptest::option::of(any::<u128>().prop_map(Ipv6Addr::from));
+    let attribute = prop_oneof![
+        v4().prop_map(Ip4Address),
+        v4().prop_map(Ip4Dns),
+        (v6(), any::<u8>()).prop_map(|(address, len)| Ip6Address(address.map(|address| (address, len)))),
+        v6().prop_map(Ip6Dns),
+        (11u16..0x8000, vec(any::<u8>(), 0..20)).prop_map(|(kind, value)| Other(kind, value)),
+    ];
+    let kind = prop_oneof![Just(ConfigKind::Request), Just(ConfigKind::Reply), (3u8..).prop_map(ConfigKind::Other)];
+    (kind, vec(attribute, 0..6)).prop_map(|(kind, attributes)| ConfigPayload { kind, attributes })
+}
+
 fn payload() -> impl Strategy<Value = Payload> {
     let bytes = || vec(any::<u8>(), 0..60);
     prop_oneof![
@@ -74,7 +89,8 @@ fn payload() -> impl Strategy<Value = Payload> {
         bytes().prop_map(Payload::Vendor),
         vec(selector(), 0..5).prop_map(Payload::TsInitiator),
         vec(selector(), 0..5).prop_map(Payload::TsResponder),
-        (prop_oneof![Just(37u8), Just(38), Just(47), Just(48)], bytes()).prop_map(|(k, b)| Payload::Unused(k, b)),
+        config().prop_map(Payload::Config),
+        (prop_oneof![Just(37u8), Just(38), Just(48)], bytes()).prop_map(|(k, b)| Payload::Unused(k, b)),
         (prop_oneof![49u8..=52, 54u8..=255], bytes()).prop_map(|(kind, body)| Payload::Unknown(kind, body)),
     ]
 }
@@ -214,7 +230,7 @@ fn critical_bit() {
     let unknown = with_critical(Payload::Unknown(200, vec![1, 2, 3]));
     assert_eq!(parse(&unknown).unwrap().clear(), Err(ParseError::Critical(200)));
     // The bit says nothing about types that RFC 7296 defines, even those we have no use for.
-    for known in [Payload::Vendor(vec![1]), Payload::Unused(47, vec![1, 0, 0, 0])] {
+    for known in [Payload::Vendor(vec![1]), Payload::Unused(48, vec![1, 0, 0, 0])] {
         let bytes = with_critical(known.clone());
         assert_eq!(parse(&bytes).unwrap().clear(), Ok(vec![known]));
     }
