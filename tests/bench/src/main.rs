@@ -27,6 +27,7 @@ mod machine;
 mod packets;
 mod report;
 mod result;
+mod ring;
 mod scene;
 mod station;
 mod traffic;
@@ -41,8 +42,8 @@ struct Arguments {
     /// Windows in a turn.
     #[arg(long, default_value_t = 10)]
     windows: usize,
-    /// Packets of a window.
-    #[arg(long, default_value_t = 1024)]
+    /// Packets of a window: at most what a ring holds, 1023.
+    #[arg(long, default_value_t = 960)]
     packets: usize,
     /// Crypto engine, as in the configuration; the fastest if none is named. Several are measured one after the other.
     #[arg(long = "engine")]
@@ -86,9 +87,10 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
         ..EalOptions::new(format!("vipsec-bench-{}", std::process::id()))
     };
     let eal = Eal::init(&options)?;
-    let buffers = (4 * arguments.packets).next_power_of_two().saturating_sub(1);
-    let buffers = u32::try_from(buffers).map_err(BenchError::setup)?;
-    let pool = Mempool::new(&eal, &MempoolOptions { buffers, ..MempoolOptions::new("packets") })?;
+    if arguments.packets > ring::PACKETS_MAX {
+        return Err(BenchError::setup("a window has more packets than a ring holds"));
+    }
+    let pool = Mempool::new(&eal, &MempoolOptions { buffers: 4095, ..MempoolOptions::new("packets") })?;
     cpu::pin();
 
     let machine = Machine::this(&eal);

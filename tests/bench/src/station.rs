@@ -1,14 +1,14 @@
-//! A worker in its loop, on a thread of its own, with ports in memory, that works when it is told to.
+//! A worker in its loop, on a thread of its own, that works when it is told to.
 //!
-//! The loop is [`run`], as `vipsecd` runs it. The ports hand it mbufs that were made beforehand, on the same core, and keep what it
-//! transmits. Between two windows the loop stands still: it waits inside a port's `receive` for the next order, and the packets of
-//! the next window are made there.
+//! The loop is [`run`], as `vipsecd` runs it, on ports made of DPDK's rings. Between two windows the loop stands still: it waits
+//! inside a port's `receive` for the next order. There, on the same core, the packets of the next window are made and put into the
+//! rings that the worker receives from; what it transmits is taken out of others when the window is over.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
-use std::{mem, vec};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use vipsec_dataplane::api::{Command, Event, PortId};
@@ -25,6 +25,7 @@ use crate::aead::BareAead;
 use crate::cpu;
 use crate::error::BenchError;
 use crate::packets::Packets;
+use crate::ring::Ring;
 use crate::scene::{self, INSIDE, OUTSIDE, Protection};
 
 /// Which way packets go.
@@ -116,16 +117,19 @@ impl Station {
             state: State::Installing,
             stop: stop.clone(),
         };
-        let port = |number| Port {
-            number,
-            incoming: Vec::new().into_iter(),
-            fed: fed.clone(),
-            taken: Vec::with_capacity(plan.packets_max),
-            spent: spent_outbox.clone(),
-            window: window.clone(),
-            driver: None,
+        let port = |number, driver| -> Result<_, BenchError> {
+            let port = Port {
+                number,
+                incoming: Ring::new(eal, pool)?,
+                outgoing: Ring::new(eal, pool)?,
+                fed: fed.clone(),
+                spent: spent_outbox.clone(),
+                window: window.clone(),
+                driver,
+            };
+            Ok((number, port))
         };
-        let mut ports = [(OUTSIDE, Port { driver: Some(Box::new(driver)), ..port(OUTSIDE) }), (INSIDE, port(INSIDE))];
+        let mut ports = [port(OUTSIDE, Some(Box::new(driver)))?, port(INSIDE, None)?];
         let eal = eal.clone();
         let thread = thread::Builder::new().name("worker".to_owned()).spawn(move || {
             // Without a cache of buffers of its own, making packets would only take longer.
@@ -161,10 +165,10 @@ impl Drop for Station {
 struct Window {
     /// Packets that are still to leave, by port.
     left: [AtomicUsize; 2],
-    /// ARP replies that have left.
-    replies: AtomicUsize,
     /// Is there something for the inside port?
     is_fed: AtomicBool,
+    /// Do the ports let packets through?
+    is_open: AtomicBool,
     /// When it began and ended, in nanoseconds since `origin`.
     began: AtomicU64,
     ended: AtomicU64,
@@ -190,12 +194,13 @@ impl Window {
     }
 }
 
-/// A port in memory.
+/// A port: two rings.
 struct Port {
     number: PortId,
-    incoming: vec::IntoIter<Mbuf>,
-    fed: Receiver<vec::IntoIter<Mbuf>>,
-    taken: Vec<Mbuf>,
+    incoming: Ring,
+    outgoing: Ring,
+    /// What the inside port receives next, from the driver.
+    fed: Receiver<Vec<Mbuf>>,
     spent: Sender<Vec<Mbuf>>,
     window: Arc<Window>,
     /// At the port that the loop asks first.
@@ -207,17 +212,14 @@ impl PortIo for Port {
 
     #[inline]
     fn receive(&mut self, into: &mut Burst<Mbuf>) -> usize {
-        if self.incoming.len() == 0 {
-            if let Some(driver) = &mut self.driver {
-                self.incoming = driver.next();
-            } else if self.window.is_fed.load(Ordering::Relaxed) {
-                self.window.is_fed.store(false, Ordering::Relaxed);
-                self.incoming = self.fed.try_recv().unwrap_or_default();
-            }
+        let received = match self.window.is_open.load(Ordering::Relaxed) {
+            true => self.incoming.receive(into),
+            false => 0,
+        };
+        if received == 0 {
+            self.idle();
         }
-        let before = into.len();
-        into.extend(self.incoming.by_ref().take(into.remaining_capacity()));
-        into.len() - before
+        received
     }
 
     #[inline]
@@ -227,19 +229,30 @@ impl PortIo for Port {
         let still = left.load(Ordering::Relaxed);
         if still == 0 {
             // Outside a window: replies to our greetings, and whatever else the worker has to say.
-            self.window.replies.fetch_add(count, Ordering::Relaxed);
             packets.clear();
             return count;
         }
-        self.taken.extend(packets.drain(..));
+        let count = self.outgoing.transmit(packets);
         let still = still.saturating_sub(count);
         left.store(still, Ordering::Relaxed);
         if still == 0 {
             self.window.ended.store(self.window.now(), Ordering::Relaxed);
-            let room = Vec::with_capacity(self.taken.capacity());
-            let _ = self.spent.try_send(mem::replace(&mut self.taken, room));
+            let _ = self.spent.try_send(self.outgoing.take_out());
         }
         count
+    }
+}
+
+impl Port {
+    /// Nothing to receive: is it time for something new?
+    #[cold]
+    fn idle(&mut self) {
+        let packets = match &mut self.driver {
+            Some(driver) => driver.next(),
+            None if self.window.is_fed.swap(false, Ordering::Relaxed) => self.fed.try_recv().unwrap_or_default(),
+            None => return,
+        };
+        self.incoming.put_in(packets);
     }
 }
 
@@ -249,7 +262,7 @@ struct Driver {
     outcomes: Sender<Result<Outcome, BenchError>>,
     window: Arc<Window>,
     /// To the inside port.
-    feed: Sender<vec::IntoIter<Mbuf>>,
+    feed: Sender<Vec<Mbuf>>,
     /// What the ports have transmitted.
     spent: Receiver<Vec<Mbuf>>,
     events: Receiver<Event>,
@@ -268,6 +281,8 @@ enum State {
     Waiting,
     /// The worker meets its neighbours again, and does what time demands: for the window that comes then.
     Greeting { order: Order, batch: Batch, polls: usize },
+    /// The window's packets are on their way into the rings, and the ports are shut.
+    Filling { order: Order, left: [usize; 2] },
     /// The window is under way.
     Running { order: Order, polls: usize },
 }
@@ -284,8 +299,8 @@ const POLLS_MAX: usize = 100_000;
 const GREETING_ROUNDS: usize = 16;
 
 impl Driver {
-    /// What the outside port receives next.
-    fn next(&mut self) -> vec::IntoIter<Mbuf> {
+    /// What the outside port receives next. Asked when it has nothing.
+    fn next(&mut self) -> Vec<Mbuf> {
         match mem::replace(&mut self.state, State::Waiting) {
             State::Installing => {
                 let installed = self.events.try_iter().filter(|event| matches!(event, Event::ChildInstalled(_)));
@@ -298,9 +313,22 @@ impl Driver {
                 Ok(order) => return self.greet(order),
                 Err(_) => self.stop.store(true, Ordering::Relaxed),
             },
-            State::Greeting { order, batch, polls } if polls >= GREETING_ROUNDS => return self.begin(order, batch),
+            State::Greeting { order, batch, polls } if polls >= GREETING_ROUNDS => {
+                self.window.is_open.store(false, Ordering::Relaxed);
+                self.state = State::Filling { order, left: [batch.inside.len(), batch.outside.len()] };
+                self.feed_inside(batch.inside);
+                return batch.outside;
+            }
             State::Greeting { order, batch, polls } => {
                 self.state = State::Greeting { order, batch, polls: polls + 1 };
+            }
+            State::Filling { order, left } => {
+                for (place, count) in self.window.left.iter().zip(left) {
+                    place.store(count, Ordering::Relaxed);
+                }
+                self.state = State::Running { order, polls: 0 };
+                self.window.is_open.store(true, Ordering::Relaxed);
+                self.window.began.store(self.window.now(), Ordering::Relaxed);
             }
             State::Running { order, .. } if self.window.left() == 0 => {
                 let outcome = self.end(order);
@@ -312,25 +340,23 @@ impl Driver {
             }
             State::Running { order, polls } => self.state = State::Running { order, polls: polls + 1 },
         }
-        Vec::new().into_iter()
+        Vec::new()
     }
 
     /// Makes the packets of a window; the worker meets its neighbours.
-    fn greet(&mut self, order: Order) -> vec::IntoIter<Mbuf> {
+    fn greet(&mut self, order: Order) -> Vec<Mbuf> {
         while self.events.try_recv().is_ok() {}
+        self.window.is_open.store(true, Ordering::Relaxed);
         let made = self.make(order).and_then(|batch| {
             let outside = self.packets.make_of(&scene::greetings(OUTSIDE))?;
             self.feed_inside(self.packets.make_of(&scene::greetings(INSIDE))?);
             self.state = State::Greeting { order, batch, polls: 0 };
             Ok(outside)
         });
-        match made {
-            Ok(outside) => outside.into_iter(),
-            Err(error) => {
-                let _ = self.outcomes.send(Err(error));
-                Vec::new().into_iter()
-            }
-        }
+        made.unwrap_or_else(|error| {
+            let _ = self.outcomes.send(Err(error));
+            Vec::new()
+        })
     }
 
     fn make(&mut self, order: Order) -> Result<Batch, BenchError> {
@@ -346,20 +372,9 @@ impl Driver {
     }
 
     fn feed_inside(&self, packets: Vec<Mbuf>) {
-        if !packets.is_empty() && self.feed.try_send(packets.into_iter()).is_ok() {
+        if !packets.is_empty() && self.feed.try_send(packets).is_ok() {
             self.window.is_fed.store(true, Ordering::Relaxed);
         }
-    }
-
-    fn begin(&mut self, order: Order, batch: Batch) -> vec::IntoIter<Mbuf> {
-        let [left_outside, left_inside] = &self.window.left;
-        left_outside.store(batch.inside.len(), Ordering::Relaxed);
-        left_inside.store(batch.outside.len(), Ordering::Relaxed);
-        self.state = State::Running { order, polls: 0 };
-        self.feed_inside(batch.inside);
-        let outside = batch.outside.into_iter();
-        self.window.began.store(self.window.now(), Ordering::Relaxed);
-        outside
     }
 
     fn end(&mut self, order: Order) -> Result<Outcome, BenchError> {
