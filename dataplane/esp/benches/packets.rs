@@ -206,11 +206,11 @@ impl Scene {
             let prepare = |(sa, frame): (&usize, &mut Frame)| outbound[*sa].prepare(frame, 4).expect("prepared");
             let sealings: ArrayVec<_, BURST> = sas.iter().zip(&mut *frames).map(prepare).collect();
             sas.iter().take(KEY_AHEAD).for_each(|sa| outbound[*sa].prefetch_key(len));
-            for (at, (frame, sealing)) in frames.iter_mut().zip(&sealings).enumerate() {
+            for (at, (frame, sealing)) in frames.iter_mut().zip(sealings).enumerate() {
                 if let Some(sa) = sas.get(at + KEY_AHEAD) {
                     outbound[*sa].prefetch_key(len);
                 }
-                black_box(outbound[sas[at]].encrypt(frame, sealing.op())).expect("sealed");
+                black_box(outbound[sas[at]].encrypt(frame, sealing)).expect("sealed");
             }
         }
         start.elapsed()

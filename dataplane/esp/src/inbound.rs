@@ -84,9 +84,8 @@ pub enum Admission {
 /// be delivered. Only `admit` moves the window, so that a parked packet is checked twice and nothing above the horizon is ever
 /// delivered.
 ///
-/// `open` is [`prepare`](Self::prepare), [`decrypt`](Self::decrypt) and [`Opening::complete`]. A burst takes each of these steps
-/// for all its packets before the next one: then no step waits for what the one before has just written. Where a device decrypts,
-/// it takes the middle one's place.
+/// `open` is [`prepare`](Self::prepare), [`decrypt`](Self::decrypt) and [`Opening::complete`]. Where a device decrypts, it takes the
+/// middle step's place.
 ///
 /// The horizon: when [`wants_more`](Self::wants_more), report [`edge`](Self::edge) and
 /// [`horizon_wanted`](Self::horizon_wanted), and once the report is on its way call [`handle_request`](Self::handle_request); at
@@ -195,7 +194,7 @@ impl InboundSa {
         Ok(Opening { number, op: CryptoOp::new(self.spi, self.salt, header.iv, number, self.esn, text_len) })
     }
 
-    /// Does a packet's op on this core.
+    /// Decrypts a prepared packet on this core. After [`BadTag`] it holds no plaintext.
     #[inline]
     pub fn decrypt<B: PacketBuf>(&self, packet: &mut B, op: &CryptoOp) -> Result<(), BadTag> {
         let (text, icv) = op.split(packet.data_mut()).ok_or(BadTag)?;

@@ -12,7 +12,6 @@ use crate::sa::{SALT_LEN, Spi};
 /// What has to be done with one packet under its SA's key: an AEAD in place, with everything but the key.
 ///
 /// Offsets count from the packet's first byte, that of the ESP header. Header and trailer are in place already.
-#[derive(Clone)]
 pub struct CryptoOp {
     nonce: Block,
     aad: Block,

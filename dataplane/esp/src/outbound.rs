@@ -22,7 +22,9 @@ use crate::trailer;
 /// A successor skips at most that many. At a million packets per second half a block lasts 33 ms; 2^32 numbers hold 65,536 blocks.
 pub const LEASE_BLOCK: u64 = 1 << 16;
 
-/// A packet that was built and has yet to be encrypted. Whoever does that, it is ready to be sent afterwards.
+/// A packet that was built and has yet to be encrypted, once. Whoever does that, it is ready to be sent afterwards.
+///
+/// Not `Clone`, and used up by [`OutboundSa::encrypt`]: its nonce is good for one packet.
 #[derive(Debug)]
 #[must_use]
 pub struct Sealing {
@@ -37,7 +39,7 @@ impl Sealing {
         self.number
     }
 
-    /// What is to be done.
+    /// What is to be done: for a device, which is given it once.
     #[inline]
     pub fn op(&self) -> &CryptoOp {
         &self.op
@@ -46,9 +48,8 @@ impl Sealing {
 
 /// Seals packets towards one remote peer and hands out their numbers.
 ///
-/// [`seal`](Self::seal) is [`prepare`](Self::prepare) and [`encrypt`](Self::encrypt). A burst prepares all its packets before it
-/// encrypts the first: then encryption doesn't wait for header and trailer on their way to the cache. Where a device encrypts, it
-/// takes the second step's place.
+/// [`seal`](Self::seal) is [`prepare`](Self::prepare) and [`encrypt`](Self::encrypt). Where a device encrypts, it takes the second
+/// step's place.
 ///
 /// Not `Clone`: two copies would use the same numbers under the same key.
 ///
@@ -136,9 +137,8 @@ impl OutboundSa {
     /// a dummy (RFC 4303 §2.6).
     #[inline]
     pub fn seal<B: PacketBuf>(&mut self, packet: &mut B, next_header: u8) -> Result<u64, EspError> {
-        let Sealing { number, op } = self.prepare(packet, next_header)?;
-        self.encrypt(packet, &op)?;
-        Ok(number)
+        let sealing = self.prepare(packet, next_header)?;
+        self.encrypt(packet, sealing)
     }
 
     /// Everything before encryption: header and trailer, number, IV, nonce and AAD, and room for the ICV.
@@ -166,11 +166,13 @@ impl OutboundSa {
         Ok(Sealing { number, op: CryptoOp::new(self.spi, self.salt, iv, number, self.esn, text_len) })
     }
 
-    /// Does a packet's op on this core.
+    /// Encrypts a prepared packet on this core and returns its number.
     #[inline]
-    pub fn encrypt<B: PacketBuf>(&self, packet: &mut B, op: &CryptoOp) -> Result<(), EspError> {
+    pub fn encrypt<B: PacketBuf>(&self, packet: &mut B, sealing: Sealing) -> Result<u64, EspError> {
+        let Sealing { number, op } = sealing;
         let (text, icv) = op.split(packet.data_mut()).ok_or(EspError::NoRoom)?;
-        self.context.seal_in_place(op.nonce(), op.aad(), text, icv).map_err(|_| EspError::SealFailed)
+        self.context.seal_in_place(op.nonce(), op.aad(), text, icv).map_err(|_| EspError::SealFailed)?;
+        Ok(number)
     }
 
     /// The limit that its lifetime has reached since the last call. Each is told once.

@@ -114,7 +114,7 @@ fn an_op_that_is_not_the_packets_harms_nobody() {
     assert_eq!(opening.complete(&mut short, Ok(())), Err(EspError::Truncated));
     let mut empty = VecBuf::from_bytes(&[]);
     let sealing = out.prepare(&mut VecBuf::from_bytes(&[0x45; 20]), IPV4).unwrap();
-    assert_eq!(out.encrypt(&mut empty, sealing.op()), Err(EspError::NoRoom));
+    assert_eq!(out.encrypt(&mut empty, sealing), Err(EspError::NoRoom));
 }
 
 #[test]

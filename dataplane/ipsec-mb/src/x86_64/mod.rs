@@ -113,13 +113,15 @@ impl Key {
     fn gcm(&self, call: GcmCall, nonce: &[u8; NONCE_LEN], aad: &[u8], buffer: &mut [u8], tag: &mut [u8; TAG_LEN]) {
         let mut scratch = MaybeUninit::<sys::gcm_context_data>::uninit();
         let text = buffer.as_mut_ptr();
-        // SAFETY: `data` was expanded by the same library for the cipher that chose `call`; it and everything else outlives the
-        // call and has the length that is passed along (12 bytes of nonce are the call's own assumption). Input and output are
-        // the same bytes, which the library allows. `scratch` is written before it is read: it carries state between partial
-        // calls, and this is none.
+        // The whole key: the library may read the last cache line of its data to the end.
+        let key: *const Self = self;
+        // SAFETY: `data`, which comes first, was expanded by the same library for the cipher that chose `call`; it and everything
+        // else outlives the call and has the length that is passed along (12 bytes of nonce are the call's own assumption). Input
+        // and output are the same bytes, which the library allows. `scratch` carries state between partial calls, and this is
+        // none: nothing in it is read before it is written.
         unsafe {
             call(
-                self.data.as_ptr().cast(),
+                key.cast(),
                 scratch.as_mut_ptr(),
                 text,
                 text,
