@@ -11,7 +11,6 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use arrayvec::ArrayVec;
 use vipsec_esp::KEY_AHEAD;
 use vipsec_esp::engine::{Context, EngineKind, Footprint};
 use vipsec_esp::inbound::{Admission, InboundSa};
@@ -113,8 +112,8 @@ struct Scene {
     at: usize,
 }
 
-/// What is measured: the AEAD alone; packet by packet; a burst step by step.
-const KINDS: [&str; 6] = ["bare seal", "seal", "staged", "bare open", "open", "staged"];
+/// What is measured: the AEAD alone, and with all of ESP.
+const KINDS: [&str; 4] = ["bare seal", "seal", "bare open", "open"];
 
 /// Any block as nonce or AAD, written long before it is read.
 #[repr(align(16))]
@@ -196,26 +195,6 @@ impl Scene {
         start.elapsed()
     }
 
-    /// The same, step by step.
-    fn seal_staged(&mut self) -> Duration {
-        self.reset(HEADROOM, self.len);
-        let (all_sas, outbound, len) = (self.sas(), &mut self.outbound, self.len);
-        let start = Instant::now();
-        for (sas, frames) in all_sas.chunks(BURST).zip(self.frames.chunks_mut(BURST)) {
-            sas.iter().for_each(|sa| outbound[*sa].prefetch());
-            let prepare = |(sa, frame): (&usize, &mut Frame)| outbound[*sa].prepare(frame, 4).expect("prepared");
-            let sealings: ArrayVec<_, BURST> = sas.iter().zip(&mut *frames).map(prepare).collect();
-            sas.iter().take(KEY_AHEAD).for_each(|sa| outbound[*sa].prefetch_key(len));
-            for (at, (frame, sealing)) in frames.iter_mut().zip(sealings).enumerate() {
-                if let Some(sa) = sas.get(at + KEY_AHEAD) {
-                    outbound[*sa].prefetch_key(len);
-                }
-                black_box(outbound[sas[at]].encrypt(frame, sealing)).expect("sealed");
-            }
-        }
-        start.elapsed()
-    }
-
     /// Opens what [`seal`](Self::seal) made in the same turn.
     fn open(&mut self) -> Duration {
         let (all_sas, inbound, len) = (self.sas(), &mut self.inbound, self.len);
@@ -230,30 +209,6 @@ impl Scene {
                 let sa = &mut inbound[sas[at]];
                 let opened = black_box(sa.open(frame)).expect("opened");
                 assert_eq!(sa.admit(&opened), Admission::Deliver);
-            }
-        }
-        start.elapsed()
-    }
-
-    /// The same, step by step.
-    fn open_staged(&mut self) -> Duration {
-        let (all_sas, inbound, len) = (self.sas(), &mut self.inbound, self.len);
-        let start = Instant::now();
-        for (sas, frames) in all_sas.chunks(BURST).zip(self.frames.chunks_mut(BURST)) {
-            sas.iter().for_each(|sa| inbound[*sa].prefetch());
-            let prepare = |(sa, frame): (&usize, &Frame)| inbound[*sa].prepare(frame.data()).expect("prepared");
-            let openings: ArrayVec<_, BURST> = sas.iter().zip(&*frames).map(prepare).collect();
-            sas.iter().take(KEY_AHEAD).for_each(|sa| inbound[*sa].prefetch_key(len));
-            let mut verdicts = ArrayVec::<_, BURST>::new();
-            for (at, (frame, opening)) in frames.iter_mut().zip(&openings).enumerate() {
-                if let Some(sa) = sas.get(at + KEY_AHEAD) {
-                    inbound[*sa].prefetch_key(len);
-                }
-                verdicts.push(inbound[sas[at]].decrypt(frame, opening.op()));
-            }
-            for (((sa, frame), opening), verdict) in sas.iter().zip(frames).zip(openings).zip(verdicts) {
-                let opened = black_box(opening.complete(frame, verdict)).expect("opened");
-                assert_eq!(inbound[*sa].admit(&opened), Admission::Deliver);
             }
         }
         start.elapsed()
@@ -298,12 +253,9 @@ impl Scene {
         let begin = Instant::now();
         while begin.elapsed() < TIME_PER_LINE || times[0].len() < 20 {
             times[0].push(self.bare_seal(&nonces, &mut tags, aad_len));
-            times[3].push(self.bare_open(&nonces, &tags, aad_len));
+            times[2].push(self.bare_open(&nonces, &tags, aad_len));
             times[1].push(self.seal());
-            times[4].push(self.open());
-            self.at += WINDOW;
-            times[2].push(self.seal_staged());
-            times[5].push(self.open_staged());
+            times[3].push(self.open());
             self.at += WINDOW;
         }
         times.map(|mut times| {
