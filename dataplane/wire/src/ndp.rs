@@ -81,8 +81,8 @@ pub enum NdpError {
     /// The code is not 0.
     #[error("a neighbour discovery message of code {0}")]
     Code(u8),
-    /// The target is a multicast address.
-    #[error("the target is a multicast address")]
+    /// The target is an address that no host has.
+    #[error("the target is no host's address")]
     Target,
     /// The source is no host's, or unspecified where it must not be.
     #[error("the source address is not a host's")]
@@ -164,7 +164,10 @@ impl Message {
         }
         let (target, options) = message.payload().split_first_chunk::<16>().ok_or(NdpError::Truncated)?;
         let target = Ipv6Addr::from(*target);
-        if target.is_multicast() {
+        // Not a multicast address, says RFC 4861 §7.1. Neither is any other that no neighbour can have; an IPv4-mapped one would pass for
+        // that of an IPv4 neighbour.
+        let address = Address::v6(target);
+        if !address.is_host() || address.is_v4() {
             return Err(NdpError::Target);
         }
         let source = header.source.to_v6().filter(|source| !source.is_multicast()).ok_or(NdpError::Source)?;

@@ -225,6 +225,8 @@ fn rfc_4861_validation() {
         (ns(multicast, r#"ICMPv6ND_NS(tgt="2001:db8::1", cksum=1)"#), NdpError::Checksum),
         (ns(multicast, r#"ICMPv6ND_NS(code=1, tgt="2001:db8::1")"#), NdpError::Code(1)),
         (ns(multicast, r#"ICMPv6ND_NS(tgt="ff02::1")"#), NdpError::Target),
+        (ns(multicast, r#"ICMPv6ND_NS(tgt="::")"#), NdpError::Target),
+        (ns(multicast, r#"ICMPv6ND_NS(tgt="::ffff:192.0.2.1")"#), NdpError::Target),
         (ns(multicast, &format!(r#"{solicitation} / b"\x01\x00\x02\x00\x00\x00\x00\x09""#)), NdpError::Option),
         (ns(multicast, &format!(r#"{solicitation} / b"\x01\x02\x02\x00\x00\x00\x00\x09""#)), NdpError::Truncated),
         (ns(r#"dst="2001:db8::1""#, solicitation).replace("2001:db8::11", "::"), NdpError::Destination),
