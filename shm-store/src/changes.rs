@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use crate::geometry::{AT_LAST, Geometry};
+use crate::geometry::Geometry;
 use crate::history::History;
 use crate::place::{Content, Copied, Header, Look, look_at};
 use crate::region::Words;
@@ -113,7 +113,7 @@ fn follow(
     places_max: u32,
     changes: &mut Vec<Change>,
 ) -> Result<u64, Lapped> {
-    let last = words.load(AT_LAST);
+    let last = words.last();
     fence(Ordering::Acquire);
     if last < seen || last - seen > geometry.journal_entries() {
         return Err(Lapped);
@@ -123,7 +123,7 @@ fn follow(
         (seen.saturating_add(1)..=upto).map(|version| (version, words.load(geometry.journal_at(version)))).collect();
     fence(Ordering::Acquire);
     // The entry of write n + entries overwrites that of write n, before the head says so.
-    let now = words.load(AT_LAST);
+    let now = words.last();
     if now.saturating_sub(seen) >= geometry.journal_entries() && !entries.is_empty() {
         return Err(Lapped);
     }

@@ -1,6 +1,12 @@
-//! What can go wrong on the owner's side.
+//! What can go wrong: on the owner's side, and with the link.
 
+use nix::errno::Errno;
 use thiserror::Error;
+
+use crate::channel::ChannelError;
+use crate::fabric::FabricError;
+use crate::pairing::PairingError;
+use crate::region::NotTheRegion;
 
 /// A write was not taken, or will never be acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -35,4 +41,51 @@ pub enum StoreError {
     /// The grant is not newer than one that was used before under this pairing.
     #[error("the grant was used before")]
     StaleGrant,
+}
+
+/// The link to the other appliance failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum LinkError {
+    /// The peer closed the link, or its process ended.
+    #[error("the peer is gone")]
+    Disconnected,
+    /// The socket takes no more messages now; this one was not sent.
+    #[error("the socket's queue is full")]
+    QueueFull,
+    /// The process at the other end runs under another user.
+    #[error("the peer runs under user {uid}")]
+    ForeignUser {
+        /// Its effective user id.
+        uid: u32,
+    },
+    /// Somebody listens at this path already.
+    #[error("the socket is in use")]
+    InUse,
+    /// A message that is empty, longer than allowed, or comes with descriptors that don't belong.
+    #[error("a malformed message")]
+    Malformed,
+    /// Pairing failed.
+    #[error(transparent)]
+    Pairing(#[from] PairingError),
+    /// The peer's memory is not its region.
+    #[error(transparent)]
+    NotTheRegion(#[from] NotTheRegion),
+    /// A control message was not sealed or opened.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The fabric refused.
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
+    /// The system refused.
+    #[error("{call}: {errno}")]
+    System {
+        /// What was tried.
+        call: &'static str,
+        /// What it said.
+        errno: Errno,
+    },
+}
+
+pub(crate) fn system(call: &'static str) -> impl FnOnce(Errno) -> LinkError {
+    move |errno| LinkError::System { call, errno }
 }

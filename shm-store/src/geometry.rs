@@ -5,7 +5,7 @@ use thiserror::Error;
 use crate::counters::BLOCK_BYTES;
 
 /// Raised whenever the bytes in a region change their meaning.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 /// The size classes that a region may have.
 pub const CLASSES_MAX: usize = 4;
 /// The records that one size class may have.
@@ -25,7 +25,10 @@ pub(crate) const AT_LAYOUT_VERSION: usize = 1;
 pub(crate) const AT_REGION_ID: usize = 2;
 pub(crate) const AT_SIZES: usize = 4;
 pub(crate) const AT_GRANT: usize = 64;
+/// Two places of two words each, written in turn: a number and its complement. Bytes may arrive one by one; a number that is not
+/// whole is not believed, and the one before stands beside it.
 pub(crate) const AT_LAST: usize = 72;
+pub(crate) const LAST_WORDS: usize = 4;
 pub(crate) const AT_JOURNAL: usize = 512;
 
 /// Words of a place before its sealed bytes.

@@ -12,7 +12,7 @@
 //!      512 +--------------------------------------------------------------+
 //!          | grant: random half, number of the join; 0: fenced            |  by the backup, swapped
 //!      576 +--------------------------------------------------------------+
-//!          | last: number of the newest published write                   |  by the owner, last
+//!          | last: number of the newest published write, twice            |  by the owner, last
 //!     4096 +--------------------------------------------------------------+
 //!          | journal: ring, one word per write                            |
 //!          |   place written (32) | place superseded (32)                 |
@@ -53,10 +53,12 @@
 //! writer refuses what it has seen replaced; it can't know of versions that it never saw.
 
 pub mod channel;
+pub mod fabric;
 pub mod local;
 pub mod pairing;
 
 mod changes;
+mod control;
 mod counters;
 mod error;
 mod geometry;
@@ -69,22 +71,26 @@ mod reader;
 mod record;
 mod region;
 mod seal;
+mod setup;
 mod snapshot;
+mod stream;
 mod writer;
 
 pub use changes::Change;
 pub use counters::{BLOCK_ENTRIES_MAX, CounterBlock, CounterEntry};
-pub use error::StoreError;
+pub use control::Control;
+pub use error::{LinkError, StoreError};
 pub use geometry::{
     BadSizes, CLASSES_MAX, COUNTER_BLOCKS_MAX, Geometry, JOURNAL_ENTRIES_MAX, LAYOUT_VERSION, RECORD_BYTES_MAX,
     RECORDS_MAX, SizeClass, Sizes,
 };
 pub use grant::{Grant, ReaderKeys, WriterKeys};
 pub use one_sided::{Answer, LocalMemory, OneSided};
-pub use reader::{Reader, ReaderError};
+pub use reader::{Reader, ReaderError, Shutter};
 pub use record::{Record, RecordKey, WriteId};
 pub use region::{NotTheRegion, Region, RegionId};
 pub use seal::{Reason, Rejected, WRITES_MAX};
+pub use setup::Setup;
 pub use snapshot::Snapshot;
 pub use writer::{StoreWriter, Writer};
 

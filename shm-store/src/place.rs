@@ -1,7 +1,7 @@
 //! One place: a header in the clear, then the sealed bytes.
 //!
 //! ```text
-//! word 0   version of the content: the number of the write; 0: nothing here
+//! word 0   version of the content: the number of the write, between two marks; 0: nothing here
 //! word 1   kind (8) | flags (8) | VIP (16) | epoch (32), from the low end
 //! word 2   id
 //! word 3   length of the sealed bytes (32) | writer (8) | 0 (24)
@@ -9,7 +9,8 @@
 //! word 6.. sealed bytes, the last word filled up with zeros
 //! ```
 //!
-//! Words 0 to 3 and the number of the place are authenticated with the bytes.
+//! Words 0 to 3 and the number of the place are authenticated with the bytes. The marks are the lowest and the
+//! highest byte of word 0: where the link moves bytes (TCP), in their order, a version that was cut off halfway lacks one of them.
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -82,7 +83,7 @@ pub(crate) struct Copied {
     pub(crate) place: u32,
     pub(crate) head: [u64; 4],
     pub(crate) tag: [u8; 16],
-    /// `None`: the header's length doesn't fit the place.
+    /// `None`: the header's length doesn't fit the place, or its version has wrong marks.
     pub(crate) sealed: Option<Vec<u8>>,
 }
 
@@ -90,7 +91,8 @@ pub(crate) struct Copied {
 #[derive(Debug, Clone)]
 pub(crate) enum Look {
     Empty,
-    /// The writer began to reuse the place meanwhile; what it held was superseded by an acknowledged write.
+    /// The writer began to reuse the place meanwhile, and what it held was superseded by an acknowledged write; or the link broke
+    /// while the place was emptied or given its version, which no acknowledgement waits for.
     Torn,
     Found(Copied),
 }
@@ -106,6 +108,32 @@ impl Copied {
     }
 }
 
+/// Word 0 of a place with that version.
+pub(crate) fn version_word(version: u64) -> u64 {
+    Marks::BOTH.0 | version << 8
+}
+
+/// The lowest and the highest byte of word 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Marks(u64);
+
+impl Marks {
+    const LOW: u64 = 0x5a;
+    const HIGH: u64 = 0xa5 << 56;
+    const BOTH: Self = Self(Self::LOW | Self::HIGH);
+    /// The link broke while the version was set: whatever it was, it wasn't acknowledged.
+    const CUT_OFF_FILLING: Self = Self(Self::LOW);
+    /// The link broke while the version was set to 0: an acknowledged write has superseded it.
+    const CUT_OFF_EMPTYING: Self = Self(Self::HIGH);
+
+    fn split(word: u64) -> (Self, u64) {
+        let marks = 0xff | 0xff << 56;
+        (Self(word & marks), (word & !marks) >> 8)
+    }
+}
+
+const _: () = assert!(crate::seal::WRITES_MAX < 1 << 48);
+
 /// Copies a place out.
 ///
 /// A place is only overwritten after its version was set to 0, and versions never return: when the version is the same
@@ -113,14 +141,15 @@ impl Copied {
 /// each write.
 pub(crate) fn look_at(words: &impl Words, geometry: &Geometry, place: u32) -> Look {
     let Some(bounds) = geometry.place(place) else { return Look::Empty };
-    let version = words.load(bounds.at);
-    if version == 0 {
+    let word = words.load(bounds.at);
+    if word == 0 {
         return Look::Empty;
     }
+    let (marks, version) = Marks::split(word);
     fence(Ordering::Acquire);
     let [meta, id, len_writer, tag_low, tag_high] = [1, 2, 3, 4, 5].map(|nth| words.load(bounds.at + nth));
     let len = len_writer as u32 as usize;
-    let sealed = (len <= bounds.bytes_max).then(|| {
+    let sealed = (len <= bounds.bytes_max && marks == Marks::BOTH).then(|| {
         let mut bytes = Vec::with_capacity(len.next_multiple_of(8));
         for nth in 0..len.div_ceil(8) {
             bytes.extend_from_slice(&words.load(bounds.at + HEADER_WORDS + nth).to_le_bytes());
@@ -129,7 +158,7 @@ pub(crate) fn look_at(words: &impl Words, geometry: &Geometry, place: u32) -> Lo
         bytes
     });
     fence(Ordering::Acquire);
-    if words.load(bounds.at) != version {
+    if words.load(bounds.at) != word || marks == Marks::CUT_OFF_FILLING || marks == Marks::CUT_OFF_EMPTYING {
         return Look::Torn;
     }
     let mut tag = [0; 16];

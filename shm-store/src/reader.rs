@@ -1,5 +1,6 @@
 //! The backup's side: grant, watch, fence, copy.
 
+use std::fmt;
 use std::sync::Arc;
 
 use rand_core::CryptoRng;
@@ -26,9 +27,16 @@ pub enum ReaderError {
     GrantsUsedUp,
 }
 
+/// Shuts a region's writer out from outside. When it returns, no write is in flight, and none comes any more.
+pub trait Shutter: Send {
+    /// Once and for all.
+    fn shut(&mut self);
+}
+
 /// The backup's hold on the region that a peer writes.
-#[derive(Debug)]
 pub struct Reader {
+    /// Before the region that it serves.
+    shutter: Option<Box<dyn Shutter>>,
     region: Arc<Region>,
     keys: ReaderKeys,
     opener: Option<Arc<Opener>>,
@@ -41,13 +49,20 @@ impl Reader {
     /// Takes a fresh region. Nobody can write into it before [`Self::join`].
     pub fn new(region: Arc<Region>, keys: ReaderKeys) -> Self {
         let history = History::new(region.geometry().places());
-        Self { region, keys, opener: None, history, watch: Watch::default(), standing: false }
+        Self { shutter: None, region, keys, opener: None, history, watch: Watch::default(), standing: false }
+    }
+
+    /// The same, where the writer can be shut out.
+    pub(crate) fn with_shutter(region: Arc<Region>, keys: ReaderKeys, shutter: Box<dyn Shutter>) -> Self {
+        Self { shutter: Some(shutter), ..Self::new(region, keys) }
     }
 
     /// Begins a join: fences what was granted before, empties the region, and grants anew. What was written under an
     /// earlier grant is gone, and can't come back: it doesn't authenticate under the new one.
     pub fn join(&mut self, rng: &mut impl CryptoRng) -> Result<Grant, ReaderError> {
-        self.fence();
+        if self.standing {
+            self.fence();
+        }
         let (grant, opener) = self.keys.next_grant(rng).ok_or(ReaderError::GrantsUsedUp)?;
         self.region.empty();
         self.history = History::new(self.region.geometry().places());
@@ -59,8 +74,12 @@ impl Reader {
     }
 
     /// Revokes the grant: from here on no write is acknowledged any more. A link that can also shut the writer out from
-    /// outside (RDMA: the memory registration) does that first and waits until nothing is in flight.
+    /// outside (the fabric's endpoint and memory registration) does that first and waits until nothing is in flight; who was shut out
+    /// is granted nothing any more, but has to pair anew.
     pub fn fence(&mut self) {
+        if let Some(shutter) = &mut self.shutter {
+            shutter.shut();
+        }
         self.region.set_grant(0);
         self.standing = false;
     }
@@ -97,6 +116,12 @@ impl Reader {
     /// Who writes into it.
     pub fn peer(&self) -> vipsec_wire::iv::ApplianceId {
         self.keys.peer()
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("peer", &self.peer()).field("standing", &self.standing).finish_non_exhaustive()
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 use zeroize::Zeroizing;
 
 use crate::counters::{self, CounterBlock};
-use crate::geometry::{AT_LAST, Geometry};
+use crate::geometry::Geometry;
 use crate::history;
 use crate::place::{Content, Copied, Header, Look, look_at};
 use crate::region::Words;
@@ -25,7 +25,7 @@ pub(crate) struct Copier {
 impl Copier {
     /// Notes the newest published write first: that is where the copy ends, whatever is written while it is made.
     pub(crate) fn new(words: &impl Words) -> Self {
-        let cut = words.load(AT_LAST);
+        let cut = words.last();
         fence(Ordering::Acquire);
         Self { cut, next: 0, copied: Vec::new(), unfinished: 0 }
     }
@@ -50,7 +50,7 @@ impl Copier {
     pub(crate) fn finish(self, words: &impl Words, geometry: &Geometry) -> RegionCopy {
         fence(Ordering::Acquire);
         // Whoever writes while we copy may be in the middle of one more write.
-        let end = words.load(AT_LAST).max(self.cut).saturating_add(1);
+        let end = words.last().max(self.cut).saturating_add(1);
         let Self { cut, copied, mut unfinished, .. } = self;
         let mut copy = RegionCopy {
             bounds: Bounds { cut, end },

@@ -10,11 +10,11 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use vipsec_wire::iv::Epoch;
 
 use crate::counters::{self, BLOCK_ENTRIES_MAX, CounterEntry};
-use crate::geometry::AT_LAST;
 use crate::grant::{Grant, WriterKeys};
 use crate::one_sided::OneSided;
-use crate::place::{Content, Header};
+use crate::place::{Content, Header, version_word};
 use crate::pool::Pool;
+use crate::region::last_entry;
 use crate::seal::Sealer;
 use crate::{RecordKey, StoreError, WriteId};
 
@@ -135,12 +135,13 @@ impl<L: OneSided> Writer<L> {
         let geometry = self.link.geometry();
         let at = geometry.place(place).ok_or(StoreError::Full)?.at;
         let journal_at = geometry.journal_at(version);
+        let (last_at, last) = last_entry(version);
         let written = self
             .link
             .write(at + 1, self.sealed.get(1..).unwrap_or_default())
-            .and_then(|()| self.link.write(at, &[version]))
+            .and_then(|()| self.link.write(at, &[version_word(version)]))
             .and_then(|()| self.link.write(journal_at, &[journal_entry(place, old)]))
-            .and_then(|()| self.link.write(AT_LAST, &[version]));
+            .and_then(|()| self.link.write(last_at, &last));
         self.or_end(written)?;
         Ok(WriteId(version))
     }

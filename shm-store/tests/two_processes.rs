@@ -18,10 +18,10 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use vipsec_store::local::{Connecting, Connection, Listener, LocalLink, LocalSetup, Progress};
+use vipsec_store::local::{Connecting, Connection, Listener, LocalLink, Progress};
 use vipsec_store::pairing::{Agreement, PairingSecret};
 use vipsec_store::{
-    Change, CounterEntry, Grant, LocalMemory, RecordKey, SizeClass, Sizes, Snapshot, StoreError, StoreWriter, WriteId,
+    Change, CounterEntry, Grant, LocalMemory, RecordKey, Setup, SizeClass, Sizes, Snapshot, StoreError, StoreWriter, WriteId,
     Writer,
 };
 use vipsec_wire::iv::{ApplianceId, Epoch};
@@ -112,8 +112,8 @@ fn entries(number: u64) -> Vec<CounterEntry> {
 
 // ---- the owner's process
 
-fn setup(id: u8) -> LocalSetup {
-    LocalSetup {
+fn setup(id: u8) -> Setup {
+    Setup {
         appliance: ApplianceId::new(id).unwrap(),
         incarnation: rand::rng().random(),
         config_digest: [5; 32],

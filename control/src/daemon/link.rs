@@ -16,9 +16,9 @@ use nix::sys::socket::{Shutdown, shutdown};
 use rand::rngs::StdRng;
 use zeroize::Zeroizing;
 
-use vipsec_store::local::{Connecting, Connection, Control, Listener, LocalError, LocalLink, LocalSetup, Progress};
+use vipsec_store::local::{Connecting, Connection, Listener, LocalLink, Progress};
 use vipsec_store::pairing::{Agreement, PairingSecret};
-use vipsec_store::{BLOCK_ENTRIES_MAX, Grant, SizeClass, Sizes};
+use vipsec_store::{BLOCK_ENTRIES_MAX, Control, Grant, LinkError, Setup, SizeClass, Sizes};
 
 use super::DaemonError;
 use crate::config::{Config, Peer};
@@ -86,7 +86,7 @@ impl Link {
     pub(super) fn start(config: &Config, peer: &Peer, incarnation: [u8; 16], rng: StdRng) -> Result<Self, DaemonError> {
         let records = peer.store_records;
         let classes = RECORD_CLASSES.iter();
-        let setup = LocalSetup {
+        let setup = Setup {
             appliance: config.appliance.id,
             incarnation,
             config_digest: *config.digest().as_bytes(),
@@ -195,10 +195,10 @@ struct Matchmaker {
     path: PathBuf,
     calls: bool,
     listener: Option<Listener>,
-    setup: LocalSetup,
+    setup: Setup,
     secret: Zeroizing<Vec<u8>>,
     rng: StdRng,
-    logged: Option<(LocalError, Instant)>,
+    logged: Option<(LinkError, Instant)>,
 }
 
 impl Matchmaker {
@@ -233,7 +233,7 @@ impl Matchmaker {
     }
 
     /// One attempt: from a connection to a link with a grant each way. `None`: nobody there.
-    fn pair(&mut self) -> Result<Option<(Control, Paired)>, LocalError> {
+    fn pair(&mut self) -> Result<Option<(Control, Paired)>, LinkError> {
         let Some(connection) = self.meet()? else { return Ok(None) };
         let deadline = Instant::now() + PAIRING_MAX;
         let secret = PairingSecret::new(self.secret.clone())?;
@@ -248,11 +248,11 @@ impl Matchmaker {
             }
         };
         // The region that we keep for the peer is open to it from now on: its grant is the first message.
-        let grant = link.reader.join(&mut self.rng).map_err(|_| LocalError::Malformed)?;
+        let grant = link.reader.join(&mut self.rng).map_err(|_| LinkError::Malformed)?;
         link.control.send(&grant.to_bytes())?;
         let grant = loop {
             match link.control.recv()? {
-                Some(message) => break <[u8; 8]>::try_from(message).map_err(|_| LocalError::Malformed)?,
+                Some(message) => break <[u8; 8]>::try_from(message).map_err(|_| LinkError::Malformed)?,
                 None => wait_before(deadline, link.control.as_fd())?,
             }
         };
@@ -263,7 +263,7 @@ impl Matchmaker {
         if agreement == Agreement::ConfigurationDiffers {
             tracing::warn!("the other appliance's configuration differs where it matters: no copy will count");
         }
-        let writer = owner.writer(Grant::from_bytes(grant)).map_err(|_| LocalError::Malformed)?;
+        let writer = owner.writer(Grant::from_bytes(grant)).map_err(|_| LinkError::Malformed)?;
         let paired = Paired {
             incarnation: short_incarnation(peer.incarnation),
             agreed: agreement == Agreement::Agreed,
@@ -274,10 +274,10 @@ impl Matchmaker {
     }
 
     /// Calls the peer, or takes its call.
-    fn meet(&mut self) -> Result<Option<Connection>, LocalError> {
+    fn meet(&mut self) -> Result<Option<Connection>, LinkError> {
         if self.calls {
             return match Connection::connect(&self.path) {
-                Err(LocalError::System { errno: Errno::ECONNREFUSED | Errno::ENOENT, .. }) => Ok(None),
+                Err(LinkError::System { errno: Errno::ECONNREFUSED | Errno::ENOENT, .. }) => Ok(None),
                 result => result.map(Some),
             };
         }
@@ -288,7 +288,7 @@ impl Matchmaker {
         listener.accept()
     }
 
-    fn log(&mut self, error: LocalError) {
+    fn log(&mut self, error: LinkError) {
         let now = Instant::now();
         if self.logged.is_none_or(|(logged, at)| logged != error || now >= at + LOG_INTERVAL) {
             self.logged = Some((error, now));
@@ -298,10 +298,10 @@ impl Matchmaker {
 }
 
 /// Waits for something to read, at most until `deadline`.
-fn wait_before(deadline: Instant, socket: BorrowedFd<'_>) -> Result<(), LocalError> {
+fn wait_before(deadline: Instant, socket: BorrowedFd<'_>) -> Result<(), LinkError> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
-        return Err(LocalError::Disconnected);
+        return Err(LinkError::Disconnected);
     }
     wait_until_readable(socket, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
     Ok(())

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use thiserror::Error;
-use vipsec_store::local::LocalError;
+use vipsec_store::LinkError;
 
 use crate::api::BindError;
 use crate::config::{self, ConfigErrors, TestConfiguration};
@@ -45,7 +45,7 @@ pub enum DaemonError {
     Services(#[from] vipsec_distribute::service::ServiceError),
     /// The store link can't be set up.
     #[error("store link: {0}")]
-    StoreLink(#[from] LocalError),
+    StoreLink(#[from] LinkError),
     /// A thread could not be started, or a signal not be caught.
     #[error("{0}")]
     System(#[from] std::io::Error),

@@ -4,32 +4,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rand_core::CryptoRng;
-use vipsec_wire::iv::ApplianceId;
 
 use super::mapping::{Mapping, Protection, create_memory};
 use super::socket::Connection;
-use super::{LocalError, system};
-use crate::channel::Channel;
+use crate::error::{LinkError, system};
+use crate::control::Control;
 use crate::grant::{Grant, WriterKeys};
 use crate::one_sided::LocalMemory;
-use crate::pairing::{Agreement, Handshake, PairingError, PairingSecret, Peer, Side};
+use crate::pairing::{Agreement, Handshake, PairingError, PairingSecret, Peer};
 use crate::reader::Reader;
 use crate::region::{Region, RegionId};
 use crate::writer::Writer;
-use crate::{Geometry, Sizes, StoreError};
-
-/// What our side brings.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LocalSetup {
-    /// Our configured id.
-    pub appliance: ApplianceId,
-    /// Random, drawn when the process starts.
-    pub incarnation: [u8; 16],
-    /// Digest of the configuration that matters.
-    pub config_digest: [u8; 32],
-    /// Sizes of the region that we keep for the peer; [`Geometry::bytes`] tells its memory.
-    pub sizes: Sizes,
-}
+use crate::{Geometry, Setup, StoreError};
 
 /// A link that is being paired. Poll it when its descriptor is readable; how long to wait is the caller's business.
 #[derive(Debug)]
@@ -57,24 +43,22 @@ impl Connecting {
     /// Creates a fresh region for the peer: no process of an earlier pairing has it mapped.
     pub fn new(
         connection: Connection,
-        setup: LocalSetup,
+        setup: Setup,
         secret: PairingSecret,
         rng: &mut impl CryptoRng,
-    ) -> Result<Self, LocalError> {
-        let LocalSetup { appliance, incarnation, config_digest, sizes } = setup;
-        let geometry = Geometry::new(sizes.clone()).map_err(PairingError::from)?;
+    ) -> Result<Self, LinkError> {
+        let geometry = Geometry::new(setup.sizes.clone()).map_err(PairingError::from)?;
         let id = RegionId::random(rng);
         let memory = create_memory(geometry.bytes()).map_err(system("memory file"))?;
         let mapping = Mapping::new(&memory, geometry.bytes()).map_err(system("mapping"))?;
         let protection = mapping.protection();
         let region = Arc::new(Region::create(mapping, geometry, id)?);
-        let side = Side { appliance, incarnation, config_digest, region: id, sizes };
-        let handshake = Handshake::new(side, secret, rng)?;
+        let handshake = Handshake::new(setup.side(id), secret, rng)?;
         Ok(Self { connection, handshake, region, memory: Some(memory), peer_memory: None, protection })
     }
 
     /// Goes on as far as it gets without waiting.
-    pub fn poll(mut self) -> Result<Progress, LocalError> {
+    pub fn poll(mut self) -> Result<Progress, LinkError> {
         loop {
             while let Some(message) = self.handshake.poll_transmit() {
                 self.connection.send(&message, self.memory.take().as_ref().map(AsFd::as_fd))?;
@@ -86,15 +70,15 @@ impl Connecting {
             if let Some(descriptor) = received.descriptor
                 && self.peer_memory.replace(descriptor).is_some()
             {
-                return Err(LocalError::Malformed);
+                return Err(LinkError::Malformed);
             }
             self.handshake.handle_message(&received.message)?;
         }
     }
 
-    fn finish(self) -> Result<LocalLink, LocalError> {
+    fn finish(self) -> Result<LocalLink, LinkError> {
         let pairing = self.handshake.finish()?;
-        let memory = self.peer_memory.ok_or(LocalError::Malformed)?;
+        let memory = self.peer_memory.ok_or(LinkError::Malformed)?;
         let Peer { geometry, region, .. } = &pairing.peer;
         let mapping = Mapping::new(&memory, geometry.bytes()).map_err(system("mapping"))?;
         let protection = Protection {
@@ -106,7 +90,7 @@ impl Connecting {
             peer: pairing.peer,
             agreement: pairing.agreement,
             protection,
-            control: Control { connection: self.connection, channel: pairing.channel },
+            control: Control::local(self.connection, pairing.channel),
             reader: Reader::new(self.region, pairing.reader),
             owner: Owner { region: peer_region, keys: pairing.writer },
         })
@@ -147,32 +131,5 @@ impl Owner {
     /// Starts to write under a grant that the peer sent.
     pub fn writer(&mut self, grant: Grant) -> Result<Writer<LocalMemory>, StoreError> {
         Writer::new(LocalMemory::new(self.region.clone()), &mut self.keys, grant)
-    }
-}
-
-/// Sealed messages over the socket.
-#[derive(Debug)]
-pub struct Control {
-    connection: Connection,
-    channel: Channel,
-}
-
-impl Control {
-    /// Seals and sends a message; never waits. After [`LocalError::QueueFull`] the message is lost, the link goes on.
-    pub fn send(&mut self, message: &[u8]) -> Result<(), LocalError> {
-        let sealed = self.channel.seal_message(message)?;
-        self.connection.send(&sealed, None)
-    }
-
-    /// The next message, if one came; never waits. [`LocalError::Disconnected`] when the peer is gone.
-    pub fn recv(&mut self) -> Result<Option<Vec<u8>>, LocalError> {
-        let Some(received) = self.connection.recv()? else { return Ok(None) };
-        Ok(Some(self.channel.open_message(&received.message)?))
-    }
-}
-
-impl AsFd for Control {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.connection.as_fd()
     }
 }

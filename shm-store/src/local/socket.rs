@@ -16,14 +16,14 @@ use nix::sys::socket::{
 };
 use nix::unistd::geteuid;
 
-use super::{LocalError, system};
+use crate::error::{LinkError, system};
 use crate::channel::{MESSAGE_BYTES_MAX, OVERHEAD_BYTES};
 
 /// Connections that wait to be accepted.
 const BACKLOG_MAX: i32 = 4;
 const PACKET_BYTES_MAX: usize = MESSAGE_BYTES_MAX + OVERHEAD_BYTES;
 
-fn new_socket() -> Result<OwnedFd, LocalError> {
+fn new_socket() -> Result<OwnedFd, LinkError> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(system("socket"))
 }
@@ -39,13 +39,13 @@ pub struct Listener {
 
 impl Listener {
     /// Listens at `path`. A socket that a dead process left there is replaced.
-    pub fn bind(path: &Path) -> Result<Self, LocalError> {
+    pub fn bind(path: &Path) -> Result<Self, LinkError> {
         let address = UnixAddr::new(path).map_err(system("socket path"))?;
         let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
         if is_socket {
             match connect(new_socket()?.as_raw_fd(), &address) {
                 Err(Errno::ECONNREFUSED) => drop(fs::remove_file(path)),
-                _ => return Err(LocalError::InUse),
+                _ => return Err(LinkError::InUse),
             }
         }
         let socket = new_socket()?;
@@ -59,7 +59,7 @@ impl Listener {
     }
 
     /// The next peer, if one waits. While the connection that was accepted before lives, others are turned away.
-    pub fn accept(&mut self) -> Result<Option<Connection>, LocalError> {
+    pub fn accept(&mut self) -> Result<Option<Connection>, LinkError> {
         let stream = match self.socket.accept() {
             Ok((stream, _)) => stream,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionAborted) => {
@@ -105,44 +105,44 @@ pub struct Connection {
 }
 
 impl Connection {
-    fn new(socket: OwnedFd, seat: Option<Arc<()>>) -> Result<Self, LocalError> {
+    fn new(socket: OwnedFd, seat: Option<Arc<()>>) -> Result<Self, LinkError> {
         let uid = getsockopt(&socket, sockopt::PeerCredentials).map_err(system("SO_PEERCRED"))?.uid();
         if uid != geteuid().as_raw() {
-            return Err(LocalError::ForeignUser { uid });
+            return Err(LinkError::ForeignUser { uid });
         }
         Ok(Self { socket, _seat: seat })
     }
 
-    /// Connects to a listener. Nobody there: [`LocalError::Disconnected`].
-    pub fn connect(path: &Path) -> Result<Self, LocalError> {
+    /// Connects to a listener. Nobody there: [`LinkError::Disconnected`].
+    pub fn connect(path: &Path) -> Result<Self, LinkError> {
         let socket = new_socket()?;
         let address = UnixAddr::new(path).map_err(system("socket path"))?;
         match connect(socket.as_raw_fd(), &address) {
             Ok(()) => Self::new(socket, None),
-            Err(Errno::ECONNREFUSED | Errno::ENOENT | Errno::EAGAIN) => Err(LocalError::Disconnected),
+            Err(Errno::ECONNREFUSED | Errno::ENOENT | Errno::EAGAIN) => Err(LinkError::Disconnected),
             Err(errno) => Err(system("connect")(errno)),
         }
     }
 
     /// Sends a message, or refuses it; never waits.
-    pub fn send(&self, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> Result<(), LocalError> {
+    pub fn send(&self, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> Result<(), LinkError> {
         // An empty packet can't be told from the end of the connection.
         if message.is_empty() || message.len() > PACKET_BYTES_MAX {
-            return Err(LocalError::Malformed);
+            return Err(LinkError::Malformed);
         }
         let descriptors = descriptor.map(|descriptor| [descriptor.as_raw_fd()]);
         let rights: Vec<_> = descriptors.iter().map(|one| ControlMessage::ScmRights(one)).collect();
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         match sendmsg::<()>(self.socket.as_raw_fd(), &[IoSlice::new(message)], &rights, flags, None) {
             Ok(_) => Ok(()),
-            Err(Errno::EAGAIN | Errno::ENOBUFS) => Err(LocalError::QueueFull),
-            Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => Err(LocalError::Disconnected),
+            Err(Errno::EAGAIN | Errno::ENOBUFS) => Err(LinkError::QueueFull),
+            Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => Err(LinkError::Disconnected),
             Err(errno) => Err(system("sendmsg")(errno)),
         }
     }
 
     /// The next message, if one came; never waits.
-    pub fn recv(&self) -> Result<Option<Received>, LocalError> {
+    pub fn recv(&self) -> Result<Option<Received>, LinkError> {
         let mut message = vec![0; PACKET_BYTES_MAX];
         let mut control = cmsg_space!([RawFd; 1]);
         let mut parts = [IoSliceMut::new(&mut message)];
@@ -150,11 +150,11 @@ impl Connection {
         let received = match recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags) {
             Ok(received) => received,
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
-            Err(Errno::ECONNRESET | Errno::ENOTCONN) => return Err(LocalError::Disconnected),
+            Err(Errno::ECONNRESET | Errno::ENOTCONN) => return Err(LinkError::Disconnected),
             Err(errno) => return Err(system("recvmsg")(errno)),
         };
         let mut descriptors = Vec::new();
-        for part in received.cmsgs().map_err(|_| LocalError::Malformed)? {
+        for part in received.cmsgs().map_err(|_| LinkError::Malformed)? {
             if let ControlMessageOwned::ScmRights(raw) = part {
                 // SAFETY: the kernel has just opened these descriptors for this message; nobody else knows them, so we own
                 // them and close each once.
@@ -163,10 +163,10 @@ impl Connection {
         }
         let (bytes, cut) = (received.bytes, received.flags.contains(MsgFlags::MSG_TRUNC));
         if bytes == 0 {
-            return Err(LocalError::Disconnected);
+            return Err(LinkError::Disconnected);
         }
         if cut || descriptors.len() > 1 {
-            return Err(LocalError::Malformed);
+            return Err(LinkError::Malformed);
         }
         message.truncate(bytes);
         Ok(Some(Received { message, descriptor: descriptors.pop() }))

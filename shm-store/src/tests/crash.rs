@@ -1,4 +1,5 @@
-//! The writer dies between any two stores: the reader sees a prefix of the writes, whole, with all acknowledged ones.
+//! The writer dies between any two stores, or the link is cut between any two bytes: the reader sees a prefix of the writes, whole,
+//! with all acknowledged ones.
 
 use proptest::prelude::*;
 
@@ -23,6 +24,32 @@ proptest! {
             prop_assert!(cut >= acknowledged);
             prop_assert!(snapshot.unfinished() <= 1, "one write at most is under way");
             prop_assert_eq!(&contents(&snapshot), &recording.model.after[cut as usize]);
+        }
+    }
+
+    /// Over TCP what arrives last may be a part of a word.
+    #[test]
+    fn a_link_cut_at_any_byte_loses_nothing_acknowledged(ops in prop::collection::vec(op(), 1..30), seed: u64) {
+        let recording = record(&ops, seed);
+        let mut memory = vec![0; recording.pair.region.geometry().words()];
+        let mut acknowledged = 0;
+        for step in &recording.steps {
+            match *step {
+                Step::Store { at, word } => {
+                    for bytes in 1..8 {
+                        let rest = u64::MAX << (8 * bytes);
+                        let mut cut_off = memory.clone();
+                        cut_off[at] = cut_off[at] & rest | word & !rest;
+                        let snapshot = recording.pair.reader.copy_of(&Stepped::new(&cut_off, &[], |_| 0));
+                        let cut = snapshot.cut().0;
+                        prop_assert!(cut >= acknowledged);
+                        prop_assert_eq!(&contents(&snapshot), &recording.model.after[cut as usize]);
+                    }
+                    memory[at] = word;
+                }
+                Step::Learn { look } => acknowledged = recording.looked(look),
+                Step::Look { .. } => {}
+            }
         }
     }
 }

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use super::support::{Model, Op, Pair, contents, key, op, small_sizes};
-use crate::geometry::{AT_GRANT, AT_LAST};
-use crate::place::{Content, Header};
-use crate::region::Words;
+use crate::geometry::{AT_GRANT, AT_LAST, HEADER_WORDS, LAST_WORDS};
+use crate::place::{Content, Header, version_word};
+use crate::region::{Words, last_entry};
 use crate::seal::Sealer;
 use crate::{Change, Reason, Region, StoreWriter};
 
@@ -21,6 +21,19 @@ fn put_back(region: &Region, at: std::ops::Range<usize>, image: &[u64]) {
     for at in at {
         region.word(at).unwrap().store(image[at], Ordering::SeqCst);
     }
+}
+
+/// A place's header with its version as a number.
+fn head_at(region: &Region, at: usize) -> [u64; 4] {
+    let [word, meta, id, len_writer] = [0, 1, 2, 3].map(|nth| region.load(at + nth));
+    [word << 8 >> 16, meta, id, len_writer]
+}
+
+/// Sets the number of the newest write, and no other beside it.
+fn set_last(region: &Region, number: u64) {
+    (AT_LAST..AT_LAST + LAST_WORDS).for_each(|at| region.word(at).unwrap().store(0, Ordering::SeqCst));
+    let (at, words) = last_entry(number);
+    (at..).zip(words).for_each(|(at, word)| region.word(at).unwrap().store(word, Ordering::SeqCst));
 }
 
 /// Everything written and acknowledged; the region is at rest.
@@ -44,12 +57,12 @@ proptest! {
         let region = pair.region.clone();
         for n in 0..region.geometry().places() {
             let place = region.geometry().place(n).unwrap();
-            let head = [0, 1, 2, 3].map(|nth| region.load(place.at + nth));
+            let head = head_at(&region, place.at);
             let Some(header) = Header::decode(head).filter(|header| header.version != 0) else { continue };
             let sealed_words = (header.len as usize).div_ceil(8);
-            for at in place.at..place.at + 6 + sealed_words {
+            for at in place.at..place.at + HEADER_WORDS + sealed_words {
                 // Bits that only fill up the last word mean nothing.
-                let bits = if at + 1 == place.at + 6 + sealed_words && !header.len.is_multiple_of(8) {
+                let bits = if at + 1 == place.at + HEADER_WORDS + sealed_words && !header.len.is_multiple_of(8) {
                     header.len % 8 * 8
                 } else {
                     64
@@ -86,7 +99,7 @@ proptest! {
         for (nth, at) in (AT_LAST..pair.region.geometry().words()).enumerate() {
             pair.region.word(at).unwrap().store(words[nth % words.len()], Ordering::SeqCst);
         }
-        pair.region.word(AT_LAST).unwrap().store(head, Ordering::SeqCst);
+        set_last(&pair.region, head);
         for _ in 0..8 {
             for change in pair.reader.poll_changes(50) {
                 prop_assert!(matches!(change, Change::Resync | Change::Rejected(_)), "{change:?}");
@@ -174,7 +187,7 @@ fn a_damaged_new_version_is_not_replaced_by_the_old_one() {
     // Both versions are there; of the new one, a tag bit flips.
     let new = (0..pair.region.geometry().places())
         .filter_map(|n| pair.region.geometry().place(n))
-        .find(|place| pair.region.load(place.at) == 2)
+        .find(|place| pair.region.load(place.at) == version_word(2))
         .unwrap();
     assert_eq!(old[new.at], 0);
     pair.region.word(new.at + 4).unwrap().fetch_xor(1, Ordering::SeqCst);
@@ -185,7 +198,7 @@ fn a_damaged_new_version_is_not_replaced_by_the_old_one() {
 fn a_head_that_was_set_back_hides_nothing_silently() {
     let ops: Vec<_> = (0..4).map(|n| Op::Put(n, 16)).collect();
     let (mut pair, _) = written(&ops);
-    pair.region.word(AT_LAST).unwrap().store(1, Ordering::SeqCst);
+    set_last(&pair.region, 1);
     pair.reader.fence();
     let snapshot = pair.reader.copy().unwrap();
     let reasons: BTreeMap<_, _> = snapshot
@@ -205,10 +218,11 @@ fn another_writer_and_another_layout_have_reasons_of_their_own() {
     pair.reader.fence();
     let n = 2 * pair.region.geometry().sizes().counter_blocks;
     let place = pair.region.geometry().place(n).unwrap();
-    let head = [0, 1, 2, 3].map(|nth| pair.region.load(place.at + nth));
+    let head = head_at(&pair.region, place.at);
     let header = Header::decode(head).unwrap();
     let store = |head: [u64; 4]| {
-        for (nth, word) in head.into_iter().enumerate() {
+        let [version, rest @ ..] = head;
+        for (nth, word) in [version_word(version)].into_iter().chain(rest).enumerate() {
             pair.region.word(place.at + nth).unwrap().store(word, Ordering::SeqCst);
         }
     };
@@ -239,10 +253,11 @@ fn a_stranger_who_can_write_but_has_no_key_writes_nothing() {
     let mut words = Vec::new();
     Sealer::new(&[0x55; 32]).seal(n, header, b"forged", &mut words).unwrap();
     let at = pair.region.geometry().place(n).unwrap().at;
+    words[0] = version_word(words[0]);
     for (nth, word) in words.into_iter().enumerate() {
         pair.region.word(at + nth).unwrap().store(word, Ordering::SeqCst);
     }
-    pair.region.word(AT_LAST).unwrap().store(1, Ordering::SeqCst);
+    set_last(&pair.region, 1);
     pair.reader.fence();
     assert_eq!(only_reason(&pair), Reason::BadTag);
 }

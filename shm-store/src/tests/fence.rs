@@ -142,8 +142,8 @@ fn a_new_join_starts_empty_and_old_grants_write_nothing_into_it() {
 /// Writer and fence race on two cores: either the writer sees the fence, or the fencing side sees the write.
 #[test]
 fn no_write_that_saw_its_grant_is_missed() {
-    use crate::geometry::{AT_GRANT, AT_LAST, Geometry};
-    use crate::region::Words;
+    use crate::geometry::{AT_GRANT, Geometry};
+    use crate::region::{Words, last_entry};
     use crate::{OneSided, Region, RegionId, WriteId};
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -163,7 +163,8 @@ fn no_write_that_saw_its_grant_is_missed() {
                 }
                 // Now the grant word is in this core's cache and the other isn't: a look that can overtake the write does.
                 std::hint::black_box(region.load(AT_GRANT));
-                memory.write(AT_LAST, &[number]).unwrap();
+                let (at, words) = last_entry(number);
+                memory.write(at, &words).unwrap();
                 memory.ask(WriteId(number)).unwrap();
                 let saw = memory.answered().unwrap().unwrap().grant == number;
                 done.store(number, Ordering::Release);
@@ -178,7 +179,7 @@ fn no_write_that_saw_its_grant_is_missed() {
             // Meet the writer at different steps.
             (0..number % 64).for_each(|_| std::hint::spin_loop());
             region.set_grant(0);
-            visible.push(region.load(AT_LAST) == number);
+            visible.push(region.last() == number);
             while done.load(Ordering::Acquire) < number {
                 std::thread::yield_now();
             }

@@ -1,0 +1,187 @@
+//! From a TCP connection to a paired link with a region each way.
+
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rand_core::CryptoRng;
+
+use super::memory::OPERATIONS_MAX;
+use super::object::{Domain, Event, RemoteMemory};
+use super::target::DataListener;
+use super::{FabricError, FabricMemory, Provider, Word};
+use crate::control::Control;
+use crate::error::{LinkError, system};
+use crate::grant::{Grant, WriterKeys};
+use crate::local::{Mapping, Protection, create_memory};
+use crate::pairing::{Agreement, Handshake, Pairing, PairingError, PairingSecret, Peer};
+use crate::reader::Reader;
+use crate::region::{Region, RegionId};
+use crate::stream::Stream;
+use crate::writer::Writer;
+use crate::{Geometry, Setup, StoreError};
+
+/// One look at a queue of connection events, while two are looked at in turn.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// A paired link. Its parts go to whom they concern.
+#[derive(Debug)]
+pub struct FabricLink {
+    /// The other side.
+    pub peer: Peer,
+    /// Whether copies may be counted.
+    pub agreement: Agreement,
+    /// What could be done to keep our region in memory; what could not is worth a warning.
+    pub protection: Protection,
+    /// Messages both ways.
+    pub control: Control,
+    /// We as the peer's backup.
+    pub reader: Reader,
+    /// We as an owner.
+    pub owner: FabricOwner,
+}
+
+/// Access to the region that the peer keeps for us.
+#[derive(Debug)]
+pub struct FabricOwner {
+    memory: FabricMemory,
+    keys: WriterKeys,
+}
+
+impl FabricOwner {
+    /// Starts to write under a grant that the peer sent.
+    pub fn writer(self, grant: Grant) -> Result<Writer<FabricMemory>, StoreError> {
+        let Self { memory, mut keys } = self;
+        Writer::new(memory, &mut keys, grant)
+    }
+}
+
+/// How two appliances on two hosts reach each other's regions.
+#[derive(Debug)]
+pub struct FabricSetup<'a> {
+    /// What our side brings.
+    pub setup: Setup,
+    /// What carries writes.
+    pub provider: Provider,
+    /// Where the peer calls to write into our region.
+    pub listener: &'a DataListener,
+    /// Where we call to write into the peer's.
+    pub peer_data: SocketAddr,
+}
+
+/// Pairs over a connected socket, until `deadline`; waits. For a thread that has nothing else to do.
+pub fn pair(
+    socket: TcpStream,
+    fabric: FabricSetup<'_>,
+    secret: PairingSecret,
+    deadline: Instant,
+    rng: &mut impl CryptoRng,
+) -> Result<FabricLink, LinkError> {
+    let FabricSetup { setup, provider, listener, peer_data } = fabric;
+    let geometry = Geometry::new(setup.sizes.clone()).map_err(PairingError::from)?;
+    let id = RegionId::random(rng);
+    let memory = create_memory(geometry.bytes()).map_err(system("memory file"))?;
+    let mapping = Mapping::new(&memory, geometry.bytes()).map_err(system("mapping"))?;
+    let protection = mapping.protection();
+    let region = Arc::new(Region::create(mapping, geometry, id)?);
+
+    let mut stream = Stream::new(socket)?;
+    let Pairing { peer, agreement, channel, writer, reader } =
+        shake_hands(&mut stream, Handshake::new(setup.side(id), secret, rng)?, deadline)?;
+    let mut control = Control::stream(stream, channel);
+
+    // Where our region is, and what its writer has to say: for the peer alone.
+    let word = Word::random(rng);
+    let mut key = [0; 4];
+    rng.fill_bytes(&mut key);
+    let mut exposed = listener.expose(region.clone(), word.clone(), u64::from(u32::from_le_bytes(key)))?;
+    control.send(&Offer { word, memory: exposed.remote() }.encode())?;
+    let offer = loop {
+        match control.recv()? {
+            Some(message) => break Offer::decode(&message).ok_or(LinkError::Malformed)?,
+            None => wait_readable(&control, deadline)?,
+        }
+    };
+
+    let domain = Domain::towards(provider, peer_data)?;
+    let events = Arc::new(domain.event_queue()?);
+    let completions = Arc::new(domain.completion_queue(OPERATIONS_MAX)?);
+    let endpoint = domain.endpoint(None, &events, &completions)?;
+    endpoint.connect(&offer.word.0)?;
+    // Both sides call and are called at once.
+    let (mut connected, mut called) = (false, false);
+    while !(connected && called) {
+        if Instant::now() > deadline {
+            return Err(FabricError::TimedOut.into());
+        }
+        called = called || exposed.poll(LOOK)?;
+        if !connected {
+            match events.wait(LOOK)? {
+                Some(Event::Connected) => connected = true,
+                Some(Event::Ended) => return Err(FabricError::Closed.into()),
+                _ => {}
+            }
+        }
+    }
+    let memory = FabricMemory::new(&domain, endpoint, completions, peer.geometry.clone(), offer.memory)?;
+    Ok(FabricLink {
+        peer,
+        agreement,
+        protection,
+        control,
+        reader: Reader::with_shutter(region, reader, Box::new(exposed.serve()?)),
+        owner: FabricOwner { memory, keys: writer },
+    })
+}
+
+fn shake_hands(stream: &mut Stream, mut handshake: Handshake, deadline: Instant) -> Result<Pairing, LinkError> {
+    loop {
+        while let Some(message) = handshake.poll_transmit() {
+            stream.send(&message)?;
+        }
+        if handshake.is_done() {
+            return Ok(handshake.finish()?);
+        }
+        match stream.recv()? {
+            Some(message) => handshake.handle_message(&message)?,
+            None => wait_readable(stream, deadline)?,
+        }
+    }
+}
+
+fn wait_readable(socket: &impl AsFd, deadline: Instant) -> Result<(), LinkError> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(FabricError::TimedOut.into());
+    }
+    let limit = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+    // Readable, closed, or the time is up: the next read tells.
+    let _ = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], limit);
+    Ok(())
+}
+
+/// How a region is reached; travels sealed.
+///
+/// ```text
+/// | word (16) | base address (8) | key (8) |
+/// ```
+struct Offer {
+    word: Word,
+    memory: RemoteMemory,
+}
+
+impl Offer {
+    fn encode(&self) -> Vec<u8> {
+        let RemoteMemory { base, key } = self.memory;
+        [&self.word.0[..], &base.to_be_bytes(), &key.to_be_bytes()].concat()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (word, rest) = bytes.split_first_chunk()?;
+        let (base, key) = rest.split_first_chunk()?;
+        let memory = RemoteMemory { base: u64::from_be_bytes(*base), key: u64::from_be_bytes(key.try_into().ok()?) };
+        Some(Self { word: Word(*word), memory })
+    }
+}
