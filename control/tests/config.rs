@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use vipsec_control::config::{
-    Check, Config, ConfigErrors, HttpProbe, Probe, Reason, TakeoverPolicy, TestConfiguration, load,
+    Check, Config, ConfigErrors, HttpProbe, Probe, Reason, StoreLink, TakeoverPolicy, TestConfiguration, load,
 };
 use vipsec_dataplane::api::VipState;
 use vipsec_distribute::connection::Limits;
@@ -98,7 +98,7 @@ fn example_of_a_pair_loads_as_documented() {
     let config = load_text(&paired_example()).unwrap();
     let peer = config.peer.unwrap();
     assert_eq!((peer.id.get(), peer.name.as_deref()), (2, Some("b")));
-    assert_eq!(peer.store_socket, Path::new("/run/vipsec/pair.sock"));
+    assert_eq!(peer.store, StoreLink::Local("/run/vipsec/pair.sock".into()));
     assert_eq!(peer.secret.expose(), b"0123456789abcdef0123456789abcdef");
     assert_eq!((peer.takeover, peer.timing, peer.store_records), (TakeoverPolicy::Resume, Timing::default(), 4096));
     assert_eq!(config.vips[0].owner.map(|owner| owner.get()), Some(1));

@@ -66,6 +66,9 @@ pub enum Reason {
     /// Not TOML.
     #[error("{0}")]
     Syntax(String),
+    /// Two keys of which one is enough.
+    #[error("and {0} don't go together")]
+    Exclusive(&'static str),
     /// A key that has to be there isn't.
     #[error("is missing")]
     Missing,

@@ -29,7 +29,7 @@ pub use error::{ConfigError, ConfigErrors, Reason};
 pub use keys::{KEYS_FILE_BYTES_MAX, STATIC_CHILDREN_MAX, esp_selector};
 pub use model::{
     Appliance, Check, Config, Eal, Floating, HttpProbe, Hugepages, LogLevel, Peer, Polling, Port, Probe, Route,
-    Service, ServiceProtocol, TakeoverPolicy, Target, Vip, virtual_mac,
+    Service, ServiceProtocol, StoreLink, TakeoverPolicy, Target, Vip, virtual_mac,
 };
 pub use network::{GATEWAYS_MAX, PORT_ADDRESSES_MAX, PORTS_MAX, ROUTES_MAX, VIPS_MAX};
 pub use secret::SECRET_BYTES_MAX;

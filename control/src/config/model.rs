@@ -12,6 +12,7 @@ use vipsec_distribute::service::Method;
 use vipsec_esp::engine::EngineKind;
 use vipsec_esp::sa::ChildSa;
 use vipsec_ike::{ConnectionPolicy, Limits, Retransmission, Secret};
+use vipsec_store::fabric::Provider;
 use vipsec_takeover::timing::Timing;
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::Prefix;
@@ -295,8 +296,8 @@ pub struct Peer {
     pub id: ApplianceId,
     /// What an operator may call it besides its id.
     pub name: Option<String>,
-    /// Where the two processes meet. Its folder exists, or can be made.
-    pub store_socket: PathBuf,
+    /// How each reaches the memory that the other keeps for it.
+    pub store: StoreLink,
     /// What the two know: at least [`SECRET_BYTES_MIN`](vipsec_store::pairing::SECRET_BYTES_MIN) bytes.
     pub secret: Secret,
     /// What a successor does with the SAs that it finds in the store.
@@ -305,6 +306,22 @@ pub struct Peer {
     pub timing: Timing,
     /// How many records each appliance keeps room for in the region that the other one writes.
     pub store_records: u32,
+}
+
+/// How two appliances reach each other's memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreLink {
+    /// On one host: they meet at a socket, whose folder exists or can be made.
+    Local(PathBuf),
+    /// On two hosts.
+    Fabric {
+        /// What carries writes.
+        provider: Provider,
+        /// Our own address and port; the port above it is used, too.
+        listen: SocketAddr,
+        /// The other appliance's `listen`.
+        connect: SocketAddr,
+    },
 }
 
 /// What a successor does with the SAs that it finds in the store.

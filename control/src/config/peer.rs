@@ -1,16 +1,18 @@
 //! `[peer]`: the other appliance of a pair.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vipsec_store::RECORDS_MAX;
+use vipsec_store::fabric::Provider;
 use vipsec_store::pairing::SECRET_BYTES_MIN;
 use vipsec_takeover::timing::{Timing, TimingError};
 use vipsec_wire::iv::ApplianceId;
 
 use super::appliance::socket_path;
 use super::error::Reason;
-use super::model::{Appliance, Peer, TakeoverPolicy};
+use super::model::{Appliance, Peer, StoreLink, TakeoverPolicy};
 use super::read::{Field, Section};
 use super::secret::secret;
 use super::value;
@@ -27,7 +29,7 @@ pub(super) fn peer(root: &Section, folder: &Path, appliance: Option<&Appliance>)
     let section = field.table()?;
     let id = section.required("id").and_then(|field| peer_id(&field, appliance.map(|appliance| appliance.id)));
     let name = section.optional("name").map(|field| field.parse(value::name));
-    let store_socket = section.required("store_socket").and_then(|field| field.parse(store_socket));
+    let store = store_link(&section);
     let secret = section.required("secret_file").and_then(|field| secret(&field, folder, SECRET_BYTES_MIN));
     let takeover = section.required("takeover").and_then(|field| field.choice(&TAKEOVER_POLICIES));
     let timing = timing(&section);
@@ -38,7 +40,7 @@ pub(super) fn peer(root: &Section, folder: &Path, appliance: Option<&Appliance>)
     Some(Some(Peer {
         id: id?,
         name: name.map_or(Some(None), |name| name.map(Some))?,
-        store_socket: store_socket?,
+        store: store?,
         secret: secret?,
         takeover: takeover?,
         timing: timing?,
@@ -79,6 +81,44 @@ fn peer_id(field: &Field, me: Option<ApplianceId>) -> Option<ApplianceId> {
         return None;
     }
     Some(id)
+}
+
+/// `store_socket` on one host; `store_listen` and `store_connect` on two.
+fn store_link(section: &Section) -> Option<StoreLink> {
+    let socket = section.optional("store_socket");
+    let listen = section.optional("store_listen");
+    let connect = section.optional("store_connect");
+    let provider = section.optional("store_provider");
+    if listen.is_none() && connect.is_none() && provider.is_none() {
+        let Some(socket) = socket else {
+            section.report("store_socket", Reason::Missing);
+            return None;
+        };
+        return socket.parse(store_socket).map(StoreLink::Local);
+    }
+    if let Some(socket) = socket {
+        socket.report(Reason::Exclusive("store_listen"));
+        return None;
+    }
+    let [listen, connect] = [("store_listen", listen), ("store_connect", connect)].map(|(key, field)| match field {
+        Some(field) => field.parse(store_address),
+        None => {
+            section.report(key, Reason::Missing);
+            None
+        }
+    });
+    let provider = provider.map_or(Some(Provider::Tcp), |field| {
+        field.choice(&[(Provider::Tcp.name(), Provider::Tcp), (Provider::Verbs.name(), Provider::Verbs)])
+    });
+    Some(StoreLink::Fabric { provider: provider?, listen: listen?, connect: connect? })
+}
+
+/// Address and port of a host; the port above it is used, too.
+fn store_address(text: &str) -> Result<SocketAddr, Reason> {
+    let malformed = || Reason::Malformed { value: text.to_owned(), expected: "an address and a port, as in 10.255.0.1:7475" };
+    let address: SocketAddr = text.parse().map_err(|_| malformed())?;
+    let usable = !address.ip().is_unspecified() && !address.ip().is_multicast() && (1..u16::MAX).contains(&address.port());
+    usable.then_some(address).ok_or_else(malformed)
 }
 
 /// A socket's path in a folder that exists or can be made.

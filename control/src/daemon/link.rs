@@ -1,26 +1,24 @@
 //! The store link to the other appliance: found, paired, kept, lost, and found again.
 //!
-//! The appliance with the lower id listens, the other one calls, again and again. Meeting and pairing happen on a thread of their
+//! The appliances look for each other again and again. Meeting and pairing happen on a thread of their
 //! own, because they take memory from the system and lock it, for longer than a worker's deadline. A finished link goes to the
 //! control core's thread, which from then on reads and writes it; the other thread only wakes it when there is something to read.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollTimeout;
 use nix::sys::socket::{Shutdown, shutdown};
 use rand::rngs::StdRng;
 use zeroize::Zeroizing;
 
-use vipsec_store::local::{Connecting, Connection, Listener, LocalLink, Progress};
 use vipsec_store::pairing::{Agreement, PairingSecret};
 use vipsec_store::{BLOCK_ENTRIES_MAX, Control, Grant, LinkError, Setup, SizeClass, Sizes};
 
 use super::DaemonError;
+use super::meeting::{Met, Way, wait_before, wait_until_readable};
 use crate::config::{Config, Peer};
 use crate::core::Paired;
 
@@ -31,8 +29,6 @@ const RECORD_CLASSES: [(u32, u32); 3] = [(1024, 1), (4096, 1), (32_768, 64)];
 const JOURNAL_ENTRIES: u32 = 4096;
 /// Between two calls.
 const CALL_INTERVAL: Duration = Duration::from_millis(20);
-/// The longest time that a pairing may take.
-const PAIRING_MAX: Duration = Duration::from_secs(2);
 /// The same error is logged again after so long.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -98,15 +94,11 @@ impl Link {
                 journal_entries: JOURNAL_ENTRIES,
             },
         };
-        if let Some(folder) = peer.store_socket.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
+        let way = Way::to(peer, setup.appliance)?;
         let (orders, inbox) = bounded(8);
         let (outbox, notices) = bounded(8);
         let matchmaker = Matchmaker {
-            path: peer.store_socket.clone(),
-            calls: setup.appliance > peer.id,
-            listener: None,
+            way,
             setup,
             secret: Zeroizing::new(peer.secret.expose().to_vec()),
             rng,
@@ -192,9 +184,7 @@ impl Link {
 
 /// Meets the peer and pairs, on a thread of its own.
 struct Matchmaker {
-    path: PathBuf,
-    calls: bool,
-    listener: Option<Listener>,
+    way: Way,
     setup: Setup,
     secret: Zeroizing<Vec<u8>>,
     rng: StdRng,
@@ -234,29 +224,18 @@ impl Matchmaker {
 
     /// One attempt: from a connection to a link with a grant each way. `None`: nobody there.
     fn pair(&mut self) -> Result<Option<(Control, Paired)>, LinkError> {
-        let Some(connection) = self.meet()? else { return Ok(None) };
-        let deadline = Instant::now() + PAIRING_MAX;
         let secret = PairingSecret::new(self.secret.clone())?;
-        let mut connecting = Connecting::new(connection, self.setup.clone(), secret, &mut self.rng)?;
-        let mut link = loop {
-            match connecting.poll()? {
-                Progress::Paired(link) => break link,
-                Progress::Waiting(waiting) => {
-                    connecting = *waiting;
-                    wait_before(deadline, connecting.as_fd())?;
-                }
-            }
-        };
+        let Some(mut link) = self.way.pair(&self.setup, secret, &mut self.rng)? else { return Ok(None) };
         // The region that we keep for the peer is open to it from now on: its grant is the first message.
         let grant = link.reader.join(&mut self.rng).map_err(|_| LinkError::Malformed)?;
         link.control.send(&grant.to_bytes())?;
         let grant = loop {
             match link.control.recv()? {
                 Some(message) => break <[u8; 8]>::try_from(message).map_err(|_| LinkError::Malformed)?,
-                None => wait_before(deadline, link.control.as_fd())?,
+                None => wait_before(link.deadline, link.control.as_fd())?,
             }
         };
-        let LocalLink { peer, agreement, protection, control, reader, mut owner } = *link;
+        let Met { peer, agreement, protection, control, reader, owner, .. } = link;
         if !protection.locked {
             tracing::warn!("the store's memory can't be locked: sealed records may reach swap");
         }
@@ -267,25 +246,10 @@ impl Matchmaker {
         let paired = Paired {
             incarnation: short_incarnation(peer.incarnation),
             agreed: agreement == Agreement::Agreed,
-            writer: Box::new(writer),
+            writer,
             reader,
         };
         Ok(Some((control, paired)))
-    }
-
-    /// Calls the peer, or takes its call.
-    fn meet(&mut self) -> Result<Option<Connection>, LinkError> {
-        if self.calls {
-            return match Connection::connect(&self.path) {
-                Err(LinkError::System { errno: Errno::ECONNREFUSED | Errno::ENOENT, .. }) => Ok(None),
-                result => result.map(Some),
-            };
-        }
-        let listener = match &mut self.listener {
-            Some(listener) => listener,
-            none => none.insert(Listener::bind(&self.path)?),
-        };
-        listener.accept()
     }
 
     fn log(&mut self, error: LinkError) {
@@ -295,19 +259,4 @@ impl Matchmaker {
             tracing::warn!(%error, "store link");
         }
     }
-}
-
-/// Waits for something to read, at most until `deadline`.
-fn wait_before(deadline: Instant, socket: BorrowedFd<'_>) -> Result<(), LinkError> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(LinkError::Disconnected);
-    }
-    wait_until_readable(socket, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
-    Ok(())
-}
-
-/// Readable, closed, or the time is up: the next read tells.
-fn wait_until_readable(socket: BorrowedFd<'_>, limit: PollTimeout) {
-    let _ = poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], limit);
 }

@@ -5,6 +5,7 @@ mod control;
 mod floors;
 mod hardening;
 mod link;
+mod meeting;
 mod ports;
 mod prober;
 mod signals;

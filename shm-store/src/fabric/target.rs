@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use vipsec_libfabric_sys as sys;
@@ -114,11 +114,12 @@ impl Exposed<'_> {
             stop: AtomicBool::new(false),
         });
         let serves = shared.clone();
-        let thread = thread::Builder::new()
+        // It ends by itself soon after the region is shut.
+        thread::Builder::new()
             .name("store-region".into())
             .spawn(move || serves.serve())
             .map_err(|_| FabricError::OutOfMemory)?;
-        Ok(Serving { shared, thread: Some(thread), _region: region })
+        Ok(Serving { shared, _region: region })
     }
 }
 
@@ -152,7 +153,6 @@ impl Shared {
 #[derive(Debug)]
 pub(super) struct Serving {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
     _region: Arc<Region>,
 }
 
@@ -171,8 +171,5 @@ impl Shutter for Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         self.shut();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }

@@ -140,7 +140,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
         peer: Some(Peer {
             id: appliance_id(1 - appliance),
             name: None,
-            store_socket: PathBuf::new(),
+            store: StoreLink::Local(PathBuf::new()),
             secret: Secret::new(PAIRING_SECRET.to_vec()),
             takeover: variant.takeover,
             timing: variant.timing[appliance],
