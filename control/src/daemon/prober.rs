@@ -15,6 +15,9 @@ const STACK_BYTES: usize = 256 << 10;
 pub(super) struct Prober {
     orders: Sender<(Run, Box<Check>)>,
     results: Receiver<(Run, Outcome)>,
+    /// Without a sender the results would be at their end, which is always ready to be received: with nothing to check, the control
+    /// core would never sleep.
+    _open: Sender<(Run, Outcome)>,
 }
 
 impl Prober {
@@ -33,7 +36,7 @@ impl Prober {
                 }
             })?;
         }
-        Ok(Self { orders, results })
+        Ok(Self { orders, results, _open: outbox })
     }
 
     /// Runs a check, later. There are never more than fit: so many may run at once.
@@ -46,5 +49,18 @@ impl Prober {
     /// What came of the checks.
     pub(super) fn results(&self) -> &Receiver<(Run, Outcome)> {
         &self.results
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::TryRecvError;
+
+    use super::*;
+
+    #[test]
+    fn nothing_to_check_leaves_the_control_core_asleep() {
+        let prober = Prober::start(0).unwrap();
+        assert_eq!(prober.results().try_recv().map(drop), Err(TryRecvError::Empty));
     }
 }

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use vipsec_control::api::{Client, ClientError, Counters, IkeSa, Request, Response, Status};
 
-pub use config::{ApplianceConfig, IkeSettings, PeerSettings, TakeoverPolicy};
+pub use config::{ApplianceConfig, IkeSettings, PeerSettings, StoreWay, TakeoverPolicy};
 
 use crate::command::{self, HOUSEKEEPING_LIMIT};
 use crate::error::{Context, LabError, Result};
@@ -93,6 +93,11 @@ impl Appliance {
             "backup" => Standing::Backup,
             other => Standing::Other(other.to_owned()),
         })
+    }
+
+    /// Does it own the VIP without anyone who holds a copy?
+    pub fn is_unprotected(&self) -> Result<bool> {
+        Ok(self.status()?.vips.first().is_some_and(|vip| vip.copy.as_deref() == Some("unprotected")))
     }
 
     /// Its IKE SAs.

@@ -5,7 +5,7 @@ mod pair;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::appliance::{Appliance, ApplianceConfig, IkeSettings, PeerSettings, TakeoverPolicy};
+use crate::appliance::{Appliance, ApplianceConfig, IkeSettings, PeerSettings, StoreWay, TakeoverPolicy};
 use crate::capture::{Capture, Direction, Exchange, PortSocket};
 pub use pair::Roles;
 
@@ -22,6 +22,8 @@ use crate::topology::{AppliancePlan, PeerPlan, Plan, Topology, TunnelPlan, VIP};
 use crate::wait;
 
 /// From the call to an established tunnel.
+/// Where appliances on two hosts meet.
+const STORE_PORT: u16 = 7475;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// How long one connection of a check may take.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
@@ -233,6 +235,13 @@ impl Lab {
         self.topology.switch.run(|| PortSocket::open(&port)?.inject(frame))
     }
 
+    /// Cuts or mends an appliance's link to the network that carries the store.
+    pub fn set_store_link(&self, appliance: usize, up: bool) -> Result<()> {
+        let plan = self.config.plan.appliances.get(appliance).ok_or_else(no_appliance)?;
+        let state = if up { "up" } else { "down" };
+        self.topology.switch.ip(&[format!("link set {} {state}", Topology::store_port(plan))])
+    }
+
     /// Where the first remote peer is on the outside network, for [`replay`].
     pub fn attacker(&self) -> Result<PortSocket> {
         self.client_host()?.run(|| PortSocket::sender("out0"))
@@ -319,7 +328,14 @@ fn launch_appliance(config: &LabConfig, plan: &AppliancePlan, host: &Namespace, 
         let peer = PeerSettings {
             id: other.id,
             name: other.name.clone(),
-            store_socket: run.folder().join("pair.sock"),
+            store: if config.plan.store_network {
+                StoreWay::Network {
+                    store_listen: format!("{}:{STORE_PORT}", plan.store),
+                    store_connect: format!("{}:{STORE_PORT}", other.store),
+                }
+            } else {
+                StoreWay::Socket { store_socket: run.folder().join("pair.sock") }
+            },
             secret: "a pairing secret of the lab and nowhere else".to_owned(),
             takeover: config.takeover,
         };

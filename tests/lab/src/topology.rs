@@ -65,6 +65,8 @@ pub struct AppliancePlan {
     pub outside: Ipv4Addr,
     /// Its own address inside (likewise).
     pub inside: Ipv4Addr,
+    /// Its host's address on the network that carries the store, if there is one.
+    pub store: Ipv4Addr,
 }
 
 /// How many of each.
@@ -76,6 +78,8 @@ pub struct Plan {
     pub targets: Vec<TargetPlan>,
     /// The appliances.
     pub appliances: Vec<AppliancePlan>,
+    /// The appliances are two hosts: their store link crosses a network of its own. Otherwise it is memory of one host.
+    pub store_network: bool,
 }
 
 impl Plan {
@@ -98,11 +102,13 @@ impl Plan {
             id: n + 1,
             outside: Ipv4Addr::new(192, 0, 2, 11 + n),
             inside: Ipv4Addr::new(10, 1, 0, 11 + n),
+            store: Ipv4Addr::new(10, 255, 0, 11 + n),
         };
         Self {
             peers: (0..peers.min(50)).map(peer).collect(),
             targets: (0..targets.min(50)).map(target).collect(),
             appliances: (0..appliances.min(8)).map(appliance).collect(),
+            store_network: false,
         }
     }
 
@@ -168,8 +174,10 @@ impl Topology {
         topology.switch.ip(&[
             "link add outside type bridge stp_state 0",
             "link add inside type bridge stp_state 0",
+            "link add store type bridge stp_state 0",
             "link set outside up",
             "link set inside up",
+            "link set store up",
         ])?;
         topology.wire(plan)?;
         topology.address(plan)?;
@@ -184,6 +192,11 @@ impl Topology {
     /// The switch's port to an appliance's inside interface.
     pub fn inside_port(appliance: &AppliancePlan) -> String {
         format!("{}-in", appliance.name)
+    }
+
+    /// The switch's port to an appliance's interface on the store's network.
+    pub fn store_port(appliance: &AppliancePlan) -> String {
+        format!("{}-store", appliance.name)
     }
 
     fn wire(&self, plan: &Plan) -> Result<()> {
@@ -208,6 +221,12 @@ impl Topology {
             let port = Self::inside_port(appliance);
             let mac = format!("02:00:00:01:{:02x}:01", appliance.id);
             self.connect(&Link { bridge: "inside", port, host, interface: "in0", mac })?;
+            if plan.store_network {
+                let mac = format!("02:00:00:01:{:02x}:02", appliance.id);
+                let port = Self::store_port(appliance);
+                self.connect(&Link { bridge: "store", port, host, interface: "store0", mac })?;
+                host.ip(&[format!("address add {}/24 dev store0", appliance.store)])?;
+            }
         }
         Ok(())
     }

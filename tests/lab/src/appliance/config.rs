@@ -44,6 +44,24 @@ pub enum TakeoverPolicy {
     Renegotiate,
 }
 
+/// How two appliances reach each other's memory, as the configuration says it.
+#[derive(Clone, Serialize)]
+#[serde(untagged)]
+pub enum StoreWay {
+    /// On one host.
+    Socket {
+        /// Where the two processes meet.
+        store_socket: PathBuf,
+    },
+    /// On two.
+    Network {
+        /// Our end.
+        store_listen: String,
+        /// The other's.
+        store_connect: String,
+    },
+}
+
 /// The other appliance of a pair.
 #[derive(Clone)]
 pub struct PeerSettings {
@@ -51,8 +69,8 @@ pub struct PeerSettings {
     pub id: u8,
     /// Its name.
     pub name: String,
-    /// Where the two processes meet.
-    pub store_socket: PathBuf,
+    /// How they reach each other's memory.
+    pub store: StoreWay,
     /// The pairing secret.
     pub secret: String,
     /// The policy.
@@ -141,7 +159,7 @@ impl ApplianceConfig {
             peer: self.peer.as_ref().map(|peer| Peer {
                 id: peer.id,
                 name: &peer.name,
-                store_socket: &peer.store_socket,
+                store: &peer.store,
                 secret_file: PAIR_SECRET_FILE,
                 takeover: peer.takeover,
             }),
@@ -217,7 +235,8 @@ struct ApplianceTable<'a> {
 struct Peer<'a> {
     id: u8,
     name: &'a str,
-    store_socket: &'a Path,
+    #[serde(flatten)]
+    store: &'a StoreWay,
     secret_file: &'static str,
     takeover: TakeoverPolicy,
 }
@@ -347,7 +366,7 @@ mod tests {
         let peer = PeerSettings {
             id: 1,
             name: "a".to_owned(),
-            store_socket: "/tmp/vl1-0/pair.sock".into(),
+            store: StoreWay::Socket { store_socket: "/tmp/vl1-0/pair.sock".into() },
             secret: "a pairing secret of this test only".to_owned(),
             takeover: TakeoverPolicy::Renegotiate,
         };

@@ -64,6 +64,12 @@ impl Lab {
         wait::until_true(&what, PAIRING_LIMIT, || Ok(self.appliance(place)?.standing()? == *wanted))
     }
 
+    /// Waits until an owner says that nobody holds a copy.
+    pub fn await_unprotected(&self, place: usize) -> Result<()> {
+        let what = format!("appliance {} to be unprotected", self.appliance_name(place));
+        wait::until_true(&what, PAIRING_LIMIT, || self.appliance(place)?.is_unprotected())
+    }
+
     /// What the appliances that answer have dropped, by reason.
     pub fn drops(&self) -> Vec<(&str, BTreeMap<String, u64>)> {
         let drops = |place| Some((self.appliance_name(place), self.appliance(place).ok()?.drops().ok()?));

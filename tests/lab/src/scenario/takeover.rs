@@ -31,6 +31,9 @@ pub enum Tale {
     Hundred,
     /// The owner is killed, and the successor negotiates everything anew.
     Renegotiate,
+    /// The appliances are two hosts, the store crosses a network between them: the owner is killed, comes back, and that network
+    /// fails and heals.
+    TwoHosts,
 }
 
 /// What is to be told.
@@ -82,9 +85,9 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
     let policy = if tale == Tale::Renegotiate { TakeoverPolicy::Renegotiate } else { TakeoverPolicy::Resume };
     let tunnels = if tale == Tale::Hundred { config.tunnels } else { 1 };
     progress.step(&format!("-- {name}"));
-    let mut lab = Lab::start(LabConfig { out: Some(out.clone()), ..LabConfig::pair(policy, tunnels) }, &|step| {
-        progress.step(step);
-    })?;
+    let mut settings = LabConfig { out: Some(out.clone()), ..LabConfig::pair(policy, tunnels) };
+    settings.plan.store_network = tale == Tale::TwoHosts;
+    let mut lab = Lab::start(settings, &|step| progress.step(step))?;
     let mut takeovers = Vec::new();
     let cases = {
         let mut story = Story::begin(&mut lab, progress);
@@ -96,6 +99,7 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
             Tale::BackupDies => teller.backup_dies(),
             Tale::GiveBack => teller.give_back(),
             Tale::Hundred => teller.hundred(),
+            Tale::TwoHosts => teller.two_hosts(config.runs),
         }
         story.end()
     };

@@ -89,6 +89,29 @@ impl Teller<'_, '_> {
         });
     }
 
+    pub(super) fn two_hosts(&mut self, runs: u32) {
+        self.kill(runs);
+        self.the_dead_comes_back();
+        self.story.case("the store's network fails: the owner goes on alone, nobody takes over", |lab| {
+            let roles = lab.await_roles()?;
+            under_traffic(lab, Loss::None, |lab| {
+                lab.set_store_link(roles.owner, false)?;
+                lab.await_unprotected(roles.owner)?;
+                std::thread::sleep(MARGIN);
+                Ok(format!("{} is unprotected", lab.appliance_name(roles.owner)))
+            })
+        });
+        self.story.case("it heals: the backup joins again", |lab| {
+            under_traffic(lab, Loss::None, |lab| {
+                let owner = lab.owner()?;
+                lab.set_store_link(owner, true)?;
+                let roles = lab.await_roles()?;
+                Ok(format!("{} has a copy again", lab.appliance_name(roles.backup)))
+            })
+        });
+        self.the_owner_ends("the owner is killed: the copy that was made anew is resumed", End::Killed);
+    }
+
     pub(super) fn hundred(&mut self) {
         self.story.case("all tunnels pass traffic, the owner is killed, and all pass traffic", |lab| {
             let tunnels = lab.tunnels()?.to_vec();
