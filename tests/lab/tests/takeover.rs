@@ -33,17 +33,16 @@ fn the_owner_is_paused() {
     tell(Tale::Pause);
 }
 
-<<<<<<< HEAD
 /// One that gets the VIP back by order, or gives it away because it is told to end, loses nothing.
 #[test]
 fn the_vip_is_given_back() {
     tell(Tale::GiveBack);
-=======
+}
+
 /// Two hosts: the same over a network, and when that network fails nobody takes over from an owner that is alive.
 #[test]
 fn two_hosts_share_a_network_for_the_store() {
     tell(Tale::TwoHosts);
->>>>>>> 9107dc9 (Lab: two hosts, with a network between them for the store)
 }
 
 /// Every tunnel is kept.

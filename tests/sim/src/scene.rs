@@ -6,13 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vipsec_control::config::{
-<<<<<<< HEAD
-    Appliance, Config, Eal, Floating, Hugepages, LogLevel, Peer, Polling, Port, Service, ServiceProtocol,
+    Appliance, Config, Eal, Floating, Hugepages, LogLevel, Peer, Polling, Port, Service, ServiceProtocol, StoreLink,
     TakeoverPolicy, Target, Vip,
-=======
-    Appliance, Config, Eal, Engine, Floating, Hugepages, LogLevel, Peer, Polling, Port, Service, ServiceProtocol,
-    StoreLink, TakeoverPolicy, Target, Vip,
->>>>>>> 9107dc9 (Lab: two hosts, with a network between them for the store)
 };
 use vipsec_dataplane::api::{PortId, Side};
 use vipsec_distribute::service::Method;
