@@ -1,5 +1,5 @@
 # Works on Debian 12 with Rust installed; `deps` brings the rest.
-.PHONY: help deps demo test sim bench lint
+.PHONY: help deps demo test sim bench bench-peers lint
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -10,6 +10,7 @@ help:
 	@echo 'make test   all tests'
 	@echo 'make sim    N=100000 SEED=1: that many simulated schedules from that seed on; failing seeds are printed'
 	@echo 'make bench  what a packet costs on this machine, into target/bench; DOCS=1: into docs/benchmarks.md, too'
+	@echo 'make bench-peers  the same of DPDK'"'"'s ipsec-secgw and crypto drivers (fetches and builds the former)'
 	@echo 'make lint   formatting, clippy, and who may know whom'
 	@echo 'make deps   install what is missing'
 
@@ -29,6 +30,11 @@ sim: deps
 bench: deps
 	cargo build --locked --release -p vipsec-bench
 	$(AS_ROOT) target/release/vipsec-bench $(if $(DOCS),--write-docs)
+
+bench-peers: deps
+	command -v dpdk-test-crypto-perf >/dev/null || $(AS_ROOT) apt-get -q install -y --no-install-recommends dpdk-dev
+	secgw=$$(tools/scripts/build-ipsec-secgw.sh target/bench/peers) && \
+		$(AS_ROOT) tools/scripts/bench-peers.py $$secgw target/bench/peers.json
 
 lint: deps
 	cargo fmt --all --check

@@ -1,12 +1,12 @@
 //! Hugepages for the time of the measurement, where the kernel has too few and lets us ask for more.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// The kernel's pool of hugepages, as it was before. Set back when dropped.
+/// Pages that were added to the kernel's pool of hugepages. Taken away again when dropped.
 pub(crate) struct Borrowed {
     pages: PathBuf,
-    before: u64,
+    added: u64,
 }
 
 const MIB: u64 = 1 << 20;
@@ -17,18 +17,23 @@ impl Borrowed {
         // The size that every kernel of this architecture has.
         const PAGE: u64 = 2 * MIB;
         let folder = PathBuf::from(format!("/sys/kernel/mm/hugepages/hugepages-{}kB", PAGE / 1024));
-        let number = |file: &str| fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok();
-        let (before, free) = (number("nr_hugepages")?, number("free_hugepages")?);
+        let (pages, free) = (folder.join("nr_hugepages"), number(&folder.join("free_hugepages"))?);
         let wanted = (u64::from(memory_mib) * MIB).div_ceil(PAGE);
-        let missing = wanted.checked_sub(free).filter(|missing| *missing > 0)?;
-        let pages = folder.join("nr_hugepages");
-        fs::write(&pages, (before + missing).to_string()).ok()?;
-        Some(Self { pages, before })
+        let added = wanted.checked_sub(free).filter(|missing| *missing > 0)?;
+        fs::write(&pages, (number(&pages)? + added).to_string()).ok()?;
+        Some(Self { pages, added })
     }
+}
+
+fn number(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
-        let _ = fs::write(&self.pages, self.before.to_string());
+        // Others may have added some, too.
+        if let Some(pages) = number(&self.pages) {
+            let _ = fs::write(&self.pages, pages.saturating_sub(self.added).to_string());
+        }
     }
 }

@@ -15,6 +15,7 @@ use vipsec_hw::{Eal, EalOptions, Hugepages, Mempool, MempoolOptions};
 use crate::distribution::Distribution;
 use crate::error::BenchError;
 use crate::machine::Machine;
+use crate::report::PeerRow;
 use crate::result::Row;
 use crate::traffic::Traffic;
 
@@ -99,7 +100,8 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
     write(&arguments.output, "machine.json", &serde_json::to_string_pretty(&machine).map_err(BenchError::setup)?)?;
     print!("{}", report::tables(&machine, &rows));
     if let Some(folder) = &arguments.write_docs {
-        write(folder, "benchmarks.md", &report::page(&machine, &rows))?;
+        let peers = peers(&arguments.output.join("peers.json"))?;
+        write(folder, "benchmarks.md", &report::page(&machine, &rows, &peers))?;
         write(folder, "benchmarks.svg", &report::picture(&machine, &rows))?;
     }
     Ok(())
@@ -144,6 +146,14 @@ fn take_turns(
     }
     let rows = traffic.iter().flat_map(Traffic::rows);
     Ok(rows.chain(distributions.iter().filter_map(Distribution::row)).collect())
+}
+
+/// What `make bench-peers` left there, if it was run.
+fn peers(path: &Path) -> Result<Vec<PeerRow>, BenchError> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(BenchError::setup),
+        Err(_) => Ok(Vec::new()),
+    }
 }
 
 fn write(folder: &Path, name: &str, content: &str) -> Result<(), BenchError> {

@@ -6,20 +6,23 @@ use crate::machine::Machine;
 use crate::result::{Case, Row, Way};
 
 mod goals;
+mod peers;
 mod picture;
 
+pub(crate) use peers::PeerRow;
 pub(crate) use picture::picture;
 
 /// The page, with places for what is measured.
 const PAGE: &str = include_str!("page.md");
 
 /// The whole page.
-pub(crate) fn page(machine: &Machine, rows: &[Row]) -> String {
+pub(crate) fn page(machine: &Machine, rows: &[Row], peers: &[PeerRow]) -> String {
     PAGE.replace("{machine}", &machine_text(machine))
         .replace("{esp}", &esp(machine, rows))
         .replace("{path}", &path(machine, rows))
         .replace("{distribution}", &distribution(machine, rows))
         .replace("{goals}", &goals::table(machine, rows))
+        .replace("{peers}", &peers::table(peers))
 }
 
 /// The tables alone.
@@ -44,8 +47,16 @@ fn machine_text(machine: &Machine) -> String {
 
 /// Rows of a case as a table: a heading, and what stands in each row.
 fn table(rows: &[Row], case: Case, heading: &[&str], cells: impl Fn(&Row) -> Vec<String>) -> String {
+    table_of(heading, rows.iter().filter(|row| row.case == case), cells)
+}
+
+fn table_of<'a, R: 'a>(
+    heading: &[&str],
+    rows: impl Iterator<Item = &'a R>,
+    cells: impl Fn(&R) -> Vec<String>,
+) -> String {
     let mut table = format!("| {} |\n|{}\n", heading.join(" | "), " ---: |".repeat(heading.len()));
-    for row in rows.iter().filter(|row| row.case == case) {
+    for row in rows {
         let _ = writeln!(table, "| {} |", cells(row).join(" | "));
     }
     table
@@ -179,7 +190,16 @@ mod tests {
             aead_ns: Some(50.0),
             forward_ns: Some(30.0),
         };
-        let page = page(&machine, &[row]);
+        let peer = PeerRow {
+            peer: "another".to_owned(),
+            direction: Way::In,
+            size_bytes: 1420,
+            ns_per_packet: None,
+            forward_ns: None,
+            added_cycles: 99.6,
+        };
+        let page = page(&machine, &[row], &[peer]);
+        assert!(page.contains("| another | 1,420 | in | – | – | 100 |"), "{page}");
         assert!(!page.contains('{'), "{page}");
         assert!(page.contains("| an engine | 1 | 64 | out | 150.0 | 160.0 | 30.0 | 50.0 | 240 | 2.40 |"), "{page}");
     }
