@@ -49,7 +49,7 @@ struct Random(u64);
 impl Random {
     fn below(&mut self, end: u32) -> u32 {
         self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        ((self.0 >> 32) * u64::from(end) >> 32) as u32
+        (((self.0 >> 32) * u64::from(end)) >> 32) as u32
     }
 }
 
@@ -84,10 +84,14 @@ fn filled(family: Family, flows: u32) -> (ConnectionTable, Instant) {
     (table, now)
 }
 
+/// Is it asked for?
+fn wanted(name: &str) -> bool {
+    std::env::args().skip(1).find(|argument| !argument.starts_with('-')).is_none_or(|part| name.contains(&part))
+}
+
 /// Times windows of [`BURSTS`] calls, each of which works on [`BURST`] packets.
 fn measure(name: &str, per_call: usize, mut work: impl FnMut()) {
-    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    if filter.is_some_and(|filter| !name.contains(&filter)) {
+    if !wanted(name) {
         return;
     }
     let mut nanos: Vec<f64> = (0..WINDOWS)
@@ -103,45 +107,55 @@ fn measure(name: &str, per_call: usize, mut work: impl FnMut()) {
 }
 
 fn known(family: Family, flows: u32, name: &str) {
+    let names = ["prepare only", "to target", "to remote", "one at a time", "sweep, per place"]
+        .map(|what| format!("{name} {what}, {flows} flows"));
+    if !names.iter().any(|name| wanted(name)) {
+        return;
+    }
     let (mut table, now) = filled(family, flows);
     let mut random = Random(1);
-    measure(&format!("{name} to target, {flows} flows"), BURST, || {
-        let burst: [u32; BURST] = std::array::from_fn(|_| random.below(flows));
-        for prepared in &table.prepare(burst.map(|n| family.tuple(n))) {
+    let [prepare, to_target, to_remote, single, sweep] = names;
+    measure(&prepare, BURST, || {
+        black_box(table.prepare((0..BURST).map(|_| family.tuple(random.below(flows)))));
+    });
+    measure(&to_target, BURST, || {
+        for prepared in &table.prepare((0..BURST).map(|_| family.tuple(random.below(flows)))) {
             black_box(table.to_target(now, prepared, Origin::Decrypted, &ACK)).expect("a target");
         }
     });
-    measure(&format!("{name} to remote, {flows} flows"), BURST, || {
-        let burst: [u32; BURST] = std::array::from_fn(|_| random.below(flows));
-        for prepared in &table.prepare(burst.map(|n| family.tuple(n))) {
+    measure(&to_remote, BURST, || {
+        for prepared in &table.prepare((0..BURST).map(|_| family.tuple(random.below(flows)))) {
             black_box(table.to_remote(now, prepared, &ACK)).expect("known");
         }
     });
-    measure(&format!("{name} one at a time, {flows} flows"), BURST, || {
+    measure(&single, BURST, || {
         for _ in 0..BURST {
             let prepared = table.prepare_one(&family.tuple(random.below(flows)));
             black_box(table.to_target(now, &prepared, Origin::Decrypted, &ACK)).expect("a target");
         }
     });
     let places = table.sweep_step(Duration::from_millis(10));
-    measure(&format!("{name} sweep, per place, {flows} flows"), places, || {
+    measure(&sweep, places, || {
         black_box(table.sweep(now, places));
     });
 }
 
 /// First packets only, at a rate that keeps the table at the limit: each displaces another.
 fn flood(flows: u32) {
+    let name = format!("SYN flood at the limit, {flows} flows");
+    if !wanted(&name) {
+        return;
+    }
     let (mut table, now) = table(flows as usize, Method::Maglev, 16);
     let mut next = 0u32;
     let mut flood = move |table: &mut ConnectionTable| {
-        let burst: [u32; BURST] = std::array::from_fn(|n| next.wrapping_add(n as u32));
-        next = next.wrapping_add(BURST as u32);
-        for prepared in &table.prepare(burst.map(|n| Family::V4.tuple(n))) {
+        for prepared in &table.prepare((0..BURST as u32).map(|n| Family::V4.tuple(next.wrapping_add(n)))) {
             black_box(table.to_target(now, prepared, Origin::Decrypted, &SYN)).expect("a target");
         }
+        next = next.wrapping_add(BURST as u32);
     };
     (0..flows / BURST as u32 + 1).for_each(|_| flood(&mut table));
-    measure(&format!("SYN flood at the limit, {flows} flows"), BURST, || flood(&mut table));
+    measure(&name, BURST, || flood(&mut table));
 }
 
 /// A new connection and the end of it.
@@ -149,7 +163,7 @@ fn opened(method: Method, targets: u16) {
     let (mut table, mut now) = table(65_536, method, targets);
     let mut next = 0u32;
     measure(&format!("open and forget, {method:?}, {targets} targets"), BURST, || {
-        for prepared in &table.prepare(std::array::from_fn::<_, BURST, _>(|n| Family::V4.tuple(next + n as u32))) {
+        for prepared in &table.prepare((0..BURST as u32).map(|n| Family::V4.tuple(next + n))) {
             black_box(table.to_target(now, prepared, Origin::Decrypted, &SYN)).expect("a target");
         }
         next += BURST as u32;
@@ -162,7 +176,7 @@ fn main() {
     println!("{:44} {:>7} {:>7}    {:>7} {:>7}", "", "min", "median", "min", "median");
     let mut random = Random(1);
     measure("making tuples only", BURST, || {
-        black_box(std::array::from_fn::<_, BURST, _>(|_| Family::V4.tuple(random.below(1 << 20))));
+        (0..BURST).for_each(|_| drop(black_box(Family::V4.tuple(random.below(1 << 20)))));
     });
     for flows in [1 << 10, 1 << 16, 1 << 20] {
         known(Family::V4, flows, "IPv4");
