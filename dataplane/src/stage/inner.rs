@@ -102,7 +102,7 @@ impl<P: BufferPool> Worker<P> {
             return Err(DropReason::MalformedIcmp);
         }
         let target = self.connections.target_of(&tuple)?;
-        self.deliver(now, target.address, inner)
+        self.deliver(now, target, inner)
     }
 }
 

@@ -67,13 +67,13 @@ impl<P: BufferPool> Worker<P> {
         }
         let mut unknown = 0;
         let mut found: Stage<(SaIndex, Reply<P::Buf>)> = Stage::new();
-        let connections = self.connections.prepare(replies.iter().map(|reply| reply.flow.tuple_from_target()));
+        let connections = self.connections.prepare(now, replies.iter().map(|reply| reply.flow.tuple_from_target()));
         for (reply, connection) in replies.into_iter().zip(&connections) {
             let Some(index) = self.sad.find_outbound(reply.vip, &reply.flow.ends_from_target()) else {
                 self.count(Err(DropReason::NoOutboundSa));
                 continue;
             };
-            let known = self.connections.to_remote(now, connection, &reply.flow.packet_info());
+            let known = self.connections.to_remote(connection, &reply.flow.packet_info());
             unknown += usize::from(known.is_none());
             found.push((index, reply));
         }

@@ -13,9 +13,18 @@ impl Tick {
     pub(super) const ZERO: Self = Self(0);
 
     /// Milliseconds from `earlier` to `self`; 0 if it is later.
+    #[inline]
     pub(super) fn since(self, earlier: Self) -> u32 {
         (self.0.wrapping_sub(earlier.0) as i32).max(0) as u32
     }
+}
+
+/// A moment for what is measured in milliseconds and for what may last for years.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Moment {
+    pub(super) tick: Tick,
+    /// Whole seconds since the table was made.
+    pub(super) second: u32,
 }
 
 /// Makes ticks.
@@ -30,12 +39,12 @@ impl Clock {
     }
 
     pub(super) fn tick(self, now: Instant) -> Tick {
-        Tick(now.saturating_duration_since(self.base).as_millis() as u32)
+        self.moment(now).tick
     }
 
-    /// Whole seconds since the table was made: wraps around after 136 years.
-    pub(super) fn second(self, now: Instant) -> u32 {
-        now.saturating_duration_since(self.base).as_secs() as u32
+    pub(super) fn moment(self, now: Instant) -> Moment {
+        let passed = now.saturating_duration_since(self.base);
+        Moment { tick: Tick(passed.as_millis() as u32), second: passed.as_secs() as u32 }
     }
 }
 

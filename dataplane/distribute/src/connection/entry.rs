@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::clock::Tick;
+use super::clock::{Moment, Tick};
 use super::state::{ConnectionState, Direction};
 use super::{PacketInfo, Traffic};
 use crate::service::Origin;
@@ -13,11 +13,22 @@ use crate::tuple::{FiveTuple, address_bits};
 
 /// What tells connections apart: the remote address in two words, then VIP slot, ports and protocol, and a byte that is 1 in every
 /// key of a connection, so that no connection has the key of a free place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Key([u64; 3]);
+
+impl PartialEq for Key {
+    /// Word by word, as a key is written: a wider read of what was just written would wait until it reached the cache.
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        (self.0[0] ^ other.0[0]) | (self.0[1] ^ other.0[1]) | (self.0[2] ^ other.0[2]) == 0
+    }
+}
+
+impl Eq for Key {}
 
 impl Key {
     /// `None`: the two ends are of different families, which no packet is.
+    #[inline]
     pub(super) fn new(tuple: &FiveTuple, vip: u16) -> Option<Self> {
         if tuple.remote.is_ipv4() != tuple.vip.is_ipv4() {
             return None;
@@ -87,11 +98,13 @@ impl Flags {
     /// Its service keeps affinities.
     pub(super) const AFFINE: Self = Self(1 << 7);
 
+    #[inline]
     pub(super) const fn has(self, flags: Self) -> bool {
         self.0 & flags.0 == flags.0
     }
 
     #[must_use]
+    #[inline]
     pub(super) const fn with(self, flags: Self) -> Self {
         Self(self.0 | flags.0)
     }
@@ -108,6 +121,7 @@ impl Flags {
         }
     }
 
+    #[inline]
     pub(super) const fn origin(self) -> Origin {
         if self.has(Self::CLEAR) { Origin::Clear } else { Origin::Decrypted }
     }
@@ -150,21 +164,25 @@ impl Entry {
     };
 
     /// A connection's entry, on no target yet.
-    pub(super) const fn new(key: Key, now: Tick, second: u32, state: ConnectionState, flags: Flags) -> Self {
-        Self { key, created: second, last_packet: now, state, flags, ..Self::FREE }
+    pub(super) const fn new(key: Key, now: Moment, state: ConnectionState, flags: Flags) -> Self {
+        Self { key, created: now.second, last_packet: now.tick, state, flags, ..Self::FREE }
     }
 
-    /// Counts a packet of a known connection and follows its state.
-    pub(super) fn touch(&mut self, now: Tick, direction: Direction, packet: &PacketInfo) {
-        self.state = self.state.after(direction, packet.tcp);
+    /// Counts a packet of a known connection and follows its state. Returns whether the connection was active and isn't any more.
+    #[inline]
+    pub(super) fn touch(&mut self, now: Tick, direction: Direction, packet: &PacketInfo) -> bool {
+        let before = self.state;
+        self.state = before.after(direction, packet.tcp);
         self.flags = self.flags.with(match direction {
             Direction::ToTarget => Flags::SEEN,
             Direction::ToRemote => Flags::ANSWERED,
         });
         self.last_packet = now;
         self.count(direction, packet);
+        before.is_active() && !self.state.is_active()
     }
 
+    #[inline]
     pub(super) fn count(&mut self, direction: Direction, packet: &PacketInfo) {
         let way = direction as usize;
         self.bytes[way] = self.bytes[way].wrapping_add(u64::from(packet.bytes));

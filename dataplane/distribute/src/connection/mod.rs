@@ -24,7 +24,7 @@ use vipsec_wire::buffer::BURST_MAX;
 use vipsec_wire::tcp::Flags as TcpFlags;
 
 use crate::hash;
-use crate::service::{Candidate, Destination, Origin, Refusal, ServiceTable, TargetState};
+use crate::service::{Candidate, Origin, Refusal, ServiceTable, TargetIndex, TargetState};
 use crate::tuple::FiveTuple;
 
 mod affinity;
@@ -46,9 +46,9 @@ pub use report::ConnectionReport;
 pub use state::{ConnectionState, Direction, Timeouts};
 
 use choosing::Chooser;
-use clock::{Clock, Tick};
+use clock::{Clock, Moment};
 use entry::{Entry, Flags, Key};
-use index::Index;
+use index::{Index, Spot};
 use pinning::{Need, needs_pin};
 use pins::Journal;
 use places::{NONE, Places};
@@ -97,7 +97,7 @@ const _: () = {
         pin_events_max: 0,
         timeouts: Timeouts::const_default(),
     };
-    assert!(million.connection_bytes() < 74_000_000, "a million connections in 74 bytes each");
+    assert!(million.connection_bytes() < 76_100_000, "a million connections in 76 bytes each");
 };
 
 /// What the table needs to know of a packet.
@@ -109,17 +109,33 @@ pub struct PacketInfo {
     pub bytes: u32,
 }
 
+impl PacketInfo {
+    #[inline]
+    fn opens(&self) -> bool {
+        self.tcp.is_some_and(TcpFlags::opens)
+    }
+}
+
 /// Where a packet from the remote side goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
-    /// The target.
-    pub target: Destination,
+    /// The target, by its place in the services in force.
+    pub target: TargetIndex,
     /// How the connection stands.
     pub tracking: Tracking,
-    /// A successor couldn't compute this target: it has to be told.
-    pub pinned: bool,
-    /// Rule R6: the packet waits until the pin is acknowledged, by [`ConnectionTable::acknowledge`].
-    pub waits: bool,
+    /// What a successor has to know before the packet goes.
+    pub pin: Pin,
+}
+
+/// Whether a successor has to be told of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pin {
+    /// No: it computes the same target from the services in force.
+    Computed,
+    /// It has been told, or nobody is there to be told.
+    Settled,
+    /// It is being told. Rule R6: the packet waits until [`ConnectionTable::acknowledge`].
+    Awaited,
 }
 
 /// How a connection stands with the table.
@@ -148,7 +164,7 @@ pub struct Traffic {
 #[derive(Debug, Clone, Copy)]
 pub struct Prepared {
     key: Key,
-    hash: u64,
+    spot: Spot,
     /// Where it was found.
     place: u32,
 }
@@ -156,8 +172,8 @@ pub struct Prepared {
 /// A target that entries name.
 #[derive(Debug, Default)]
 struct TargetSlot {
-    /// `None`: its connections move to other targets.
-    destination: Option<Destination>,
+    /// Its place in the services in force; `None`: its connections move to other targets.
+    index: Option<TargetIndex>,
     /// Its connections that are not over.
     active: u32,
 }
@@ -169,6 +185,8 @@ pub struct ConnectionTable {
     index: Index,
     hasher: RandomState,
     clock: Clock,
+    /// When the burst at hand came.
+    now: Moment,
     silence: Silence,
     services: Arc<ServiceTable>,
     /// Services that are going to be in force.
@@ -193,6 +211,7 @@ impl ConnectionTable {
             index: Index::new(places_max),
             hasher: hash::keyed(seed),
             clock: Clock::new(now),
+            now: Moment::default(),
             silence: Silence::new(&limits.timeouts),
             services: Arc::default(),
             next: None,
@@ -225,15 +244,15 @@ impl ConnectionTable {
         }
         self.target_slots.clear();
         for slot in self.targets.iter_mut() {
-            slot.value.destination = None;
+            slot.value.index = None;
         }
-        for (place, target) in (0..).zip(services.targets()) {
+        for (index, target) in (0..).map(TargetIndex).zip(services.targets()) {
             let number = self.targets.find(target.address).unwrap_or(u16::MAX);
             self.target_slots.push(number);
             if let Some(slot) = self.targets.get_mut(number)
                 && target.state != TargetState::Down
             {
-                slot.value.destination = services.destination(place);
+                slot.value.index = Some(index);
             }
         }
         self.services = services;
@@ -251,80 +270,80 @@ impl ConnectionTable {
         }
     }
 
-    /// Looks up the connections of a burst's packets, the first [`BURST_MAX`] of them.
+    /// Looks up the connections of a burst's packets, the first [`BURST_MAX`] of them. `now` is the time of what is done with them.
     ///
-    /// A table of a million connections doesn't fit into a cache. Each pass reads one line per packet, and none of these reads
-    /// depends on another: the processor waits for them all at once.
-    pub fn prepare(&self, tuples: impl IntoIterator<Item = FiveTuple>) -> ArrayVec<Prepared, BURST_MAX> {
+    /// A table of a million connections doesn't fit into a cache. Its lines are read in passes over the burst that do little else,
+    /// and within a pass no read depends on another: the processor waits for all of them at once.
+    #[inline]
+    pub fn prepare(
+        &mut self,
+        now: Instant,
+        tuples: impl IntoIterator<Item = FiveTuple>,
+    ) -> ArrayVec<Prepared, BURST_MAX> {
+        self.now = self.clock.moment(now);
         let mut burst: ArrayVec<Prepared, BURST_MAX> = ArrayVec::new();
-        burst.extend(tuples.into_iter().take(BURST_MAX).map(|tuple| self.key(&tuple)));
-        for prepared in &mut burst {
-            prepared.place = self.index.guess(prepared.hash);
+        // Neighbours in a burst mostly have one VIP.
+        let mut last = None;
+        for tuple in tuples.into_iter().take(BURST_MAX) {
+            let vip = match last {
+                Some((address, vip)) if address == tuple.vip => vip,
+                _ => self.vips.find(tuple.vip),
+            };
+            last = Some((tuple.vip, vip));
+            burst.push(self.key(&tuple, vip));
         }
+        // The line of the index.
+        let tags: ArrayVec<u64, BURST_MAX> = burst.iter().map(|prepared| self.index.touch(prepared.spot)).collect();
+        for (prepared, tags) in burst.iter_mut().zip(tags) {
+            prepared.place = self.index.guess(prepared.spot, tags);
+        }
+        // The line of the entry. Whether it is the right one shows when it is used.
         for prepared in &mut burst {
-            let found = self.places.holds(prepared.place, &prepared.key);
-            prepared.place = if found { prepared.place } else { NONE };
+            prepared.place = if self.places.is_taken(prepared.place) { prepared.place } else { NONE };
         }
         burst
     }
 
     /// Looks up one connection.
-    pub fn prepare_one(&self, tuple: &FiveTuple) -> Prepared {
-        let prepared = self.key(tuple);
-        Prepared { place: self.index.guess(prepared.hash), ..prepared }
+    pub fn prepare_one(&mut self, now: Instant, tuple: &FiveTuple) -> Prepared {
+        self.now = self.clock.moment(now);
+        self.look_up(tuple)
     }
 
     /// Takes a packet from the remote side: says which target it goes to, and remembers.
     ///
     /// # Errors
     /// Nobody takes it, or not if it came in that way.
-    pub fn to_target(
-        &mut self,
-        now: Instant,
-        prepared: &Prepared,
-        origin: Origin,
-        packet: &PacketInfo,
-    ) -> Result<Choice, Refusal> {
-        let tick = self.clock.tick(now);
-        let Some(place) = self.find(prepared) else {
-            return self.open(now, prepared, origin, packet);
-        };
-        let Some(entry) = self.places.get_if(place, &prepared.key) else { return Err(Refusal::UnknownService) };
-        let is_over = packet.tcp.is_some_and(TcpFlags::opens) && entry.state.is_over()
-            || self.silence.is_over(entry, tick)
-            // What is authentic outdoes what came in the clear.
-            || (entry.flags.origin(), origin) == (Origin::Clear, Origin::Decrypted);
-        if is_over && self.forget(place) {
-            return self.open(now, prepared, origin, packet);
+    #[inline]
+    pub fn to_target(&mut self, prepared: &Prepared, origin: Origin, packet: &PacketInfo) -> Result<Choice, Refusal> {
+        // What nearly every packet is: of a connection that lives, found ahead, on a target that lives.
+        if let Some(entry) = self.places.get_if(prepared.place, &prepared.key)
+            && !self.silence.is_over(entry, self.now.tick)
+            && entry.flags.origin() == origin
+            && !(entry.state.is_over() && packet.opens())
+            && let Some(target) = self.targets.get(entry.target).and_then(|slot| slot.value.index)
+        {
+            let ended = entry.touch(self.now.tick, Direction::ToTarget, packet);
+            let (slot, flags) = (entry.target, entry.flags);
+            if ended {
+                self.count_active(slot, -1);
+            }
+            return Ok(self.choice(target, Tracking::Known, flags));
         }
-        let Some(entry) = self.places.get_if(place, &prepared.key) else { return Err(Refusal::UnknownService) };
-        if entry.flags.origin() != origin {
-            return Err(Refusal::NotInClear);
-        }
-        let Some(target) = self.targets.get(entry.target).and_then(|slot| slot.value.destination) else {
-            return self.move_to_another(tick, place, packet);
-        };
-        let was_active = entry.state.is_active();
-        entry.touch(tick, Direction::ToTarget, packet);
-        let (flags, is_active, slot) = (entry.flags, entry.state.is_active(), entry.target);
-        if was_active && !is_active {
-            self.count_active(slot, -1);
-        }
-        Ok(self.choice(target, Tracking::Known, flags))
+        self.to_target_otherwise(prepared, origin, packet)
     }
 
     /// Takes a packet from the target's side. Returns how the connection came in; `None` when it isn't known.
-    pub fn to_remote(&mut self, now: Instant, prepared: &Prepared, packet: &PacketInfo) -> Option<Origin> {
-        let tick = self.clock.tick(now);
+    #[inline]
+    pub fn to_remote(&mut self, prepared: &Prepared, packet: &PacketInfo) -> Option<Origin> {
         let place = self.find(prepared)?;
         let entry = self.places.get_if(place, &prepared.key)?;
-        if self.silence.is_over(entry, tick) {
+        if self.silence.is_over(entry, self.now.tick) {
             return None;
         }
-        let was_active = entry.state.is_active();
-        entry.touch(tick, Direction::ToRemote, packet);
-        let (flags, is_active, slot) = (entry.flags, entry.state.is_active(), entry.target);
-        if was_active && !is_active {
+        let ended = entry.touch(self.now.tick, Direction::ToRemote, packet);
+        let (slot, flags) = (entry.target, entry.flags);
+        if ended {
             self.count_active(slot, -1);
         }
         Some(flags.origin())
@@ -334,8 +353,8 @@ impl ConnectionTable {
     ///
     /// # Errors
     /// Nobody takes such a connection.
-    pub fn target_of(&self, tuple: &FiveTuple) -> Result<Destination, Refusal> {
-        let known = self.entry_of(tuple).and_then(|entry| self.targets.get(entry.target)?.value.destination);
+    pub fn target_of(&self, tuple: &FiveTuple) -> Result<TargetIndex, Refusal> {
+        let known = self.entry_of(tuple).and_then(|entry| self.targets.get(entry.target)?.value.index);
         match known {
             Some(target) => Ok(target),
             None => self.services.choose(tuple),
@@ -357,19 +376,27 @@ impl ConnectionTable {
         self.targets.find(target).and_then(|slot| self.targets.get(slot)).map_or(0, |slot| slot.value.active)
     }
 
-    fn key(&self, tuple: &FiveTuple) -> Prepared {
-        let key = self.vips.find(tuple.vip).and_then(|vip| Key::new(tuple, vip)).unwrap_or_default();
-        Prepared { key, hash: self.hash(&key), place: NONE }
+    fn look_up(&self, tuple: &FiveTuple) -> Prepared {
+        let prepared = self.key(tuple, self.vips.find(tuple.vip));
+        Prepared { place: self.index.guess(prepared.spot, self.index.touch(prepared.spot)), ..prepared }
     }
 
-    fn hash(&self, key: &Key) -> u64 {
-        self.hasher.hash_one((key.remote_bits(), key.rest()))
+    #[inline]
+    fn key(&self, tuple: &FiveTuple, vip: Option<u16>) -> Prepared {
+        let key = vip.and_then(|vip| Key::new(tuple, vip)).unwrap_or_default();
+        Prepared { key, spot: self.spot(&key), place: NONE }
+    }
+
+    #[inline]
+    fn spot(&self, key: &Key) -> Spot {
+        self.index.spot(self.hasher.hash_one((key.remote_bits(), key.rest())))
     }
 
     fn tuple(&self, key: &Key) -> Option<FiveTuple> {
         Some(key.tuple(self.vips.get(key.vip())?.address))
     }
 
+    #[inline]
     fn find(&self, prepared: &Prepared) -> Option<u32> {
         if !prepared.key.is_connection() {
             return None;
@@ -377,17 +404,21 @@ impl ConnectionTable {
         if self.places.holds(prepared.place, &prepared.key) {
             return Some(prepared.place);
         }
-        self.index.find(prepared.hash, |place| self.places.holds(place, &prepared.key))
+        self.index.find(prepared.spot, |place| self.places.holds(place, &prepared.key))
     }
 
     fn entry_of(&self, tuple: &FiveTuple) -> Option<&Entry> {
-        self.places.get(self.find(&self.prepare_one(tuple))?)
+        self.places.get(self.find(&self.look_up(tuple))?)
     }
 
-    fn choice(&self, target: Destination, tracking: Tracking, flags: Flags) -> Choice {
-        let pinned = flags.has(Flags::PINNED);
-        let waits = pinned && self.pins.hold_unacknowledged() && !flags.has(Flags::ACKNOWLEDGED);
-        Choice { target, tracking, pinned, waits }
+    #[inline]
+    fn choice(&self, target: TargetIndex, tracking: Tracking, flags: Flags) -> Choice {
+        let pin = match (flags.has(Flags::PINNED), flags.has(Flags::ACKNOWLEDGED) || !self.pins.hold_unacknowledged()) {
+            (false, _) => Pin::Computed,
+            (true, true) => Pin::Settled,
+            (true, false) => Pin::Awaited,
+        };
+        Choice { target, tracking, pin }
     }
 
     fn count_active(&mut self, slot: u16, change: i32) {
@@ -396,27 +427,53 @@ impl ConnectionTable {
         }
     }
 
-    /// A packet without an entry.
+    /// A packet that may begin a connection, come in another way than it, or meet a target that is down; or whose connection was
+    /// not found ahead.
     #[inline(never)]
-    fn open(
+    fn to_target_otherwise(
         &mut self,
-        now: Instant,
         prepared: &Prepared,
         origin: Origin,
         packet: &PacketInfo,
     ) -> Result<Choice, Refusal> {
+        let Some(place) = self.find(prepared) else {
+            return self.open(prepared, origin, packet);
+        };
+        let entry = self.places.get_mut(place).ok_or(Refusal::UnknownService)?;
+        let begins = entry.state.is_over() && packet.opens();
+        // What is authentic outdoes what came in the clear.
+        let outdone = (entry.flags.origin(), origin) == (Origin::Clear, Origin::Decrypted);
+        if (begins || outdone || self.silence.is_over(entry, self.now.tick)) && self.forget(place) {
+            return self.open(prepared, origin, packet);
+        }
+        let entry = self.places.get_mut(place).ok_or(Refusal::UnknownService)?;
+        if entry.flags.origin() != origin {
+            return Err(Refusal::NotInClear);
+        }
+        let Some(target) = self.targets.get(entry.target).and_then(|slot| slot.value.index) else {
+            return self.move_to_another(place, packet);
+        };
+        let ended = entry.touch(self.now.tick, Direction::ToTarget, packet);
+        let (slot, flags) = (entry.target, entry.flags);
+        if ended {
+            self.count_active(slot, -1);
+        }
+        Ok(self.choice(target, Tracking::Known, flags))
+    }
+
+    /// A packet without an entry.
+    #[inline(never)]
+    fn open(&mut self, prepared: &Prepared, origin: Origin, packet: &PacketInfo) -> Result<Choice, Refusal> {
         if !prepared.key.is_connection() {
             return Err(Refusal::UnknownService);
         }
-        let tick = self.clock.tick(now);
         let tuple = self.tuple(&prepared.key).ok_or(Refusal::UnknownService)?;
         let (_, plan) = self.services.plan(&tuple)?;
         plan.accepts.check(origin)?;
         let computed = *plan.computed(&tuple).ok_or(Refusal::NoTargetUp)?;
         let is_reset = packet.tcp.is_some_and(|flags| flags.contains(TcpFlags::RST));
-        if is_reset || !self.make_room(tick) {
-            let target = self.services.destination(computed.place).ok_or(Refusal::NoTargetUp)?;
-            return Ok(Choice { target, tracking: Tracking::Stateless, pinned: false, waits: false });
+        if is_reset || !self.make_room(self.now.tick) {
+            return Ok(Choice { target: computed.index, tracking: Tracking::Stateless, pin: Pin::Computed });
         }
         let (number, plan) = self.services.plan(&tuple)?;
         let candidate = if packet.tcp.is_some_and(|flags| !flags.opens()) {
@@ -424,40 +481,42 @@ impl ConnectionTable {
             computed
         } else {
             let load = |candidate: &Candidate| {
-                let slot = self.target_slots.get(usize::from(candidate.place)).and_then(|&slot| self.targets.get(slot));
+                let slot =
+                    self.target_slots.get(usize::from(candidate.index.0)).and_then(|&slot| self.targets.get(slot));
                 slot.map_or(0, |slot| slot.value.active)
             };
-            self.chooser.choose(tick, (number, plan), &tuple, computed, load)
+            self.chooser.choose(self.now.tick, (number, plan), &tuple, computed, load)
         };
-        let target = self.services.destination(candidate.place).ok_or(Refusal::NoTargetUp)?;
         let is_computed = plan.computes(tuple.protocol) && candidate == computed;
         let mut flags = Flags::of_origin(origin);
         if plan.affinity.is_some() {
             flags = flags.with(Flags::AFFINE);
         }
         let state = ConnectionState::first(tuple.protocol, packet.tcp);
-        let mut entry = Entry::new(prepared.key, tick, self.clock.second(now), state, flags);
+        let mut entry = Entry::new(prepared.key, self.now, state, flags);
         entry.count(Direction::ToTarget, packet);
-        let place = self.insert(prepared.hash, entry, candidate.address).ok_or(Refusal::NoTargetUp)?;
-        let is_pinned = !is_computed || self.next.as_ref().is_some_and(|next| needs_pin(next, &tuple, target.address));
+        let place = self.insert(prepared.spot, entry, candidate.address).ok_or(Refusal::NoTargetUp)?;
+        let is_pinned =
+            !is_computed || self.next.as_ref().is_some_and(|next| needs_pin(next, &tuple, candidate.address));
         if is_pinned {
             self.set_pin(place, Need::Pinned);
         }
         let flags = self.places.get(place).map_or(flags, |entry| entry.flags);
-        Ok(self.choice(target, Tracking::New, flags))
+        Ok(self.choice(candidate.index, Tracking::New, flags))
     }
 
     /// Its target is down or gone: the connection goes where a successor without the entry would send it.
     #[inline(never)]
-    fn move_to_another(&mut self, tick: Tick, place: u32, packet: &PacketInfo) -> Result<Choice, Refusal> {
+    fn move_to_another(&mut self, place: u32, packet: &PacketInfo) -> Result<Choice, Refusal> {
         let entry = self.places.get_mut(place).ok_or(Refusal::UnknownService)?;
         let tuple = entry.key.tuple(self.vips.get(entry.key.vip()).ok_or(Refusal::UnknownService)?.address);
         let target = self.services.choose(&tuple)?;
+        let address = self.services.target(target).ok_or(Refusal::NoTargetUp)?.address;
+        let new = self.targets.find(address).ok_or(Refusal::NoTargetUp)?;
+        let old = std::mem::replace(&mut entry.target, new);
         let was_active = entry.state.is_active();
-        let old = entry.target;
-        entry.target = self.targets.find(target.address).ok_or(Refusal::NoTargetUp)?;
-        entry.touch(tick, Direction::ToTarget, packet);
-        let (new, is_active) = (entry.target, entry.state.is_active());
+        entry.touch(self.now.tick, Direction::ToTarget, packet);
+        let is_active = entry.state.is_active();
         self.targets.hold(new);
         self.targets.release(old);
         if was_active {
@@ -472,11 +531,11 @@ impl ConnectionTable {
     }
 
     /// Adds an entry that isn't there yet.
-    fn insert(&mut self, hash: u64, mut entry: Entry, target: IpAddr) -> Option<u32> {
+    fn insert(&mut self, spot: Spot, mut entry: Entry, target: IpAddr) -> Option<u32> {
         let slot = self.targets.find(target)?;
         entry.target = slot;
         let place = self.places.insert(entry)?;
-        self.index.insert(hash, place);
+        self.index.insert(spot, place);
         self.vips.hold(entry.key.vip());
         self.targets.hold(slot);
         if entry.state.is_active() {
@@ -492,7 +551,7 @@ impl ConnectionTable {
         if !self.release_pin(place) {
             return false;
         }
-        self.index.remove(self.hash(&key), place);
+        self.index.remove(self.spot(&key), place);
         self.places.remove(place);
         if state.is_active() {
             self.count_active(target, -1);

@@ -97,7 +97,7 @@ impl ConnectionTable {
         self.check_pins();
     }
 
-    /// A copy counts: from now on pinned connections wait until they are acknowledged ([`Choice::waits`](super::Choice::waits)).
+    /// A copy counts: from now on pinned connections wait until they are acknowledged ([`Pin::Awaited`](super::Pin::Awaited)).
     pub fn hold_unacknowledged(&mut self) {
         self.pins.hold = self.pins.is_reporting();
     }
@@ -116,7 +116,7 @@ impl ConnectionTable {
 
     /// Every counted copy knows that this connection is on that target.
     pub fn acknowledge(&mut self, tuple: &FiveTuple, target: IpAddr) {
-        let Some(place) = self.find(&self.prepare_one(tuple)) else { return };
+        let Some(place) = self.find(&self.look_up(tuple)) else { return };
         let Some(entry) = self.places.get(place) else { return };
         let is_that = self.targets.get(entry.target).is_some_and(|slot| slot.address == target);
         if is_that && entry.flags.has(Flags::PINNED) && entry.flags.has(Flags::TOLD) && !entry.flags.has(Flags::OWED) {
@@ -145,28 +145,27 @@ impl ConnectionTable {
         origin: Origin,
         target: IpAddr,
     ) -> Result<(), NotRestored> {
-        let prepared = self.prepare_one(tuple);
+        let prepared = self.prepare_one(now, tuple);
         if !prepared.key.is_connection() {
             return Err(NotRestored::UnknownVip);
         }
         self.targets.find(target).ok_or(NotRestored::UnknownTarget)?;
-        let tick = self.clock.tick(now);
         if let Some(place) = self.find(&prepared)
             && !self.forget(place)
         {
             return Err(NotRestored::Full);
         }
-        if !self.make_room(tick) {
+        if !self.make_room(self.now.tick) {
             return Err(NotRestored::Full);
         }
         let mut flags = Flags::of_origin(origin).with(Flags::ANSWERED);
         if self.services.plan(tuple).is_ok_and(|(_, plan)| plan.affinity.is_some()) {
             flags = flags.with(Flags::AFFINE);
-            self.chooser.keep_affinity(tick, &self.services, tuple, target);
+            self.chooser.keep_affinity(self.now.tick, &self.services, tuple, target);
         }
         let state = ConnectionState::midway(tuple.protocol);
-        let entry = Entry::new(prepared.key, tick, self.clock.second(now), state, flags);
-        let place = self.insert(prepared.hash, entry, target).ok_or(NotRestored::Full)?;
+        let entry = Entry::new(prepared.key, self.now, state, flags);
+        let place = self.insert(prepared.spot, entry, target).ok_or(NotRestored::Full)?;
         self.check_pin(place);
         Ok(())
     }

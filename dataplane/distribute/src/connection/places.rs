@@ -34,6 +34,12 @@ impl Places {
         !self.free.is_empty() || self.entries.len() < self.max
     }
 
+    #[inline]
+    pub(super) fn is_taken(&self, place: u32) -> bool {
+        self.entries.get(place as usize).is_some_and(|entry| entry.key.is_connection())
+    }
+
+    #[inline]
     pub(super) fn holds(&self, place: u32, key: &Key) -> bool {
         self.entries.get(place as usize).is_some_and(|entry| entry.key == *key)
     }
@@ -48,6 +54,7 @@ impl Places {
     }
 
     /// The entry at a place if it has that key.
+    #[inline]
     pub(super) fn get_if(&mut self, place: u32, key: &Key) -> Option<&mut Entry> {
         self.entries.get_mut(place as usize).filter(|entry| entry.key == *key)
     }

@@ -44,6 +44,7 @@ impl<V: Default> Registry<V> {
         self.by_address.get(&address).copied().filter(|&slot| self.is_listed(slot))
     }
 
+    #[inline]
     pub(super) fn get(&self, slot: u16) -> Option<&Slot<V>> {
         self.slots.get(usize::from(slot))
     }

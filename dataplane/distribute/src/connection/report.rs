@@ -47,8 +47,8 @@ impl ConnectionTable {
     }
 
     fn report(&self, now: Instant, entry: &Entry) -> Option<ConnectionReport> {
-        let tick = self.clock.tick(now);
-        if self.silence.is_over(entry, tick) || !self.vips.is_listed(entry.key.vip()) {
+        let now = self.clock.moment(now);
+        if self.silence.is_over(entry, now.tick) || !self.vips.is_listed(entry.key.vip()) {
             return None;
         }
         let tuple = self.tuple(&entry.key)?;
@@ -57,8 +57,8 @@ impl ConnectionTable {
             tuple,
             target,
             state: entry.state,
-            age: Duration::from_secs(self.clock.second(now).wrapping_sub(entry.created).into()),
-            idle: Duration::from_millis(tick.since(entry.last_packet).into()),
+            age: Duration::from_secs(now.second.wrapping_sub(entry.created).into()),
+            idle: Duration::from_millis(now.tick.since(entry.last_packet).into()),
             to_target: entry.traffic(Direction::ToTarget),
             to_remote: entry.traffic(Direction::ToRemote),
             pinned: self.needs_pin(&tuple, target),

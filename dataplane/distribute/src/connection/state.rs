@@ -123,6 +123,7 @@ impl ConnectionState {
     }
 
     /// After another packet.
+    #[inline]
     pub(super) fn after(self, direction: Direction, tcp: Option<Flags>) -> Self {
         match (self, tcp) {
             (_, Some(flags)) if flags.contains(Flags::RST) => Self::TcpReset,
@@ -134,11 +135,13 @@ impl ConnectionState {
     }
 
     /// May a new connection with the same ports begin?
+    #[inline]
     pub(super) const fn is_over(self) -> bool {
         matches!(self, Self::TcpClosing | Self::TcpReset)
     }
 
     /// Does it count as a connection of its target?
+    #[inline]
     pub(super) const fn is_active(self) -> bool {
         !self.is_over()
     }
@@ -167,6 +170,7 @@ impl Silence {
     }
 
     /// Has the connection been silent for as long as its state allows?
+    #[inline]
     pub(super) fn is_over(&self, entry: &Entry, now: Tick) -> bool {
         now.since(entry.last_packet) >= self.max[entry.state as usize]
     }

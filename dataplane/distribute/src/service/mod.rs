@@ -25,6 +25,10 @@ pub const SERVICES_MAX: usize = 16_384;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TargetId(pub u16);
 
+/// A target, by its place in [`ServiceTable::targets`]. Another table may have another one there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TargetIndex(pub u16);
+
 /// What a target gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TargetState {
@@ -225,17 +229,6 @@ pub enum Refusal {
     /// It came through a tunnel, and the service takes clear packets only.
     #[error("the service takes only what came in the clear")]
     OnlyInClear,
-}
-
-/// Where a packet goes: a target, and how it gets there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Destination {
-    /// The target's address.
-    pub address: IpAddr,
-    /// Its place in [`ServiceTable::targets`], for what the worker keeps per target.
-    pub place: u16,
-    /// How it gets there.
-    pub forwarding: Forwarding,
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vipsec_wire::ip::protocol;
 
-use super::{Accepts, Method, Service, ServiceError, Target, TargetId, TargetState};
+use super::{Accepts, Method, Service, ServiceError, Target, TargetId, TargetIndex, TargetState};
 use crate::maglev::{self, Maglev, MaglevError, Share};
 use crate::tuple::FiveTuple;
 
@@ -15,8 +15,7 @@ use crate::tuple::FiveTuple;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) address: IpAddr,
-    /// In the table's list of targets.
-    pub(crate) place: u16,
+    pub(crate) index: TargetIndex,
     /// At least 1.
     pub(crate) weight: u16,
 }
@@ -39,7 +38,7 @@ pub(super) type Built = HashMap<Vec<Share>, Arc<Maglev>>;
 impl Plan {
     pub(super) fn new(
         service: &Service,
-        targets: &HashMap<TargetId, (u16, &Target)>,
+        targets: &HashMap<TargetId, (TargetIndex, &Target)>,
         built: &mut Built,
     ) -> Result<Self, ServiceError> {
         let vip = service.vip;
@@ -53,12 +52,12 @@ impl Plan {
         let mut candidates = Vec::new();
         let mut named = HashSet::new();
         for &id in &service.targets {
-            let &(place, target) = targets.get(&id).ok_or(ServiceError::UnknownTarget { vip, target: id })?;
+            let &(index, target) = targets.get(&id).ok_or(ServiceError::UnknownTarget { vip, target: id })?;
             if !named.insert(id) {
                 return Err(ServiceError::RepeatedTarget { vip, target: id });
             }
             if target.state == TargetState::Up && target.weight > 0 {
-                candidates.push(Candidate { address: target.address, place, weight: target.weight });
+                candidates.push(Candidate { address: target.address, index, weight: target.weight });
             }
         }
         let mut lookup = None;

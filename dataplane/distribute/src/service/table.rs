@@ -7,7 +7,7 @@ use ahash::RandomState;
 
 use super::plan::Built;
 use super::{
-    Destination, Plan, Refusal, SERVICES_MAX, Service, ServiceError, TARGETS_MAX, Target, TargetId, TargetState,
+    Plan, Refusal, SERVICES_MAX, Service, ServiceError, TARGETS_MAX, Target, TargetId, TargetIndex, TargetState,
 };
 use crate::hash;
 use crate::tuple::FiveTuple;
@@ -22,7 +22,7 @@ pub struct ServiceTable {
     /// One for each service.
     plans: Vec<Plan>,
     /// Target by address.
-    places: Map<IpAddr, u16>,
+    indexes: Map<IpAddr, TargetIndex>,
     vips: Map<IpAddr, Vip>,
     /// Service by [`key`].
     numbers: Map<u64, u16>,
@@ -58,7 +58,7 @@ impl Default for ServiceTable {
             targets: Vec::new(),
             services: Vec::new(),
             plans: Vec::new(),
-            places: Map::with_hasher(hash::fixed()),
+            indexes: Map::with_hasher(hash::fixed()),
             vips: Map::with_hasher(hash::fixed()),
             numbers: Map::with_hasher(hash::fixed()),
         }
@@ -79,11 +79,11 @@ impl ServiceTable {
         }
         let mut table = Self::default();
         let mut by_id = HashMap::new();
-        for (place, target) in (0..).zip(&targets) {
-            if by_id.insert(target.id, (place, target)).is_some() {
+        for (index, target) in (0..).map(TargetIndex).zip(&targets) {
+            if by_id.insert(target.id, (index, target)).is_some() {
                 return Err(ServiceError::DuplicateTargetId(target.id));
             }
-            if table.places.insert(target.address, place).is_some() {
+            if table.indexes.insert(target.address, index).is_some() {
                 return Err(ServiceError::DuplicateTargetAddress(target.address));
             }
         }
@@ -98,7 +98,7 @@ impl ServiceTable {
         &mut self,
         number: u16,
         service: &Service,
-        targets: &HashMap<TargetId, (u16, &Target)>,
+        targets: &HashMap<TargetId, (TargetIndex, &Target)>,
         built: &mut Built,
     ) -> Result<(), ServiceError> {
         self.plans.push(Plan::new(service, targets, built)?);
@@ -121,10 +121,9 @@ impl ServiceTable {
     ///
     /// # Errors
     /// No service, or none of its targets takes new connections.
-    pub fn choose(&self, tuple: &FiveTuple) -> Result<Destination, Refusal> {
+    pub fn choose(&self, tuple: &FiveTuple) -> Result<TargetIndex, Refusal> {
         let (_, plan) = self.plan(tuple)?;
-        let candidate = plan.computed(tuple).ok_or(Refusal::NoTargetUp)?;
-        self.destination(candidate.place).ok_or(Refusal::NoTargetUp)
+        plan.computed(tuple).map(|candidate| candidate.index).ok_or(Refusal::NoTargetUp)
     }
 
     /// Would a successor that knows only this table send the next packet of a connection to that target?
@@ -141,8 +140,12 @@ impl ServiceTable {
 
     /// The state of the target at `address`; `None` when there is none.
     pub fn state(&self, address: IpAddr) -> Option<TargetState> {
-        let place = *self.places.get(&address)?;
-        Some(self.targets.get(usize::from(place))?.state)
+        Some(self.target(*self.indexes.get(&address)?)?.state)
+    }
+
+    /// A target of this table.
+    pub fn target(&self, index: TargetIndex) -> Option<&Target> {
+        self.targets.get(usize::from(index.0))
     }
 
     /// All targets.
@@ -158,11 +161,6 @@ impl ServiceTable {
     /// All VIPs that have a service.
     pub fn vips(&self) -> impl Iterator<Item = IpAddr> + Clone + '_ {
         self.vips.keys().copied()
-    }
-
-    pub(crate) fn destination(&self, place: u16) -> Option<Destination> {
-        let target = self.targets.get(usize::from(place))?;
-        Some(Destination { address: target.address, place, forwarding: target.forwarding })
     }
 
     pub(crate) fn plans(&self) -> impl Iterator<Item = (&Service, &Plan)> {

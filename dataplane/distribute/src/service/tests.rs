@@ -19,7 +19,7 @@ fn tuple(protocol: u8, vip_port: u16) -> FiveTuple {
 }
 
 fn chosen(table: &ServiceTable, tuple: &FiveTuple) -> Result<IpAddr, Refusal> {
-    table.choose(tuple).map(|destination| destination.address)
+    table.choose(tuple).map(|index| table.target(index).unwrap().address)
 }
 
 #[test]

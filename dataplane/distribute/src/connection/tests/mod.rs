@@ -51,19 +51,19 @@ impl Scene {
     }
 
     fn to_target(&mut self, tuple: &FiveTuple, packet: &PacketInfo) -> Result<Choice, Refusal> {
-        let prepared = self.table.prepare_one(tuple);
-        self.table.to_target(self.now, &prepared, Origin::Decrypted, packet)
+        let prepared = self.table.prepare_one(self.now, tuple);
+        self.table.to_target(&prepared, Origin::Decrypted, packet)
     }
 
     /// The address and the tracking of a choice.
     fn sends(&mut self, tuple: &FiveTuple, packet: &PacketInfo) -> (IpAddr, Tracking) {
         let choice = self.to_target(tuple, packet).unwrap();
-        (choice.target.address, choice.tracking)
+        (self.address(choice.target), choice.tracking)
     }
 
     fn to_remote(&mut self, tuple: &FiveTuple, packet: &PacketInfo) -> bool {
-        let prepared = self.table.prepare_one(tuple);
-        self.table.to_remote(self.now, &prepared, packet).is_some()
+        let prepared = self.table.prepare_one(self.now, tuple);
+        self.table.to_remote(&prepared, packet).is_some()
     }
 
     /// A whole handshake.
@@ -75,7 +75,11 @@ impl Scene {
     }
 
     fn chosen(&self, tuple: &FiveTuple) -> IpAddr {
-        self.table.services().choose(tuple).unwrap().address
+        self.address(self.table.services().choose(tuple).unwrap())
+    }
+
+    fn address(&self, target: TargetIndex) -> IpAddr {
+        self.table.services().target(target).unwrap().address
     }
 
     fn sweep(&mut self) -> usize {
