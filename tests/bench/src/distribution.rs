@@ -38,9 +38,9 @@ impl Distribution {
         let table = ConnectionTable::new(&limits, 0x5eed, now, Arc::new(services));
         let mut made = Self { table, now, connections, random: 1, samples: Samples::default() };
         for n in 0..connections {
-            let prepared = made.table.prepare_one(&tuple(n));
-            made.table.to_target(now, &prepared, Origin::Decrypted, &PACKET).map_err(BenchError::setup)?;
-            made.table.to_remote(now, &prepared, &PACKET);
+            let prepared = made.table.prepare_one(now, &tuple(n));
+            made.table.to_target(&prepared, Origin::Decrypted, &PACKET).map_err(BenchError::setup)?;
+            made.table.to_remote(&prepared, &PACKET);
         }
         Ok(made)
     }
@@ -61,8 +61,8 @@ impl Distribution {
             (0..bursts).map(|_| std::array::from_fn(|_| tuple(self.any_connection()))).collect();
         let start = Instant::now();
         for burst in tuples {
-            for prepared in &self.table.prepare(burst) {
-                let choice = self.table.to_target(self.now, prepared, Origin::Decrypted, &PACKET);
+            for prepared in &self.table.prepare(self.now, burst) {
+                let choice = self.table.to_target(prepared, Origin::Decrypted, &PACKET);
                 black_box(choice.map_err(BenchError::setup)?);
             }
         }

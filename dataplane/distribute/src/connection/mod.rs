@@ -330,7 +330,7 @@ impl ConnectionTable {
             }
             return Ok(self.choice(target, Tracking::Known, flags));
         }
-        self.to_target_otherwise(prepared, origin, packet)
+        self.take_unusual(prepared, origin, packet)
     }
 
     /// Takes a packet from the target's side. Returns how the connection came in; `None` when it isn't known.
@@ -430,12 +430,7 @@ impl ConnectionTable {
     /// A packet that may begin a connection, come in another way than it, or meet a target that is down; or whose connection was
     /// not found ahead.
     #[inline(never)]
-    fn to_target_otherwise(
-        &mut self,
-        prepared: &Prepared,
-        origin: Origin,
-        packet: &PacketInfo,
-    ) -> Result<Choice, Refusal> {
+    fn take_unusual(&mut self, prepared: &Prepared, origin: Origin, packet: &PacketInfo) -> Result<Choice, Refusal> {
         let Some(place) = self.find(prepared) else {
             return self.open(prepared, origin, packet);
         };

@@ -50,18 +50,18 @@ impl Scene {
         Self { table: ConnectionTable::new(&limits, 0x5eed, now, services), now }
     }
 
-    fn to_target(&mut self, tuple: &FiveTuple, packet: &PacketInfo) -> Result<Choice, Refusal> {
+    fn send(&mut self, tuple: &FiveTuple, packet: &PacketInfo) -> Result<Choice, Refusal> {
         let prepared = self.table.prepare_one(self.now, tuple);
         self.table.to_target(&prepared, Origin::Decrypted, packet)
     }
 
     /// The address and the tracking of a choice.
     fn sends(&mut self, tuple: &FiveTuple, packet: &PacketInfo) -> (IpAddr, Tracking) {
-        let choice = self.to_target(tuple, packet).unwrap();
+        let choice = self.send(tuple, packet).unwrap();
         (self.address(choice.target), choice.tracking)
     }
 
-    fn to_remote(&mut self, tuple: &FiveTuple, packet: &PacketInfo) -> bool {
+    fn answer(&mut self, tuple: &FiveTuple, packet: &PacketInfo) -> bool {
         let prepared = self.table.prepare_one(self.now, tuple);
         self.table.to_remote(&prepared, packet).is_some()
     }
@@ -69,7 +69,7 @@ impl Scene {
     /// A whole handshake.
     fn establish(&mut self, tuple: &FiveTuple) -> IpAddr {
         let (target, _) = self.sends(tuple, &SYN);
-        assert!(self.to_remote(tuple, &SYN_ACK));
+        assert!(self.answer(tuple, &SYN_ACK));
         assert_eq!(self.sends(tuple, &ACK), (target, Tracking::Known));
         target
     }
@@ -99,7 +99,7 @@ fn a_new_connection_goes_where_the_services_say_and_is_counted_both_ways() {
     assert_eq!(scene.sends(&tuple, &SYN), (chosen, Tracking::New));
     assert_eq!(scene.report().state, ConnectionState::TcpOpening);
     scene.now += SECOND;
-    assert!(scene.to_remote(&tuple, &SYN_ACK));
+    assert!(scene.answer(&tuple, &SYN_ACK));
     scene.now += SECOND;
     assert_eq!(scene.sends(&tuple, &ACK), (chosen, Tracking::Known));
     scene.now += 3 * SECOND;
@@ -141,8 +141,8 @@ fn a_connection_leaves_a_target_that_is_down_or_gone() {
     scene.table.use_services(services(&[TargetState::Up]));
     assert_eq!(scene.sends(&tuple, &DATAGRAM), (first, Tracking::Moved));
     scene.table.use_services(services(&[TargetState::Down]));
-    assert_eq!(scene.to_target(&tuple, &DATAGRAM), Err(Refusal::NoTargetUp));
-    assert_eq!(scene.to_target(&tuple, &DATAGRAM), Err(Refusal::NoTargetUp), "and goes on being refused");
+    assert_eq!(scene.send(&tuple, &DATAGRAM), Err(Refusal::NoTargetUp));
+    assert_eq!(scene.send(&tuple, &DATAGRAM), Err(Refusal::NoTargetUp), "and goes on being refused");
 }
 
 #[test]
@@ -181,8 +181,8 @@ fn silence_ends_a_connection_after_its_states_timeout() {
         let tuple = tuple(protocol, 40000);
         for (direction, packet) in packets {
             match direction {
-                Direction::ToTarget => drop(scene.to_target(&tuple, packet).unwrap()),
-                Direction::ToRemote => assert!(scene.to_remote(&tuple, packet)),
+                Direction::ToTarget => drop(scene.send(&tuple, packet).unwrap()),
+                Direction::ToRemote => assert!(scene.answer(&tuple, packet)),
             }
         }
         assert_eq!(scene.report().state, state);
@@ -200,7 +200,7 @@ fn an_expired_connection_counts_as_new_before_it_is_swept() {
     let tuple = tuple(17, 1);
     scene.sends(&tuple, &DATAGRAM);
     scene.now += Timeouts::default().udp_one_way;
-    assert!(!scene.to_remote(&tuple, &DATAGRAM));
+    assert!(!scene.answer(&tuple, &DATAGRAM));
     assert_eq!(scene.table.reports(scene.now).count(), 0);
     assert_eq!(scene.sends(&tuple, &DATAGRAM).1, Tracking::New);
     assert_eq!(scene.table.len(), 1);
@@ -213,7 +213,7 @@ fn ports_used_again_begin_a_new_connection() {
     let (old, _) = scene.sends(&tuple, &SYN);
     scene.table.use_services(services(&[TargetState::Drain, TargetState::Up]));
     assert_eq!(scene.sends(&tuple, &SYN).0, old, "a SYN sent again stays");
-    scene.to_remote(&tuple, &FIN);
+    scene.answer(&tuple, &FIN);
     scene.sends(&tuple, &FIN);
     let (again, tracking) = scene.sends(&tuple, &SYN);
     assert_eq!(tracking, Tracking::New);
