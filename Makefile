@@ -1,5 +1,5 @@
 # Works on Debian 12 with Rust installed; `deps` brings the rest.
-.PHONY: help deps demo test sim bench bench-peers lint
+.PHONY: help deps demo test sim bench bench-peers interop lint
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -11,6 +11,7 @@ help:
 	@echo 'make sim    N=100000 SEED=1: that many simulated schedules from that seed on; failing seeds are printed'
 	@echo 'make bench  what a packet costs on this machine, into target/bench; DOCS=1: into docs/benchmarks.md, too'
 	@echo 'make bench-peers  the same of DPDK'"'"'s ipsec-secgw and crypto drivers (fetches and builds the former)'
+	@echo 'make interop  IKE against a stock strongSwan, all cases in both roles (root); target/interop/report.json'
 	@echo 'make lint   formatting, clippy, and who may know whom'
 	@echo 'make deps   install what is missing'
 
@@ -35,6 +36,9 @@ bench-peers: deps
 	command -v dpdk-test-crypto-perf >/dev/null || $(AS_ROOT) apt-get -q install -y --no-install-recommends dpdk-dev
 	secgw=$$(tools/scripts/build-ipsec-secgw.sh target/bench/peers) && \
 		$(AS_ROOT) tools/scripts/bench-peers.py $$secgw target/bench/peers.json
+
+interop: deps
+	$(AS_ROOT) env PATH="$$PATH" cargo test --locked -p vipsec-ike --test interop -- --all --report target/interop/report.json
 
 lint: deps
 	cargo fmt --all --check

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use support::{Charon, Host, PEER, SECRET, VIP};
+use support::{Charon, Host, Options, PEER, SECRET, VIP};
 use vipsec_ike::{
     ChildPolicy, ChildSaInfo, ChildSaRecord, Config, ConnectionPolicy, Endpoint, Event, GoneReason, IkeSaRecord,
     Limits, Phase, Retransmission, Secret,
@@ -115,7 +115,7 @@ fn rekey(charon: &Charon, host: &mut Host, mut child: ChildSaInfo) -> ChildSaInf
 
 #[test]
 fn charon_calls() {
-    let charon = Charon::start("in");
+    let charon = Charon::start("in", &Options::default());
     let mut host = Host::new(&charon, endpoint(1, 1));
     host.during(charon.swanctl(&["--initiate", "--child", "net"]));
     let child = host.event("child SA", installed);
@@ -148,7 +148,7 @@ fn charon_calls() {
 
 #[test]
 fn we_call_charon() {
-    let charon = Charon::start("out");
+    let charon = Charon::start("out", &Options::default());
     let mut host = Host::new(&charon, endpoint(1, 1));
     let id = host.endpoint.initiate("branch", "net", Instant::now()).unwrap();
     let child = host.event("child SA", installed);

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
-use vipsec_ike::{Endpoint, Event, Transmit};
+use vipsec_ike::{Endpoint, Event, KeyLogTable, Transmit};
 
 pub(crate) const VIP: &str = "192.0.2.1";
 pub(crate) const PEER: &str = "192.0.2.7";
@@ -45,7 +45,9 @@ impl Lab {
             run(&["ip", "-n", ns, "link", "set", "out", "up"]);
         }
         // What charon's traffic selectors name has to be there.
-        run(&["ip", "-n", &lab.theirs, "address", "add", "10.9.0.1/16", "dev", "lo"]);
+        for address in ["10.9.0.1/16", "10.9.1.1/24"] {
+            run(&["ip", "-n", &lab.theirs, "address", "add", address, "dev", "lo"]);
+        }
         lab
     }
 }
@@ -63,6 +65,31 @@ fn run(command: &[&str]) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// What charon proposes and accepts, in the words of swanctl.conf and strongswan.conf.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) ike: String,
+    pub(crate) esp: String,
+    /// Its end of the child SA.
+    pub(crate) local_ts: &'static str,
+    /// More settings of the connection.
+    pub(crate) connection: &'static str,
+    /// More settings of the daemon.
+    pub(crate) daemon: &'static str,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            ike: "aes256gcm16-prfsha256-x25519".to_owned(),
+            esp: "aes256gcm16-x25519".to_owned(),
+            local_ts: "local_ts = 10.9.0.0/16",
+            connection: "",
+            daemon: "",
+        }
+    }
+}
+
 /// A running charon; killed when dropped.
 pub(crate) struct Charon {
     process: Child,
@@ -72,8 +99,9 @@ pub(crate) struct Charon {
 }
 
 impl Charon {
-    /// Starts charon with a connection `vip` to us and a child `net`.
-    pub(crate) fn start(name: &str) -> Self {
+    /// Starts charon with a connection `vip` to us and children `net` and `spare`.
+    pub(crate) fn start(name: &str, options: &Options) -> Self {
+        let Options { ike, esp, local_ts, connection, daemon } = options;
         let lab = Lab::new(name);
         let dir = tempfile::Builder::new().prefix("vipsec-ike-").tempdir().unwrap();
         let at = |file: &str| dir.path().join(file);
@@ -83,6 +111,7 @@ impl Charon {
             at("strongswan.conf"),
             format!(
                 "charon {{
+  {daemon}
   load = random nonce openssl pem pkcs1 pkcs8 pubkey x509 constraints revocation kdf sha1 sha2 hmac aes gcm curve25519 kernel-libipsec kernel-netlink socket-default vici updown error-notify
   filelog {{
     charon {{
@@ -106,7 +135,8 @@ impl Charon {
     version = 2
     local_addrs = {PEER}
     remote_addrs = {VIP}
-    proposals = aes256gcm16-prfsha256-x25519
+    proposals = {ike}
+    {connection}
     mobike = no
     dpd_delay = 2s
     local {{
@@ -119,9 +149,14 @@ impl Charon {
     }}
     children {{
       net {{
-        local_ts = 10.9.0.0/16
+        {local_ts}
         remote_ts = 10.1.0.0/16
-        esp_proposals = aes256gcm16-x25519
+        esp_proposals = {esp}
+      }}
+      spare {{
+        {local_ts}
+        remote_ts = 10.1.7.0/24
+        esp_proposals = {esp}
       }}
     }}
   }}
@@ -212,6 +247,10 @@ impl Drop for Charon {
 pub(crate) struct Host {
     pub(crate) endpoint: Endpoint,
     pub(crate) events: VecDeque<Event>,
+    /// Lines of the key log for IKE.
+    pub(crate) keys: Vec<String>,
+    /// What went over the wire: from, to, UDP payload.
+    pub(crate) seen: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
     sockets: [(SocketAddr, UdpSocket); 2],
 }
 
@@ -226,14 +265,16 @@ impl Host {
             socket.set_nonblocking(true).unwrap();
             (local, socket)
         });
-        Self { endpoint, events: VecDeque::new(), sockets }
+        Self { endpoint, events: VecDeque::new(), keys: Vec::new(), seen: Vec::new(), sockets }
     }
 
-    fn send(&self, transmit: &Transmit) {
+    fn send(&mut self, transmit: &Transmit) {
         let (_, socket) = self.sockets.iter().find(|(local, _)| *local == transmit.local).unwrap();
         // RFC 3948 §2.2: the non-ESP marker.
         let marker: &[u8] = if transmit.local.port() == 4500 { &[0; 4] } else { &[] };
-        socket.send_to(&[marker, &transmit.payload].concat(), transmit.remote).unwrap();
+        let datagram = [marker, &transmit.payload].concat();
+        socket.send_to(&datagram, transmit.remote).unwrap();
+        self.seen.push((transmit.local, transmit.remote, datagram));
     }
 
     fn receive(&mut self) -> bool {
@@ -244,6 +285,7 @@ impl Host {
                 Ok((len, remote)) => {
                     any = true;
                     let datagram = &buffer[..len];
+                    self.seen.push((remote, *local, datagram.to_vec()));
                     let message = if local.port() == 4500 { datagram.strip_prefix(&[0; 4]) } else { Some(datagram) };
                     if let Some(message) = message {
                         self.endpoint.handle_datagram(Instant::now(), *local, remote, message);
@@ -265,7 +307,10 @@ impl Host {
             self.endpoint.handle_timeout(now);
         }
         while let Some(event) = self.endpoint.poll_event() {
-            self.events.push_back(event);
+            match event {
+                Event::KeyLog(log) if log.table == KeyLogTable::Ike => self.keys.push(log.line.to_string()),
+                event => self.events.push_back(event),
+            }
         }
         while let Some(transmit) = self.endpoint.poll_transmit() {
             self.send(&transmit);
