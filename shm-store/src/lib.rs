@@ -77,8 +77,8 @@ mod stream;
 mod writer;
 
 pub use changes::Change;
-pub use counters::{BLOCK_ENTRIES_MAX, CounterBlock, CounterEntry};
 pub use control::Control;
+pub use counters::{BLOCK_ENTRIES_MAX, CounterBlock, CounterEntry};
 pub use error::{LinkError, StoreError};
 pub use geometry::{
     BadSizes, CLASSES_MAX, COUNTER_BLOCKS_MAX, Geometry, JOURNAL_ENTRIES_MAX, LAYOUT_VERSION, RECORD_BYTES_MAX,

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use thiserror::Error;
 
 use crate::geometry::{
-    AT_GRANT, AT_LAST, AT_LAYOUT_VERSION, AT_MAGIC, AT_REGION_ID, AT_SIZES, Geometry, LAST_WORDS, LAYOUT_VERSION, MAGIC, Sizes,
+    AT_GRANT, AT_LAST, AT_LAYOUT_VERSION, AT_MAGIC, AT_REGION_ID, AT_SIZES, Geometry, LAST_WORDS, LAYOUT_VERSION,
+    MAGIC, Sizes,
 };
 use crate::local::Mapping;
 

@@ -4,8 +4,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rand::rngs::StdRng;
 use rand::SeedableRng;
+use rand::rngs::StdRng;
 use vipsec_store::fabric::{DataListener, FabricLink, FabricSetup, Provider, pair};
 use vipsec_store::pairing::{Agreement, PairingSecret};
 use vipsec_store::{Grant, RecordKey, Setup, SizeClass, Sizes, StoreError, StoreWriter};
@@ -36,8 +36,7 @@ fn paired() -> (FabricLink, FabricLink) {
     let data: [SocketAddr; 2] = [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let end = move |socket: TcpStream, id: u8, own: SocketAddr, peer: SocketAddr| {
         let listener = DataListener::bind(Provider::Tcp, own).unwrap();
-        let fabric =
-            FabricSetup { setup: setup(id), provider: Provider::Tcp, listener: &listener, peer_data: peer };
+        let fabric = FabricSetup { setup: setup(id), provider: Provider::Tcp, listener: &listener, peer_data: peer };
         let secret = PairingSecret::new(Zeroizing::new(vec![9; 32])).unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         pair(socket, fabric, secret, deadline, &mut StdRng::seed_from_u64(u64::from(id))).unwrap()

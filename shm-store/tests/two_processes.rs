@@ -21,8 +21,8 @@ use rand::{RngExt, SeedableRng};
 use vipsec_store::local::{Connecting, Connection, Listener, LocalLink, Progress};
 use vipsec_store::pairing::{Agreement, PairingSecret};
 use vipsec_store::{
-    Change, CounterEntry, Grant, LocalMemory, RecordKey, Setup, SizeClass, Sizes, Snapshot, StoreError, StoreWriter, WriteId,
-    Writer,
+    Change, CounterEntry, Grant, LocalMemory, RecordKey, Setup, SizeClass, Sizes, Snapshot, StoreError, StoreWriter,
+    WriteId, Writer,
 };
 use vipsec_wire::iv::{ApplianceId, Epoch};
 use zeroize::Zeroizing;

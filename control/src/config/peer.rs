@@ -115,9 +115,11 @@ fn store_link(section: &Section) -> Option<StoreLink> {
 
 /// Address and port of a host; the port above it is used, too.
 fn store_address(text: &str) -> Result<SocketAddr, Reason> {
-    let malformed = || Reason::Malformed { value: text.to_owned(), expected: "an address and a port, as in 10.255.0.1:7475" };
+    let malformed =
+        || Reason::Malformed { value: text.to_owned(), expected: "an address and a port, as in 10.255.0.1:7475" };
     let address: SocketAddr = text.parse().map_err(|_| malformed())?;
-    let usable = !address.ip().is_unspecified() && !address.ip().is_multicast() && (1..u16::MAX).contains(&address.port());
+    let usable =
+        !address.ip().is_unspecified() && !address.ip().is_multicast() && (1..u16::MAX).contains(&address.port());
     usable.then_some(address).ok_or_else(malformed)
 }
 

@@ -97,13 +97,8 @@ impl Link {
         let way = Way::to(peer, setup.appliance)?;
         let (orders, inbox) = bounded(8);
         let (outbox, notices) = bounded(8);
-        let matchmaker = Matchmaker {
-            way,
-            setup,
-            secret: Zeroizing::new(peer.secret.expose().to_vec()),
-            rng,
-            logged: None,
-        };
+        let matchmaker =
+            Matchmaker { way, setup, secret: Zeroizing::new(peer.secret.expose().to_vec()), rng, logged: None };
         thread::Builder::new().name("store-link".into()).spawn(move || matchmaker.run(&inbox, &outbox))?;
         Ok(Self { control: None, orders, notices, paired: None, watched: false, broken: false })
     }

@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use vipsec_libfabric_sys as sys;
 
 use super::FabricError;
-use super::object::{CompletionQueue, Domain, Endpoint, RemoteMemory, Registration};
+use super::object::{CompletionQueue, Domain, Endpoint, Registration, RemoteMemory};
 use crate::geometry::{AT_GRANT, Geometry};
 use crate::one_sided::{Answer, OneSided};
 use crate::{StoreError, WriteId};
@@ -29,7 +29,9 @@ const OPERATION_MAX: Duration = Duration::from_secs(2);
 enum Purpose {
     Write,
     /// Reads the grant word into the ring, to say that all writes up to a number are in place.
-    Ask { upto: WriteId },
+    Ask {
+        upto: WriteId,
+    },
 }
 
 /// An operation: words in the ring, and where they belong in the region.
@@ -86,7 +88,12 @@ impl FabricMemory {
         let start = ring.as_ptr().cast_mut().cast::<u8>();
         // SAFETY: `ring` is dropped after the registration (field order), and its words are atomics.
         let registration = unsafe {
-            domain.register(start, RING_WORDS * 8, sys::FI_WRITE | sys::FI_READ, /* a key that nobody is told */ 0)?
+            domain.register(
+                start,
+                RING_WORDS * 8,
+                sys::FI_WRITE | sys::FI_READ,
+                /* a key that nobody is told */ 0,
+            )?
         };
         Ok(Self {
             endpoint,
@@ -123,9 +130,7 @@ impl FabricMemory {
         // operation has completed.
         let code = unsafe {
             match purpose {
-                Purpose::Write => {
-                    sys::shim_fi_write(ep, local.cast(), len, descriptor, remote, key, ptr::null_mut())
-                }
+                Purpose::Write => sys::shim_fi_write(ep, local.cast(), len, descriptor, remote, key, ptr::null_mut()),
                 Purpose::Ask { .. } => {
                     sys::shim_fi_read(ep, local.cast(), len, descriptor, remote, key, ptr::null_mut())
                 }
@@ -211,7 +216,11 @@ impl FabricMemory {
 
 impl fmt::Debug for FabricMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FabricMemory").field("posted", &self.posted.len()).field("waiting", &self.waiting.len()).field("ended", &self.ended).finish()
+        f.debug_struct("FabricMemory")
+            .field("posted", &self.posted.len())
+            .field("waiting", &self.waiting.len())
+            .field("ended", &self.ended)
+            .finish()
     }
 }
 

@@ -203,9 +203,9 @@ impl Domain {
         // SAFETY: `info` is libfabric's, and lives as long as what is made from it.
         unsafe {
             let attr = (*info.as_ptr()).fabric_attr;
-            let fabric = Object::<sys::fid_fabric>::open("fi_fabric", |raw| sys::fi_fabric(attr, raw, ptr::null_mut()))?;
-            let domain =
-                Object::open("fi_domain", |raw| sys::shim_fi_domain(fabric.as_ptr(), info.as_ptr(), raw))?;
+            let fabric =
+                Object::<sys::fid_fabric>::open("fi_fabric", |raw| sys::fi_fabric(attr, raw, ptr::null_mut()))?;
+            let domain = Object::open("fi_domain", |raw| sys::shim_fi_domain(fabric.as_ptr(), info.as_ptr(), raw))?;
             Ok(Self { domain, fabric, info })
         }
     }
@@ -276,8 +276,9 @@ impl Domain {
         let info = caller.unwrap_or(&self.info).as_ptr();
         // SAFETY: `info` is libfabric's; the queues are held by the endpoint.
         unsafe {
-            let ep =
-                Object::<sys::fid_ep>::open("fi_endpoint", |raw| sys::shim_fi_endpoint(self.domain.as_ptr(), info, raw))?;
+            let ep = Object::<sys::fid_ep>::open("fi_endpoint", |raw| {
+                sys::shim_fi_endpoint(self.domain.as_ptr(), info, raw)
+            })?;
             check("fi_ep_bind", sys::shim_fi_ep_bind(ep.as_ptr(), events.eq.fid(), 0))?;
             let both = u64::from(sys::FI_TRANSMIT | sys::FI_RECV);
             check("fi_ep_bind", sys::shim_fi_ep_bind(ep.as_ptr(), completions.cq.fid(), both))?;
@@ -433,8 +434,7 @@ impl CompletionQueue {
     pub(super) fn poll(&self) -> Result<usize, FabricError> {
         let mut entries = [sys::fi_cq_entry { op_context: ptr::null_mut() }; COMPLETIONS_AT_ONCE];
         // SAFETY: room for that many entries of the format that the queue was opened with.
-        let read =
-            unsafe { sys::shim_fi_cq_read(self.cq.as_ptr(), entries.as_mut_ptr().cast(), COMPLETIONS_AT_ONCE) };
+        let read = unsafe { sys::shim_fi_cq_read(self.cq.as_ptr(), entries.as_mut_ptr().cast(), COMPLETIONS_AT_ONCE) };
         self.completed(read)
     }
 
@@ -450,7 +450,9 @@ impl CompletionQueue {
     }
 
     fn completed(&self, read: isize) -> Result<usize, FabricError> {
-        if read == -(sys::FI_EAGAIN as isize) || read == -(sys::FI_ETIMEDOUT as isize) || read == -(sys::FI_EINTR as isize)
+        if read == -(sys::FI_EAGAIN as isize)
+            || read == -(sys::FI_ETIMEDOUT as isize)
+            || read == -(sys::FI_EINTR as isize)
         {
             return Ok(0);
         }

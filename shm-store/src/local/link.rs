@@ -7,8 +7,8 @@ use rand_core::CryptoRng;
 
 use super::mapping::{Mapping, Protection, create_memory};
 use super::socket::Connection;
-use crate::error::{LinkError, system};
 use crate::control::Control;
+use crate::error::{LinkError, system};
 use crate::grant::{Grant, WriterKeys};
 use crate::one_sided::LocalMemory;
 use crate::pairing::{Agreement, Handshake, PairingError, PairingSecret, Peer};

@@ -8,6 +8,6 @@ mod mapping;
 mod socket;
 
 pub use link::{Connecting, LocalLink, Owner, Progress};
-pub use mapping::{Mapping, Protection};
 pub(crate) use mapping::create_memory;
+pub use mapping::{Mapping, Protection};
 pub use socket::{Connection, Listener, Received};

@@ -16,8 +16,8 @@ use nix::sys::socket::{
 };
 use nix::unistd::geteuid;
 
-use crate::error::{LinkError, system};
 use crate::channel::{MESSAGE_BYTES_MAX, OVERHEAD_BYTES};
+use crate::error::{LinkError, system};
 
 /// Connections that wait to be accepted.
 const BACKLOG_MAX: i32 = 4;
