@@ -19,6 +19,7 @@ use vipsec_dataplane::deadline::Deadline;
 use vipsec_dataplane::worker::{Worker, WorkerConfig};
 use vipsec_distribute::service::{Service, ServiceTable, Target, TargetId};
 use vipsec_esp::engine::EngineKind;
+use vipsec_esp::inbound::{Admission, InboundSa};
 use vipsec_esp::outbound::OutboundSa;
 use vipsec_esp::sa::{
     Algorithm, ChildSa, InboundParams, KeyMaterial, Lifetime, Mode, OutboundParams, Processing, Selector, Spi,
@@ -343,11 +344,41 @@ impl Bench {
     }
 }
 
+/// The least cycles of sealing and of opening alone, the SA changing with every packet.
+fn seal_and_open(sas: usize, bytes: usize, cycles_per_nanosecond: f64) -> (f64, f64) {
+    const PACKETS: usize = WINDOW_BURSTS * BURST_MAX;
+    let mut far: Vec<OutboundSa> = (0..sas).map(far_end).collect();
+    let mut near: Vec<InboundSa> =
+        (0..sas).map(|n| InboundSa::new(EngineKind::auto(), &child(n).inbound).unwrap()).collect();
+    let mut buffers: Vec<BoxBuf> = (0..PACKETS).map(|_| BoxBuf::new()).collect();
+    let (mut seal, mut open) = (f64::INFINITY, f64::INFINITY);
+    for window in 0..WINDOWS {
+        let which = |n: usize| (window * PACKETS + n) % sas;
+        for (n, buffer) in buffers.iter_mut().enumerate() {
+            buffer.fill(&from_remote(which(n), bytes));
+        }
+        let start = Instant::now();
+        for (n, buffer) in buffers.iter_mut().enumerate() {
+            far[which(n)].seal(buffer, protocol::IPV4).unwrap();
+        }
+        seal = seal.min(start.elapsed().as_nanos() as f64);
+        let start = Instant::now();
+        for (n, buffer) in buffers.iter_mut().enumerate() {
+            let sa = &mut near[which(n)];
+            let number = sa.open(buffer).unwrap().number;
+            assert_eq!(sa.admit(number), Admission::Deliver);
+        }
+        open = open.min(start.elapsed().as_nanos() as f64);
+    }
+    let scale = cycles_per_nanosecond / PACKETS as f64;
+    (seal * scale, open * scale)
+}
+
 fn main() {
     let argument = std::env::args().skip(1).find_map(|argument| argument.parse().ok());
     let cycles_per_nanosecond = argument.unwrap_or(CYCLES_PER_NANOSECOND);
     println!("cycles per packet, engine {}", EngineKind::auto());
-    println!("{:>5} {:>6} {:>8} {:>8}", "SAs", "bytes", "ESP out", "ESP in");
+    println!("{:>5} {:>6} {:>8} {:>8} {:>8} {:>8}", "SAs", "bytes", "out", "in", "seal", "open");
     for sas in [1, 1024] {
         for bytes in [64, 1420] {
             let mut bench = Bench::new(sas, cycles_per_nanosecond);
@@ -357,7 +388,8 @@ fn main() {
                 }
             });
             let outbound = bench.least(INSIDE, OUTSIDE, |_, n, buffer| buffer.fill(&from_target(n, bytes)));
-            println!("{sas:>5} {bytes:>6} {outbound:>8.1} {inbound:>8.1}");
+            let (seal, open) = seal_and_open(sas, bytes, cycles_per_nanosecond);
+            println!("{sas:>5} {bytes:>6} {outbound:>8.1} {inbound:>8.1} {seal:>8.1} {open:>8.1}");
         }
     }
 }
