@@ -216,10 +216,12 @@ fn tables() -> Tables {
         ],
         vips: vec![VipTable {
             vip: floating(VIP, VIP_MAC, OUTSIDE),
+            more: Vec::new(),
             gateways: vec![floating(GATEWAY, GATEWAY_MAC, INSIDE)],
             state: VipState::Owned,
         }],
         routes: vec![Route { prefix: "0.0.0.0/0".parse().unwrap(), via: ROUTER.into(), port: OUTSIDE }],
+        policies: Vec::new(),
         services: ServiceTable::new(vec![target], vec![service]).unwrap().into(),
         ike_policer: Policer { rate: 10, burst: 5 },
     }
@@ -365,8 +367,8 @@ fn seal_and_open(sas: usize, bytes: usize, cycles_per_nanosecond: f64) -> (f64, 
         let start = Instant::now();
         for (n, buffer) in buffers.iter_mut().enumerate() {
             let sa = &mut near[which(n)];
-            let number = sa.open(buffer).unwrap().number;
-            assert_eq!(sa.admit(number), Admission::Deliver);
+            let opened = sa.open(buffer).unwrap();
+            assert_eq!(sa.admit(&opened), Admission::Deliver);
         }
         open = open.min(start.elapsed().as_nanos() as f64);
     }

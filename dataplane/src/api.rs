@@ -7,7 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use vipsec_distribute::service::ServiceTable;
-use vipsec_esp::sa::{ChildSa, Spi};
+use vipsec_esp::lifetime::LifetimeDue;
+use vipsec_esp::sa::{ChildSa, Selector, Spi};
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::Prefix;
 
@@ -51,8 +52,11 @@ pub struct FloatingAddress {
 /// A VIP and what moves with it.
 #[derive(Debug, Clone)]
 pub struct VipTable {
-    /// The VIP itself, on an outside port.
+    /// The VIP itself, on an outside port: where tunnels end.
     pub vip: FloatingAddress,
+    /// Its other addresses, of either family, on outside ports: they move with it, and tunnels end on them and carry packets to them
+    /// as well.
+    pub more: Vec<FloatingAddress>,
     /// The targets' way back, on inside ports.
     pub gateways: Vec<FloatingAddress>,
     /// Is it here?
@@ -83,6 +87,31 @@ pub struct Route {
     pub port: PortId,
 }
 
+/// One rule of the security policy database (RFC 4301 §4.4.1) for packets between VIPs and remote hosts.
+///
+/// The rules are ordered, and the first that matches decides. Where none matches, a service's own
+/// [`Accepts`](vipsec_distribute::service::Accepts) does: what it takes in the clear bypasses, everything else is protected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// The VIP's end.
+    pub local: Selector,
+    /// The remote host's end.
+    pub remote: Selector,
+    /// What becomes of such a packet.
+    pub action: PolicyAction,
+}
+
+/// What becomes of packets that a policy matches, both ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PolicyAction {
+    /// They pass in the clear.
+    Bypass,
+    /// They are dropped.
+    Discard,
+    /// They pass through a tunnel or not at all.
+    Protect,
+}
+
 /// How much of what is punted to the control core a worker lets through, per second and at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Policer {
@@ -101,6 +130,8 @@ pub struct Tables {
     pub vips: Vec<VipTable>,
     /// Static routes.
     pub routes: Vec<Route>,
+    /// What may pass in the clear; empty leaves it to the services.
+    pub policies: Vec<Policy>,
     /// Services behind the VIPs and their targets.
     pub services: Arc<ServiceTable>,
     /// Limit for IKE datagrams.
@@ -214,6 +245,13 @@ pub enum Event {
     },
     /// An authenticated ESP packet arrived on an SA that had been silent (for liveness, RFC 7296 §2.4), at most one per second and SA.
     Alive(Spi),
+    /// A child SA has carried what its lifetime allows: it is to be replaced, or it is over. Each is told once for each direction.
+    Lifetime {
+        /// Inbound SPI.
+        spi: Spi,
+        /// Which limit it has reached.
+        due: LifetimeDue,
+    },
     /// ESP for an unknown SPI, policed (RFC 7296 §2.21.4 leaves the answer to IKE).
     UnknownSpi {
         /// As it stood in the packet.

@@ -51,20 +51,29 @@ numbered_table! {
         DeadlinePassed = "deadline_passed": "The worker may not act: its deadline has passed.",
         UnknownPort = "unknown_port": "The port is not in the tables.",
         MalformedFrame = "malformed_frame": "Shorter than an Ethernet header, or its source is no station's.",
-        UnknownEtherType = "unknown_ethertype": "Neither IPv4 nor ARP nor an advertisement.",
+        UnknownEtherType = "unknown_ethertype": "Neither IP nor ARP nor an advertisement.",
         OtherStation = "other_station": "The destination MAC address is not one that takes this packet here.",
         MalformedArp = "malformed_arp": "Not ARP for IPv4 over Ethernet.",
+        MalformedNdp = "malformed_ndp": "A neighbour discovery message that RFC 4861 calls invalid.",
+        NdpNotForUs = "ndp_not_for_us": "Neighbour discovery about an address that we don't answer for.",
         ArpNotForUs = "arp_not_for_us": "ARP about an address that we don't answer for.",
         AdvertisementPoliced = "advertisement_policed": "More advertisements than the policer lets through.",
         EventQueueFull = "event_queue_full": "The control core is behind: no room for another message to it.",
-        MalformedIpv4 = "malformed_ipv4": "The IPv4 header, or that of what it carries, is malformed.",
-        OuterFragment = "outer_fragment": "An IP fragment outside a tunnel: not reassembled.",
+        MalformedIp = "malformed_ip": "The IP header, or that of what it carries, is malformed.",
+        FragmentMalformed = "fragment_malformed": "An IP fragment whose place or length makes no sense.",
+        FragmentOverlap = "fragment_overlap": "IP fragments overlap or disagree about the end of their datagram.",
+        FragmentDuplicate = "fragment_duplicate": "The same IP fragment came before.",
+        FragmentsTooMany = "fragments_too_many": "A datagram in more fragments, or larger, than is put together here.",
+        FragmentAbandoned = "fragment_abandoned": "Of a datagram whose fragments made no sense.",
+        FragmentsEvicted = "fragments_evicted": "Newer datagrams took the place of one whose fragments were incomplete.",
+        FragmentsTimedOut = "fragments_timed_out": "The other fragments of the datagram did not come in time.",
         NotForUs = "not_for_us": "The destination is no address of ours.",
         VipNotOwned = "vip_not_owned": "For a VIP that this appliance doesn't own.",
         MalformedIcmp = "malformed_icmp": "An ICMP message that is truncated or has a wrong checksum.",
         UnansweredIcmp = "unanswered_icmp": "An ICMP message to our own address that is no echo request.",
         MalformedUdp = "malformed_udp": "UDP length or checksum is wrong.",
         ClearText = "clear_text": "For a VIP or a connection that takes only what comes through a tunnel, but outside one.",
+        Discarded = "discarded": "A policy discards it.",
         UnservedProtocol = "unserved_protocol": "To an address of ours, for a protocol that we don't serve there.",
         MalformedIke = "malformed_ike": "Too short for an IKE message or an ESP packet in UDP.",
         IkePoliced = "ike_policed": "More IKE datagrams than the policer lets through.",
@@ -84,9 +93,8 @@ numbered_table! {
         ParkedSaGone = "parked_sa_gone": "Above the horizon, and its SA is gone.",
         HeldQueueFull = "held_queue_full": "For a VIP on its way to the peer, and the queue of held frames is full.",
         HeldTooLong = "held_too_long": "For a VIP on its way to the peer, and the move did not end in time.",
-        UnexpectedNextHeader = "unexpected_next_header": "The tunnel's payload is not IPv4.",
+        UnexpectedNextHeader = "unexpected_next_header": "The tunnel's payload is not IP.",
         InnerMalformed = "inner_malformed": "The packet from the tunnel is malformed.",
-        InnerFragment = "inner_fragment": "A fragment from the tunnel: without ports it has no target.",
         InboundSelectorMismatch = "inbound_selector_mismatch": "The packet from the tunnel is outside its SA's selectors.",
         InnerCongestion = "inner_congestion": "Congestion was experienced on the way and the inner transport is not ECN-capable.",
         TtlExpired = "ttl_expired": "The time to live has run out.",
@@ -96,13 +104,14 @@ numbered_table! {
         NotInTunnel = "not_in_tunnel": "The service takes only what comes in the clear.",
         TargetNotOnLink = "target_not_on_link": "The target is on no inside network of ours.",
         NoRoute = "no_route": "No route to the destination.",
-        NeighbourUnresolved = "neighbour_unresolved": "The next hop didn't answer ARP.",
+        NeighbourUnresolved = "neighbour_unresolved": "The next hop didn't answer ARP or neighbour solicitations.",
         NeighbourQueueFull = "neighbour_queue_full": "Newer packets took its place while the next hop was being resolved.",
         NeighbourTableFull = "neighbour_table_full": "The neighbour cache is full.",
         SourceNotVip = "source_not_vip": "From inside, and the source is no VIP of the gateway addressed.",
         NoOutboundSa = "no_outbound_sa": "No child SA's selectors match the packet from inside.",
-        TooBig = "too_big": "Too big for the tunnel's MTU.",
-        OtherFamily = "other_family": "Needs an address family that the tunnel doesn't carry.",
+        TooBig = "too_big": "Too big for the way ahead, and not to be fragmented.",
+        TransportExtension = "transport_extension": "Transport mode carries no packet with IPv6 extension headers.",
+        OtherFamily = "other_family": "Needs an address of ours in a family in which there is none.",
         TransmitQueueFull = "transmit_queue_full": "The port's transmit queue is full.",
         BufferPoolEmpty = "buffer_pool_empty": "No free packet buffer.",
         NoRoom = "no_room": "The packet buffer has no room for the headers.",
@@ -117,7 +126,14 @@ numbered_table! {
         ArpRequests = "arp_requests": "ARP requests sent.",
         AddressConflicts = "address_conflicts": "ARP packets from another station that claims an address of ours.",
         EchoReplies = "echo_replies": "ICMP echo requests answered, in the clear and in tunnels.",
-        IcmpErrors = "icmp_errors": "ICMP errors sent to targets.",
+        IcmpErrors = "icmp_errors": "ICMP errors sent to targets and remote hosts.",
+        NdpReplies = "ndp_replies": "Neighbour solicitations answered.",
+        NdpRequests = "ndp_requests": "Neighbour solicitations sent.",
+        Fragments = "fragments": "IP fragments received, in the clear and in tunnels.",
+        Reassembled = "reassembled": "Datagrams put together from fragments.",
+        Fragmented = "fragmented": "Packets sent in fragments.",
+        MssClamped = "mss_clamped": "TCP connections whose segment size was lowered to what fits the tunnel.",
+        PathMtuLowered = "path_mtu_lowered": "ICMP errors from the outside network that lowered a tunnel's MTU.",
         NatKeepalives = "nat_keepalives": "NAT-keepalives swallowed.",
         Advertisements = "advertisements": "Advertisements passed to the control core.",
         IkeIn = "ike_in": "IKE datagrams passed to the control core.",
@@ -164,6 +180,65 @@ impl From<vipsec_wire::Truncated> for DropReason {
     /// Only emitting reports it where this is used: the buffer is too small for the header.
     fn from(_: vipsec_wire::Truncated) -> Self {
         Self::NoRoom
+    }
+}
+
+impl From<crate::reassembly::Reason> for DropReason {
+    fn from(reason: crate::reassembly::Reason) -> Self {
+        use crate::reassembly::Reason;
+        match reason {
+            Reason::Malformed | Reason::NotAFragment | Reason::Length | Reason::TooLong => Self::FragmentMalformed,
+            Reason::TooLarge | Reason::TooManyFragments => Self::FragmentsTooMany,
+            Reason::Overlap | Reason::EndConflict => Self::FragmentOverlap,
+            Reason::Duplicate => Self::FragmentDuplicate,
+            Reason::Congestion => Self::InnerCongestion,
+            Reason::Abandoned => Self::FragmentAbandoned,
+            Reason::Evicted => Self::FragmentsEvicted,
+            Reason::TimedOut => Self::FragmentsTimedOut,
+            Reason::PoolEmpty => Self::BufferPoolEmpty,
+        }
+    }
+}
+
+impl From<vipsec_wire::encapsulation::EncapsulationError> for DropReason {
+    fn from(error: vipsec_wire::encapsulation::EncapsulationError) -> Self {
+        use vipsec_wire::encapsulation::EncapsulationError;
+        match error {
+            EncapsulationError::NotIp => Self::MalformedIp,
+            EncapsulationError::TooLong => Self::TooBig,
+            EncapsulationError::NoRoom(_) => Self::NoRoom,
+        }
+    }
+}
+
+impl From<vipsec_wire::icmp_error::WriteError> for DropReason {
+    fn from(error: vipsec_wire::icmp_error::WriteError) -> Self {
+        use vipsec_wire::icmp_error::WriteError;
+        match error {
+            WriteError::Malformed(_) => Self::MalformedIp,
+            WriteError::MixedFamilies(_) | WriteError::OtherFamily => Self::OtherFamily,
+            WriteError::NoRoom(_) => Self::NoRoom,
+        }
+    }
+}
+
+impl From<vipsec_wire::fragment::FragmentError> for DropReason {
+    fn from(error: vipsec_wire::fragment::FragmentError) -> Self {
+        use vipsec_wire::fragment::FragmentError;
+        match error {
+            FragmentError::Malformed(_) => Self::MalformedIp,
+            FragmentError::Forbidden | FragmentError::Fits | FragmentError::MtuTooSmall => Self::TooBig,
+        }
+    }
+}
+
+impl From<vipsec_wire::fragment::PieceError> for DropReason {
+    fn from(error: vipsec_wire::fragment::PieceError) -> Self {
+        use vipsec_wire::fragment::PieceError;
+        match error {
+            PieceError::PoolEmpty => Self::BufferPoolEmpty,
+            PieceError::NoRoom(_) => Self::NoRoom,
+        }
     }
 }
 

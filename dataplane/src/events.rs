@@ -17,6 +17,7 @@ impl Event {
             | Self::ChildInstalled(_)
             | Self::ChildRefused(..)
             | Self::Numbers(_)
+            | Self::Lifetime { .. }
             | Self::Report { .. } => true,
             Self::Ike(_)
             | Self::PeerMoved { .. }

@@ -1,11 +1,14 @@
 //! What the pipeline needs to know of an IP packet, read once.
 
+use std::hash::BuildHasher;
+
 use vipsec_distribute::connection::PacketInfo;
 use vipsec_distribute::tuple::FiveTuple;
-use vipsec_wire::ip::{self, Header, protocol};
+use vipsec_wire::ip::Header;
+use vipsec_wire::quote::Quote;
 use vipsec_wire::transport::Transport;
-use vipsec_wire::{ipv4, ipv6};
 
+use crate::own_hash::Seed;
 use crate::selector::Ends;
 
 /// An IP header and what forwarding looks at behind it.
@@ -59,41 +62,29 @@ impl Flow {
         FiveTuple { protocol, remote: destination.into(), remote_port, vip: source.into(), vip_port }
     }
 
+    /// A number that the packets of a flow share, for whoever spreads load over several ways.
+    pub(crate) fn hash(&self) -> u32 {
+        let Header { source, destination, protocol, .. } = self.header;
+        let hash = Seed::default().hash_one((source, destination, protocol, self.transport.ports()));
+        (hash >> 32) as u32
+    }
+
     #[inline]
     pub(crate) fn packet_info(&self) -> PacketInfo {
         PacketInfo { tcp: self.transport.tcp_flags(), bytes: self.header.total_len as u32 }
     }
 }
 
-/// The connection that an ICMP error to the VIP is about: read from the packet that it quotes, which a target sent.
-///
-/// A quote is cut short (RFC 792: the header and 64 bits), so neither its total length nor what is behind can be checked.
-pub(crate) fn quoted_tuple(quote: &[u8]) -> Option<FiveTuple> {
-    let (source, destination, protocol, upper) = match ip::Version::of(quote)? {
-        ip::Version::V4 => {
-            let header = quote.first_chunk::<{ ipv4::HEADER_LEN }>()?;
-            let header_len = usize::from(header[0] & 0x0f) * 4;
-            let is_first_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x1fff == 0;
-            if header_len < ipv4::HEADER_LEN || !is_first_fragment {
-                return None;
-            }
-            let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *header;
-            let address = |octets| ip::Address::from_v4_octets(octets);
-            (address([s0, s1, s2, s3]), address([d0, d1, d2, d3]), header[9], quote.get(header_len..)?)
-        }
-        ip::Version::V6 => {
-            let (header, upper) = quote.split_first_chunk::<{ ipv6::HEADER_LEN }>()?;
-            let (source, destination) = header.last_chunk::<32>()?.split_at(16);
-            let address = |octets: &[u8]| Some(ip::Address::from_octets(*octets.first_chunk()?));
-            (address(source)?, address(destination)?, header[6], upper)
-        }
-    };
-    let [p0, p1, p2, p3] = *upper.first_chunk::<4>()?;
-    let (vip_port, remote_port) = match protocol {
-        protocol::TCP | protocol::UDP | protocol::SCTP | protocol::DCCP | protocol::UDP_LITE => {
-            (u16::from_be_bytes([p0, p1]), u16::from_be_bytes([p2, p3]))
-        }
-        _ => (0, 0),
-    };
-    Some(FiveTuple { protocol, remote: destination.into(), remote_port, vip: source.into(), vip_port })
+/// The connection that an ICMP error to the VIP is about: the quoted packet is a target's.
+pub(crate) fn quoted_tuple(quote: &Quote<'_>) -> FiveTuple {
+    let (vip_port, remote_port) = quote.ports().unwrap_or_default();
+    let (remote, vip) = (quote.destination.into(), quote.source.into());
+    FiveTuple { protocol: quote.protocol, remote, remote_port, vip, vip_port }
+}
+
+/// The connection that a target's ICMP error is about: the quoted packet is a remote host's.
+pub(crate) fn quoted_tuple_from_remote(quote: &Quote<'_>) -> FiveTuple {
+    let (remote_port, vip_port) = quote.ports().unwrap_or_default();
+    let (remote, vip) = (quote.source.into(), quote.destination.into());
+    FiveTuple { protocol: quote.protocol, remote, remote_port, vip, vip_port }
 }

@@ -3,7 +3,7 @@
 //! [`worker::Worker`] is the pipeline, a state machine whose stages are the modules under `stage`; [`run`] turns it on a thread.
 //! Every packet that a stage doesn't pass on is dropped for a reason from [`drops`].
 //!
-//! Not here yet: IPv6, reassembly and fragmentation (IKE messages apart, which are fragmented when sent), ICMP time exceeded.
+//! Not here: multicast, IPv6 router discovery (routes are configured), and IP options of what is forwarded, which nobody looks at.
 #![forbid(unsafe_code)]
 
 pub mod api;
@@ -20,6 +20,8 @@ mod own_hash;
 mod parking;
 mod path;
 mod policer;
+mod policy;
+mod prefix;
 pub mod reassembly;
 mod route;
 pub mod run;

@@ -1,14 +1,15 @@
 //! The tables in the shape that the pipeline asks them in; built once per change, not per packet.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use vipsec_distribute::service::ServiceTable;
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::Address;
 
-use crate::api::{PortId, PortTable, Tables, VipState, VipTable};
+use crate::api::{FloatingAddress, PortId, PortTable, Tables, VipState, VipTable};
 use crate::own_hash::KeyedMap;
+use crate::policy::Spd;
 use crate::route::{NextHop, Routes};
 
 /// An address that is ours on some port.
@@ -37,6 +38,7 @@ pub(crate) struct Lookup {
     addresses: KeyedMap<(PortId, Address), OwnAddress>,
     vips: KeyedMap<Address, u16>,
     pub(crate) routes: Routes,
+    pub(crate) policies: Spd,
 }
 
 impl Lookup {
@@ -44,9 +46,9 @@ impl Lookup {
         let mut addresses: KeyedMap<(PortId, Address), OwnAddress> = KeyedMap::default();
         let mut vips = KeyedMap::default();
         for (number, vip) in (0u16..).zip(&tables.vips) {
-            vips.insert(vip.vip.address.into(), number);
+            vips.extend(vip.addresses().map(|floating| (Address::from(floating.address), number)));
             let gateways = vip.gateways.iter().map(|gateway| (gateway, false));
-            for (floating, is_vip) in std::iter::once((&vip.vip, true)).chain(gateways) {
+            for (floating, is_vip) in vip.addresses().map(|floating| (floating, true)).chain(gateways) {
                 let new = OwnAddress { mac: floating.mac, vip: Some(number), is_vip, state: vip.state };
                 // Several VIPs may share an inside gateway: it is active when one of them is.
                 addresses
@@ -60,13 +62,15 @@ impl Lookup {
             }
         }
         for (number, port) in (0u8..).zip(&tables.ports) {
-            for &(address, _) in &port.addresses {
+            let link_local = std::iter::once(IpAddr::V6(link_local(port.mac)));
+            for address in port.addresses.iter().map(|(address, _)| *address).chain(link_local) {
                 let own = OwnAddress { mac: port.mac, vip: None, is_vip: false, state: VipState::Owned };
                 addresses.insert((PortId(number), address.into()), own);
             }
         }
         let routes = Routes::new(&tables.ports, &tables.routes);
-        Self { tables, addresses, vips, routes }
+        let policies = Spd::new(&tables.policies);
+        Self { tables, addresses, vips, routes, policies }
     }
 
     /// Is there a VIP that is here, and elsewhere in `next`?
@@ -86,7 +90,7 @@ impl Lookup {
         let targets = self.services().targets().iter().filter_map(|target| {
             Some(NextHop { port: self.routes.inside_port(target.address)?, address: target.address })
         });
-        targets.chain(self.routes.routers()).filter(|neighbour| neighbour.address.is_ipv4())
+        targets.chain(self.routes.routers())
     }
 
     pub(crate) fn services(&self) -> &Arc<ServiceTable> {
@@ -116,19 +120,57 @@ impl Lookup {
 
     /// What a VIP's frames carry as their source on a port: its virtual MAC or its gateway's there, otherwise the port's own.
     pub(crate) fn source_mac(&self, vip: u16, port: PortId) -> Option<MacAddr> {
-        let floating = self
-            .vip(vip)
-            .and_then(|vip| std::iter::once(&vip.vip).chain(&vip.gateways).find(|floating| floating.port == port));
+        let floating =
+            self.vip(vip).and_then(|vip| vip.addresses().chain(&vip.gateways).find(|floating| floating.port == port));
         floating.map(|floating| floating.mac).or_else(|| self.port(port).map(|port| port.mac))
     }
 
-    /// Our own address on a port in `neighbour`'s network, or any: the sender of an ARP request.
-    pub(crate) fn own_ipv4_near(&self, port: PortId, neighbour: IpAddr) -> Option<std::net::Ipv4Addr> {
-        let addresses = &self.port(port)?.addresses;
-        let near = addresses.iter().find(|(_, prefix)| prefix.contains(neighbour));
-        match near.or_else(|| addresses.iter().find(|(address, _)| address.is_ipv4()))?.0 {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
+    /// Our own address of `neighbour`'s family on a port, in its network if there is one: the sender of a question to it.
+    pub(crate) fn own_address_near(&self, port: PortId, neighbour: IpAddr) -> Option<IpAddr> {
+        let table = self.port(port)?;
+        let link_local = || IpAddr::V6(link_local(table.mac));
+        if neighbour.is_ipv6() && Address::from(neighbour).is_link_local() {
+            return Some(link_local());
         }
+        let near = table.addresses.iter().find(|(_, prefix)| prefix.contains(neighbour));
+        let of_family = || table.addresses.iter().find(|(address, _)| address.is_ipv4() == neighbour.is_ipv4());
+        // RFC 4861 §7.2.2: any address of the interface will do, so in IPv6 there is always one.
+        near.or_else(of_family).map(|(address, _)| *address).or_else(|| neighbour.is_ipv6().then(link_local))
+    }
+
+    /// Where a VIP's packets to targets on a port come from when they are wrapped, and its ICMP errors to them: its gateway there, or
+    /// else the port itself.
+    pub(crate) fn inside_source(&self, vip: u16, port: PortId, peer: Address) -> Option<Address> {
+        let gateways = self.vip(vip)?.gateways.iter();
+        let same_family = |address: &Address| address.is_v4() == peer.is_v4();
+        let gateway = gateways.filter(|gateway| gateway.port == port).map(|gateway| Address::from(gateway.address));
+        let own = self.port(port)?.addresses.iter().map(|(address, _)| Address::from(*address));
+        gateway.chain(own).find(same_family)
+    }
+}
+
+impl VipTable {
+    /// All its addresses.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = &FloatingAddress> {
+        std::iter::once(&self.vip).chain(&self.more)
+    }
+}
+
+/// A port's link-local address (RFC 4291 §2.5.6), made from its MAC address (§2.5.1, modified EUI-64).
+fn link_local(mac: MacAddr) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.octets();
+    let pair = |high, low| u16::from_be_bytes([high, low]);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_local_addresses_are_modified_eui_64() {
+        // RFC 4291 appendix A: 34-56-78-9A-BC-DE becomes 36-56-78-FF-FE-9A-BC-DE.
+        let mac = MacAddr([0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde]);
+        assert_eq!(link_local(mac), "fe80::3656:78ff:fe9a:bcde".parse::<Ipv6Addr>().unwrap());
     }
 }

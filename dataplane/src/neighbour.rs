@@ -31,14 +31,14 @@ const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an answer is believed before it is asked for again.
 const REACHABLE_TIME: Duration = Duration::from_secs(30);
 
-/// An ARP request to send.
+/// An ARP request or neighbour solicitation to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Request {
     /// Port to send by.
     pub(crate) port: PortId,
     /// Who is asked for.
     pub(crate) address: IpAddr,
-    /// Where it was last: asked there alone (RFC 1122 §2.3.2.1 (2), unicast poll). `None`: asked of everybody.
+    /// Where it was last: asked there alone (RFC 1122 §2.3.2.1 (2), unicast poll; RFC 4861 §7.3.3). `None`: asked of everybody.
     pub(crate) known: Option<MacAddr>,
 }
 
@@ -108,6 +108,11 @@ impl<B> NeighbourCache<B> {
         let entry = self.entries.get_mut(&(port, address))?;
         entry.used = true;
         entry.mac()
+    }
+
+    /// The MAC address of a neighbour, without making use of it.
+    pub(crate) fn known(&self, port: PortId, address: IpAddr) -> Option<MacAddr> {
+        self.entries.get(&(port, address)).and_then(Entry::mac)
     }
 
     /// Begins to resolve a neighbour that packets will soon be sent to. Without room for it they will have to wait.

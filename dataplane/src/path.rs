@@ -1,9 +1,8 @@
-//! How packets of a VIP get to a neighbour: port and Ethernet header, made once and kept until tables or neighbours change.
+//! How packets of a VIP get to a neighbour or a target: made once and kept until tables or neighbours change.
 
-use std::net::IpAddr;
-
+use vipsec_wire::encapsulation::Tunnel;
 use vipsec_wire::ethernet::HEADER_LEN;
-use vipsec_wire::ip::{Address, Version};
+use vipsec_wire::ip::Version;
 
 use crate::own_hash::KeyedMap;
 use crate::route::NextHop;
@@ -23,32 +22,66 @@ pub(crate) struct Path {
     pub(crate) is_resolved: bool,
 }
 
-/// Paths to targets, bounded by targets and VIPs: only what is resolved is kept.
+/// From a VIP to a target.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TargetPath {
+    pub(crate) path: Path,
+    /// Largest packet of the VIP, in bytes: what wraps it taken off.
+    pub(crate) mtu: u16,
+    /// What wraps it.
+    pub(crate) tunnel: Option<Tunnel>,
+}
+
+/// Which packets take a path: those of a VIP, of one version, to the target at this place of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct TargetKey {
+    pub(crate) vip: u16,
+    pub(crate) target: u16,
+    pub(crate) version: Version,
+}
+
+/// Paths that are kept. Only resolved ones are; their number is bounded by those of VIPs, targets and neighbours.
 #[derive(Debug)]
-pub(crate) struct TargetPaths {
-    paths: KeyedMap<(u16, Version, Address), Path>,
+pub(crate) struct Paths {
+    targets: KeyedMap<TargetKey, TargetPath>,
+    neighbours: KeyedMap<(u16, NextHop, Version), Path>,
     generation: Generation,
 }
 
-impl TargetPaths {
+impl Paths {
     pub(crate) fn new() -> Self {
-        Self { paths: KeyedMap::default(), generation: Generation::default() }
+        Self { targets: KeyedMap::default(), neighbours: KeyedMap::default(), generation: Generation::default() }
     }
 
-    /// The path that was kept, if it is of this generation.
+    /// Forgets what is of another generation.
     #[inline]
-    pub(crate) fn get(&mut self, generation: Generation, vip: u16, version: Version, target: IpAddr) -> Option<Path> {
+    pub(crate) fn enter(&mut self, generation: Generation) {
         if self.generation != generation {
             self.generation = generation;
-            self.paths.clear();
+            self.targets.clear();
+            self.neighbours.clear();
         }
-        self.paths.get(&(vip, version, target.into())).copied()
     }
 
-    /// Keeps a path.
-    pub(crate) fn put(&mut self, vip: u16, version: Version, target: IpAddr, path: Path) {
+    #[inline]
+    pub(crate) fn to_target(&self, key: TargetKey) -> Option<&TargetPath> {
+        self.targets.get(&key)
+    }
+
+    pub(crate) fn keep_to_target(&mut self, key: TargetKey, path: TargetPath) {
+        if path.path.is_resolved {
+            self.targets.insert(key, path);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn to_neighbour(&self, vip: u16, next_hop: NextHop, version: Version) -> Option<Path> {
+        self.neighbours.get(&(vip, next_hop, version)).copied()
+    }
+
+    pub(crate) fn keep_to_neighbour(&mut self, vip: u16, version: Version, path: Path) {
         if path.is_resolved {
-            self.paths.insert((vip, version, target.into()), path);
+            self.neighbours.insert((vip, path.next_hop, version), path);
         }
     }
 }

@@ -1,13 +1,15 @@
-//! Where packets leave: on-link networks and static routes, the longest prefix first.
+//! Where packets leave: on-link networks and static routes of both families, the longest prefix first.
 
 use std::net::IpAddr;
 
-use vipsec_wire::ip::Prefix;
+use vipsec_wire::ip::{Address, Prefix};
 
 use crate::api::{PortId, PortTable, Route, Side};
+use crate::own_hash::KeyedMap;
+use crate::prefix::{AddressPrefix, Lengths};
 
 /// The next hop of a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct NextHop {
     /// Port to leave by.
     pub(crate) port: PortId,
@@ -17,53 +19,67 @@ pub(crate) struct NextHop {
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    prefix: Prefix,
     port: PortId,
     /// `None`: on-link.
     via: Option<IpAddr>,
 }
 
-/// A routing table for few routes: searched in order, the longest prefix first; on-link before static at equal length.
+/// A routing table: one question per prefix length that occurs, however many routes there are. On-link goes before static at equal length.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Routes {
-    entries: Vec<Entry>,
-    /// On-link networks of inside ports: targets are reached by MAC address, so never through a router.
+    entries: KeyedMap<AddressPrefix, Entry>,
+    v4: Lengths,
+    v6: Lengths,
+    routers: Vec<NextHop>,
+    /// On-link networks of inside ports: targets that are reached by MAC address are never reached through a router.
     inside: Vec<(Prefix, PortId)>,
 }
 
 impl Routes {
     /// Builds the table.
     pub(crate) fn new(ports: &[PortTable], routes: &[Route]) -> Self {
-        let mut entries = Vec::new();
-        let mut inside = Vec::new();
+        let mut table = Self::default();
         for (number, port) in (0u8..).zip(ports) {
             for &(_, prefix) in &port.addresses {
-                entries.push(Entry { prefix, port: PortId(number), via: None });
+                table.add(prefix, Entry { port: PortId(number), via: None });
                 if port.side == Side::Inside {
-                    inside.push((prefix, PortId(number)));
+                    table.inside.push((prefix, PortId(number)));
                 }
             }
         }
-        entries.extend(routes.iter().map(|route| Entry {
-            prefix: route.prefix,
-            port: route.port,
-            via: Some(route.via),
-        }));
-        // The sort is stable: on-link entries stay ahead of static ones of the same length.
-        entries.sort_by_key(|entry| std::cmp::Reverse(entry.prefix.bits()));
-        inside.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.bits()));
-        Self { entries, inside }
+        for route in routes {
+            table.add(route.prefix, Entry { port: route.port, via: Some(route.via) });
+            let router = NextHop { port: route.port, address: route.via };
+            if !table.routers.contains(&router) {
+                table.routers.push(router);
+            }
+        }
+        table.inside.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.bits()));
+        table
+    }
+
+    /// What came first stays.
+    fn add(&mut self, prefix: Prefix, entry: Entry) {
+        let key = AddressPrefix::of(prefix);
+        if let std::collections::hash_map::Entry::Vacant(vacant) = self.entries.entry(key) {
+            vacant.insert(entry);
+            let lengths = if prefix.address().is_ipv4() { &mut self.v4 } else { &mut self.v6 };
+            lengths.add(key.len());
+        }
     }
 
     /// The next hop towards `destination`.
-    pub(crate) fn next_hop(&self, destination: IpAddr) -> Option<NextHop> {
-        let entry = self.entries.iter().find(|entry| entry.prefix.contains(destination))?;
-        Some(NextHop { port: entry.port, address: entry.via.unwrap_or(destination) })
+    pub(crate) fn next_hop(&self, destination: impl Into<Address>) -> Option<NextHop> {
+        let destination = destination.into();
+        let lengths = if destination.is_v4() { &self.v4 } else { &self.v6 };
+        let mut longest_first = lengths.iter().rev();
+        let entry = longest_first.find_map(|len| self.entries.get(&AddressPrefix::containing(destination, len)))?;
+        Some(NextHop { port: entry.port, address: entry.via.unwrap_or(destination.into()) })
     }
 
     /// The routers.
     pub(crate) fn routers(&self) -> impl Iterator<Item = NextHop> + '_ {
-        self.entries.iter().filter_map(|entry| Some(NextHop { port: entry.port, address: entry.via? }))
+        self.routers.iter().copied()
     }
 
     /// The inside port on whose network `target` is.
@@ -82,8 +98,9 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn port(side: Side, address: &str) -> PortTable {
-        PortTable { side, mac: MacAddr::default(), addresses: vec![parse_interface(address).unwrap()], mtu: 1500 }
+    fn port(side: Side, addresses: &[&str]) -> PortTable {
+        let addresses = addresses.iter().map(|address| parse_interface(address).unwrap()).collect();
+        PortTable { side, mac: MacAddr::default(), addresses, mtu: 1500 }
     }
 
     fn route(prefix: &str, via: &str, port: u8) -> Route {
@@ -92,12 +109,17 @@ mod tests {
 
     #[test]
     fn the_longest_prefix_wins() {
-        let ports = [port(Side::Outside, "192.0.2.11/24"), port(Side::Inside, "10.1.0.11/24")];
+        let ports = [
+            port(Side::Outside, &["192.0.2.11/24", "2001:db8:1::b/64"]),
+            port(Side::Inside, &["10.1.0.11/24", "2001:db8:2::b/64"]),
+        ];
         let routes = [
             route("0.0.0.0/0", "192.0.2.254", 0),
             route("10.0.0.0/8", "10.1.0.254", 1),
             route("192.0.2.0/24", "192.0.2.253", 0),
             route("192.0.2.128/25", "192.0.2.252", 0),
+            route("::/0", "fe80::1", 0),
+            route("2001:db8::/32", "2001:db8:2::1", 1),
         ];
         let routes = Routes::new(&ports, &routes);
         let hop = |to: &str| routes.next_hop(ip(to)).map(|hop| (hop.port.0, hop.address));
@@ -106,9 +128,20 @@ mod tests {
         assert_eq!(hop("192.0.2.200"), Some((0, ip("192.0.2.252"))));
         assert_eq!(hop("10.1.0.21"), Some((1, ip("10.1.0.21"))));
         assert_eq!(hop("10.2.0.21"), Some((1, ip("10.1.0.254"))));
-        assert_eq!(hop("2001:db8::1"), None);
+        assert_eq!(hop("2001:db8:1::7"), Some((0, ip("2001:db8:1::7"))));
+        assert_eq!(hop("2001:db8:3::7"), Some((1, ip("2001:db8:2::1"))));
+        assert_eq!(hop("2001:db9::7"), Some((0, ip("fe80::1"))));
         assert_eq!(routes.inside_port(ip("10.1.0.21")), Some(PortId(1)));
         assert_eq!(routes.inside_port(ip("10.2.0.21")), None, "not through a router");
         assert_eq!(routes.inside_port(ip("192.0.2.7")), None);
+        assert_eq!(routes.routers().count(), 6);
+    }
+
+    #[test]
+    fn the_families_default_routes_are_apart() {
+        let routes = Routes::new(&[], &[route("::/0", "2001:db8::1", 0)]);
+        assert_eq!(routes.next_hop(ip("192.0.2.1")), None);
+        let routes = Routes::new(&[], &[route("0.0.0.0/0", "192.0.2.254", 0)]);
+        assert_eq!(routes.next_hop(ip("2001:db8::1")), None);
     }
 }

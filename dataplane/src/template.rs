@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use vipsec_esp::header::{ALIGNMENT, HEADER_LEN as ESP_HEADER_LEN, ICV_LEN, TRAILER_LEN};
-use vipsec_esp::sa::TunnelEnds;
+use vipsec_esp::sa::{DfPolicy, DscpPolicy, EcnPolicy, Mode, TunnelEnds, TunnelPolicy};
 use vipsec_wire::buffer::PacketBuf;
 use vipsec_wire::checksum::Sum;
-use vipsec_wire::ip::protocol;
+use vipsec_wire::ip::{Address, Header, protocol};
 use vipsec_wire::{ethernet, ipv4, ipv6, udp};
 
 use crate::drops::DropReason;
@@ -23,11 +23,34 @@ const V6_UDP: usize = V6 + udp::HEADER_LEN;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fields {
     /// Differentiated services and ECN.
-    pub(crate) traffic_class: u8,
+    traffic_class: u8,
     /// IPv4's.
-    pub(crate) identification: u16,
+    identification: u16,
     /// IPv4's.
-    pub(crate) dont_fragment: bool,
+    dont_fragment: bool,
+}
+
+impl Fields {
+    /// As an SA's policy makes them from the inner header (RFC 4301 §5.1.2).
+    #[inline]
+    pub(crate) fn new(policy: TunnelPolicy, inner: &Header, identification: u16) -> Self {
+        let dscp = match policy.dscp {
+            DscpPolicy::Copy => inner.traffic_class & !0b11,
+            DscpPolicy::Set(dscp) => dscp << 2,
+        };
+        // RFC 6040 §4.1: in normal mode the field is copied, in compatibility mode cleared.
+        let ecn = match policy.ecn {
+            EcnPolicy::Normal => inner.traffic_class & 0b11,
+            EcnPolicy::Compatibility => 0,
+        };
+        // RFC 4301 §5.1.2.1 (4): "Configuration determines whether to copy from the inner header (IPv4 only), clear, or set the DF".
+        let dont_fragment = match policy.df {
+            DfPolicy::Clear => false,
+            DfPolicy::Copy => inner.dont_fragment,
+            DfPolicy::Set => true,
+        };
+        Self { traffic_class: dscp | ecn, identification, dont_fragment }
+    }
 }
 
 /// Ethernet, IP and, with encapsulation, UDP.
@@ -55,7 +78,15 @@ impl Template {
     }
 
     /// For the ends of a tunnel, along a path.
-    pub(crate) fn new(tunnel: &TunnelEnds, path: Path, generation: Generation) -> Result<Self, DropReason> {
+    ///
+    /// `path_mtu` is what is known of the way beyond the path's first hop, in bytes.
+    pub(crate) fn new(
+        tunnel: &TunnelEnds,
+        mode: Mode,
+        path: Path,
+        path_mtu: Option<u16>,
+        generation: Generation,
+    ) -> Result<Self, DropReason> {
         let mut template = Self { path, ..Self::none() };
         let (ethernet, rest) = template.headers.split_at_mut(ethernet::HEADER_LEN);
         ethernet.copy_from_slice(&path.ethernet);
@@ -84,8 +115,14 @@ impl Template {
         }
         template.len = len as u8;
         let overhead = len - ethernet::HEADER_LEN + ESP_HEADER_LEN + ICV_LEN;
-        let room = usize::from(path.mtu).saturating_sub(overhead);
-        template.inner_mtu = (room / ALIGNMENT * ALIGNMENT).saturating_sub(TRAILER_LEN) as u16;
+        let mtu = path_mtu.map_or(path.mtu, |path_mtu| path_mtu.min(path.mtu));
+        let room = usize::from(mtu).saturating_sub(overhead);
+        let protected_max = (room / ALIGNMENT * ALIGNMENT).saturating_sub(TRAILER_LEN);
+        template.inner_mtu = match mode {
+            Mode::Tunnel => protected_max,
+            // The IP header is outside.
+            Mode::Transport => protected_max + ip_len,
+        } as u16;
         // While a neighbour is not resolved, the next packet asks again.
         template.generation = if path.is_resolved { generation } else { Generation::default() };
         Ok(template)
@@ -163,6 +200,14 @@ impl Template {
         header[14] = 0x60 | fields.traffic_class >> 4;
         header[15] = header[15] & 0x0f | fields.traffic_class << 4;
         [header[18], header[19]] = payload_len.to_be_bytes();
+        if LEN == V6_UDP {
+            // RFC 8200 §8.1: the UDP checksum is not optional.
+            let (addresses, datagram) = frame.split_at_mut_checked(V6).ok_or(DropReason::NoRoom)?;
+            let addresses = addresses.last_chunk::<32>().ok_or(DropReason::NoRoom)?;
+            let (source, destination) = addresses.split_first_chunk::<16>().ok_or(DropReason::NoRoom)?;
+            let destination = destination.first_chunk::<16>().ok_or(DropReason::NoRoom)?;
+            udp::fill_checksum(Address::from_octets(*source), Address::from_octets(*destination), datagram)?;
+        }
         Ok(())
     }
 }

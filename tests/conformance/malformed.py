@@ -137,13 +137,14 @@ def wrong_inside(peer):
     yield peer.sealed("an inner packet of nothing", "inner_malformed", b"")
     yield peer.sealed("half a TCP header", "inner_malformed", IP(src=INNER, dst=VIP, proto=6) / Raw(bytes(10)))
     yield peer.sealed("an inner UDP length below 8", "inner_malformed", IP(src=INNER, dst=VIP) / UDP(sport=1, dport=7, len=7) / Raw(bytes(10)))
-    yield peer.sealed("IPv6 inside", "other_family", IPv6(src="2001:db8::1", dst="2001:db8::2") / UDP(), next_header=41)
+    yield peer.sealed("IPv6 inside, of nobody's", "inbound_selector_mismatch", IPv6(src="2001:db8::1", dst="2001:db8::2") / UDP(), next_header=41)
+    yield peer.sealed("IPv6 called IPv4", "inner_malformed", IPv6(src="2001:db8::1", dst="2001:db8::2") / UDP())
     yield peer.sealed("UDP without an inner header", "unexpected_next_header", raw(inner())[20:], next_header=17)
     yield peer.sealed("a dummy packet", "esp_dummy", bytes(40), next_header=59)
-    yield peer.sealed("a first fragment", "inner_fragment", inner(flags="MF"))
-    yield peer.sealed("a last fragment", "inner_fragment", inner(frag=100))
-    yield peer.sealed("an inner TTL of 1", "ttl_expired", inner(ttl=1))
-    yield peer.sealed("an inner TTL of 0", "ttl_expired", inner(ttl=0))
+    yield Case("a first fragment whose others don't come", peer.udp(peer.esp(inner(flags="MF"))), counter="fragments")
+    yield Case("a last fragment whose others don't come", peer.udp(peer.esp(inner(frag=100))), counter="fragments")
+    yield Case("an inner TTL of 1", peer.udp(peer.esp(inner(ttl=1))), "ttl_expired", counter="icmp_errors")
+    yield Case("an inner TTL of 0", peer.udp(peer.esp(inner(ttl=0))), "ttl_expired", counter="icmp_errors")
     yield peer.sealed("a port without a service", "unknown_service", IP(src=INNER, dst=VIP) / TCP(sport=30_000, dport=81))
     yield Case("congestion on the way, of a packet that can't say so", peer.udp(peer.esp(), tos=3), "inner_congestion")
     # RFC 6040 section 4.2: ECT(0) inside, CE outside becomes CE.
@@ -159,7 +160,7 @@ def other_datagrams(peer):
     yield Case("a non-ESP marker and a wrong checksum", peer.udp(bytes(4) + b"\xff" * 60, udp={"chksum": 0x1234}), "malformed_udp")
     yield Case("a UDP length beyond the packet", peer.udp(peer.esp(), udp={"len": 500}), "malformed_udp")
     yield Case("a UDP length below 8", peer.udp(peer.esp(), udp={"len": 7}), "malformed_udp")
-    yield Case("UDP to another port", peer.udp(peer.esp(), udp={"dport": 4501}), "clear_text")
+    yield Case("UDP to another port", peer.udp(peer.esp(), udp={"dport": 4501}), "unknown_service")
     clear = Ether(src=PEER_MAC, dst=VIP_MAC) / IP(src=PEER, dst=VIP)
     yield Case("TCP outside the tunnel", clear / TCP(sport=30_000, dport=80), "clear_text")
     # RFC 7296 section 2.23: both kinds of ESP at any time, whatever was negotiated.
@@ -169,14 +170,14 @@ def other_datagrams(peer):
 
 
 def other_frames(peer):
-    yield Case("an outer fragment", peer.udp(peer.esp(), flags="MF"), "outer_fragment")
-    yield Case("a wrong outer checksum", peer.udp(peer.esp(), chksum=0x1234), "malformed_ipv4")
-    yield Case("an outer length beyond the frame", peer.udp(peer.esp(), len=1000), "malformed_ipv4")
+    yield Case("an outer fragment of no multiple of eight bytes", peer.udp(peer.esp()[:-1], flags="MF"), "fragment_malformed", counter="fragments")
+    yield Case("a wrong outer checksum", peer.udp(peer.esp(), chksum=0x1234), "malformed_ip")
+    yield Case("an outer length beyond the frame", peer.udp(peer.esp(), len=1000), "malformed_ip")
     yield Case("for another address", peer.udp(peer.esp(), dst="192.0.2.77"), "not_for_us")
     yield Case("for another station", peer.udp(peer.esp(), ether={"dst": "02:00:00:00:99:99"}), "other_station")
     yield Case("from a group address", peer.udp(peer.esp(), ether={"src": "03:00:00:00:00:01"}), "malformed_frame")
     yield Case("half an Ethernet header", Raw(bytes(8)), "malformed_frame")
-    yield Case("IPv6", Ether(src=PEER_MAC, dst=VIP_MAC) / IPv6(src="fe80::1", dst="fe80::2"), "unknown_ethertype")
+    yield Case("IPv6", Ether(src=PEER_MAC, dst=VIP_MAC) / IPv6(src="fe80::1", dst="fe80::2"), "not_for_us")
     yield Case("ARP for another", Ether(src=PEER_MAC, dst="ff:ff:ff:ff:ff:ff") / ARP(hwsrc=PEER_MAC, psrc=PEER, pdst="192.0.2.77"), "arp_not_for_us")
     yield Case("half an ARP packet", Ether(src=PEER_MAC, dst="ff:ff:ff:ff:ff:ff", type=0x0806) / Raw(bytes(14)), "malformed_arp")
     yield Case("a good packet with Ethernet's padding", raw(peer.udp(peer.esp())) + bytes(18), FORWARDED, forwarded(raw(inner())))
@@ -190,8 +191,8 @@ def from_inside():
     yield Case("to nobody's network", ether / reply(dst="10.8.0.1"), "no_outbound_sa")
     yield Case("to the gateway itself", ether / reply(src=target, dst=GATEWAY), "unserved_protocol")
     yield Case("for another station", Ether(src=mac, dst="02:00:00:00:99:99") / reply(), "other_station")
-    yield Case("a wrong header checksum", ether / reply(chksum=0x1234), "malformed_ipv4")
-    yield Case("a TTL of 1", ether / reply(ttl=1), "ttl_expired")
+    yield Case("a wrong header checksum", ether / reply(chksum=0x1234), "malformed_ip")
+    yield Case("a TTL of 1", ether / reply(ttl=1), "ttl_expired", counter="icmp_errors")
     yield Case("too big", ether / reply(1472, flags="DF"), "too_big", counter="icmp_errors")
     yield Case("the biggest that fits", ether / reply(BIGGEST_INNER - 28, flags="DF"), FORWARDED, forwarded(raw(reply(BIGGEST_INNER - 28, flags="DF"))))
 
@@ -228,10 +229,13 @@ def check(case, run):
     sent = [Ether(frame) for frame in frames(run / "inside-tx.pcap") if not is_arp(frame)]
     errors = [frame for frame in sent if ICMP in frame]
     failures.same_packets("inside", [raw(frame.payload) for frame in sent if ICMP not in frame], [one.packet for one in outside if one.reason == FORWARDED])
-    check_too_big(errors, [one.frame for one in inside if one.reason == "too_big"], failures)
+    check_too_big([frame for frame in errors if frame[ICMP].type == 3], [one.frame for one in inside if one.reason == "too_big"], failures)
+    check_expired([IP(raw(frame.payload)) for frame in errors if frame[ICMP].type == 11], GATEWAY, [raw(one.frame.payload) for one in inside if one.reason == "ttl_expired"], failures)
 
     sealed = [ipv4(frame) for frame in frames(run / "outside-tx.pcap") if not is_arp(frame)]
-    failures.same_packets("outside", [outbound.open(packet) for packet in sealed], [one.packet for one in inside if one.reason == FORWARDED])
+    opened = [IP(outbound.open(packet)) for packet in sealed]
+    failures.same_packets("outside", [raw(packet) for packet in opened if ICMP not in packet], [one.packet for one in inside if one.reason == FORWARDED])
+    check_expired([packet for packet in opened if ICMP in packet], VIP, [raw(inner(ttl=ttl)) for ttl in (1, 0)], failures)
     failures.report()
     print(f"{sum(expected.values())} packets dropped for {len(expected)} reasons, {len(sealed) + len(sent) - len(errors)} forwarded")
 
@@ -245,6 +249,14 @@ def check_too_big(errors, causes, failures):
         quote = raw(error[ICMP].payload)
         # RFC 792: the header and 64 bits at least.
         failures.check(len(quote) >= 28 and raw(cause.payload).startswith(quote), f"inside: ICMP error quotes {quote.hex()}")
+
+
+def check_expired(errors, sender, causes, failures):
+    """RFC 792: "time to live exceeded in transit", to whoever sent the packet."""
+    failures.equal(f"from {sender}: time exceeded", len(errors), len(causes))
+    for error, cause in zip(errors, causes):
+        failures.equal("time exceeded: ends, type, code", (error.src, error.dst, error[ICMP].type, error[ICMP].code), (sender, IP(cause).src, 11, 0))
+        failures.check(cause.startswith(raw(error[ICMP].payload)), "time exceeded: the quote")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ impl Config {
         });
         let vips = self.vips.iter().map(|vip| VipTable {
             vip: floating(&vip.floating),
+            more: Vec::new(),
             gateways: vip.gateways.iter().map(floating).collect(),
             state: VipState::Elsewhere,
         });
@@ -36,6 +37,7 @@ impl Config {
             ports: ports.collect(),
             vips: vips.collect(),
             routes: routes.collect(),
+            policies: Vec::new(),
             services: self.service_table(|_| Standing::default())?.into(),
             ike_policer: IKE_POLICER,
         })

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use vipsec_dataplane::api::{Command, Event, Tables, VipState};
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
+use vipsec_esp::lifetime::LifetimeDue;
 use vipsec_esp::sa::Spi;
 use vipsec_ike::IkeSaId;
 use vipsec_takeover::floor::Floor;
@@ -213,6 +214,9 @@ impl Core {
             // RFC 7296 §1.5: an INVALID_SPI outside an IKE SA is only a hint, and a successor that isn't loaded yet must
             // stay silent. The remote peer's own liveness check finds out.
             Event::UnknownSpi { .. } => {}
+            // Of a child SA that IKE doesn't know any more, or is replacing already, nothing is left to do.
+            Event::Lifetime { spi, due: LifetimeDue::Soft } => drop(self.ike.rekey_child(spi.get(), now)),
+            Event::Lifetime { spi, due: LifetimeDue::Hard } => drop(self.ike.delete_child(spi.get(), now)),
             Event::Advertisement { port, frame } => self.handle_advertisement(now, port, &frame),
             Event::Report { token, report } => self.handle_report(now, token, report),
         }

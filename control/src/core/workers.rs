@@ -153,9 +153,10 @@ impl WorkerSet {
                 self.placed.remove(&spi);
                 Some(event)
             }
-            Event::ChildInstalled(spi) | Event::PeerMoved { spi, .. } | Event::Alive(spi) => {
-                self.owner_only(worker, spi).map(|()| event)
-            }
+            Event::ChildInstalled(spi)
+            | Event::PeerMoved { spi, .. }
+            | Event::Lifetime { spi, .. }
+            | Event::Alive(spi) => self.owner_only(worker, spi).map(|()| event),
             Event::Numbers(numbers) => self.owner_only(worker, numbers.spi).map(|()| event),
             Event::Ike(_) | Event::UnknownSpi { .. } | Event::Advertisement { .. } => Some(event),
         }
@@ -304,6 +305,7 @@ mod tests {
             ports: Vec::new(),
             vips: Vec::new(),
             routes: Vec::new(),
+            policies: Vec::new(),
             services: Default::default(),
             ike_policer: vipsec_dataplane::api::Policer { rate: 1, burst: 1 },
         })

@@ -4,15 +4,20 @@
 //! inbound half alone, a packet to it the outbound one.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use vipsec_distribute::connection::Traffic;
 use vipsec_esp::engine::EngineKind;
 use vipsec_esp::error::SetupError;
 use vipsec_esp::inbound::InboundSa;
+use vipsec_esp::lifetime::LifetimeDue;
 use vipsec_esp::outbound::OutboundSa;
-use vipsec_esp::sa::{ChildSa, Spi, TunnelEnds};
+use vipsec_esp::sa::{ChildSa, Mode, Spi, TunnelEnds, TunnelPolicy};
+use vipsec_wire::ip::Address;
+use vipsec_wire::ipv6;
 
 use crate::api::{ChildRefusal, Numbers, SaReport};
+use crate::own_hash::KeyedMap;
 use crate::selector::{Ends, SelectorIndex, Selectors};
 use crate::template::Template;
 
@@ -21,6 +26,9 @@ mod spi_map;
 
 use arena::Arena;
 use spi_map::SpiMap;
+
+/// RFC 791 §3.2: "Every internet destination must be able to receive a datagram of 576 octets either in one piece or in fragments".
+const IPV4_MTU_MIN: u16 = 576;
 
 /// A place in the database, valid until its SA is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +41,7 @@ pub(crate) struct Inbound {
     /// Where the remote peer is, if ESP travels in UDP: packets move it.
     pub(crate) udp_remote: Option<SocketAddr>,
     pub(crate) vip: u16,
+    pub(crate) mode: Mode,
     /// Nothing has been heard on it yet.
     unheard: bool,
     /// Nothing is said about its being alive before this time of the worker, in nanoseconds.
@@ -48,6 +57,9 @@ pub(crate) struct Inbound {
 pub(crate) struct Outbound {
     pub(crate) template: Template,
     pub(crate) vip: u16,
+    pub(crate) mode: Mode,
+    pub(crate) policy: TunnelPolicy,
+    path_mtu: Option<PathMtu>,
     /// Nothing leaves by it while the SA with this inbound SPI is there.
     defers_to: Option<Spi>,
     pub(crate) sealed: Traffic,
@@ -56,6 +68,24 @@ pub(crate) struct Outbound {
 
 const _: () = assert!(std::mem::offset_of!(Inbound, esp) <= 192);
 const _: () = assert!(std::mem::offset_of!(Outbound, esp) <= 192);
+
+/// What is known of the way to the remote peer beyond the first hop.
+#[derive(Debug, Clone, Copy)]
+struct PathMtu {
+    bytes: u16,
+    /// The worker's time at which it is forgotten, in nanoseconds.
+    until: u64,
+}
+
+/// RFC 1191 §6.3: what was learned about a path MTU is forgotten after ten minutes, to find out whether it has grown.
+const PATH_MTU_TIME: Duration = Duration::from_secs(600);
+
+impl Outbound {
+    /// The path MTU to the remote peer, if a smaller one than the first hop's is known, in bytes.
+    pub(crate) fn path_mtu(&self) -> Option<u16> {
+        self.path_mtu.map(|known| known.bytes)
+    }
+}
 
 /// What no packet asks for.
 #[derive(Debug)]
@@ -77,6 +107,8 @@ pub(crate) struct Sad {
     free: Vec<SaIndex>,
     by_spi: SpiMap,
     by_selectors: SelectorIndex,
+    /// By remote peer and its SPI, for ICMP errors.
+    by_remote_spi: KeyedMap<(Address, u32), SaIndex>,
     sas_max: usize,
     /// Where the next beat goes on.
     beat_at: u32,
@@ -92,6 +124,7 @@ impl Sad {
             free: Vec::new(),
             by_spi: SpiMap::new(),
             by_selectors: SelectorIndex::new(hash_seed),
+            by_remote_spi: KeyedMap::with_hasher(hash_seed.into()),
             sas_max,
             beat_at: 0,
         }
@@ -164,9 +197,11 @@ impl Sad {
         let selectors = Selectors::new(&child.local_selectors, &child.remote_selectors);
         self.by_selectors.insert(index.0, child.vip, &selectors);
         self.by_spi.insert(spi.get(), index.0);
+        self.by_remote_spi.insert((child.tunnel.remote.into(), child.outbound.spi.get()), index);
         let inbound = Inbound {
             udp_remote: udp_remote(&child.tunnel),
             vip: child.vip,
+            mode: child.mode,
             unheard: true,
             alive_after: 0,
             selectors,
@@ -177,6 +212,9 @@ impl Sad {
         let outbound = Outbound {
             template: Template::none(),
             vip: child.vip,
+            mode: child.mode,
+            policy: child.policy,
+            path_mtu: None,
             defers_to: child.succeeds,
             sealed: Traffic::default(),
             esp: outbound_sa,
@@ -193,6 +231,7 @@ impl Sad {
     /// Forgets a pair and its keys.
     pub(crate) fn remove(&mut self, spi: Spi) -> Result<(), NoSuchSa> {
         let at = self.by_spi.remove(spi.get()).ok_or(NoSuchSa)?;
+        self.forget_remote_spi(SaIndex(at));
         if let Some(inbound) = self.inbound.get(at) {
             self.by_selectors.remove(at, &inbound.selectors);
         }
@@ -219,6 +258,7 @@ impl Sad {
     /// The remote peer's end is there now. A port only counts where ESP travels in UDP.
     pub(crate) fn move_peer(&mut self, index: SaIndex, remote: SocketAddr) {
         let at = index.0;
+        self.forget_remote_spi(index);
         let Some(Some(pair)) = self.pairs.get_mut(at as usize) else { return };
         pair.tunnel.remote = remote.ip();
         if let Some((_, port)) = &mut pair.tunnel.udp {
@@ -228,8 +268,43 @@ impl Sad {
             inbound.udp_remote = udp_remote(&pair.tunnel);
         }
         if let Some(outbound) = self.outbound.get_mut(at) {
+            // It is another path now.
+            outbound.path_mtu = None;
             outbound.template.forget();
+            self.by_remote_spi.insert((remote.ip().into(), outbound.esp.spi().get()), index);
         }
+    }
+
+    /// The pair that sends to a remote peer under that SPI of the peer's.
+    pub(crate) fn find_by_remote_spi(&self, remote: Address, spi: u32) -> Option<SaIndex> {
+        self.by_remote_spi.get(&(remote, spi)).copied()
+    }
+
+    fn forget_remote_spi(&mut self, index: SaIndex) {
+        let remote = self.tunnel(index).map(|tunnel| Address::from(tunnel.remote));
+        let spi = self.outbound(index).map(|sa| sa.esp.spi().get());
+        if let Some(key) = remote.zip(spi)
+            && self.by_remote_spi.get(&key) == Some(&index)
+        {
+            self.by_remote_spi.remove(&key);
+        }
+    }
+
+    /// The path to a pair's remote peer carries only packets of `mtu` bytes, somebody says at this time of the worker. Returns whether
+    /// that changed anything.
+    pub(crate) fn lower_path_mtu(&mut self, nanos: u64, index: SaIndex, mtu: u32) -> bool {
+        let Some(tunnel) = self.tunnel(index) else { return false };
+        let Some(outbound) = self.outbound_mut(index) else { return false };
+        // RFC 791 §3.2 and RFC 8200 §5: every link carries packets of that size, so nobody can talk us below it.
+        let min = if tunnel.remote.is_ipv4() { IPV4_MTU_MIN } else { ipv6::MTU_MIN as u16 };
+        let bytes = u16::try_from(mtu).unwrap_or(u16::MAX).max(min);
+        let known = outbound.path_mtu.map_or(outbound.template.path.mtu, |known| known.bytes);
+        if bytes >= known {
+            return false;
+        }
+        outbound.path_mtu = Some(PathMtu { bytes, until: nanos.saturating_add(PATH_MTU_TIME.as_nanos() as u64) });
+        outbound.template.forget();
+        true
     }
 
     /// Does a pair want to report its numbers?
@@ -252,13 +327,20 @@ impl Sad {
         })
     }
 
-    /// Tells the next `count` places that about a second went by since their last beat.
-    pub(crate) fn beat(&mut self, count: usize) {
+    /// Tells the next `count` places that about a second went by since their last beat. Says which lifetimes came to a limit.
+    pub(crate) fn beat(&mut self, nanos: u64, count: usize, mut lifetime: impl FnMut(Spi, LifetimeDue)) {
         for _ in 0..count.min(self.pairs.len()) {
             let at = self.beat_at;
             self.beat_at = if (at as usize) + 1 < self.pairs.len() { at + 1 } else { 0 };
-            if let Some(sa) = self.inbound.get_mut(at) {
-                sa.esp.handle_beat();
+            let (Some(inbound), Some(outbound)) = (self.inbound.get_mut(at), self.outbound.get_mut(at)) else {
+                continue;
+            };
+            inbound.esp.handle_beat();
+            let dues = [inbound.esp.lifetime_due(), outbound.esp.lifetime_due()];
+            dues.into_iter().flatten().for_each(|due| lifetime(inbound.esp.spi(), due));
+            if outbound.path_mtu.is_some_and(|known| known.until <= nanos) {
+                outbound.path_mtu = None;
+                outbound.template.forget();
             }
         }
     }

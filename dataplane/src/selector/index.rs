@@ -7,9 +7,9 @@ use std::collections::hash_map::Entry;
 
 use vipsec_wire::ip::Address;
 
-use super::prefix::AddressPrefix;
 use super::{Ends, Range, Selectors};
 use crate::own_hash::KeyedMap;
+use crate::prefix::{AddressPrefix, Lengths};
 
 /// Finds child SAs, which are numbers to it, by their selectors.
 #[derive(Debug)]
@@ -19,24 +19,6 @@ pub struct SelectorIndex {
     v6: Lengths,
     /// Counts up with every child SA.
     born: u64,
-}
-
-/// How many prefixes there are of each length. Those that occur, in order.
-#[derive(Debug, Default)]
-struct Lengths(Vec<(u8, usize)>);
-
-impl Lengths {
-    fn add(&mut self, len: u8) {
-        match self.0.binary_search_by_key(&len, |(len, _)| *len) {
-            Ok(at) => self.0.iter_mut().skip(at).take(1).for_each(|(_, count)| *count += 1),
-            Err(at) => self.0.insert(at, (len, 1)),
-        }
-    }
-
-    fn remove(&mut self, len: u8) {
-        self.0.iter_mut().filter(|(own, _)| *own == len).for_each(|(_, count)| *count = count.saturating_sub(1));
-        self.0.retain(|(_, count)| *count > 0);
-    }
 }
 
 /// One child SA at one prefix.
@@ -176,8 +158,8 @@ impl SelectorIndex {
     pub fn newest(&self, vip: u16, ends: &Ends, is_ready: impl Fn(u32) -> bool) -> Option<u32> {
         let lengths = if ends.remote.is_v4() { &self.v4 } else { &self.v6 };
         let mut newest: Option<&Candidate> = None;
-        for (len, _) in &lengths.0 {
-            let Some(bucket) = self.buckets.get(&AddressPrefix::containing(ends.remote, *len)) else { continue };
+        for len in lengths.iter() {
+            let Some(bucket) = self.buckets.get(&AddressPrefix::containing(ends.remote, len)) else { continue };
             let candidates = bucket.as_slice().iter().rev();
             let matching = candidates
                 .take_while(|candidate| newest.is_none_or(|newest| candidate.born > newest.born))
@@ -267,6 +249,6 @@ mod tests {
         index.remove(1, &selectors);
         assert_eq!(index.newest(0, &ends([10, 1, 2, 3], 6, None), |_| true), Some(2));
         index.remove(2, &selectors);
-        assert!(index.buckets.is_empty() && index.v4.0.is_empty() && index.v6.0.is_empty());
+        assert!(index.buckets.is_empty() && index.v4.is_empty() && index.v6.is_empty());
     }
 }

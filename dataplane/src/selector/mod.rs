@@ -7,10 +7,10 @@ use vipsec_esp::sa::Selector;
 use vipsec_wire::ip::Address;
 
 mod index;
-mod prefix;
 
 pub use index::SelectorIndex;
-use prefix::AddressPrefix;
+
+use crate::prefix::{self, AddressPrefix};
 
 /// What selectors compare of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub(crate) struct Range {
 }
 
 impl Range {
-    fn new(selector: &Selector) -> Self {
+    pub(crate) fn new(selector: &Selector) -> Self {
         let Selector { addresses, protocol, ports } = selector;
         Self {
             first: (*addresses.start()).into(),
@@ -63,7 +63,7 @@ impl Range {
     }
 
     #[inline]
-    fn matches(&self, address: Address, protocol: u8, port: Option<u16>) -> bool {
+    pub(crate) fn matches(&self, address: Address, protocol: u8, port: Option<u16>) -> bool {
         self.first <= address
             && address <= self.last
             && self.is_v4 == address.is_v4()

@@ -1,6 +1,6 @@
-//! ARP: answers for our addresses, learns about neighbours that ask for us or that we asked for, asks (RFC 826, RFC 5227).
+//! ARP: answers for our IPv4 addresses, learns about neighbours, asks for them (RFC 826, RFC 5227).
 
-use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use vipsec_wire::arp::{FRAME_LEN, Operation, Packet};
@@ -9,7 +9,6 @@ use vipsec_wire::ethernet::{self, HEADER_LEN, MacAddr};
 
 use crate::api::{PortId, VipState};
 use crate::drops::{DropReason, Tally};
-use crate::neighbour::{Pending, Request};
 use crate::worker::{Verdict, Worker};
 
 impl<P: BufferPool> Worker<P> {
@@ -53,57 +52,16 @@ impl<P: BufferPool> Worker<P> {
         }
     }
 
-    /// Remembers who asked for an address of ours, if it is a neighbour at all: a probe has no address yet (RFC 5227 §2.1.1).
-    fn meet(&mut self, now: Instant, port: PortId, address: IpAddr, mac: MacAddr) {
-        let is_on_link = self
-            .lookup
-            .port(port)
-            .is_some_and(|port| port.addresses.iter().any(|(_, prefix)| prefix.contains(address)));
-        if is_on_link && self.lookup.own_address(port, address).is_none() {
-            let waiting = self.neighbours.handle_introduction(now, port, address, mac);
-            self.send_waiting(port, mac, waiting);
-        }
-    }
-
-    /// Takes a neighbour's word for its address, and sends what waited for it.
-    fn learn(&mut self, now: Instant, port: PortId, address: IpAddr, mac: MacAddr) {
-        let waiting = self.neighbours.handle_claim(now, port, address, mac);
-        self.send_waiting(port, mac, waiting);
-    }
-
-    fn send_waiting(&mut self, port: PortId, mac: MacAddr, waiting: Pending<P::Buf>) {
-        for mut frame in waiting {
-            let verdict = match frame.data_mut().first_chunk_mut() {
-                Some(destination) => {
-                    *destination = mac.octets();
-                    self.transmit(port, frame)
-                }
-                None => Err(DropReason::MalformedFrame),
-            };
-            self.count(verdict);
-        }
-    }
-
-    /// Sends the ARP requests that have become due.
-    pub(crate) fn send_requests(&mut self) {
-        while let Some(request) = self.neighbours.poll_request() {
-            let verdict = self.send_request(&request);
-            self.count(verdict);
-        }
-    }
-
-    fn send_request(&mut self, request: &Request) -> Verdict {
-        let Request { port, address: IpAddr::V4(target_ip), known } = *request else {
-            return Err(DropReason::OtherFamily);
-        };
-        let sender_mac = self.lookup.port(port).ok_or(DropReason::UnknownPort)?.mac;
-        let sender_ip = self.lookup.own_ipv4_near(port, target_ip.into()).ok_or(DropReason::NoRoute)?;
+    pub(super) fn send_arp_request(
+        &mut self,
+        port: PortId,
+        (sender_ip, sender_mac): (Ipv4Addr, MacAddr),
+        target_ip: Ipv4Addr,
+        known: Option<MacAddr>,
+    ) -> Verdict {
         let target_mac = known.unwrap_or_default();
         let arp = Packet { operation: Operation::Request, sender_mac, sender_ip, target_mac, target_ip };
-        let mut frame = self.pool.alloc().ok_or(DropReason::BufferPoolEmpty)?;
-        frame.append(FRAME_LEN)?;
-        frame.data_mut().copy_from_slice(&arp.to_frame(known.unwrap_or(MacAddr::BROADCAST)));
-        self.transmit(port, frame)?;
+        self.send_own(port, &arp.to_frame(known.unwrap_or(MacAddr::BROADCAST)))?;
         self.counters.count(Tally::ArpRequests);
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use vipsec_esp::inbound::{self, Admission};
 use vipsec_esp::sa::Spi;
-use vipsec_wire::buffer::BufferPool;
+use vipsec_wire::buffer::{BufferPool, PacketBuf};
 
 use super::Stage;
 use crate::api::Event;
@@ -37,6 +37,11 @@ impl<P: BufferPool> Worker<P> {
     pub(super) fn esp(&mut self, now: Instant, sealed: Stage<Sealed<P::Buf>>) {
         if sealed.is_empty() {
             return;
+        }
+        for sealed in &sealed {
+            if let Some(sa) = self.sad.inbound(sealed.index) {
+                sa.esp.prefetch(sealed.packet.data().len());
+            }
         }
         let opened: Stage<_> = sealed.into_iter().filter_map(|sealed| self.passed(self.open(sealed))).collect();
         let mut inner = Stage::new();

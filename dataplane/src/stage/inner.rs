@@ -2,23 +2,36 @@
 
 use std::time::Instant;
 
+use vipsec_esp::sa::Mode;
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
-use vipsec_wire::icmp;
-use vipsec_wire::ip::{self, Ecn, protocol};
+use vipsec_wire::ip::{self, Ecn, Header, Version, protocol};
+use vipsec_wire::quote::Quote;
+use vipsec_wire::tcp::Flags;
+use vipsec_wire::{icmp, icmpv6, tcp};
 
-use super::Stage;
 use super::esp::Opened;
+use super::{Stage, fragments};
 use crate::api::VipState;
-use crate::drops::DropReason;
+use crate::drops::{DropReason, Tally};
 use crate::flow::{Flow, quoted_tuple};
 use crate::sad::{self, SaIndex};
 use crate::worker::{Verdict, Worker};
+
+/// How a packet came from its remote host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Via {
+    Clear,
+    Tunnel(SaIndex),
+}
 
 /// A packet from a remote host to a VIP, checked.
 pub(super) struct Inner<B> {
     pub(super) packet: B,
     pub(super) flow: Flow,
     pub(super) vip: u16,
+    pub(super) via: Via,
+    /// It came in fragments, so it may leave in fragments.
+    pub(super) was_fragmented: bool,
 }
 
 impl<P: BufferPool> Worker<P> {
@@ -30,22 +43,60 @@ impl<P: BufferPool> Worker<P> {
         checked: &mut Stage<Inner<P::Buf>>,
     ) -> Verdict {
         let Opened { mut packet, index, esp, outer } = opened;
-        match esp.next_header {
-            protocol::IPV4 => {}
+        let sa = self.sad.inbound(index).ok_or(DropReason::UnknownSpi)?;
+        let version = match (sa.mode, esp.next_header) {
+            (Mode::Tunnel, protocol::IPV4) => Version::V4,
+            (Mode::Tunnel, protocol::IPV6) => Version::V6,
             // RFC 4303 §2.6: "a receiver MUST be prepared to discard such packets, without indicating an error".
-            protocol::NO_NEXT_HEADER => return Err(DropReason::EspDummy),
-            protocol::IPV6 => return Err(DropReason::OtherFamily),
-            _ => return Err(DropReason::UnexpectedNextHeader),
-        }
+            (_, protocol::NO_NEXT_HEADER) => return Err(DropReason::EspDummy),
+            (Mode::Tunnel, _) => return Err(DropReason::UnexpectedNextHeader),
+            (Mode::Transport, next_header) => self.restore_header(index, &outer, next_header, &mut packet)?,
+        };
         let flow = Flow::parse(packet.data()).map_err(|_| DropReason::InnerMalformed)?;
         let header = &flow.header;
-        if header.version().protocol() != esp.next_header {
+        if header.version() != version {
             return Err(DropReason::InnerMalformed);
         }
         // RFC 4303 §2.7: traffic flow confidentiality padding follows the inner packet; its own length says where.
         let padding = packet.data().len().saturating_sub(header.total_len);
         packet.trim_back(padding)?;
+        let ecn = combine(header.ecn(), outer.ecn()).ok_or(DropReason::InnerCongestion)?;
+        if ecn != header.ecn() {
+            ip::set_ecn(packet.data_mut(), ecn)?;
+        }
+        if header.is_fragment() {
+            return self.inner_fragment(now, index, packet, checked);
+        }
+        self.inner_whole(now, index, packet, flow, false, checked)
+    }
 
+    /// Selectors name ports, and services do: they are asked about whole datagrams (RFC 4301 §7).
+    #[cold]
+    fn inner_fragment(
+        &mut self,
+        now: Instant,
+        index: SaIndex,
+        fragment: P::Buf,
+        checked: &mut Stage<Inner<P::Buf>>,
+    ) -> Verdict {
+        let spi = self.sad.inbound(index).ok_or(DropReason::UnknownSpi)?.esp.spi();
+        let origin = fragments::of_tunnel(spi.get());
+        let Some(whole) = self.reassemble(now, origin, fragment.data())? else { return Ok(()) };
+        let flow = Flow::parse(whole.data()).map_err(|_| DropReason::InnerMalformed)?;
+        self.inner_whole(now, index, whole, flow, true, checked)
+    }
+
+    #[inline]
+    fn inner_whole(
+        &mut self,
+        now: Instant,
+        index: SaIndex,
+        mut packet: P::Buf,
+        flow: Flow,
+        was_fragmented: bool,
+        checked: &mut Stage<Inner<P::Buf>>,
+    ) -> Verdict {
+        let header = &flow.header;
         let sa = self.sad.inbound_mut(index).ok_or(DropReason::UnknownSpi)?;
         // RFC 4301 §5.2 step 4: the packet is matched against the inbound selectors identified by the SAD entry.
         if !sa.selectors.match_ends(&flow.ends_from_remote()) {
@@ -54,24 +105,20 @@ impl<P: BufferPool> Worker<P> {
         sad::count(&mut sa.delivered, header.total_len);
         let vip = sa.vip;
         self.counters.esp_in.count(header.total_len);
-
-        let ecn = combine(header.ecn(), outer.ecn).ok_or(DropReason::InnerCongestion)?;
-        if ecn != header.ecn() {
-            ip::set_ecn(packet.data_mut(), ecn)?;
+        let (addressed, table) = self.lookup.vip_at(header.destination).ok_or(DropReason::NotToVip)?;
+        if addressed != vip {
+            return Err(DropReason::NotToVip);
         }
-        let table = self.lookup.vip(vip).ok_or(DropReason::VipNotOwned)?;
         // What was parked when the VIP began to be handed over is still delivered: the successor starts behind it.
         if table.state == VipState::Elsewhere {
             return Err(DropReason::VipNotOwned);
         }
-        if header.destination != table.vip.address.into() {
-            return Err(DropReason::NotToVip);
+        if flow.transport.tcp_flags().is_some_and(|flags| flags.contains(Flags::SYN)) {
+            let inner_mtu = self.ready(index)?;
+            self.clamp_mss(&flow, inner_mtu, packet.data_mut());
         }
-        if header.is_fragment() {
-            return Err(DropReason::InnerFragment);
-        }
-        let inner = Inner { packet, flow, vip };
-        if header.protocol == protocol::ICMP {
+        let inner = Inner { packet, flow, vip, via: Via::Tunnel(index), was_fragmented };
+        if matches!(header.protocol, protocol::ICMP | protocol::ICMPV6) {
             return self.inner_icmp(now, index, inner, checked);
         }
         checked.push(inner);
@@ -87,22 +134,43 @@ impl<P: BufferPool> Worker<P> {
         checked: &mut Stage<Inner<P::Buf>>,
     ) -> Verdict {
         let header = inner.flow.header;
-        let message =
-            icmp::Message::parse(header.payload(inner.packet.data())).map_err(|_| DropReason::MalformedIcmp)?;
-        if message.is_echo_request() {
+        let bytes = header.payload(inner.packet.data());
+        let (is_echo_request, is_error, quote) = match header.version() {
+            Version::V4 => {
+                let message = icmp::Message::parse(bytes).map_err(|_| DropReason::MalformedIcmp)?;
+                (message.is_echo_request(), message.is_error(), message.payload())
+            }
+            Version::V6 => {
+                let message = icmpv6::Message::parse(header.source, header.destination, bytes)
+                    .map_err(|_| DropReason::MalformedIcmp)?;
+                (message.is_echo_request(), message.is_error(), message.payload())
+            }
+        };
+        if is_echo_request {
             return self.answer_inner_echo(now, index, inner.packet);
         }
-        if !message.is_error() {
+        if !is_error {
             checked.push(inner);
             return Ok(());
         }
         // It belongs to the target that sent what it quotes (RFC 1191 path MTU discovery lives on this).
-        let tuple = quoted_tuple(message.payload()).ok_or(DropReason::MalformedIcmp)?;
-        if ip::Address::from(tuple.vip) != header.destination {
+        let quote = Quote::parse(quote).map_err(|_| DropReason::MalformedIcmp)?;
+        if quote.source != header.destination {
             return Err(DropReason::MalformedIcmp);
         }
-        let target = self.connections.target_of(&tuple)?;
+        let target = self.connections.target_of(&quoted_tuple(&quote))?;
         self.deliver(now, target, inner)
+    }
+
+    /// Lowers the segment size that a SYN announces to what fits packets of `mtu` bytes.
+    #[cold]
+    pub(super) fn clamp_mss(&self, flow: &Flow, mtu: usize, packet: &mut [u8]) {
+        let Header { header_len, total_len, .. } = flow.header;
+        let mss_max = tcp::mss_for(mtu, flow.header.version());
+        let Some(segment) = packet.get_mut(header_len..total_len) else { return };
+        if tcp::clamp_mss(segment, mss_max) == Ok(true) {
+            self.counters.count(Tally::MssClamped);
+        }
     }
 }
 

@@ -2,23 +2,38 @@
 
 use std::time::Instant;
 
+use vipsec_distribute::service::{Accepts, Origin};
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 use vipsec_wire::ethernet;
-use vipsec_wire::ip::{self, protocol};
+use vipsec_wire::fragment::Fragments;
+use vipsec_wire::icmp_error::Problem;
+use vipsec_wire::ip::{self, Header, protocol};
+use vipsec_wire::quote::Quote;
+use vipsec_wire::tcp::Flags;
 
-use super::Stage;
-use crate::api::{PortId, VipState};
+use super::path_mtu::is_icmp_error;
+use super::{Stage, fragments, ndp};
+use crate::api::{PolicyAction, PortId, VipState};
 use crate::drops::{DropReason, Tally};
-use crate::flow::Flow;
+use crate::flow::{Flow, quoted_tuple_from_remote};
 use crate::lookup::OwnAddress;
 use crate::sad::SaIndex;
 use crate::worker::{Verdict, Worker};
 
-/// A frame from a target with a VIP's packet to a remote host.
+/// A frame from a target with a VIP's packet to a remote host, without padding behind.
 pub(super) struct Reply<B> {
     pub(super) frame: B,
     pub(super) flow: Flow,
     pub(super) vip: u16,
+    /// It came in fragments, so it may leave in fragments.
+    pub(super) was_fragmented: bool,
+}
+
+/// How a packet goes to its remote host.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Clear,
+    Tunnel(SaIndex),
 }
 
 impl<P: BufferPool> Worker<P> {
@@ -32,58 +47,92 @@ impl<P: BufferPool> Worker<P> {
         replies: &mut Stage<Reply<P::Buf>>,
     ) -> Verdict {
         let bytes = frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
-        let flow = Flow::parse(bytes).map_err(|_| DropReason::MalformedIpv4)?;
-        let padding = bytes.len().saturating_sub(flow.header.total_len);
-
-        if let Some(own) = self.lookup.own_address(port, flow.header.destination) {
+        let flow = Flow::parse(bytes).map_err(|_| DropReason::MalformedIp)?;
+        let header = &flow.header;
+        if header.version().ethertype() != ethernet.ethertype {
+            return Err(DropReason::MalformedIp);
+        }
+        if ndp::is_ndp(header, bytes) {
+            return self.ndp(now, port, ethernet, header, frame);
+        }
+        let padding = bytes.len().saturating_sub(header.total_len);
+        if let Some(own) = self.lookup.own_address(port, header.destination) {
             if !own.is_active() {
                 return self.hold(now, port, ethernet, own, frame);
             }
             frame.trim_back(padding)?;
             return match own {
                 own if own.mac != ethernet.destination => Err(DropReason::OtherStation),
-                _ if flow.header.protocol == protocol::ICMP => self.answer_echo(port, ethernet, frame),
+                _ if matches!(header.protocol, protocol::ICMP | protocol::ICMPV6) => {
+                    self.answer_echo(port, ethernet, frame)
+                }
                 _ => Err(DropReason::UnservedProtocol),
             };
         }
-        let (vip, table) = self.lookup.vip_at(flow.header.source).ok_or(DropReason::SourceNotVip)?;
-        let gateway = table.gateways.iter().find(|gateway| gateway.port == port).ok_or(DropReason::SourceNotVip)?;
+        let (vip, table) = self.lookup.vip_at(header.source).ok_or(DropReason::SourceNotVip)?;
+        let mut gateways = table.gateways.iter().filter(|gateway| gateway.port == port);
         if table.state != VipState::Owned {
+            let gateway = gateways.next().ok_or(DropReason::SourceNotVip)?;
             let own = OwnAddress { mac: gateway.mac, vip: Some(vip), is_vip: false, state: table.state };
             return self.hold(now, port, ethernet, own, frame);
         }
-        if gateway.mac != ethernet.destination {
-            return Err(DropReason::OtherStation);
+        if !gateways.any(|gateway| gateway.mac == ethernet.destination) {
+            let is_gateway_here = table.gateways.iter().any(|gateway| gateway.port == port);
+            return Err(if is_gateway_here { DropReason::OtherStation } else { DropReason::SourceNotVip });
+        }
+        if header.is_fragment() {
+            return self.inside_fragment(now, port, vip, ethernet, frame, replies);
         }
         frame.trim_back(padding)?;
-        replies.push(Reply { frame, flow, vip });
+        replies.push(Reply { frame, flow, vip, was_fragmented: false });
         Ok(())
     }
 
-    /// Sends packets of targets through the tunnels that lead to their destinations.
+    /// Puts a datagram together: its connection and its selectors may depend on its ports (RFC 4301 §7).
+    #[cold]
+    fn inside_fragment(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        vip: u16,
+        ethernet: &ethernet::Header,
+        frame: P::Buf,
+        replies: &mut Stage<Reply<P::Buf>>,
+    ) -> Verdict {
+        let fragment = frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
+        let Some(mut frame) = self.reassemble(now, fragments::of_port(port), fragment)? else { return Ok(()) };
+        let flow = Flow::parse(frame.data()).map_err(|_| DropReason::MalformedIp)?;
+        frame.prepend(ethernet::HEADER_LEN)?;
+        ethernet.emit(frame.data_mut())?;
+        replies.push(Reply { frame, flow, vip, was_fragmented: true });
+        Ok(())
+    }
+
+    /// Sends packets of targets through the tunnels that lead to their destinations, or in the clear where they may.
     pub(super) fn to_remotes(&mut self, now: Instant, port: PortId, replies: Stage<Reply<P::Buf>>) {
         if replies.is_empty() {
             return;
         }
         let mut unknown = 0;
-        let mut found: Stage<(SaIndex, Reply<P::Buf>)> = Stage::new();
-        let connections = self.connections.prepare(now, replies.iter().map(|reply| reply.flow.tuple_from_target()));
+        let mut found: Stage<(Way, Reply<P::Buf>)> = Stage::new();
+        let connections = self.connections.prepare(now, replies.iter().map(|reply| tuple(reply)));
         for (reply, connection) in replies.into_iter().zip(&connections) {
-            let Some(index) = self.sad.find_outbound(reply.vip, &reply.flow.ends_from_target()) else {
-                self.count(Err(DropReason::NoOutboundSa));
-                continue;
-            };
-            let known = self.connections.to_remote(connection, &reply.flow.packet_info());
-            unknown += usize::from(known.is_none());
-            found.push((index, reply));
+            let origin = self.connections.to_remote(connection, &reply.flow.packet_info());
+            unknown += usize::from(origin.is_none());
+            if let Some(way) = self.passed(self.way(origin, &reply)) {
+                found.push((way, reply));
+            }
         }
         if unknown > 0 {
             self.counters.count_many(Tally::RepliesUnknown, unknown);
         }
         let (mut packets, mut bytes) = (0, 0);
-        for (index, reply) in found {
+        for (way, reply) in found {
             let total_len = reply.flow.header.total_len;
-            let verdict = self.to_remote(now, port, index, reply);
+            let verdict = match way {
+                Way::Tunnel(index) => self.reply_in_tunnel(now, port, index, reply),
+                Way::Clear => self.reply_in_clear(now, port, reply),
+            };
             if verdict.is_ok() {
                 packets += 1;
                 bytes += total_len;
@@ -93,19 +142,103 @@ impl<P: BufferPool> Worker<P> {
         self.counters.to_remotes.add(packets, bytes);
     }
 
+    /// RFC 4301 §5.1: bypass, discard or protect? A policy says; where none does, the packets of a connection go back as they came.
     #[inline]
-    fn to_remote(&mut self, now: Instant, port: PortId, index: SaIndex, reply: Reply<P::Buf>) -> Verdict {
+    fn way(&self, origin: Option<Origin>, reply: &Reply<P::Buf>) -> Result<Way, DropReason> {
+        let ends = reply.flow.ends_from_target();
+        let is_clear = match self.lookup.policies.decide(&ends) {
+            Some(PolicyAction::Discard) => return Err(DropReason::Discarded),
+            Some(PolicyAction::Bypass) => true,
+            Some(PolicyAction::Protect) => false,
+            None => match origin {
+                Some(origin) => origin == Origin::Clear,
+                None => self.is_of_clear_service(reply),
+            },
+        };
+        if is_clear {
+            return Ok(Way::Clear);
+        }
+        let index = self.sad.find_outbound(reply.vip, &ends).ok_or(DropReason::NoOutboundSa)?;
+        if let Some(sa) = self.sad.outbound(index) {
+            sa.esp.prefetch(reply.flow.header.total_len);
+        }
+        Ok(Way::Tunnel(index))
+    }
+
+    /// Of a connection that isn't known: may it only have come in the clear?
+    #[cold]
+    fn is_of_clear_service(&self, reply: &Reply<P::Buf>) -> bool {
+        let service = self.lookup.services().service(&tuple(reply));
+        service.is_some_and(|service| service.accepts == Accepts::Clear)
+    }
+
+    #[inline]
+    fn reply_in_tunnel(&mut self, now: Instant, port: PortId, index: SaIndex, mut reply: Reply<P::Buf>) -> Verdict {
         let inner_mtu = self.ready(index)?;
-        if reply.flow.header.total_len > inner_mtu {
-            if reply.flow.header.dont_fragment {
-                self.say_too_big(now, port, inner_mtu, &reply)?;
-            }
+        let header = reply.flow.header;
+        let is_too_big = header.total_len > inner_mtu;
+        if is_too_big && header.dont_fragment && !reply.was_fragmented {
+            self.tell_target(now, port, Problem::TooBig { mtu: inner_mtu as u32 }, &reply)?;
             return Err(DropReason::TooBig);
         }
-        let Reply { mut frame, flow, .. } = reply;
-        frame.trim_front(ethernet::HEADER_LEN)?;
-        // RFC 4301 §5.1.2.1 (2): "decremented by the encapsulator prior to forwarding".
-        ip::decrement_ttl(frame.data_mut()).map_err(|_| DropReason::TtlExpired)?;
-        self.encapsulate(now, index, &flow.header, frame)
+        self.forward(now, port, &mut reply)?;
+        if reply.flow.transport.tcp_flags().is_some_and(|flags| flags.contains(Flags::SYN)) {
+            self.clamp_mss(&reply.flow, inner_mtu, reply.frame.data_mut());
+        }
+        if is_too_big {
+            return self.encapsulate_in_fragments(now, index, inner_mtu, reply.frame);
+        }
+        self.encapsulate(now, index, &header, reply.frame)
     }
+
+    /// Takes the Ethernet header off, and counts the time to live down.
+    #[inline]
+    pub(super) fn forward(&mut self, now: Instant, port: PortId, reply: &mut Reply<P::Buf>) -> Verdict {
+        // RFC 4301 §5.1.2.1 (2): "decremented by the encapsulator prior to forwarding".
+        let packet = reply.frame.data_mut().get_mut(ethernet::HEADER_LEN..).unwrap_or_default();
+        if ip::decrement_ttl(packet).is_err() {
+            self.tell_target(now, port, Problem::TtlExpired, reply)?;
+            return Err(DropReason::TtlExpired);
+        }
+        reply.frame.trim_front(ethernet::HEADER_LEN)?;
+        Ok(())
+    }
+
+    /// Splits a packet before it is encrypted, so that nobody has to put it together before decrypting it.
+    #[cold]
+    pub(super) fn encapsulate_in_fragments(
+        &mut self,
+        now: Instant,
+        index: SaIndex,
+        inner_mtu: usize,
+        packet: P::Buf,
+    ) -> Verdict {
+        if self.is_transport(index) {
+            // RFC 4303 §3.3.4: "transport mode … ESP is applied only to whole IP datagrams": it is split behind it.
+            let header = Header::parse(packet.data()).map_err(|_| DropReason::MalformedIp)?;
+            return self.encapsulate(now, index, &header, packet);
+        }
+        let identification = self.next_identification();
+        let mut pieces = Fragments::new(packet.data(), inner_mtu, identification)?;
+        while let Some(piece) = pieces.next(&mut self.pool) {
+            let piece = piece?;
+            let header = Header::parse(piece.data()).map_err(|_| DropReason::MalformedIp)?;
+            self.encapsulate(now, index, &header, piece)?;
+        }
+        self.counters.count(Tally::Fragmented);
+        Ok(())
+    }
+}
+
+/// The connection of a packet from a target; of an ICMP error, that which it is about.
+#[inline]
+fn tuple<B: PacketBuf>(reply: &Reply<B>) -> vipsec_distribute::tuple::FiveTuple {
+    let packet = reply.frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
+    if is_icmp_error(&reply.flow.header, packet)
+        && let Some(quote) = reply.flow.header.payload(packet).get(vipsec_wire::icmp::HEADER_LEN..)
+        && let Ok(quote) = Quote::parse(quote)
+    {
+        return quoted_tuple_from_remote(&quote);
+    }
+    reply.flow.tuple_from_target()
 }

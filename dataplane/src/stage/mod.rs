@@ -3,14 +3,16 @@
 //! stage doesn't pass on it answers, parks, tells the control core, or drops for a reason.
 //!
 //! ```text
-//! outside port                                                                     inside port
-//!   frames ─┬─ ARP ──> answer                                                          │
-//!           ├─ advertisement ──> control core                                          │
-//!           └─ IP ─┬─ echo ──> answer                                                  │
-//!                  ├─ IKE ──> control core                                             │
-//!                  └─ ESP ──> open ──> admit ──> inner checks ──> distribute ──> target
-//!                                        └─ park until granted
-//!          <── neighbour <── outer headers <── seal <── find the SA <── reply
+//! outside port                                                                            inside port
+//!   frames ─┬─ ARP, neighbour discovery ──> answer                                             │
+//!           ├─ advertisement ──> control core                                                  │
+//!           └─ IP ─┬─ echo ──> answer                                                          │
+//!    (reassembled) ├─ IKE ──> control core                                                     │
+//!                  ├─ in the clear ──> policies ─────────────────────────┐                     │
+//!                  └─ ESP ──> find the SA ──> open ──> admit ──> inner ──┴──> distribute ──> target
+//!                                                       └─ park until granted                  │
+//!          <── neighbour <─┬─ outer headers <── seal <── find the SA <─┬── connection <── reply
+//!                          └────────────── in the clear <──────────────┘
 //! ```
 
 use std::time::Instant;
@@ -24,17 +26,25 @@ use crate::drops::{DropReason, Tally};
 use crate::worker::{Verdict, Worker};
 
 mod arp;
+mod clear;
 mod distribute;
 mod echo;
 mod encapsulate;
 mod esp;
+mod fragments;
 mod hold;
+mod icmp_error;
 mod ike;
 mod inner;
 mod inside;
+mod ndp;
+mod neighbours;
 mod outside;
+mod path_mtu;
 mod send;
-mod too_big;
+mod transport;
+
+use outside::FromOutside;
 
 /// A burst on its way through the stages: as many packets as came in at most.
 type Stage<T> = ArrayVec<T, BURST_MAX>;
@@ -44,15 +54,16 @@ impl<P: BufferPool> Worker<P> {
     pub(crate) fn receive(&mut self, now: Instant, port: PortId, frames: Burst<P::Buf>, may_act: bool) {
         match self.lookup.port(port).map(|port| port.side) {
             Some(Side::Outside) => {
-                let mut sealed = Stage::new();
+                let mut sorted = FromOutside { sealed: Stage::new(), clear: Stage::new() };
                 for frame in frames {
                     let verdict = self.frame(now, port, frame, may_act).and_then(|frame| match frame {
-                        Some((ethernet, frame)) => self.outside(now, port, &ethernet, frame, &mut sealed),
+                        Some((ethernet, frame)) => self.outside(now, port, &ethernet, frame, &mut sorted),
                         None => Ok(()),
                     });
                     self.count(verdict);
                 }
-                self.esp(now, sealed);
+                self.esp(now, sorted.sealed);
+                self.to_targets(now, sorted.clear);
             }
             Some(Side::Inside) => {
                 let mut replies = Stage::new();
@@ -86,7 +97,7 @@ impl<P: BufferPool> Worker<P> {
             // Listening is not acting: an owner that overslept its deadline must be able to hear its successor.
             EtherType::ADVERTISEMENT => self.advertisement(now, port, &frame).map(|()| None),
             _ if !may_act => Err(DropReason::DeadlinePassed),
-            EtherType::IPV4 => Ok(Some((ethernet, frame))),
+            EtherType::IPV4 | EtherType::IPV6 => Ok(Some((ethernet, frame))),
             EtherType::ARP => self.arp(now, port, &ethernet, frame).map(|()| None),
             _ => Err(DropReason::UnknownEtherType),
         }

@@ -6,11 +6,13 @@ use std::time::Instant;
 use vipsec_esp::header::spi_of;
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 use vipsec_wire::ethernet;
-use vipsec_wire::ip::{Header, protocol};
-use vipsec_wire::udp::{self, Datagram};
+use vipsec_wire::ip::{Header, Version, protocol};
+use vipsec_wire::udp::{self, ChecksumState, Datagram};
 
-use super::Stage;
 use super::esp::Sealed;
+use super::inner::Inner;
+use super::path_mtu::is_icmp_error;
+use super::{Stage, fragments, ndp};
 use crate::api::{Event, PortId};
 use crate::drops::{DropReason, Tally};
 use crate::outer::Outer;
@@ -23,9 +25,16 @@ pub(super) const NAT_TRAVERSAL_PORT: u16 = 4500;
 /// What stands before an IKE message on port 4500, where an SPI would stand otherwise (RFC 3948 §2.2).
 pub(super) const NON_ESP_MARKER: [u8; 4] = [0; 4];
 
+/// What goes on together.
+pub(super) struct FromOutside<B> {
+    /// ESP.
+    pub(super) sealed: Stage<Sealed<B>>,
+    /// For services that take it in the clear.
+    pub(super) clear: Stage<Inner<B>>,
+}
+
 /// What a packet to a VIP is.
 enum Kind {
-    Echo,
     /// Bytes in front of the ESP header, and the source port where it travels in UDP.
     Esp {
         headers: usize,
@@ -37,6 +46,9 @@ enum Kind {
         remote: SocketAddr,
     },
     NatKeepalive,
+    Icmp,
+    IcmpError,
+    Clear,
 }
 
 impl<P: BufferPool> Worker<P> {
@@ -47,10 +59,16 @@ impl<P: BufferPool> Worker<P> {
         port: PortId,
         ethernet: &ethernet::Header,
         mut frame: P::Buf,
-        sealed: &mut Stage<Sealed<P::Buf>>,
+        sorted: &mut FromOutside<P::Buf>,
     ) -> Verdict {
         let bytes = frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
-        let header = Header::parse(bytes).map_err(|_| DropReason::MalformedIpv4)?;
+        let header = Header::parse(bytes).map_err(|_| DropReason::MalformedIp)?;
+        if header.version().ethertype() != ethernet.ethertype {
+            return Err(DropReason::MalformedIp);
+        }
+        if ndp::is_ndp(&header, bytes) {
+            return self.ndp(now, port, ethernet, &header, frame);
+        }
         let own = self.lookup.own_address(port, header.destination).ok_or(DropReason::NotForUs)?;
         if !own.is_active() {
             return self.hold(now, port, ethernet, own, frame);
@@ -59,12 +77,12 @@ impl<P: BufferPool> Worker<P> {
             return Err(DropReason::OtherStation);
         }
         if header.is_fragment() {
-            return Err(DropReason::OuterFragment);
+            return self.outside_fragment(now, port, ethernet, frame, sorted);
         }
         let vip = own.vip.filter(|_| own.is_vip);
         let kind = match vip {
             Some(_) => kind_of(&header, bytes)?,
-            None if header.protocol == protocol::ICMP => Kind::Echo,
+            None if matches!(header.protocol, protocol::ICMP | protocol::ICMPV6) => Kind::Icmp,
             None => return Err(DropReason::UnservedProtocol),
         };
         // Ethernet's padding to its minimum goes.
@@ -78,19 +96,46 @@ impl<P: BufferPool> Worker<P> {
                     self.unknown_spi(now, spi, header.source.into());
                     return Err(DropReason::UnknownSpi);
                 };
-                let outer = Outer { vip, source: header.source, udp_port, ecn: header.ecn() };
-                sealed.push(Sealed { packet: frame, index, outer });
+                let Header { source, traffic_class, ttl, .. } = header;
+                let outer = Outer { vip, source, udp_port, traffic_class, ttl };
+                sorted.sealed.push(Sealed { packet: frame, index, outer });
                 Ok(())
             }
-            (Kind::Esp { .. }, None) => Err(DropReason::UnservedProtocol),
-            (Kind::Echo, _) => self.answer_echo(port, ethernet, frame),
+            (Kind::Clear, Some(vip)) => {
+                frame.trim_front(ethernet::HEADER_LEN)?;
+                sorted.clear.push(self.clear(vip, frame)?);
+                Ok(())
+            }
             (Kind::NatKeepalive, _) => {
                 // RFC 3948 §2.3: "The receiver SHOULD ignore a received NAT-keepalive packet."
                 self.counters.count(Tally::NatKeepalives);
                 Ok(())
             }
             (Kind::Ike { headers, local, remote }, _) => self.punt_ike(now, frame.data().get(headers..), local, remote),
+            (Kind::IcmpError, Some(vip)) => {
+                frame.trim_front(ethernet::HEADER_LEN)?;
+                self.outside_error(now, vip, &header, frame)
+            }
+            (Kind::Icmp, _) => self.answer_echo(port, ethernet, frame),
+            (_, None) => Err(DropReason::UnservedProtocol),
         }
+    }
+
+    /// Puts a datagram together and takes it as if it had come in one piece.
+    #[cold]
+    fn outside_fragment(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        ethernet: &ethernet::Header,
+        frame: P::Buf,
+        sorted: &mut FromOutside<P::Buf>,
+    ) -> Verdict {
+        let fragment = frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
+        let Some(mut whole) = self.reassemble(now, fragments::of_port(port), fragment)? else { return Ok(()) };
+        whole.prepend(ethernet::HEADER_LEN)?;
+        ethernet.emit(whole.data_mut())?;
+        self.outside(now, port, ethernet, whole, sorted)
     }
 
     #[cold]
@@ -110,9 +155,9 @@ fn kind_of(header: &Header, packet: &[u8]) -> Result<Kind, DropReason> {
             let datagram = Datagram::parse(header.payload(packet)).map_err(|_| DropReason::MalformedUdp)?;
             kind_of_datagram(header, &datagram, headers + udp::HEADER_LEN)
         }
-        protocol::ICMP => Ok(Kind::Echo),
-        // RFC 4301 §5.2: what should have come through a tunnel is not taken outside one.
-        _ => Err(DropReason::ClearText),
+        protocol::ICMP | protocol::ICMPV6 if is_icmp_error(header, packet) => Ok(Kind::IcmpError),
+        protocol::ICMP | protocol::ICMPV6 => Ok(Kind::Icmp),
+        _ => Ok(Kind::Clear),
     }
 }
 
@@ -127,20 +172,17 @@ fn kind_of_datagram(header: &Header, datagram: &Datagram<'_>, headers: usize) ->
             None => Err(DropReason::MalformedIke),
         },
         (IKE_PORT, _) => ike(header, datagram, headers),
-        _ => Err(DropReason::ClearText),
+        _ => Ok(Kind::Clear),
     }
 }
 
 fn ike(header: &Header, datagram: &Datagram<'_>, headers: usize) -> Result<Kind, DropReason> {
-    let (source, destination) = (IpAddr::from(header.source), IpAddr::from(header.destination));
-    let is_valid = match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => datagram.checksum_is_valid_v4(source, destination),
-        _ => return Err(DropReason::OtherFamily),
-    };
-    if !is_valid {
-        return Err(DropReason::MalformedUdp);
+    match (datagram.checksum_state(header.source, header.destination), header.version()) {
+        (ChecksumState::Right, _) | (ChecksumState::Absent, Version::V4) => {}
+        // RFC 8200 §8.1: "IPv6 receivers must discard UDP packets containing a zero checksum".
+        (ChecksumState::Absent, Version::V6) | (ChecksumState::Wrong, _) => return Err(DropReason::MalformedUdp),
     }
-    let local = SocketAddr::new(destination, datagram.destination_port());
-    let remote = SocketAddr::new(source, datagram.source_port());
+    let local = SocketAddr::new(header.destination.into(), datagram.destination_port());
+    let remote = SocketAddr::new(header.source.into(), datagram.source_port());
     Ok(Kind::Ike { headers, local, remote })
 }

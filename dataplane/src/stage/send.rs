@@ -13,14 +13,27 @@ use crate::worker::{Verdict, Worker};
 
 impl<P: BufferPool> Worker<P> {
     /// How a VIP's packets of that version get to a neighbour, as far as it is known now.
+    #[inline]
     pub(super) fn path(&mut self, vip: u16, next_hop: NextHop, version: Version) -> Result<Path, DropReason> {
+        let generation = self.generation();
+        self.paths.enter(generation);
+        match self.paths.to_neighbour(vip, next_hop, version) {
+            Some(path) => Ok(path),
+            None => self.make_path(vip, next_hop, version),
+        }
+    }
+
+    #[cold]
+    fn make_path(&mut self, vip: u16, next_hop: NextHop, version: Version) -> Result<Path, DropReason> {
         let NextHop { port, address } = next_hop;
         let mtu = self.lookup.port(port).ok_or(DropReason::UnknownPort)?.mtu;
         let source = self.lookup.source_mac(vip, port).ok_or(DropReason::UnknownPort)?;
         let neighbour = self.neighbours.resolved(port, address);
         let destination = neighbour.unwrap_or_default();
         let ethernet = Header { destination, source, ethertype: version.ethertype() }.to_bytes();
-        Ok(Path { next_hop, ethernet, mtu, is_resolved: neighbour.is_some() })
+        let path = Path { next_hop, ethernet, mtu, is_resolved: neighbour.is_some() };
+        self.paths.keep_to_neighbour(vip, version, path);
+        Ok(path)
     }
 
     /// Sends an IP packet along a path.
@@ -41,9 +54,6 @@ impl<P: BufferPool> Worker<P> {
     #[cold]
     fn wait(&mut self, now: Instant, next_hop: NextHop, frame: P::Buf) -> Verdict {
         let NextHop { port, address } = next_hop;
-        if address.is_ipv6() {
-            return Err(DropReason::OtherFamily);
-        }
         // An older packet may have made room for this one.
         let verdict = self.neighbours.wait(now, port, address, frame);
         self.count(verdict);

@@ -50,7 +50,7 @@ fn frames_that_make_no_sense() {
     scene.assert_dropped(DropReason::MalformedFrame);
     scene.receive(OUTSIDE, &frame(VIP_MAC, MacAddr::BROADCAST, EtherType::IPV4, &[]));
     scene.assert_dropped(DropReason::MalformedFrame);
-    scene.receive(OUTSIDE, &frame(VIP_MAC, ROUTER_MAC, EtherType::IPV6, &[0x60; 40]));
+    scene.receive(OUTSIDE, &frame(VIP_MAC, ROUTER_MAC, EtherType(0x8863), &[0x60; 40]));
     scene.assert_dropped(DropReason::UnknownEtherType);
     for port in [PortId(2), PortId(255)] {
         scene.receive(port, &advertisement());

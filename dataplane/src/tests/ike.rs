@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use vipsec_wire::ethernet::Header;
 use vipsec_wire::ip::protocol;
-use vipsec_wire::ipv4::{self, Packet};
+use vipsec_wire::ipv4::Packet;
 use vipsec_wire::udp::Datagram;
 
 use super::scene::*;
@@ -159,17 +159,16 @@ fn what_a_vip_does_not_take_in_the_clear() {
     truncated.truncate(40);
     let mut bad_echo = echo_request(PEER, VIP);
     bad_echo[22] ^= 1;
-    let fragment = ipv4::Repr { more_fragments: true, ..ipv4::Repr::new(PEER, VIP, protocol::UDP, 8) };
     let cases = [
         (ip(&tcp((PEER, 9), (VIP, 80), Flags::SYN, b"")), DropReason::ClearText),
         (ip(&udp((PEER, 9), (VIP, 53), b"query")), DropReason::ClearText),
         (ip(&wrong_checksum), DropReason::MalformedUdp),
         (ip(&wrong_length), DropReason::MalformedUdp),
         (ip(&udp((PEER, 9), (VIP, 4500), b"\0\0\0")), DropReason::MalformedIke),
-        (truncated, DropReason::MalformedIpv4),
+        (truncated, DropReason::MalformedIp),
         (ip(&bad_echo), DropReason::MalformedIcmp),
         (ip(&icmp(PEER, VIP, 13, 0, &[0; 16])), DropReason::UnansweredIcmp),
-        (ip(&ipv4_with(fragment, &[0; 8])), DropReason::OuterFragment),
+        (ip(&udp((PEER, 9), (VIP, 9), b"query")), DropReason::UnknownService),
         (ip(&udp((PEER, 500), (ROUTER, 500), b"message")), DropReason::NotForUs),
         (ip(&udp((PEER, 500), (OTHER_VIP, 500), b"message")), DropReason::VipNotOwned),
         (frame(ROUTER_MAC, PEER_MAC, EtherType::IPV4, &echo_request(PEER, VIP)), DropReason::OtherStation),

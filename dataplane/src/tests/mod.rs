@@ -2,14 +2,23 @@
 
 mod advertise;
 mod arp;
+mod clear;
 mod deadline;
 mod distribute;
+mod dual_stack;
 mod esp;
+mod forwarding;
+mod fragments;
 mod fuzz;
 mod hand_over;
 mod ike;
 mod inside;
+mod lifetime;
 mod loops;
+mod mtu;
+mod ndp;
 mod parking;
 mod peer;
+mod policy;
 mod scene;
+mod transport;

@@ -1,6 +1,6 @@
 //! The remote peer's end of a child SA.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use vipsec_esp::engine::EngineKind;
 use vipsec_esp::inbound::{Admission, InboundSa};
@@ -10,14 +10,13 @@ use vipsec_esp::sa::{
     TunnelEnds, TunnelPolicy,
 };
 use vipsec_wire::buffer::{PacketBuf, VecBuf};
-use vipsec_wire::ethernet::{EtherType, Header};
-use vipsec_wire::ip::{Prefix, protocol};
-use vipsec_wire::ipv4;
+use vipsec_wire::ethernet::Header;
+use vipsec_wire::ip::{self as wire_ip, Prefix, Version, protocol};
 use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix};
-use vipsec_wire::udp::Datagram;
+use vipsec_wire::udp::{ChecksumState, Datagram};
 use zeroize::Zeroizing;
 
-use super::scene::{VIP, ipv4, to_vip, udp};
+use super::scene::{VIP, ip, to_vip, udp, udp_between};
 use crate::api::Command;
 
 pub(super) const PEER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 5);
@@ -116,42 +115,60 @@ impl Peer {
         packet.data().to_vec()
     }
 
-    /// The frame that brings an inner IPv4 packet to the VIP.
+    /// The frame that brings an inner packet to the VIP, or in transport mode what follows the header of one.
     pub(super) fn seal(&mut self, inner: &[u8]) -> Vec<u8> {
-        let esp = self.esp(inner, protocol::IPV4);
-        match self.child.tunnel.udp {
-            None => to_vip(&ipv4(PEER, VIP, protocol::ESP, &esp)),
-            Some((_, port)) => Self::in_udp((PEER, port), &esp),
-        }
+        let header = wire_ip::Header::parse(inner).unwrap();
+        let esp = match self.child.mode {
+            Mode::Tunnel => self.esp(inner, header.version().protocol()),
+            Mode::Transport => self.esp(header.payload(inner), header.protocol),
+        };
+        let TunnelEnds { local, remote, udp } = self.child.tunnel;
+        let packet = match udp {
+            None => ip(remote, local, protocol::ESP, &esp),
+            Some((local_port, remote_port)) => udp_between((remote, remote_port), (local, local_port), &esp),
+        };
+        to_vip(&packet)
+    }
+
+    /// As [`seal`](Self::seal), for what no header view accepts.
+    pub(super) fn seal_as_v6(&mut self, inner: &[u8]) -> Vec<u8> {
+        let esp = self.esp(inner, protocol::IPV6);
+        to_vip(&ip(PEER, VIP, protocol::ESP, &esp))
     }
 
     pub(super) fn in_udp(source: (Ipv4Addr, u16), esp: &[u8]) -> Vec<u8> {
         to_vip(&udp(source, (VIP, 4500), esp))
     }
 
-    /// The inner packet of a frame to this peer, whose outer headers are checked.
+    /// The inner packet of a frame to this peer, or in transport mode what follows its header. The outer headers are checked.
     pub(super) fn open(&mut self, frame: &[u8]) -> Vec<u8> {
-        let (ethernet, payload) = Header::parse(frame).unwrap();
-        assert_eq!(ethernet.ethertype, EtherType::IPV4);
-        let packet = ipv4::Packet::parse(payload).unwrap();
-        assert_eq!(IpAddr::from(packet.source()), self.child.tunnel.local);
-        assert_eq!(IpAddr::from(packet.destination()), self.child.tunnel.remote);
-        let esp = match self.child.tunnel.udp {
+        let (ethernet, packet) = Header::parse(frame).unwrap();
+        let header = wire_ip::Header::parse(packet).unwrap();
+        let TunnelEnds { local, remote, udp } = self.child.tunnel;
+        assert_eq!(ethernet.ethertype, header.version().ethertype());
+        assert_eq!((header.source, header.destination), (local.into(), remote.into()));
+        let esp = match udp {
             None => {
-                assert_eq!(packet.protocol(), protocol::ESP);
-                packet.payload()
+                assert_eq!(header.protocol, protocol::ESP);
+                header.payload(packet)
             }
-            Some((local, remote)) => {
-                assert_eq!(packet.protocol(), protocol::UDP);
-                let datagram = Datagram::parse(packet.payload()).unwrap();
-                assert_eq!((datagram.source_port(), datagram.destination_port()), (local, remote));
+            Some((local_port, remote_port)) => {
+                assert_eq!(header.protocol, protocol::UDP);
+                let datagram = Datagram::parse(header.payload(packet)).unwrap();
+                assert_eq!((datagram.source_port(), datagram.destination_port()), (local_port, remote_port));
+                // RFC 3948 §2.1, RFC 8200 §8.1
+                let expected =
+                    if header.version() == Version::V4 { ChecksumState::Absent } else { ChecksumState::Right };
+                assert_eq!(datagram.checksum_state(header.source, header.destination), expected);
                 datagram.payload()
             }
         };
         let mut esp = VecBuf::from_bytes(esp);
         let opened = self.inbound.open(&mut esp).unwrap();
-        assert_eq!(opened.next_header, protocol::IPV4);
         assert_eq!(self.inbound.admit(&opened), Admission::Deliver);
+        if self.child.mode == Mode::Tunnel {
+            assert_eq!(wire_ip::Version::of(esp.data()).map(Version::protocol), Some(opened.next_header));
+        }
         esp.data().to_vec()
     }
 }

@@ -1,7 +1,7 @@
 //! One worker with an outside and an inside port, a VIP that is ours and one that isn't, two targets, and a remote peer.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,11 @@ use vipsec_distribute::service::{Service, ServiceTable, Target, TargetId, Target
 use vipsec_esp::engine::EngineKind;
 use vipsec_wire::arp;
 use vipsec_wire::buffer::{BufferPool, Burst, PacketBuf, VecPool};
+use vipsec_wire::checksum::Sum;
 use vipsec_wire::ethernet::{EtherType, Header, MacAddr};
-use vipsec_wire::ip::{parse_interface, protocol};
+use vipsec_wire::ip::{self as wire_ip, parse_interface, protocol};
 use vipsec_wire::tcp::Flags;
-use vipsec_wire::{icmp, ipv4, udp};
+use vipsec_wire::{icmp, icmpv6, ipv4, ndp, udp};
 
 use crate::api::{
     Command, Event, FloatingAddress, Policer, PortId, PortTable, Route, Side, Tables, VipState, VipTable,
@@ -41,12 +42,21 @@ pub(super) const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
 pub(super) const ROUTER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xfe]);
 pub(super) const TARGETS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 1, 0, 21), Ipv4Addr::new(10, 1, 0, 22)];
 pub(super) const TARGET_MACS: [MacAddr; 2] = [MacAddr([2, 0, 0, 0, 0, 21]), MacAddr([2, 0, 0, 0, 0, 22])];
+pub(super) const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
+pub(super) const OUTSIDE_ADDRESS6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0xb);
+pub(super) const ROUTER6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xfe);
+pub(super) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
+/// Another target, that is known by an IPv6 address.
+pub(super) const TARGET6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x23);
+pub(super) const TARGET6_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 23]);
+/// A host behind the remote peer.
+pub(super) const REMOTE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 7);
 /// A host behind the remote peer.
 pub(super) const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 7);
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-fn floating(address: Ipv4Addr, mac: MacAddr, port: PortId) -> FloatingAddress {
+fn floating(address: impl Into<IpAddr>, mac: MacAddr, port: PortId) -> FloatingAddress {
     FloatingAddress { address: address.into(), mac, port }
 }
 
@@ -76,19 +86,41 @@ pub(super) fn tables() -> Tables {
         vips: vec![
             VipTable {
                 vip: floating(VIP, VIP_MAC, OUTSIDE),
+                more: Vec::new(),
                 gateways: vec![floating(GATEWAY, GATEWAY_MAC, INSIDE)],
                 state: VipState::Owned,
             },
             VipTable {
                 vip: floating(OTHER_VIP, OTHER_VIP_MAC, OUTSIDE),
+                more: Vec::new(),
                 gateways: vec![floating(OTHER_GATEWAY, OTHER_GATEWAY_MAC, INSIDE)],
                 state: VipState::Elsewhere,
             },
         ],
         routes: vec![Route { prefix: "0.0.0.0/0".parse().unwrap(), via: ROUTER.into(), port: OUTSIDE }],
+        policies: Vec::new(),
         services: services([TargetState::Up; 2]).into(),
         ike_policer: Policer { rate: 10, burst: 5 },
     }
+}
+
+/// The same with IPv6 on both sides: the VIP has an IPv6 address too, with a service on UDP port 53 and one on TCP port 80.
+pub(super) fn dual_stack() -> Tables {
+    let mut dual = tables();
+    dual.ports[0].addresses.push(parse_interface("2001:db8:1::b/64").unwrap());
+    dual.ports[1].addresses.push(parse_interface("2001:db8:2::b/64").unwrap());
+    dual.vips[0].more.push(floating(VIP6, VIP_MAC, OUTSIDE));
+    dual.vips[0].gateways.push(floating(GATEWAY6, GATEWAY_MAC, INSIDE));
+    dual.routes.push(Route { prefix: "::/0".parse().unwrap(), via: ROUTER6.into(), port: OUTSIDE });
+    let mut targets = dual.services.targets().to_vec();
+    targets.push(Target::new(TargetId(6), TARGET6.into()));
+    let mut services = dual.services.services().to_vec();
+    for (protocol, port) in [(protocol::UDP, 53), (protocol::TCP, 80)] {
+        let service = Service::new(VIP6.into(), vec![TargetId(6)]);
+        services.push(Service { protocol: Some(protocol), port: Some(port), ..service });
+    }
+    dual.services = Arc::new(ServiceTable::new(targets, services).unwrap());
+    dual
 }
 
 pub(super) struct Scene {
@@ -113,7 +145,8 @@ impl Scene {
         let deadline = Deadline::never(now);
         let config = WorkerConfig { engine: EngineKind::AesGcm, ..config.clone() };
         let pool = VecPool::new(4096);
-        let worker = Worker::new(&config, Arc::new(tables), deadline.clone(), counters.clone(), pool);
+        let worker = Worker::new(&config, Arc::new(tables), deadline.clone(), counters.clone(), pool)
+            .with_large_pool(VecPool::with_room(64, 9216));
         Self { worker, counters, deadline, now, wire: VecPool::new(usize::MAX), seen: BTreeMap::new() }
     }
 
@@ -184,15 +217,9 @@ impl Scene {
                 return frames;
             }
             for frame in sent {
-                let (header, payload) = Header::parse(&frame).unwrap();
-                match arp::Packet::parse(payload) {
-                    Ok(request) if header.ethertype == EtherType::ARP => {
-                        if let Some(mac) = neighbour_mac(request.target_ip) {
-                            let reply = request.reply_from(mac).to_frame(request.sender_mac);
-                            self.receive(port, &reply);
-                        }
-                    }
-                    _ => frames.push(frame),
+                match answer_of_neighbour(&frame) {
+                    Some(answer) => answer.iter().for_each(|answer| self.receive(port, answer)),
+                    None => frames.push(frame),
                 }
             }
         }
@@ -234,6 +261,24 @@ impl Scene {
     }
 }
 
+/// The neighbour's answer to an ARP request or a neighbour solicitation, if it has one; `None`: it is another frame.
+fn answer_of_neighbour(frame: &[u8]) -> Option<Option<Vec<u8>>> {
+    let (ethernet, payload) = Header::parse(frame).unwrap();
+    if ethernet.ethertype == EtherType::ARP {
+        let request = arp::Packet::parse(payload).ok()?;
+        let answer = |mac| request.reply_from(mac).to_frame(request.sender_mac).to_vec();
+        return Some(neighbour_mac(request.target_ip).map(answer));
+    }
+    let header = wire_ip::Header::parse(payload).ok()?;
+    let Ok(ndp::Message::Solicitation(solicitation)) = ndp::Message::parse(&header, payload) else { return None };
+    let mac = match solicitation.target {
+        ROUTER6 => Some(ROUTER_MAC),
+        TARGET6 => Some(TARGET6_MAC),
+        _ => None,
+    };
+    Some(mac.map(|mac| solicitation.answer(mac, false).to_frame(mac, ethernet.source).to_vec()))
+}
+
 fn neighbour_mac(address: Ipv4Addr) -> Option<MacAddr> {
     match address {
         ROUTER => Some(ROUTER_MAC),
@@ -247,14 +292,69 @@ pub(super) fn frame(destination: MacAddr, source: MacAddr, ethertype: EtherType,
     frame
 }
 
+fn ethertype_of(packet: &[u8]) -> EtherType {
+    if packet[0] >> 4 == 6 { EtherType::IPV6 } else { EtherType::IPV4 }
+}
+
 /// A frame from the router to the VIP.
 pub(super) fn to_vip(packet: &[u8]) -> Vec<u8> {
-    frame(VIP_MAC, ROUTER_MAC, EtherType::IPV4, packet)
+    frame(VIP_MAC, ROUTER_MAC, ethertype_of(packet), packet)
 }
 
 /// A frame from the first target to the inside gateway.
 pub(super) fn to_gateway(packet: &[u8]) -> Vec<u8> {
-    frame(GATEWAY_MAC, TARGET_MACS[0], EtherType::IPV4, packet)
+    frame(GATEWAY_MAC, TARGET_MACS[0], ethertype_of(packet), packet)
+}
+
+/// A packet of either family.
+pub(super) fn ip(source: impl Into<IpAddr>, destination: impl Into<IpAddr>, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let header = wire_ip::Repr::new(source, destination, protocol, payload.len() as u16).unwrap();
+    let mut packet = vec![0; header.header_len()];
+    header.emit(&mut packet).unwrap();
+    packet.extend_from_slice(payload);
+    packet
+}
+
+/// A UDP packet of either family.
+pub(super) fn udp_between(
+    source: (impl Into<IpAddr>, u16),
+    destination: (impl Into<IpAddr>, u16),
+    payload: &[u8],
+) -> Vec<u8> {
+    let (from, to) = (source.0.into(), destination.0.into());
+    let mut datagram = vec![0; udp::HEADER_LEN];
+    datagram.extend_from_slice(payload);
+    let payload_len = payload.len() as u16;
+    udp::Repr { source_port: source.1, destination_port: destination.1, payload_len }.emit(&mut datagram).unwrap();
+    udp::fill_checksum(from.into(), to.into(), &mut datagram).unwrap();
+    ip(from, to, protocol::UDP, &datagram)
+}
+
+/// A TCP segment of either family with options, and with a right checksum.
+pub(super) fn tcp_between(
+    source: (impl Into<IpAddr>, u16),
+    destination: (impl Into<IpAddr>, u16),
+    flags: Flags,
+    options: &[u8],
+) -> Vec<u8> {
+    let (from, to) = (source.0.into(), destination.0.into());
+    let mut segment = vec![0; vipsec_wire::tcp::HEADER_LEN];
+    segment[0..2].copy_from_slice(&source.1.to_be_bytes());
+    segment[2..4].copy_from_slice(&destination.1.to_be_bytes());
+    segment[12] = ((vipsec_wire::tcp::HEADER_LEN + options.len()) / 4 << 4) as u8;
+    segment[13] = flags.0;
+    segment.extend_from_slice(options);
+    let sum = Sum::new().pseudo_header(from.into(), to.into(), protocol::TCP, segment.len() as u32).bytes(&segment);
+    segment[16..18].copy_from_slice(&sum.finish().to_be_bytes());
+    ip(from, to, protocol::TCP, &segment)
+}
+
+/// An ICMPv6 message.
+pub(super) fn icmpv6(source: Ipv6Addr, destination: Ipv6Addr, kind: u8, code: u8, rest: &[u8]) -> Vec<u8> {
+    let mut message = vec![kind, code, 0, 0];
+    message.extend_from_slice(rest);
+    icmpv6::fill_checksum(source.into(), destination.into(), &mut message).unwrap();
+    ip(source, destination, protocol::ICMPV6, &message)
 }
 
 pub(super) fn ipv4(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {

@@ -23,8 +23,9 @@ use crate::holding::Holding;
 use crate::lookup::Lookup;
 use crate::neighbour::NeighbourCache;
 use crate::parking::Parking;
-use crate::path::{Generation, TargetPaths};
+use crate::path::{Generation, Paths};
 use crate::policer::TokenBucket;
+use crate::reassembly::{self, Reassembler};
 use crate::sad::{SaIndex, Sad};
 
 mod command;
@@ -46,6 +47,8 @@ pub struct WorkerConfig {
     pub parked_packets_max: usize,
     /// Most frames held while their VIP is being handed over.
     pub held_packets_max: usize,
+    /// Limits of what fragments may take.
+    pub reassembly: reassembly::Limits,
     /// Most packets waiting for each port.
     pub transmit_packets_max: usize,
     /// Most events waiting for the control core, those that must arrive apart.
@@ -62,6 +65,7 @@ impl Default for WorkerConfig {
             neighbours_max: 1024,
             parked_packets_max: 1024,
             held_packets_max: 1024,
+            reassembly: reassembly::Limits::default(),
             transmit_packets_max: 1024,
             events_max: 1024,
         }
@@ -86,12 +90,15 @@ pub struct Worker<P: BufferPool> {
     pub(crate) deadline: Deadline,
     pub(crate) counters: Arc<Counters>,
     pub(crate) pool: P,
+    /// Where datagrams are put together, if not in the pool's buffers.
+    pub(crate) large_pool: Option<P>,
     pub(crate) sad: Sad,
     pub(crate) parking: Parking<P::Buf>,
     pub(crate) holding: Holding<P::Buf>,
     pub(crate) connections: ConnectionTable,
     pub(crate) neighbours: NeighbourCache<P::Buf>,
-    pub(crate) target_paths: TargetPaths,
+    pub(crate) paths: Paths,
+    pub(crate) reassembler: Reassembler<P::Buf>,
     /// Counts up with every change of the tables.
     tables_changes: u32,
     pub(crate) events: EventQueue,
@@ -103,8 +110,8 @@ pub struct Worker<P: BufferPool> {
     pub(crate) advertisement_policer: TokenBucket,
     pub(crate) unknown_spi_policer: TokenBucket,
     pub(crate) icmp_error_policer: TokenBucket,
-    /// Identification of the next IPv4 packet that we originate.
-    identification: u16,
+    /// Identification of the last packet that we originated.
+    identification: u32,
     next_tick: Option<Instant>,
     /// What the worker's nanoseconds count from: the first time that it was told.
     origin: Option<Instant>,
@@ -141,11 +148,13 @@ impl<P: BufferPool> Worker<P> {
             deadline,
             counters,
             pool,
+            large_pool: None,
             sad: Sad::new(config.engine, config.sas_max, config.hash_seed),
             parking: Parking::new(config.parked_packets_max),
             holding: Holding::new(config.held_packets_max),
             neighbours: NeighbourCache::new(config.neighbours_max),
-            target_paths: TargetPaths::new(),
+            paths: Paths::new(),
+            reassembler: Reassembler::new(&config.reassembly, config.hash_seed),
             tables_changes: 1,
             events: EventQueue::new(config.events_max),
             transmit: std::array::from_fn(queue),
@@ -158,6 +167,13 @@ impl<P: BufferPool> Worker<P> {
             next_tick: None,
             origin: None,
         }
+    }
+
+    /// Puts datagrams together in this pool's buffers, so that they may be larger than a packet. Without it they may not.
+    #[must_use]
+    pub fn with_large_pool(mut self, pool: P) -> Self {
+        self.large_pool = Some(pool);
+        self
     }
 
     /// Takes the packets that a port received.
@@ -174,7 +190,12 @@ impl<P: BufferPool> Worker<P> {
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let waiting = [self.neighbours.poll_timeout(), self.parking.poll_timeout(), self.holding.poll_timeout()];
+        let waiting = [
+            self.neighbours.poll_timeout(),
+            self.parking.poll_timeout(),
+            self.holding.poll_timeout(),
+            self.reassembler.poll_timeout(),
+        ];
         waiting.into_iter().chain([self.next_tick]).flatten().min()
     }
 
@@ -186,15 +207,27 @@ impl<P: BufferPool> Worker<P> {
         self.counters.count_drops(DropReason::ParkedTooLong, expired);
         let expired = self.holding.expire(now);
         self.counters.count_drops(DropReason::HeldTooLong, expired);
+        self.expire_fragments(now);
         if self.next_tick.is_some_and(|tick| tick <= now) {
             let places = self.connections.sweep_step(TICK);
             let expired = self.connections.sweep(now, places);
             self.counters.count_many(Tally::ConnectionsExpired, expired);
-            self.sad.beat(self.sad.places().div_ceil(TICKS_PER_BEAT));
+            self.beat(now);
             self.next_tick = None;
         }
         self.send_requests();
         self.schedule(now);
+    }
+
+    /// A hundredth of the SAs gets its beat.
+    fn beat(&mut self, now: Instant) {
+        let nanos = self.nanos(now);
+        let Self { sad, events, .. } = self;
+        let places = sad.places().div_ceil(TICKS_PER_BEAT);
+        sad.beat(nanos, places, |spi, due| {
+            // An event that must arrive always finds room.
+            let _ = events.push(Event::Lifetime { spi, due });
+        });
     }
 
     /// Takes up to the burst's free capacity of what is to leave by a port. Past the deadline that is nothing (rule R5).
@@ -300,7 +333,9 @@ impl<P: BufferPool> Worker<P> {
         self.transmit.iter_mut().for_each(VecDeque::clear);
     }
 
-    pub(crate) fn next_identification(&mut self) -> u16 {
+    /// IPv4 takes the low half of it.
+    #[inline]
+    pub(crate) fn next_identification(&mut self) -> u32 {
         self.identification = self.identification.wrapping_add(1);
         self.identification
     }

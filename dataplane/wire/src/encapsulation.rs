@@ -16,6 +16,8 @@ pub enum Encapsulation {
     IpInIp,
     /// UDP and GUE variant 0.
     Gue {
+        /// The UDP port that the other end listens on: [`gue::PORT`] unless it was told another.
+        port: u16,
         /// Whether the UDP checksum is made.
         checksum: UdpChecksum,
     },
@@ -89,8 +91,8 @@ impl Tunnel {
         let inner = Inner::read(packet.data()).ok_or(EncapsulationError::NotIp)?;
         let protocol = match self.encapsulation {
             Encapsulation::IpInIp => inner.version.protocol(),
-            Encapsulation::Gue { checksum } => {
-                self.prepend_gue(packet, inner.version, checksum, varying.flow_hash)?;
+            Encapsulation::Gue { port, checksum } => {
+                self.prepend_gue(packet, inner.version, (port, checksum), varying.flow_hash)?;
                 protocol::UDP
             }
         };
@@ -119,14 +121,14 @@ impl Tunnel {
         &self,
         packet: &mut B,
         version: Version,
-        checksum: UdpChecksum,
+        (port, checksum): (u16, UdpChecksum),
         flow_hash: u32,
     ) -> Result<(), EncapsulationError> {
         packet.prepend(gue::HEADER_LEN)?;
         gue::Header::of_ip(version).emit(packet.data_mut())?;
         let payload_len = u16::try_from(packet.data().len()).map_err(|_| EncapsulationError::TooLong)?;
         packet.prepend(udp::HEADER_LEN)?;
-        let header = udp::Repr { source_port: gue::source_port(flow_hash), destination_port: gue::PORT, payload_len };
+        let header = udp::Repr { source_port: gue::source_port(flow_hash), destination_port: port, payload_len };
         header.emit(packet.data_mut())?;
         if checksum == UdpChecksum::Computed {
             udp::fill_checksum(self.outer.source(), self.outer.destination(), packet.data_mut())?;

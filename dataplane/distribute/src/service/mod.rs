@@ -48,7 +48,7 @@ pub enum Forwarding {
     Mac,
     /// Inside another IP header (RFC 2003 for IPv4 in IPv4, RFC 2473 for what IPv6 carries): the target may be behind routers.
     IpInIp,
-    /// Inside UDP (Generic UDP Encapsulation), variant 1: the inner packet follows the UDP header.
+    /// Inside UDP (Generic UDP Encapsulation, variant 0).
     Gue {
         /// The UDP port that the target listens on.
         port: u16,

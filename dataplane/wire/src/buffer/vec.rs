@@ -102,13 +102,19 @@ impl PacketBuf for VecBuf {
 #[derive(Debug)]
 pub struct VecPool {
     buffers_max: usize,
+    room: usize,
     handed_out: Arc<()>,
 }
 
 impl VecPool {
     /// A pool of which at most `buffers_max` buffers are out at a time.
     pub fn new(buffers_max: usize) -> Self {
-        Self { buffers_max, handed_out: Arc::new(()) }
+        Self::with_room(buffers_max, ROOM)
+    }
+
+    /// A pool whose buffers have that much room behind the headroom, in bytes.
+    pub fn with_room(buffers_max: usize, room: usize) -> Self {
+        Self { buffers_max, room, handed_out: Arc::new(()) }
     }
 
     /// How many buffers are out.
@@ -124,7 +130,7 @@ impl BufferPool for VecPool {
         if self.in_use() >= self.buffers_max {
             return None;
         }
-        let mut buffer = VecBuf::with_room(HEADROOM, ROOM);
+        let mut buffer = VecBuf::with_room(HEADROOM, self.room);
         buffer._from_pool = Some(self.handed_out.clone());
         Some(buffer)
     }

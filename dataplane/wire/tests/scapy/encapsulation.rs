@@ -52,7 +52,7 @@ fn gue_carries_both_families_over_both() {
     for outer in OUTER {
         for inner in &inner {
             for checksum in [UdpChecksum::Computed, UdpChecksum::Zero] {
-                let tunnel = tunnel(outer, Encapsulation::Gue { checksum });
+                let tunnel = tunnel(outer, Encapsulation::Gue { port: gue::PORT, checksum });
                 let mut packet = VecBuf::from_bytes(&inner.bytes);
                 tunnel.encapsulate(&mut packet, VARYING).unwrap();
                 assert_eq!(packet.data().len(), inner.bytes.len() + tunnel.overhead());
@@ -95,7 +95,7 @@ fn gue_headers_that_we_do_not_understand_are_refused() {
 fn what_does_not_fit_is_refused() {
     let (v4, v6) = (OUTER[0].0.parse().unwrap(), OUTER[1].1.parse().unwrap());
     assert_eq!(Tunnel::new(v4, v6, Encapsulation::IpInIp), Err(MixedFamilies));
-    let tunnel = tunnel(OUTER[0], Encapsulation::Gue { checksum: UdpChecksum::Zero });
+    let tunnel = tunnel(OUTER[0], Encapsulation::Gue { port: gue::PORT, checksum: UdpChecksum::Zero });
     let mut cramped = VecBuf::with_room(tunnel.overhead() - 1, 100);
     cramped.append(20).unwrap();
     cramped.data_mut()[0] = 0x45;

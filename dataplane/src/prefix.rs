@@ -1,13 +1,14 @@
-//! A range of addresses as the prefixes that it is made of.
+//! Prefixes as keys of a hash table, and a range of addresses as the prefixes that it is made of.
 
-use vipsec_wire::ip::Address;
+use vipsec_wire::ip::{Address, Prefix};
 
 /// Bits of an [`Address`]; an IPv4 prefix of n bits is one of 96 + n here.
 const WIDTH: u32 = 128;
+const V4_OFFSET: u8 = 96;
 
 /// A prefix in the space of [`Address`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct AddressPrefix {
+pub(crate) struct AddressPrefix {
     /// No bit is set behind the length.
     bits: u128,
     len: u8,
@@ -16,18 +17,53 @@ pub(super) struct AddressPrefix {
 impl AddressPrefix {
     /// The prefix of that length that an address lies in.
     #[inline]
-    pub(super) fn containing(address: Address, len: u8) -> Self {
+    pub(crate) fn containing(address: Address, len: u8) -> Self {
         Self { bits: address.to_bits() & mask(len), len }
     }
 
+    /// A configured prefix.
+    pub(crate) fn of(prefix: Prefix) -> Self {
+        let offset = if prefix.address().is_ipv4() { V4_OFFSET } else { 0 };
+        Self::containing(prefix.address().into(), prefix.bits().saturating_add(offset))
+    }
+
     /// Do only IPv4 addresses lie in it?
-    pub(super) fn is_v4(self) -> bool {
-        self.len >= 96 && Address::from_octets(self.bits.to_be_bytes()).is_v4()
+    pub(crate) fn is_v4(self) -> bool {
+        self.len >= V4_OFFSET && Address::from_octets(self.bits.to_be_bytes()).is_v4()
     }
 
     /// Its length in bits, 0..=128.
-    pub(super) fn len(self) -> u8 {
+    pub(crate) fn len(self) -> u8 {
         self.len
+    }
+}
+
+/// How many prefixes there are of each length: those that occur, in order. A packet asks a table of prefixes once for each.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Lengths(Vec<(u8, usize)>);
+
+impl Lengths {
+    pub(crate) fn add(&mut self, len: u8) {
+        match self.0.binary_search_by_key(&len, |(len, _)| *len) {
+            Ok(at) => self.0.iter_mut().skip(at).take(1).for_each(|(_, count)| *count += 1),
+            Err(at) => self.0.insert(at, (len, 1)),
+        }
+    }
+
+    pub(crate) fn remove(&mut self, len: u8) {
+        self.0.iter_mut().filter(|(own, _)| *own == len).for_each(|(_, count)| *count = count.saturating_sub(1));
+        self.0.retain(|(_, count)| *count > 0);
+    }
+
+    /// The shortest first.
+    #[inline]
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = u8> + '_ {
+        self.0.iter().map(|(len, _)| *len)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -37,7 +73,7 @@ fn mask(len: u8) -> u128 {
 }
 
 /// The fewest prefixes that make up the range, both ends included; none if it is empty. At most 2 * 128 - 2.
-pub(super) fn split(first: Address, last: Address) -> impl Iterator<Item = AddressPrefix> {
+pub(crate) fn split(first: Address, last: Address) -> impl Iterator<Item = AddressPrefix> {
     let (mut next, last) = (Some(first.to_bits()), last.to_bits());
     std::iter::from_fn(move || {
         let start = next.filter(|start| *start <= last)?;
