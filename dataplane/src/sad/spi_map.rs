@@ -123,7 +123,7 @@ mod tests {
             let mut map = SpiMap::new();
             let mut model = BTreeMap::new();
             for (step, (high, low, insert)) in (0u32..).zip(steps) {
-                let spi = 0x0100_0000 | high << 16 | (low + 50) % 64;
+                let spi = 0x0100_0000 | high << 16 | ((low + 50) % 64);
                 if insert && !model.contains_key(&spi) {
                     map.insert(spi, step);
                     model.insert(spi, step);

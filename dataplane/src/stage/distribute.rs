@@ -20,7 +20,7 @@ use crate::worker::{Verdict, Worker};
 
 impl<P: BufferPool> Worker<P> {
     /// Hands packets to the targets of their connections.
-    pub(super) fn to_targets(&mut self, now: Instant, burst: Stage<Inner<P::Buf>>) {
+    pub(super) fn distribute(&mut self, now: Instant, burst: Stage<Inner<P::Buf>>) {
         if burst.is_empty() {
             return;
         }
@@ -30,7 +30,7 @@ impl<P: BufferPool> Worker<P> {
         let (mut packets, mut bytes) = (0, 0);
         for (inner, prepared) in burst.into_iter().zip(&prepared) {
             let total_len = inner.flow.header.total_len;
-            let verdict = self.to_target(now, prepared, inner);
+            let verdict = self.choose(now, prepared, inner);
             if verdict.is_ok() {
                 packets += 1;
                 bytes += total_len;
@@ -41,7 +41,7 @@ impl<P: BufferPool> Worker<P> {
     }
 
     #[inline]
-    fn to_target(&mut self, now: Instant, prepared: &Prepared, inner: Inner<P::Buf>) -> Verdict {
+    fn choose(&mut self, now: Instant, prepared: &Prepared, inner: Inner<P::Buf>) -> Verdict {
         let origin = match inner.via {
             Via::Tunnel(_) => Origin::Decrypted,
             Via::Clear => Origin::Clear,

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use vipsec_esp::KEY_AHEAD;
 use vipsec_esp::inbound::{self, Admission};
 use vipsec_esp::sa::Spi;
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
@@ -38,12 +39,22 @@ impl<P: BufferPool> Worker<P> {
         if sealed.is_empty() {
             return;
         }
-        for sealed in &sealed {
-            if let Some(sa) = self.sad.inbound(sealed.index) {
-                sa.esp.prefetch(sealed.packet.data().len());
+        // The SAs of all packets are asked for at once, their keys a few packets ahead.
+        let keys: Stage<(SaIndex, usize)> =
+            sealed.iter().map(|sealed| (sealed.index, sealed.packet.data().len())).collect();
+        for (index, _) in &keys {
+            if let Some(sa) = self.sad.inbound(*index) {
+                sa.esp.prefetch();
             }
         }
-        let opened: Stage<_> = sealed.into_iter().filter_map(|sealed| self.passed(self.open(sealed))).collect();
+        for key in keys.iter().take(KEY_AHEAD) {
+            self.prefetch_inbound_key(Some(key));
+        }
+        let mut opened = Stage::new();
+        for (n, sealed) in sealed.into_iter().enumerate() {
+            self.prefetch_inbound_key(keys.get(n + KEY_AHEAD));
+            opened.extend(self.passed(self.open(sealed)));
+        }
         let mut inner = Stage::new();
         for opened in opened {
             let verdict = self.admit(now, opened).and_then(|admitted| match admitted {
@@ -52,7 +63,16 @@ impl<P: BufferPool> Worker<P> {
             });
             self.count(verdict);
         }
-        self.to_targets(now, inner);
+        self.distribute(now, inner);
+    }
+
+    #[inline]
+    fn prefetch_inbound_key(&self, key: Option<&(SaIndex, usize)>) {
+        if let Some((index, len)) = key
+            && let Some(sa) = self.sad.inbound(*index)
+        {
+            sa.esp.prefetch_key(*len);
+        }
     }
 
     #[inline]
@@ -145,9 +165,9 @@ impl<P: BufferPool> Worker<P> {
             };
             self.count(verdict);
             if inner.is_full() {
-                self.to_targets(now, std::mem::take(&mut inner));
+                self.distribute(now, std::mem::take(&mut inner));
             }
         }
-        self.to_targets(now, inner);
+        self.distribute(now, inner);
     }
 }

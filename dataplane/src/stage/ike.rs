@@ -76,6 +76,6 @@ fn build(message: &IkeDatagram, identification: u16) -> Result<Vec<u8>, DropReas
     let datagram = packet.get_mut(header.header_len()..).unwrap_or_default();
     let (source_port, destination_port) = (message.local.port(), message.remote.port());
     udp::Repr { source_port, destination_port, payload_len }.emit(datagram)?;
-    udp::fill_checksum(source.into(), destination.into(), datagram)?;
+    udp::fill_checksum(source, destination, datagram)?;
     Ok(packet)
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use vipsec_distribute::service::{Accepts, Origin};
+use vipsec_esp::KEY_AHEAD;
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 use vipsec_wire::ethernet;
 use vipsec_wire::fragment::Fragments;
@@ -109,13 +110,13 @@ impl<P: BufferPool> Worker<P> {
     }
 
     /// Sends packets of targets through the tunnels that lead to their destinations, or in the clear where they may.
-    pub(super) fn to_remotes(&mut self, now: Instant, port: PortId, replies: Stage<Reply<P::Buf>>) {
+    pub(super) fn answer_remotes(&mut self, now: Instant, port: PortId, replies: Stage<Reply<P::Buf>>) {
         if replies.is_empty() {
             return;
         }
         let mut unknown = 0;
         let mut found: Stage<(Way, Reply<P::Buf>)> = Stage::new();
-        let connections = self.connections.prepare(now, replies.iter().map(|reply| tuple(reply)));
+        let connections = self.connections.prepare(now, replies.iter().map(tuple));
         for (reply, connection) in replies.into_iter().zip(&connections) {
             let origin = self.connections.to_remote(connection, &reply.flow.packet_info());
             unknown += usize::from(origin.is_none());
@@ -126,8 +127,13 @@ impl<P: BufferPool> Worker<P> {
         if unknown > 0 {
             self.counters.count_many(Tally::RepliesUnknown, unknown);
         }
+        let keys: Stage<(Way, usize)> = found.iter().map(|(way, reply)| (*way, reply.flow.header.total_len)).collect();
+        for key in keys.iter().take(KEY_AHEAD) {
+            self.prefetch_outbound_key(Some(key));
+        }
         let (mut packets, mut bytes) = (0, 0);
-        for (way, reply) in found {
+        for (n, (way, reply)) in found.into_iter().enumerate() {
+            self.prefetch_outbound_key(keys.get(n + KEY_AHEAD));
             let total_len = reply.flow.header.total_len;
             let verdict = match way {
                 Way::Tunnel(index) => self.reply_in_tunnel(now, port, index, reply),
@@ -140,6 +146,15 @@ impl<P: BufferPool> Worker<P> {
             self.count(verdict);
         }
         self.counters.to_remotes.add(packets, bytes);
+    }
+
+    #[inline]
+    fn prefetch_outbound_key(&self, key: Option<&(Way, usize)>) {
+        if let Some((Way::Tunnel(index), len)) = key
+            && let Some(sa) = self.sad.outbound(*index)
+        {
+            sa.esp.prefetch_key(*len);
+        }
     }
 
     /// RFC 4301 §5.1: bypass, discard or protect? A policy says; where none does, the packets of a connection go back as they came.
@@ -160,7 +175,7 @@ impl<P: BufferPool> Worker<P> {
         }
         let index = self.sad.find_outbound(reply.vip, &ends).ok_or(DropReason::NoOutboundSa)?;
         if let Some(sa) = self.sad.outbound(index) {
-            sa.esp.prefetch(reply.flow.header.total_len);
+            sa.esp.prefetch();
         }
         Ok(Way::Tunnel(index))
     }

@@ -63,7 +63,7 @@ impl<P: BufferPool> Worker<P> {
                     self.count(verdict);
                 }
                 self.esp(now, sorted.sealed);
-                self.to_targets(now, sorted.clear);
+                self.distribute(now, sorted.clear);
             }
             Some(Side::Inside) => {
                 let mut replies = Stage::new();
@@ -74,7 +74,7 @@ impl<P: BufferPool> Worker<P> {
                     });
                     self.count(verdict);
                 }
-                self.to_remotes(now, port, replies);
+                self.answer_remotes(now, port, replies);
             }
             None => self.counters.count_drops(DropReason::UnknownPort, frames.len()),
         }

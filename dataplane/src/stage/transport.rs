@@ -67,7 +67,7 @@ pub(super) fn put_udp<B: PacketBuf>(ports: (u16, u16), ends: (IpAddr, IpAddr), p
     udp::Repr { source_port, destination_port, payload_len }.emit(packet.data_mut())?;
     // RFC 3948 §2.1: "the IPv4 UDP Checksum SHOULD be transmitted as a zero value"; IPv6 doesn't allow that (RFC 8200 §8.1).
     if ends.0.is_ipv6() {
-        udp::fill_checksum(ends.0.into(), ends.1.into(), packet.data_mut())?;
+        udp::fill_checksum(ends.0, ends.1, packet.data_mut())?;
     }
     Ok(())
 }

@@ -326,7 +326,7 @@ pub(super) fn udp_between(
     datagram.extend_from_slice(payload);
     let payload_len = payload.len() as u16;
     udp::Repr { source_port: source.1, destination_port: destination.1, payload_len }.emit(&mut datagram).unwrap();
-    udp::fill_checksum(from.into(), to.into(), &mut datagram).unwrap();
+    udp::fill_checksum(from, to, &mut datagram).unwrap();
     ip(from, to, protocol::UDP, &datagram)
 }
 
@@ -341,7 +341,7 @@ pub(super) fn tcp_between(
     let mut segment = vec![0; vipsec_wire::tcp::HEADER_LEN];
     segment[0..2].copy_from_slice(&source.1.to_be_bytes());
     segment[2..4].copy_from_slice(&destination.1.to_be_bytes());
-    segment[12] = ((vipsec_wire::tcp::HEADER_LEN + options.len()) / 4 << 4) as u8;
+    segment[12] = (((vipsec_wire::tcp::HEADER_LEN + options.len()) / 4) << 4) as u8;
     segment[13] = flags.0;
     segment.extend_from_slice(options);
     let sum = Sum::new().pseudo_header(from.into(), to.into(), protocol::TCP, segment.len() as u32).bytes(&segment);

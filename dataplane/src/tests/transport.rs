@@ -96,7 +96,7 @@ fn checksums_from_behind_a_nat_are_made_anew() {
     scene.receive(OUTSIDE, &Peer::in_udp((PEER, 61000), &esp));
     let delivered = scene.one_sent_with_arp(INSIDE);
     let datagram = Datagram::parse(&delivered[34..]).unwrap();
-    assert_eq!(datagram.checksum_state(PEER.into(), VIP.into()), ChecksumState::Absent);
+    assert_eq!(datagram.checksum_state(PEER, VIP), ChecksumState::Absent);
 }
 
 #[test]
