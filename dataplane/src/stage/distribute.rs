@@ -152,9 +152,7 @@ impl<P: BufferPool> Worker<P> {
             }
             Forwarding::IpInIp => Encapsulation::IpInIp,
             // RFC 768 and RFC 8200 §8.1: only over IPv4 may the sender leave the checksum out.
-            Forwarding::Gue { port } if address.is_ipv4() => {
-                Encapsulation::Gue { port, checksum: UdpChecksum::Zero }
-            }
+            Forwarding::Gue { port } if address.is_ipv4() => Encapsulation::Gue { port, checksum: UdpChecksum::Zero },
             Forwarding::Gue { port } => Encapsulation::Gue { port, checksum: UdpChecksum::Computed },
         };
         let next_hop = self.lookup.routes.next_hop(address).ok_or(DropReason::NoRoute)?;

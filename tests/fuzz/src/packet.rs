@@ -75,7 +75,7 @@ fn report(packet: &[u8], header: &Header) {
 
 /// In a tunnel it is carried as it is.
 fn wrap(packet: &[u8], header: &Header) {
-    let gue = Encapsulation::Gue { checksum: UdpChecksum::Computed };
+    let gue = Encapsulation::Gue { port: vipsec_wire::gue::PORT, checksum: UdpChecksum::Computed };
     for (ends, encapsulation) in
         [(["192.0.2.1", "192.0.2.2"], Encapsulation::IpInIp), (["2001:db8::1", "2001:db8::2"], gue)]
     {
