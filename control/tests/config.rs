@@ -78,6 +78,7 @@ fn example_loads_as_documented() {
     assert_eq!((branch.dpd_delay, branch.rekey_time), (Some(dpd_delay), Some(rekey_time)));
     let esp: Vec<String> = branch.children[0].proposals.iter().map(ToString::to_string).collect();
     assert_eq!(esp, ["aes256gcm16-x25519", "aes128gcm16"]);
+    assert_eq!(config.child_options("branch", "net").replay_window, 1024);
     assert!(config.peer.is_none());
     assert_eq!(web.owner, None);
     let [page, agent] = &config.targets[0].checks[..] else { panic!("two checks") };
@@ -307,6 +308,7 @@ mod digest {
             ("\"aes128gcm16\"]", "\"aes256gcm16\"]"),
             ("remote_ts = [\"10.9.0.0/16\"]", "remote_ts = [\"10.9.0.0/17\"]"),
             ("rekey_time = \"1h\"", "rekey_time = \"2h\""),
+            ("replay_window = 1024", "replay_window = 2048"),
             ("takeover = \"resume\"", "takeover = \"renegotiate\""),
             ("heartbeat = \"10ms\"", "heartbeat = \"9ms\""),
             ("deadline = \"30ms\"", "deadline = \"29ms\""),

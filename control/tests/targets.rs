@@ -15,7 +15,7 @@ use vipsec_control::api::{ErrorKind, Request, Response};
 use vipsec_control::config::{Check, TestConfiguration, load};
 use vipsec_control::core::{Core, Facts, Output, Surroundings};
 use vipsec_control::health::{Failure, Outcome, Run, Success, probe};
-use vipsec_dataplane::api::{Command, Tables};
+use vipsec_dataplane::api::{Command, Event, Report, ReportKind, Tables};
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
 use vipsec_distribute::service::TargetState;
@@ -100,6 +100,10 @@ impl Bench {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Worker(0, Command::Tables { tables, .. }) => self.tables.push(tables),
+                Output::Worker(0, Command::Report { token, what: ReportKind::Targets }) => {
+                    let report = Report::Targets(vec![([10, 1, 0, 21].into(), 3)]);
+                    self.core.handle_event(self.now, 0, Event::Report { token, report });
+                }
                 Output::Check { run, check } => self.checks.push((run, check)),
                 Output::Reply(token, answer) => {
                     self.answers.insert(token, answer.map_err(|error| error.kind));
@@ -159,6 +163,7 @@ fn a_target_that_fails_its_check_gets_nothing_until_it_passes() {
     assert!(bench.new_tables().is_empty(), "nothing new");
     let Ok(Response::Targets { entries }) = bench.ask(Request::Targets) else { panic!("no targets") };
     assert_eq!((entries[0].state.as_str(), entries[1].state.as_str()), ("down", "up"));
+    assert_eq!((entries[0].connections, entries[1].connections), (3, 0));
     assert_eq!(entries[0].checks[0].failure.as_deref(), Some("no answer in time"));
     let Ok(Response::Services { entries }) = bench.ask(Request::Services) else { panic!("no services") };
     let parts: Vec<_> = entries[0].targets.iter().map(|target| target.part_percent).collect();

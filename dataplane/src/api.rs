@@ -221,6 +221,8 @@ pub enum ReportKind {
     },
     /// The neighbour cache.
     Neighbours,
+    /// How many connections each target has.
+    Targets,
 }
 
 /// What a worker tells the control core.
@@ -318,6 +320,8 @@ pub enum Report {
     },
     /// Address, MAC if resolved, port.
     Neighbours(Vec<(IpAddr, Option<MacAddr>, PortId)>),
+    /// Each target's address, and its connections that are not over.
+    Targets(Vec<(IpAddr, u32)>),
 }
 
 /// One child SA's numbers and counters.

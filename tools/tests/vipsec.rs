@@ -78,8 +78,20 @@ fn answer(request: &Request) -> Result<Response, ApiError> {
                 method: "maglev".into(),
                 affinity_s: Some(1800),
                 targets: vec![
-                    ServiceTarget { name: "t1".into(), state: "up".into(), part_percent: 100 },
-                    ServiceTarget { name: "t2".into(), state: "down".into(), part_percent: 0 },
+                    ServiceTarget {
+                        name: "t1".into(),
+                        state: "up".into(),
+                        weight: 10,
+                        connections: 7,
+                        part_percent: 100,
+                    },
+                    ServiceTarget {
+                        name: "t2".into(),
+                        state: "down".into(),
+                        weight: 5,
+                        connections: 0,
+                        part_percent: 0,
+                    },
                 ],
             }],
         },
@@ -103,6 +115,7 @@ fn target(name: &str, passed: bool) -> Target {
         drained: !passed,
         weight: 10,
         share_percent: 75,
+        connections: 7,
         checks: vec![check("agent", 9777, None), check("http", 80, (!passed).then_some("HTTP status 503"))],
     }
 }
@@ -133,7 +146,16 @@ fn status() -> Status {
             tx_bytes: 900,
             tx_errors: 1,
         }],
-        workers: vec![Worker { id: 0, cpu: None, alive: true, sas: 1, connections: 7 }],
+        workers: vec![Worker {
+            id: 0,
+            cpu: None,
+            alive: true,
+            sas: 1,
+            connections: 7,
+            esp_in_packets: 10,
+            esp_out_packets: 8,
+            dropped_packets: 2,
+        }],
         hugepages: false,
         engine: "aws-lc-rs".into(),
         drops: BTreeMap::from([("replayed".into(), 2)]),
@@ -188,8 +210,8 @@ Ports
   NAME     SIDE     LINK  MAC                RX PACKETS  RX BYTES  MISSED  TX PACKETS  TX BYTES  ERRORS
   outside  outside  up    02:00:00:00:01:0a        1000     64000       0           9       900       1
 Workers
-  ID  CPU  ALIVE  SAS  CONNECTIONS
-   0    -  yes      1            7
+  ID  CPU  ALIVE  SAS  CONNECTIONS  ESP IN  ESP OUT  DROPPED
+   0    -  yes      1            7      10        8        2
 Dropped packets
   WHAT      COUNT
   replayed      2
@@ -220,15 +242,15 @@ tcp       10.9.0.5:40001  192.0.2.1:80  t1      established  1m 1s
         );
         let expected = "\
 web (192.0.2.1), tcp, port 80: maglev, affinity 30m 0s
-  TARGET  STATE   PART
-  t1      up     100 %
-  t2      down     0 %
+  TARGET  STATE  WEIGHT   PART  CONNECTIONS
+  t1      up         10  100 %            7
+  t2      down        5    0 %            0
 ";
         assert_eq!(stdout(&vipsec(socket, &["services"])), expected);
         let expected = "\
-NAME  ADDRESS    STATE           WEIGHT  SHARE  CHECKS
-t1    10.1.0.21  up                  10   75 %  2 passed
-t2    10.1.0.21  down (ordered)      10   75 %  1 of 2 failed
+NAME  ADDRESS    STATE           WEIGHT  SHARE  CONNECTIONS  CHECKS
+t1    10.1.0.21  up                  10   75 %            7  2 passed
+t2    10.1.0.21  down (ordered)      10   75 %            7  1 of 2 failed
 TARGET  CHECK  ADDRESS       LAST FAILURE
 t2      http   10.1.0.21:80  HTTP status 503
 ";

@@ -19,6 +19,8 @@ pub struct Target {
     pub weight: u16,
     /// The share of it that is in force, in percent: an agent may ask for less.
     pub share_percent: u16,
+    /// Its connections that are not over, of all services.
+    pub connections: u32,
     /// Its health checks.
     pub checks: Vec<HealthCheck>,
 }
@@ -67,6 +69,10 @@ pub struct ServiceTarget {
     pub name: String,
     /// What it gets.
     pub state: String,
+    /// Its configured weight.
+    pub weight: u16,
+    /// Its connections that are not over, of all services.
+    pub connections: u32,
     /// Its part of the service's new connections, in percent; rounded.
     pub part_percent: u16,
 }

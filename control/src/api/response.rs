@@ -175,6 +175,12 @@ pub struct Worker {
     pub sas: u64,
     /// Connections in its table.
     pub connections: u64,
+    /// ESP packets that were authentic and delivered.
+    pub esp_in_packets: u64,
+    /// ESP packets sealed.
+    pub esp_out_packets: u64,
+    /// Packets dropped, for all reasons.
+    pub dropped_packets: u64,
 }
 
 /// All IKE SAs, and child SAs that have none (static ones).

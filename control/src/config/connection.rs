@@ -1,5 +1,6 @@
 //! `[[connection]]`: remote peers and what is agreed with them, as IKE takes it.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::Path;
@@ -10,7 +11,8 @@ use std::time::Duration;
 use vipsec_ike::{AddressMatch, ChildPolicy, ConnectionPolicy, InvalidProposal, Mode, Pairs, TrafficSelector};
 
 use super::error::Reason;
-use super::model::Vip;
+use super::keys::window;
+use super::model::{ChildOptions, Vip};
 use super::names::{Names, Once};
 use super::read::{Field, Section, every};
 use super::secret::secret;
@@ -24,6 +26,9 @@ pub const CHILDREN_MAX: usize = 16;
 pub const SELECTORS_MAX: usize = 32;
 /// Most proposals of a connection or child.
 pub const PROPOSALS_MAX: usize = 16;
+
+/// The greatest anti-replay window of a negotiated child SA, in packets.
+const CHILD_WINDOW_MAX: u64 = 8192;
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -49,13 +54,14 @@ pub(super) fn connections(
     folder: &Path,
     vip_names: &Names,
     vips: &[Option<Vip>],
-) -> Vec<Option<Arc<ConnectionPolicy>>> {
+) -> Vec<Option<Connection>> {
     let mut names = Names::new("connection");
     let sections = root.tables("connection", CONNECTIONS_MAX).into_iter().enumerate();
-    sections
-        .map(|(index, section)| connection(&mut names, index, section, folder, vip_names, vips).map(Arc::new))
-        .collect()
+    sections.map(|(index, section)| connection(&mut names, index, section, folder, vip_names, vips)).collect()
 }
+
+/// What IKE takes of a connection, and what the data plane takes of its children, by their names.
+pub(super) type Connection = (Arc<ConnectionPolicy>, BTreeMap<String, ChildOptions>);
 
 fn connection(
     names: &mut Names,
@@ -64,7 +70,7 @@ fn connection(
     folder: &Path,
     vip_names: &Names,
     vips: &[Option<Vip>],
-) -> Option<ConnectionPolicy> {
+) -> Option<Connection> {
     let name = names.declare(index, &section);
     let vip = section.required("vip").and_then(|field| vip_names.resolve(&field));
     let local = vip.and_then(|vip| Some(vips.get(vip)?.as_ref()?.floating.address));
@@ -78,15 +84,20 @@ fn connection(
     let proposals = proposals(&section, "proposals", &IKE);
     let dpd_delay = duration_of(&section, "dpd_delay", Duration::from_secs(30), Duration::from_millis(100)..=DAY);
     let rekey_time = duration_of(&section, "rekey_time", Duration::from_secs(4 * 3600), SECOND..=7 * DAY);
+    let reauth_time =
+        section.optional("reauth_time").map(|_| duration_of(&section, "reauth_time", DAY, SECOND..=7 * DAY));
+    let reauth_time = reauth_time.map_or(Some(None), |time| time.map(Some));
     let mut child_names = Names::new("child");
     let sections = section.tables("child", CHILDREN_MAX);
     if sections.is_empty() {
         section.report("child", Reason::Empty);
     }
     let sections = sections.into_iter().enumerate();
-    let children = every(sections.map(|(index, section)| child(&mut child_names, index, section, local).map(Arc::new)));
+    let children = every(sections.map(|(index, section)| child(&mut child_names, index, section, local)));
     section.finish();
-    Some(ConnectionPolicy {
+    let children = children?;
+    let options = children.iter().map(|(child, options)| (child.name.clone(), *options)).collect();
+    let policy = ConnectionPolicy {
         name: name?,
         vip: u16::try_from(vip?).ok()?,
         local: local?,
@@ -97,21 +108,31 @@ fn connection(
         proposals: proposals?,
         dpd_delay: Some(dpd_delay?),
         rekey_time: Some(rekey_time?),
-        reauth_time: None,
+        reauth_time: reauth_time?,
         pools: Vec::new(),
-        children: children?,
-    })
+        children: children.into_iter().map(|(child, _)| Arc::new(child)).collect(),
+    };
+    Some((Arc::new(policy), options))
 }
 
-fn child(names: &mut Names, index: usize, section: Section, vip: Option<IpAddr>) -> Option<ChildPolicy> {
+fn child(
+    names: &mut Names,
+    index: usize,
+    section: Section,
+    vip: Option<IpAddr>,
+) -> Option<(ChildPolicy, ChildOptions)> {
     let name = names.declare(index, &section);
     let local_ts =
         section.optional("local_ts").map_or_else(|| vip.map(|vip| vec![whole(vip)]), |field| selectors(&field));
     let remote_ts = section.required("remote_ts").and_then(|field| selectors(&field));
     let proposals = proposals(&section, "esp_proposals", &ESP);
     let rekey_time = duration_of(&section, "rekey_time", Duration::from_secs(3600), SECOND..=7 * DAY);
+    let replay_window = section
+        .optional("replay_window")
+        .map_or(Some(ChildOptions::DEFAULT.replay_window), |field| window(&field, CHILD_WINDOW_MAX));
     section.finish();
-    Some(ChildPolicy {
+    let options = ChildOptions { replay_window: replay_window? };
+    let policy = ChildPolicy {
         name: name?,
         local_ts: local_ts?,
         remote_ts: remote_ts?,
@@ -120,7 +141,8 @@ fn child(names: &mut Names, index: usize, section: Section, vip: Option<IpAddr>)
         mode: Mode::Tunnel,
         pairs: Pairs::Any,
         lanes_max: 1,
-    })
+    };
+    Some((policy, options))
 }
 
 /// Everything from and to one address.

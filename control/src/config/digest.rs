@@ -1,5 +1,6 @@
 //! A digest of what two appliances of a pair have to agree on before one may take over from the other.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use vipsec_ike::{AddressPool, ChildPolicy, ConnectionPolicy, Identity, IdentityM
 use vipsec_takeover::timing::Timing;
 use vipsec_wire::iv::ApplianceId;
 
-use super::model::{Config, Floating, Peer, Service, ServiceProtocol, TakeoverPolicy};
+use super::model::{ChildOptions, Config, Floating, Peer, Service, ServiceProtocol, TakeoverPolicy};
 use super::service::method_name;
 
 /// SHA-256 over VIPs, targets, services, connections, and what the pair does on a takeover.
@@ -55,6 +56,10 @@ impl Config {
         canonical.list(&services, |canonical, service| self.service(canonical, service));
 
         canonical.list(&self.connections, |canonical, connection| canonical.connection(connection));
+        for options in self.child_options.values().flat_map(BTreeMap::values) {
+            let ChildOptions { replay_window } = options;
+            canonical.number((*replay_window).into());
+        }
 
         let mut bytes = [0; 32];
         bytes.copy_from_slice(canonical.0.finish().as_ref());

@@ -106,7 +106,7 @@ fn child(section: Section, spis: &mut Once, appliance: ApplianceId, vips: &[Opti
     let local_selectors = section.required("local_ts").and_then(|field| selectors(&field));
     let remote_selectors = section.required("remote_ts").and_then(|field| selectors(&field));
     let esn = section.optional("esn").map_or(Some(false), |field| field.boolean());
-    let window = section.optional("window").map_or(Some(WINDOW_DEFAULT), |field| window(&field));
+    let window = section.optional("window").map_or(Some(WINDOW_DEFAULT), |field| window(&field, WINDOW_MAX));
     section.finish();
 
     let (vip, local) = vip?;
@@ -173,8 +173,9 @@ fn udp_ports(field: &Field) -> Option<(u16, u16)> {
     Some((local?, remote?))
 }
 
-fn window(field: &Field) -> Option<u32> {
-    let window: u32 = field.number(64..=WINDOW_MAX)?;
+/// An anti-replay window of 64 to `max` packets.
+pub(super) fn window(field: &Field, max: u64) -> Option<u32> {
+    let window: u32 = field.number(64..=max)?;
     if !window.is_multiple_of(64) {
         field.report(Reason::Malformed { value: window.to_string(), expected: "a multiple of 64" });
         return None;

@@ -28,8 +28,8 @@ pub use digest::ConfigDigest;
 pub use error::{ConfigError, ConfigErrors, Reason};
 pub use keys::{KEYS_FILE_BYTES_MAX, STATIC_CHILDREN_MAX, esp_selector};
 pub use model::{
-    Appliance, Check, Config, Eal, Floating, HttpProbe, Hugepages, LogLevel, Peer, Polling, Port, Probe, Route,
-    Service, ServiceProtocol, StoreLink, TakeoverPolicy, Target, Vip, virtual_mac,
+    Appliance, Check, ChildOptions, Config, Eal, Floating, HttpProbe, Hugepages, LogLevel, Peer, Polling, Port, Probe,
+    Route, Service, ServiceProtocol, StoreLink, TakeoverPolicy, Target, Vip, virtual_mac,
 };
 pub use network::{GATEWAYS_MAX, PORT_ADDRESSES_MAX, PORTS_MAX, ROUTES_MAX, VIPS_MAX};
 pub use secret::SECRET_BYTES_MAX;
@@ -111,6 +111,9 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
                 .ok()
         }),
     };
+    let connections = all(connections)?;
+    let child_options = connections.iter().map(|(policy, options)| (policy.name.clone(), options.clone())).collect();
+    let connections = connections.into_iter().map(|(policy, _)| policy).collect();
     Some(Config {
         appliance: appliance?,
         eal: eal?,
@@ -121,7 +124,8 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
         targets: all(network.targets)?,
         services: all(network.services)?,
         connection_table: connection_table?,
-        connections: all(connections)?,
+        connections,
+        child_options,
         peer: peer?,
         static_children: static_children?,
     })

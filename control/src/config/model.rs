@@ -1,5 +1,6 @@
 //! A checked configuration: what holds here needs no second check.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ pub struct Config {
     pub connection_table: connection::Limits,
     /// `[[connection]]`; their `vip` is an index into `vips`, their order is that of preference.
     pub connections: Vec<Arc<ConnectionPolicy>>,
+    /// What of a `[[connection.child]]` is the data plane's, by connection and child.
+    pub child_options: BTreeMap<String, BTreeMap<String, ChildOptions>>,
     /// `[peer]`
     pub peer: Option<Peer>,
     /// Static child SAs of a test configuration.
@@ -57,6 +60,31 @@ impl Config {
             packet_bytes_max: vipsec_ike::PACKET_BYTES_MAX,
             retransmission: self.retransmission,
         }
+    }
+}
+
+impl Config {
+    /// What a child SA is made with; the defaults where the configuration has no such child any more.
+    pub fn child_options(&self, connection: &str, child: &str) -> ChildOptions {
+        self.child_options.get(connection).and_then(|children| children.get(child)).copied().unwrap_or_default()
+    }
+}
+
+/// How workers treat the child SAs of a policy: nothing that is negotiated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChildOptions {
+    /// Anti-replay window, in packets: a multiple of 64.
+    pub replay_window: u32,
+}
+
+impl ChildOptions {
+    /// What is taken where the configuration says nothing.
+    pub const DEFAULT: Self = Self { replay_window: 1024 };
+}
+
+impl Default for ChildOptions {
+    fn default() -> Self {
+        Self::DEFAULT
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Questions {
 enum Asker {
     /// An operator, under the daemon's token.
     Operator(u64),
+    /// The same, about services, when the report is about targets.
+    Services(u64),
     /// A move of that VIP.
     Move(u16),
 }
@@ -43,16 +45,16 @@ impl Core {
         let answer = match request {
             Request::Status => Ok(Response::Status(Box::new(self.status(now)))),
             Request::Counters => Ok(Response::Counters(self.counter_sums())),
-            Request::Sas => return self.ask_for_operator(token, ReportKind::Sas),
+            Request::Sas => return self.ask_for_operator(Asker::Operator(token), ReportKind::Sas),
             Request::Connections { max } => {
                 let max = max.min(CONNECTIONS_MAX);
-                return self.ask_for_operator(token, ReportKind::Connections { max });
+                return self.ask_for_operator(Asker::Operator(token), ReportKind::Connections { max });
             }
-            Request::Neighbours => return self.ask_for_operator(token, ReportKind::Neighbours),
-            Request::Services => Ok(self.answer_services()),
-            Request::Targets => Ok(self.answer_targets()),
-            Request::DrainTarget { target } => self.answer_order(&target, TargetOrder::Drained),
-            Request::EnableTarget { target } => self.answer_order(&target, TargetOrder::Enabled),
+            Request::Neighbours => return self.ask_for_operator(Asker::Operator(token), ReportKind::Neighbours),
+            Request::Services => return self.ask_for_operator(Asker::Services(token), ReportKind::Targets),
+            Request::Targets => return self.ask_for_operator(Asker::Operator(token), ReportKind::Targets),
+            Request::DrainTarget { target } => self.answer_order(now, &target, TargetOrder::Drained),
+            Request::EnableTarget { target } => self.answer_order(now, &target, TargetOrder::Enabled),
             Request::Initiate { connection, child } => {
                 let child = child.or_else(|| self.first_child(&connection)).unwrap_or_default();
                 done(self.ike.initiate(&connection, &child, now).map(drop))
@@ -98,13 +100,15 @@ impl Core {
         connection.children.first().map(|child| child.name.clone())
     }
 
-    fn ask_for_operator(&mut self, token: u64, what: ReportKind) {
+    fn ask_for_operator(&mut self, asker: Asker, what: ReportKind) {
         if self.questions.open.len() >= QUESTIONS_MAX {
             let busy = ApiError::new(ErrorKind::Busy, "too many requests wait for the workers");
-            self.outputs.push_back(Output::Reply(token, Err(busy)));
+            if let Asker::Operator(token) | Asker::Services(token) = asker {
+                self.outputs.push_back(Output::Reply(token, Err(busy)));
+            }
             return;
         }
-        self.ask_workers(Asker::Operator(token), what);
+        self.ask_workers(asker, what);
     }
 
     fn ask_workers(&mut self, asker: Asker, what: ReportKind) {
@@ -123,7 +127,13 @@ impl Core {
         let Some(asker) = self.questions.open.remove(&number) else { return };
         let (token, response) = match (asker, report) {
             (Asker::Move(vip), Report::Sas(sas)) => return self.publish_exact_numbers(vip, sas),
-            (Asker::Move(_), _) => return,
+            (Asker::Services(token), Report::Targets(connections)) => {
+                (token, self.answer_services(&connections.into_iter().collect()))
+            }
+            (Asker::Operator(token), Report::Targets(connections)) => {
+                (token, self.answer_targets(&connections.into_iter().collect()))
+            }
+            (Asker::Move(_) | Asker::Services(_), _) => return,
             (Asker::Operator(token), Report::Sas(sas)) => (token, Response::Sas(self.sas(now, sas))),
             (Asker::Operator(token), Report::Connections { total, entries }) => {
                 (token, Response::Connections(self.connections(total, &entries)))
@@ -199,6 +209,9 @@ impl Core {
             connections: counters
                 .tally(Tally::ConnectionsNew)
                 .saturating_sub(counters.tally(Tally::ConnectionsExpired)),
+            esp_in_packets: counters.esp_in.packets(),
+            esp_out_packets: counters.esp_out.packets(),
+            dropped_packets: counters.drops().map(|(_, count)| count).sum(),
         });
         workers.collect()
     }

@@ -1,5 +1,9 @@
 //! Answers about services and targets.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Instant;
+
 use vipsec_distribute::service::{Method, TargetState};
 
 use super::Core;
@@ -9,7 +13,7 @@ use crate::config::{self, Probe, ServiceProtocol};
 use crate::health::CheckStatus;
 
 impl Core {
-    pub(super) fn answer_targets(&self) -> Response {
+    pub(super) fn answer_targets(&self, connections: &BTreeMap<IpAddr, u32>) -> Response {
         let targets = self.config.targets.iter().enumerate().map(|(number, target)| {
             let standing = self.targets.standing(number);
             let checks = self.targets.monitor().statuses().filter(|status| status.target == number);
@@ -20,19 +24,20 @@ impl Core {
                 drained: self.targets.order(number) == TargetOrder::Drained,
                 weight: target.weight,
                 share_percent: standing.share_percent,
+                connections: connections.get(&target.address).copied().unwrap_or(0),
                 checks: checks.map(|status| health_check(&status)).collect(),
             }
         });
         Response::Targets { entries: targets.collect() }
     }
 
-    pub(super) fn answer_services(&self) -> Response {
+    pub(super) fn answer_services(&self, connections: &BTreeMap<IpAddr, u32>) -> Response {
         Response::Services {
-            entries: self.config.services.iter().filter_map(|service| self.service(service)).collect(),
+            entries: self.config.services.iter().filter_map(|service| self.service(service, connections)).collect(),
         }
     }
 
-    fn service(&self, service: &config::Service) -> Option<Service> {
+    fn service(&self, service: &config::Service, connections: &BTreeMap<IpAddr, u32>) -> Option<Service> {
         let vip = self.config.vips.get(usize::from(service.vip))?;
         let targets = || {
             service.targets.iter().filter_map(|number| {
@@ -55,6 +60,8 @@ impl Core {
         let parts = targets.into_iter().map(|(target, target_state, weight)| ServiceTarget {
             name: target.name.clone(),
             state: state(target_state).to_owned(),
+            weight: target.weight,
+            connections: connections.get(&target.address).copied().unwrap_or(0),
             part_percent: (weight * 100 + sum / 2).checked_div(sum).and_then(|part| part.try_into().ok()).unwrap_or(0),
         });
         Some(Service {
@@ -73,8 +80,8 @@ impl Core {
         })
     }
 
-    pub(super) fn answer_order(&mut self, name: &str, order: TargetOrder) -> Result<Response, ApiError> {
-        let ordered = self.order_target(name, order);
+    pub(super) fn answer_order(&mut self, now: Instant, name: &str, order: TargetOrder) -> Result<Response, ApiError> {
+        let ordered = self.order_target(now, name, order);
         ordered
             .map(|()| Response::Done)
             .ok_or_else(|| ApiError::new(ErrorKind::NotFound, format!("no target {name:?}")))

@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use vipsec_esp::sa::ChildSa;
 use vipsec_ike::{ChildSaRecord, IkeSaRecord};
 use vipsec_store::{Reader, Snapshot};
-use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix};
+use vipsec_wire::iv::{Epoch, IvPrefix};
 
 use super::keying::{FIRST_LEASE, Start, child_sa};
-use super::publishing::{KIND_CHILD, KIND_IKE, open_child, open_ike};
+use super::publishing::{KIND_CHILD, KIND_IKE, KIND_STANDINGS, open_child, open_ike};
+use super::standings::{TargetRecord, open_standings};
+use crate::config::Config;
 
 /// An IKE SA as it was read, with its children.
 pub(super) struct Inherited {
@@ -31,6 +33,8 @@ pub(super) struct InheritedChild {
 #[derive(Default)]
 pub(super) struct Inheritance {
     pub(super) sets: Vec<Inherited>,
+    /// How the targets stood.
+    pub(super) standings: Vec<TargetRecord>,
     /// Records that did not authenticate or could not be read; SAs that may not be resumed.
     pub(super) left_out: usize,
 }
@@ -68,6 +72,7 @@ impl Inheritance {
         let mut left_out = 0;
         let mut ikes = Vec::new();
         let mut children = HashMap::new();
+        let mut standings = Vec::new();
         for record in snapshot.records() {
             let record = match record {
                 Ok(record) => record,
@@ -85,6 +90,7 @@ impl Inheritance {
                 KIND_CHILD => open_child(&record.bytes).map(|(born, child)| {
                     children.insert(record.key.id, (born, child));
                 }),
+                KIND_STANDINGS => open_standings(&record.bytes).map(|read| standings = read),
                 _ => None,
             };
             if read.is_none() {
@@ -111,7 +117,7 @@ impl Inheritance {
         // be told from an SA whose numbers are lost.
         let unreported = whole.then_some(Start { horizon: 0, sent: FIRST_LEASE, lease: FIRST_LEASE });
         let start = |spi: u32| starts.get(&spi).copied().or(unreported);
-        let mut inheritance = Self { sets: Vec::new(), left_out };
+        let mut inheritance = Self { sets: Vec::new(), standings, left_out };
         // Two name the same child SA where an owner died while it wrote a rekeying. The remote peer has not heard of it, or will
         // answer the elder's request once more: so the elder has it, and the heir isn't there yet.
         ikes.sort_by_key(|(_, ike): &(u64, IkeSaRecord)| std::cmp::Reverse(ike.age()));
@@ -152,11 +158,12 @@ impl Inheritance {
     }
 
     /// The child SAs as workers take them, each with its birth.
-    pub(super) fn children(&self, me: ApplianceId, epoch: Epoch) -> Vec<(ChildSa, u64)> {
-        let prefix = IvPrefix::new(me, epoch);
+    pub(super) fn children(&self, config: &Config, epoch: Epoch) -> Vec<(ChildSa, u64)> {
+        let prefix = IvPrefix::new(config.appliance.id, epoch);
         let mut all = Vec::new();
         for InheritedChild { record, start, born } in self.sets.iter().flat_map(|set| &set.children) {
-            match child_sa(record.info(), prefix, *start) {
+            let info = record.info();
+            match child_sa(info, config.child_options(&info.connection, &info.child), prefix, *start) {
                 Ok(child) => all.push((child, *born)),
                 Err(error) => tracing::error!(%error, "child SA can't be resumed"),
             }

@@ -14,10 +14,7 @@ use vipsec_wire::iv::IvPrefix;
 use zeroize::Zeroizing;
 
 use super::{Core, Effect, InstalledChild};
-use crate::config::esp_selector;
-
-/// Anti-replay window of child SAs that IKE negotiates, in packets.
-const WINDOW: u32 = 1024;
+use crate::config::{ChildOptions, esp_selector};
 
 /// Numbers that a new child SA may use before its first report: outbound a block; inbound none, its first packet asks for more.
 pub(super) const FIRST_LEASE: u64 = 1 << 10;
@@ -43,7 +40,12 @@ pub(super) struct Start {
 }
 
 /// A child SA as a worker takes it.
-pub(super) fn child_sa(info: &ChildSaInfo, prefix: IvPrefix, start: Start) -> Result<ChildSa, Unusable> {
+pub(super) fn child_sa(
+    info: &ChildSaInfo,
+    options: ChildOptions,
+    prefix: IvPrefix,
+    start: Start,
+) -> Result<ChildSa, Unusable> {
     let algorithm = match info.suite.encryption {
         Encryption::Aes128Gcm => Algorithm::Aes128Gcm,
         Encryption::Aes256Gcm => Algorithm::Aes256Gcm,
@@ -56,7 +58,7 @@ pub(super) fn child_sa(info: &ChildSaInfo, prefix: IvPrefix, start: Start) -> Re
             spi: Spi::new(info.spi_in)?,
             algorithm,
             key: key(&info.key_in)?,
-            window: WINDOW,
+            window: options.replay_window,
             esn: info.suite.esn,
             edge: start.horizon,
             horizon: start.horizon,
@@ -156,7 +158,7 @@ impl Core {
         let lease = if self.replica.is_on() { FIRST_LEASE } else { u64::MAX };
         let start = Start { horizon: 0, sent: 0, lease };
         let prefix = IvPrefix::new(self.config.appliance.id, epoch);
-        match child_sa(info, prefix, start) {
+        match child_sa(info, self.config.child_options(&info.connection, &info.child), prefix, start) {
             Ok(mut child) => {
                 if !self.replica.is_on() {
                     child.inbound.horizon = u64::MAX;

@@ -14,6 +14,7 @@ mod pairing;
 mod publishing;
 mod replica;
 mod shutdown;
+mod standings;
 mod succession;
 mod targets;
 mod workers;
@@ -80,6 +81,8 @@ pub enum Output {
 enum Effect {
     /// Tell the data plane.
     Command(Command),
+    /// Give the workers the tables as they are.
+    Tables,
     /// The join's last record was written before.
     Joined,
     /// The exact numbers of a VIP that stopped were written before.
@@ -304,6 +307,7 @@ impl Core {
                 for effect in effects {
                     match effect {
                         Effect::Command(command) => self.tell(command),
+                        Effect::Tables => self.publish_tables(),
                         Effect::Joined => self.handle_join_published(),
                         Effect::Stopped(vip) => self.handle_stopped(now, vip),
                         Effect::Reopen(vip) => self.reopen_vip(vip),

@@ -339,7 +339,7 @@ impl Core {
             left_out = inheritance.left_out,
             "take over: fenced and read"
         );
-        let children = inheritance.children(side.me, epoch);
+        let children = inheritance.children(&self.config, epoch);
         let mut unconfirmed = BTreeSet::new();
         for (child, born) in children {
             unconfirmed.insert(child.inbound.spi);
@@ -370,6 +370,9 @@ impl Core {
         let staged = side.staged.remove(&vip);
         side.held = None;
         self.replica.abandon();
+        if let Some(staged) = staged.as_ref().filter(|_| trusted) {
+            self.adopt_standings(&staged.inheritance.standings);
+        }
         self.open_vip(vip, epoch);
         if let Some(staged) = staged {
             self.inherit(now, vip, staged.inheritance, trusted);

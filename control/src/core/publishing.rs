@@ -17,6 +17,8 @@ use super::{Core, Effect};
 pub(super) const KIND_IKE: u8 = 1;
 /// See [`KIND_IKE`].
 pub(super) const KIND_CHILD: u8 = 2;
+/// See [`KIND_IKE`].
+pub(super) const KIND_STANDINGS: u8 = 3;
 
 /// What the successor has to know beside what IKE exports: the peer's process that was paired when the SA was made; 0: none. A
 /// successor that doesn't know which epochs it once used resumes only what was made after its own process had begun.
@@ -141,6 +143,9 @@ impl Core {
             self.tell(Command::Bind(*spi));
         }
         self.publications.binding = Some(binding);
+        if let Err(error) = self.put_standings() {
+            return self.handle_store_error(now, error);
+        }
         self.publish_changed(now);
     }
 

@@ -1,5 +1,6 @@
 //! The targets: what the operator wants of them, how they are, and the distribution table that follows.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use vipsec_distribute::service::TargetState;
@@ -60,6 +61,15 @@ impl Targets {
         self.targets.get(target).map_or(Standing::default(), |target| target.standing)
     }
 
+    /// Goes on from how another appliance had the target.
+    pub(super) fn adopt(&mut self, target: usize, order: TargetOrder, share_percent: u16) {
+        if let Some(target) = self.targets.get_mut(target) {
+            target.order = order;
+            target.standing.share_percent = share_percent;
+        }
+        self.settle();
+    }
+
     /// Lets orders and health count. True if the table has to change.
     fn settle(&mut self) -> bool {
         let mut changed = false;
@@ -90,23 +100,23 @@ impl Core {
     /// A health check has ended that [`Output::Check`] asked for.
     pub fn handle_check_result(&mut self, now: Instant, run: Run, outcome: Outcome) {
         self.targets.monitor.handle_result(now, run, outcome);
-        self.settle_targets();
+        self.settle_targets(now);
         self.start_checks(now);
         self.settle(now);
     }
 
     pub(super) fn handle_targets_timeout(&mut self, now: Instant) {
         self.targets.monitor.handle_timeout(now);
-        self.settle_targets();
+        self.settle_targets(now);
         self.start_checks(now);
     }
 
     /// The operator wants this of the target of that name; `None` if there is none.
-    pub(super) fn order_target(&mut self, name: &str, order: TargetOrder) -> Option<()> {
+    pub(super) fn order_target(&mut self, now: Instant, name: &str, order: TargetOrder) -> Option<()> {
         let number = self.config.targets.iter().position(|target| target.name == name)?;
         self.targets.targets.get_mut(number)?.order = order;
         tracing::info!(target = name, ?order, "the operator's order");
-        self.settle_targets();
+        self.settle_targets(now);
         Some(())
     }
 
@@ -117,7 +127,7 @@ impl Core {
         }
     }
 
-    fn settle_targets(&mut self) {
+    fn settle_targets(&mut self, now: Instant) {
         let before: Vec<Standing> = self.targets.targets.iter().map(|target| target.standing).collect();
         if !self.targets.settle() {
             return;
@@ -130,11 +140,16 @@ impl Core {
                 tracing::info!(target = configured.name, share_percent, "target");
             }
         }
+        self.rebuild_services();
+        if let Err(error) = self.publish_standings() {
+            self.handle_store_error(now, error);
+        }
+    }
+
+    /// Makes the distribution table that follows from how the targets stand.
+    pub(super) fn rebuild_services(&mut self) {
         match self.config.service_table(|target| self.targets.standing(target)) {
-            Ok(services) => {
-                self.tables.services = services.into();
-                self.publish_tables();
-            }
+            Ok(services) => self.tables.services = Arc::new(services),
             // The configuration made a table before, and states make none impossible.
             Err(error) => tracing::error!(%error, "the distribution table stays as it was"),
         }

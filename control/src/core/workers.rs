@@ -202,6 +202,7 @@ impl WorkerSet {
 /// All workers' answers as one.
 fn merge(what: ReportKind, reports: Vec<Report>) -> Report {
     let (mut all_sas, mut all_entries, mut sum) = (Vec::new(), Vec::new(), 0usize);
+    let mut all_targets: BTreeMap<IpAddr, u32> = BTreeMap::new();
     let mut all_neighbours: BTreeMap<(IpAddr, PortId), Option<MacAddr>> = BTreeMap::new();
     for report in reports {
         match report {
@@ -209,6 +210,12 @@ fn merge(what: ReportKind, reports: Vec<Report>) -> Report {
             Report::Connections { total, entries } => {
                 sum = sum.saturating_add(total);
                 all_entries.extend(entries);
+            }
+            Report::Targets(targets) => {
+                for (address, connections) in targets {
+                    let sum = all_targets.entry(address).or_default();
+                    *sum = sum.saturating_add(connections);
+                }
             }
             Report::Neighbours(neighbours) => {
                 for (address, mac, port) in neighbours {
@@ -225,6 +232,7 @@ fn merge(what: ReportKind, reports: Vec<Report>) -> Report {
             all_entries.truncate(max);
             Report::Connections { total: sum, entries: all_entries }
         }
+        ReportKind::Targets => Report::Targets(all_targets.into_iter().collect()),
         ReportKind::Neighbours => {
             let flat = all_neighbours.into_iter().map(|((address, port), mac)| (address, mac, port));
             Report::Neighbours(flat.collect())
@@ -409,5 +417,13 @@ mod tests {
             panic!("no answer");
         };
         assert_eq!(total, 80);
+
+        set.handle_command(Command::Report { token: 7, what: ReportKind::Targets });
+        let answer = |count| Event::Report { token: 7, report: Report::Targets(vec![(address, count)]) };
+        assert!(set.handle_event(0, answer(3)).is_none());
+        let Some(Event::Report { report: Report::Targets(all), .. }) = set.handle_event(1, answer(4)) else {
+            panic!("no answer");
+        };
+        assert_eq!(all, [(address, 7)]);
     }
 }

@@ -152,6 +152,10 @@ impl<P: BufferPool> Worker<P> {
                 entries: self.connections.reports(now).take(max).collect(),
             },
             ReportKind::Neighbours => Report::Neighbours(self.neighbours.iter().collect()),
+            ReportKind::Targets => {
+                let addresses = self.connections.services().targets().iter().map(|target| target.address);
+                Report::Targets(addresses.map(|address| (address, self.connections.active(address))).collect())
+            }
         }
     }
 }

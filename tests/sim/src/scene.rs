@@ -136,6 +136,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
             affinity: None,
         }],
         connection_table: vipsec_distribute::connection::Limits::default(),
+        child_options: Default::default(),
         connections: vec![connection([0, 1], VIP, REMOTE, Some(Duration::from_secs(2)), variant.rekey)],
         peer: Some(Peer {
             id: appliance_id(1 - appliance),

@@ -110,10 +110,19 @@ fn status(status: &Status, out: &mut impl Write) -> io::Result<()> {
     ports.write(2, out)?;
 
     writeln!(out, "Workers")?;
-    let mut workers = Table::new(&[">ID", ">CPU", "ALIVE", ">SAS", ">CONNECTIONS"]);
+    let mut workers = Table::new(&[">ID", ">CPU", "ALIVE", ">SAS", ">CONNECTIONS", ">ESP IN", ">ESP OUT", ">DROPPED"]);
     for worker in &status.workers {
         let (sas, connections) = (worker.sas.to_string(), worker.connections.to_string());
-        workers.row([worker.id.to_string(), or_dash(worker.cpu), yes_no(worker.alive).to_owned(), sas, connections]);
+        workers.row([
+            worker.id.to_string(),
+            or_dash(worker.cpu),
+            yes_no(worker.alive).to_owned(),
+            sas,
+            connections,
+            worker.esp_in_packets.to_string(),
+            worker.esp_out_packets.to_string(),
+            worker.dropped_packets.to_string(),
+        ]);
     }
     workers.write(2, out)?;
 
@@ -175,9 +184,15 @@ fn services(entries: &[Service], out: &mut impl Write) -> io::Result<()> {
         let affinity = service.affinity_s.map_or_else(String::new, |seconds| format!(", affinity {}", age(seconds)));
         let (protocol, method) = (&service.protocol, &service.method);
         writeln!(out, "{} ({}), {protocol}, {port}: {method}{affinity}", service.vip, service.address)?;
-        let mut table = Table::new(&["TARGET", "STATE", ">PART"]);
+        let mut table = Table::new(&["TARGET", "STATE", ">WEIGHT", ">PART", ">CONNECTIONS"]);
         for target in &service.targets {
-            table.row([target.name.clone(), target.state.clone(), format!("{} %", target.part_percent)]);
+            table.row([
+                target.name.clone(),
+                target.state.clone(),
+                target.weight.to_string(),
+                format!("{} %", target.part_percent),
+                target.connections.to_string(),
+            ]);
         }
         table.write(2, out)?;
     }
@@ -188,7 +203,7 @@ fn targets(entries: &[Target], out: &mut impl Write) -> io::Result<()> {
     if entries.is_empty() {
         return writeln!(out, "no targets");
     }
-    let mut table = Table::new(&["NAME", "ADDRESS", "STATE", ">WEIGHT", ">SHARE", "CHECKS"]);
+    let mut table = Table::new(&["NAME", "ADDRESS", "STATE", ">WEIGHT", ">SHARE", ">CONNECTIONS", "CHECKS"]);
     for target in entries {
         let order = if target.drained { " (ordered)" } else { "" };
         let failing = target.checks.iter().filter(|check| !check.passed).count();
@@ -203,6 +218,7 @@ fn targets(entries: &[Target], out: &mut impl Write) -> io::Result<()> {
             format!("{}{order}", target.state),
             target.weight.to_string(),
             format!("{} %", target.share_percent),
+            target.connections.to_string(),
             checks,
         ]);
     }
