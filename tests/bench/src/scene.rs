@@ -70,6 +70,7 @@ fn floating(address: Ipv4Addr, mac: MacAddr, port: PortId) -> FloatingAddress {
 fn vip_table(vip: &Vip) -> VipTable {
     VipTable {
         vip: floating(vip.address, vip.mac, OUTSIDE),
+        more: Vec::new(),
         gateways: vec![floating(vip.gateway, vip.gateway_mac, INSIDE)],
         state: VipState::Owned,
     }
@@ -104,6 +105,7 @@ pub(crate) fn tables() -> Result<Tables, BenchError> {
             via: ROUTER.0.into(),
             port: OUTSIDE,
         }],
+        policies: Vec::new(),
         services: Arc::new(ServiceTable::new(targets, services).map_err(BenchError::setup)?),
         ike_policer: Policer { rate: 10, burst: 5 },
     })

@@ -13,8 +13,6 @@ pub(crate) struct Traffic {
     case: Case,
     plan: Plan,
     station: Station,
-    /// Does the worker forward in the clear?
-    forwards: bool,
     points: Vec<Point>,
 }
 
@@ -72,7 +70,7 @@ impl Traffic {
         let points = directions.iter().flat_map(|&direction| sizes.iter().map(move |&size| point(direction, size)));
         let points = points.collect();
         let station = Station::start(eal, pool, plan)?;
-        let mut traffic = Self { case, plan, station, forwards: true, points };
+        let mut traffic = Self { case, plan, station, points };
         traffic.warm_up()?;
         Ok(traffic)
     }
@@ -85,14 +83,7 @@ impl Traffic {
             for direction in [Direction::In, Direction::Out] {
                 for _ in 0..rounds {
                     let order = Order { protection, direction, size, packets: self.plan.packets_max };
-                    match self.station.measure(order) {
-                        Ok(_) => {}
-                        Err(BenchError::Lost { .. }) if protection == Protection::Clear => {
-                            self.forwards = false;
-                            return Ok(());
-                        }
-                        Err(error) => return Err(error),
-                    }
+                    self.station.measure(order)?;
                 }
             }
         }
@@ -113,13 +104,11 @@ impl Traffic {
                     outcome.aead_ns.into_iter().for_each(|ns| point.aead.add(ns));
                 }
             }
-            if self.forwards {
-                let order = Order { protection: Protection::Clear, ..order };
-                for window in 0..1 + windows {
-                    let outcome = self.station.measure(order)?;
-                    if window >= 1 {
-                        point.clear.add(outcome.worker_ns);
-                    }
+            let order = Order { protection: Protection::Clear, ..order };
+            for window in 0..1 + windows {
+                let outcome = self.station.measure(order)?;
+                if window >= 1 {
+                    point.clear.add(outcome.worker_ns);
                 }
             }
         }

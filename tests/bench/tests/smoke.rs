@@ -36,6 +36,7 @@ fn a_short_run_writes_all_figures_down() {
     for row in &rows {
         let ns = |name: &str| row[name].as_f64();
         assert!(ns("ns_per_packet").unwrap() > 0.0 && ns("ns_per_packet") <= ns("ns_per_packet_median"), "{row}");
+        assert_eq!(ns("forward_ns").is_some_and(|ns| ns > 0.0), row["case"] != "distribution", "{row}");
         assert_eq!(ns("aead_ns").is_some_and(|ns| ns > 0.0), row["case"] == "esp", "{row}");
     }
 
