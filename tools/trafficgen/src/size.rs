@@ -43,9 +43,10 @@ impl Sizes {
 
     /// The length of the frame with that number in the stream, of which each of `flows` gets one in turn.
     pub fn len_of(&self, number: u64, flows: u64) -> u16 {
-        // Shifted by one each round: otherwise a number of flows that is a multiple of the schedule's would tie lengths to flows.
-        let round = number / flows.max(1);
-        let place = number.wrapping_add(round) % self.schedule.len().max(1) as u64;
+        // Within a round one flow after the other goes on in the schedule, and so does each flow from round to round: with the
+        // number alone, flows and schedule with a common divisor would tie some lengths to some flows.
+        let flows = flows.max(1);
+        let place = (number % flows).wrapping_add(number / flows) % self.schedule.len().max(1) as u64;
         usize::try_from(place).ok().and_then(|place| self.schedule.get(place)).copied().unwrap_or_default()
     }
 
@@ -123,11 +124,14 @@ mod tests {
     }
 
     #[test]
-    fn every_flow_gets_the_whole_mixture() {
-        let (sizes, flows) = (Sizes::imix(), 24);
-        for flow in 0..flows {
-            let lengths: Vec<u16> = (0..12).map(|round| sizes.len_of(round * flows + flow, flows)).collect();
-            assert_eq!(lengths.iter().filter(|&&len| len == 64).count(), 7, "flow {flow}: {lengths:?}");
+    fn every_flow_gets_the_whole_mixture_however_many_flows_there_are() {
+        let sizes = Sizes::imix();
+        for flows in [1, 2, 11, 12, 24, 50, 1024] {
+            for flow in 0..flows {
+                let lengths: Vec<u16> = (0..12).map(|round| sizes.len_of(round * flows + flow, flows)).collect();
+                let count = |len| lengths.iter().filter(|&&l| l == len).count();
+                assert_eq!((count(64), count(590), count(1514)), (7, 4, 1), "flow {flow} of {flows}: {lengths:?}");
+            }
         }
     }
 

@@ -63,6 +63,9 @@ pub(crate) struct PortArguments {
     /// Answer ARP and neighbour discovery for this address on port X
     #[arg(long, value_name = "X,ADDRESS", value_parser = numbered::<IpAddr>)]
     pub(crate) port_ip: Vec<(usize, IpAddr)>,
+    /// How long the next hops may take to answer
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub(crate) arp_timeout: Duration,
     /// Maximum size of a packet in bytes, FCS included
     #[arg(long, value_name = "LEN", default_value_t = 1518, value_parser = clap::value_parser!(u16).range(1298..=9618))]
     pub(crate) max_pkt_len: u16,
@@ -107,7 +110,7 @@ pub(crate) struct PacketArguments {
     /// TCP segments with ACK instead: first source port, and destination port
     #[arg(long, value_name = "SRC[,DST]", value_parser = ports)]
     pub(crate) tx_tcp: Option<(u16, Option<u16>)>,
-    /// Send 64 flows in txonly mode, instead of one. They differ in their source ports
+    /// Send 64 flows in txonly mode, instead of one. Their source ports differ, where testpmd's source addresses may
     #[arg(long, conflicts_with = "flowgen_flows")]
     pub(crate) txonly_multi_flow: bool,
     /// Number of flows: 1024 by default, 1 in txonly mode. The source port varies first, then the source address

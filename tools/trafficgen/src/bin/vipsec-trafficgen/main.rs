@@ -13,7 +13,6 @@ mod table;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 use std::{fs, io};
 
 use serde::Serialize;
@@ -34,9 +33,6 @@ use drive::Driver;
 use plan::Impossible;
 use signals::Stop;
 use table::Watch;
-
-/// How long next hops may take to answer.
-const RESOLVE_MAX: Duration = Duration::from_secs(5);
 
 /// Why there is no result.
 #[derive(Debug, Error)]
@@ -105,7 +101,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut generator = plan::generator(arguments, config.as_ref(), appliance.as_ref(), &devices)?;
     let ends_with_input = matches!(arguments.packet.forward_mode, ForwardMode::Rxonly | ForwardMode::FiveTupleSwap);
     let mut driver = Driver::new(devices, stop, arguments.load.polling, ends_with_input);
-    if !driver.resolve(&mut generator, RESOLVE_MAX) {
+    if !driver.resolve(&mut generator, arguments.port.arp_timeout) {
         let unresolved = generator.unresolved().next();
         return Err(unresolved.map_or(Failure::Stopped, |(port, address)| Failure::Unresolved { port, address }));
     }

@@ -1,0 +1,101 @@
+//! The generator around a real vipsecd: remote peers and targets, ESP between them, every packet numbered and checked.
+#![forbid(unsafe_code)]
+
+mod common;
+
+use common::{ROOMY, Vipsecd, Wires, generate, generator, is_root, keys, number, report};
+use serde_json::Value;
+
+const WIRES: [(&str, &str); 2] = [("out0", "peer0"), ("in0", "target0")];
+
+fn device(number: u32, interface: &str) -> String {
+    format!("net_af_packet{number},iface={interface},{ROOMY}")
+}
+
+/// Nothing lost, repeated or changed of all that was sent.
+fn assert_all_arrived(report: &Value, stream: usize, sent: u64) {
+    let counts = |name| number(report, &format!("/runs/0/streams/{stream}/arrivals/{name}"));
+    assert_eq!(number(report, &format!("/runs/0/streams/{stream}/sent")), sent);
+    assert_eq!((counts("received"), counts("lost"), counts("duplicates"), counts("reordered")), (sent, 0, 0, 0));
+}
+
+fn assert_untouched(report: &Value) {
+    for port in 0..2 {
+        let events =
+            report.pointer(&format!("/runs/0/ports/{port}/events")).expect("a port").as_object().expect("counts");
+        let known = ["neighbours_answered", "reflected"];
+        let others: Vec<_> = events.iter().filter(|(name, _)| !known.contains(&name.as_str())).collect();
+        assert!(others.is_empty(), "port {port}: {others:?}");
+    }
+}
+
+#[test]
+fn esp_both_ways_through_a_vipsecd_loses_nothing() {
+    if !is_root() {
+        return;
+    }
+    let wires = Wires::new(&WIRES);
+    let vipsecd = Vipsecd::start(&wires, &keys(9));
+    let (peers, targets) = (device(0, "peer0"), device(1, "target0"));
+    let config = vipsecd.config.to_string_lossy().into_owned();
+    let world = ["--vdev", &peers, "--vdev", &targets, "--appliance", &config];
+
+    let both = [&world[..], &["--flowgen-flows=45", "--imix=64:3,590:2,1400:1", "--pps=2000", "--count=3000"]].concat();
+    let first = generate(&wires, "both", &both);
+    for stream in 0..2 {
+        assert_all_arrived(&first, stream, 3000);
+        assert_eq!(number(&first, &format!("/runs/0/streams/{stream}/arrivals/flows_seen")), 45);
+    }
+    assert_untouched(&first);
+    let counted = |name: &str| number(&first, &format!("/appliance/counters/{name}"));
+    assert_eq!((counted("esp_in_packets"), counted("esp_out_packets")), (3000, 3000), "{first:#}");
+    assert_eq!(first.pointer("/appliance/drops"), Some(&Value::Object(Default::default())));
+
+    // A second generator goes on behind the numbers that the SAs have seen by now; its targets send everything back.
+    let there_and_back = [&world[..], &["--reflect", "--flowgen-flows=18", "--pps=2000", "--count=1000"]].concat();
+    let second = generate(&wires, "reflect", &there_and_back);
+    assert_all_arrived(&second, 0, 1000);
+    assert_eq!(number(&second, "/runs/0/streams/0/elsewhere/0/received"), 1000);
+    assert_eq!(number(&second, "/runs/0/ports/1/events/reflected"), 1000);
+    assert_untouched(&second);
+}
+
+/// Peers and targets in a process each, as on two machines.
+#[test]
+fn targets_in_another_process_reflect_until_they_are_told_to_stop() {
+    if !is_root() {
+        return;
+    }
+    let wires = Wires::new(&WIRES);
+    let vipsecd = Vipsecd::start(&wires, &keys(3));
+    let config = vipsecd.config.to_string_lossy().into_owned();
+    let swap = [
+        "--vdev",
+        &device(0, "target0"),
+        "--appliance",
+        &config,
+        "--play=targets",
+        "--forward-mode=5tswap",
+        "--stats-period=1",
+    ];
+    let mut targets = generator(&wires, "targets", &swap);
+    targets.await_words("Port statistics");
+    let send = [
+        "--vdev",
+        &device(0, "peer0"),
+        "--appliance",
+        &config,
+        "--flowgen-flows=6",
+        "--tx-udp=5000",
+        "--pps=2000",
+        "--count=1000",
+    ];
+    let peers = generate(&wires, "peers", &send);
+    assert_all_arrived(&peers, 0, 1000);
+    targets.signal("INT");
+    println!("{}", targets.finish());
+    let targets = report(&wires, "targets");
+    assert_eq!(number(&targets, "/runs/0/ports/0/events/reflected"), 1000);
+    assert_eq!(number(&targets, "/runs/0/others/0/arrivals/received"), 1000);
+    assert_eq!(targets.pointer("/runs/0/others/0/run"), peers.pointer("/runs/0/run"));
+}
