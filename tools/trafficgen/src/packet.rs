@@ -90,7 +90,7 @@ impl Tuple {
             Transport::Udp => {
                 let payload_len = u16::try_from(payload.len()).map_err(|_| Truncated)?;
                 udp::Repr { source_port: ports.0, destination_port: ports.1, payload_len }.emit(transport)?;
-                udp::fill_checksum(source.into(), destination.into(), upper)?;
+                udp::fill_checksum(source, destination, upper)?;
             }
             Transport::Tcp => {
                 *transport.first_chunk_mut().ok_or(Truncated)? = tcp_header(ports, header.sequence);

@@ -190,6 +190,10 @@ impl World {
             streams: Vec::new(),
             tunnels: Tunnels::new(tunnels.collect::<Result<_, _>>()?),
         };
+        if let Encapsulation::Clear { source } = setting.encapsulation {
+            let peers = world.links.iter_mut().zip(ports).filter(|(_, port)| port.role == Role::Peers);
+            peers.for_each(|(link, _)| link.addresses.insert(0, source));
+        }
         let Some(direction) = setting.direction else { return Ok(world) };
         let flows = remote_flows(config, children, setting)?;
         let port_of = |role| ports.iter().position(|port| port.role == role);
