@@ -301,7 +301,10 @@ fn the_same_flows_can_go_in_clear() {
     let world = world(&config(), &setting, Numbers::default()).unwrap();
     let [up, down] = world.streams.as_slice() else { panic!("{:?}", world.streams) };
     let flow = up.source.flows()[1];
-    assert_eq!((flow.tuple.source, flow.tuple.destination), (([192, 0, 2, 200].into(), 1025), ([192, 0, 2, 1].into(), 7)));
+    assert_eq!(
+        (flow.tuple.source, flow.tuple.destination),
+        (([192, 0, 2, 200].into(), 1025), ([192, 0, 2, 1].into(), 7))
+    );
     assert_eq!((flow.tunnel, down.source.flows()[1].tuple), (None, flow.tuple.reversed()));
     assert!(world.links[0].addresses.contains(&[192, 0, 2, 200].into()), "answers come back to it");
     assert!(world.tunnels.tunnels().is_empty());
