@@ -28,8 +28,15 @@ impl AddressPrefix {
     }
 
     /// Do only IPv4 addresses lie in it?
+    #[inline]
     pub(crate) fn is_v4(self) -> bool {
         self.len >= V4_OFFSET && Address::from_octets(self.bits.to_be_bytes()).is_v4()
+    }
+
+    /// The bits of the [`Address`] that it begins with.
+    #[inline]
+    pub(crate) fn bits(self) -> u128 {
+        self.bits
     }
 
     /// Its length in bits, 0..=128.

@@ -1,9 +1,10 @@
 //! From a packet to the newest child SA whose selectors it lies in.
 //!
-//! The remote selectors are kept as prefixes in a hash table; a packet asks once per prefix length that occurs. So a look-up costs
-//! what the number of different lengths costs, not what the number of SAs does.
+//! The remote selectors are kept as prefixes in a hash table for each family; a packet asks once per prefix length that occurs. So a
+//! look-up costs what the number of different lengths costs, not what the number of SAs does. What is looked at lies close
+//! together, so that the tables of a hundred thousand SAs still fit a cache.
 
-use std::collections::hash_map::Entry;
+use std::hash::Hash;
 
 use vipsec_wire::ip::Address;
 
@@ -11,98 +12,72 @@ use super::{Ends, Range, Selectors};
 use crate::own_hash::KeyedMap;
 use crate::prefix::{AddressPrefix, Lengths};
 
+/// The end of a chain.
+const NONE: u32 = u32::MAX;
+
+/// Most addresses of ours that have a number; there are as many as VIPs have addresses.
+const HOSTS_MAX: usize = 256;
+
 /// Finds child SAs, which are numbers to it, by their selectors.
 #[derive(Debug)]
 pub struct SelectorIndex {
-    buckets: KeyedMap<AddressPrefix, Bucket>,
-    v4: Lengths,
-    v6: Lengths,
+    v4: Table<u64>,
+    v6: Table<AddressPrefix>,
+    candidates: Vec<Candidate>,
+    /// Places among the candidates.
+    free: Vec<u32>,
+    /// Addresses of ours, by the numbers that candidates name.
+    hosts: Vec<Address>,
     /// Counts up with every child SA.
     born: u64,
+}
+
+/// The newest candidate at each prefix.
+#[derive(Debug)]
+struct Table<K> {
+    newest: KeyedMap<K, u32>,
+    lengths: Lengths,
+}
+
+impl<K: Eq + Hash> Table<K> {
+    fn new(seed: u64) -> Self {
+        Self { newest: KeyedMap::with_hasher(seed.into()), lengths: Lengths::default() }
+    }
 }
 
 /// One child SA at one prefix.
 #[derive(Debug)]
 struct Candidate {
     born: u64,
-    sa: u32,
-    vip: u16,
     local: Local,
+    sa: u32,
+    /// The next older one at this prefix.
+    older: u32,
+    vip: u16,
 }
+
+const _: () = assert!(size_of::<Candidate>() <= 40);
 
 /// What our end has to be, and the upper layer.
 #[derive(Debug)]
 enum Local {
-    /// This address; any protocol and port.
-    Host(Address),
+    /// The address of this number; any protocol and port.
+    Host(u16),
     /// Whatever selectors can say: our end's and the other end's.
     Ranges(Box<(Range, Range)>),
 }
 
-impl Candidate {
-    #[inline]
-    fn matches(&self, vip: u16, ends: &Ends) -> bool {
-        self.vip == vip
-            && match &self.local {
-                Local::Host(local) => *local == ends.local,
-                Local::Ranges(ranges) => {
-                    let (local_port, remote_port) = ends.ports.unzip();
-                    ranges.0.matches(ends.local, ends.protocol, local_port)
-                        && ranges.1.matches(ends.remote, ends.protocol, remote_port)
-                }
-            }
-    }
-}
-
-/// The child SAs at one prefix, newest last.
-#[derive(Debug)]
-enum Bucket {
-    One(Candidate),
-    Many(Vec<Candidate>),
-}
-
-impl Bucket {
-    fn push(&mut self, candidate: Candidate) {
-        match std::mem::replace(self, Self::Many(Vec::new())) {
-            Self::One(first) => *self = Self::Many(vec![first, candidate]),
-            Self::Many(mut all) => {
-                all.push(candidate);
-                *self = Self::Many(all);
-            }
-        }
-    }
-
-    #[inline]
-    fn as_slice(&self) -> &[Candidate] {
-        match self {
-            Self::One(candidate) => std::slice::from_ref(candidate),
-            Self::Many(candidates) => candidates,
-        }
-    }
-
-    /// Takes a child SA out; `None` when nothing is left.
-    fn without(self, sa: u32) -> Option<Self> {
-        match self {
-            Self::One(candidate) => (candidate.sa != sa).then_some(Self::One(candidate)),
-            Self::Many(mut all) => {
-                all.retain(|candidate| candidate.sa != sa);
-                match all.pop() {
-                    Some(last) if all.is_empty() => Some(Self::One(last)),
-                    Some(last) => {
-                        all.push(last);
-                        Some(Self::Many(all))
-                    }
-                    None => None,
-                }
-            }
-        }
-    }
-}
-
 impl SelectorIndex {
-    /// An empty index. `seed` keys its hash: remote peers have a say in their selectors.
+    /// An empty index. `seed` keys its hashes: remote peers have a say in their selectors.
     pub fn new(seed: u64) -> Self {
-        Self { buckets: KeyedMap::with_hasher(seed.into()), v4: Lengths::default(), v6: Lengths::default(), born: 0 }
+        Self {
+            v4: Table::new(seed),
+            v6: Table::new(seed),
+            candidates: Vec::new(),
+            free: Vec::new(),
+            hosts: Vec::new(),
+            born: 0,
+        }
     }
 
     /// Adds a child SA of a VIP, the newest from now on.
@@ -110,30 +85,48 @@ impl SelectorIndex {
         self.born += 1;
         for remote in selectors.remote.iter() {
             for local in selectors.local.iter() {
-                let local = if remote.any && local.is_plain_host() {
-                    Local::Host(local.first)
-                } else {
-                    Local::Ranges(Box::new((*local, *remote)))
-                };
-                self.insert_range(sa, vip, remote, local);
+                for prefix in remote.prefixes() {
+                    let local = self.local(local, remote);
+                    let place = self.put(Candidate { born: self.born, local, sa, older: NONE, vip });
+                    let older = match v4_key(prefix) {
+                        Some(key) => push(&mut self.v4, prefix, key, place),
+                        None => push(&mut self.v6, prefix, prefix, place),
+                    };
+                    if let Some(candidate) = self.candidates.get_mut(place as usize) {
+                        candidate.older = older;
+                    }
+                }
             }
         }
     }
 
-    fn insert_range(&mut self, sa: u32, vip: u16, remote: &Range, local: Local) {
-        let lengths = if remote.is_v4 { &mut self.v4 } else { &mut self.v6 };
-        for prefix in remote.prefixes() {
-            let local = match &local {
-                Local::Host(address) => Local::Host(*address),
-                Local::Ranges(ranges) => Local::Ranges(ranges.clone()),
-            };
-            lengths.add(prefix.len());
-            let candidate = Candidate { born: self.born, sa, vip, local };
-            match self.buckets.entry(prefix) {
-                Entry::Vacant(vacant) => {
-                    vacant.insert(Bucket::One(candidate));
+    fn local(&mut self, local: &Range, remote: &Range) -> Local {
+        if remote.any && local.is_plain_host() {
+            let known = self.hosts.iter().position(|host| *host == local.first);
+            let number = known.or_else(|| {
+                (self.hosts.len() < HOSTS_MAX).then(|| {
+                    self.hosts.push(local.first);
+                    self.hosts.len() - 1
+                })
+            });
+            if let Some(number) = number {
+                return Local::Host(number as u16);
+            }
+        }
+        Local::Ranges(Box::new((*local, *remote)))
+    }
+
+    fn put(&mut self, candidate: Candidate) -> u32 {
+        match self.free.pop() {
+            Some(place) => {
+                if let Some(free) = self.candidates.get_mut(place as usize) {
+                    *free = candidate;
                 }
-                Entry::Occupied(mut occupied) => occupied.get_mut().push(candidate),
+                place
+            }
+            None => {
+                self.candidates.push(candidate);
+                (self.candidates.len() - 1) as u32
             }
         }
     }
@@ -141,13 +134,10 @@ impl SelectorIndex {
     /// Takes a child SA out that was added with these selectors.
     pub fn remove(&mut self, sa: u32, selectors: &Selectors) {
         for remote in selectors.remote.iter() {
-            let lengths = if remote.is_v4 { &mut self.v4 } else { &mut self.v6 };
             for prefix in remote.prefixes() {
-                for _ in selectors.local.iter() {
-                    lengths.remove(prefix.len());
-                }
-                if let Some(rest) = self.buckets.remove(&prefix).and_then(|bucket| bucket.without(sa)) {
-                    self.buckets.insert(prefix, rest);
+                match v4_key(prefix) {
+                    Some(key) => take_out(&mut self.v4, prefix, key, sa, &mut self.candidates, &mut self.free),
+                    None => take_out(&mut self.v6, prefix, prefix, sa, &mut self.candidates, &mut self.free),
                 }
             }
         }
@@ -156,17 +146,97 @@ impl SelectorIndex {
     /// The newest child SA of a VIP whose selectors a packet lies in and that `is_ready`.
     #[inline]
     pub fn newest(&self, vip: u16, ends: &Ends, is_ready: impl Fn(u32) -> bool) -> Option<u32> {
-        let lengths = if ends.remote.is_v4() { &self.v4 } else { &self.v6 };
+        if ends.remote.is_v4() {
+            let at = |len| self.v4.newest.get(&v4_key(AddressPrefix::containing(ends.remote, len))?).copied();
+            self.search(self.v4.lengths.iter().filter_map(at), vip, ends, is_ready)
+        } else {
+            let at = |len| self.v6.newest.get(&AddressPrefix::containing(ends.remote, len)).copied();
+            self.search(self.v6.lengths.iter().filter_map(at), vip, ends, is_ready)
+        }
+    }
+
+    #[inline]
+    fn search(
+        &self,
+        chains: impl Iterator<Item = u32>,
+        vip: u16,
+        ends: &Ends,
+        is_ready: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
         let mut newest: Option<&Candidate> = None;
-        for len in lengths.iter() {
-            let Some(bucket) = self.buckets.get(&AddressPrefix::containing(ends.remote, len)) else { continue };
-            let candidates = bucket.as_slice().iter().rev();
-            let matching = candidates
-                .take_while(|candidate| newest.is_none_or(|newest| candidate.born > newest.born))
-                .find(|candidate| candidate.matches(vip, ends) && is_ready(candidate.sa));
-            newest = matching.or(newest);
+        for mut place in chains {
+            while let Some(candidate) = self.candidates.get(place as usize) {
+                if newest.is_some_and(|newest| newest.born >= candidate.born) {
+                    break;
+                }
+                if candidate.vip == vip && self.matches(&candidate.local, ends) && is_ready(candidate.sa) {
+                    newest = Some(candidate);
+                    break;
+                }
+                place = candidate.older;
+            }
         }
         newest.map(|candidate| candidate.sa)
+    }
+
+    #[inline]
+    fn matches(&self, local: &Local, ends: &Ends) -> bool {
+        match local {
+            Local::Host(number) => self.hosts.get(usize::from(*number)) == Some(&ends.local),
+            Local::Ranges(ranges) => {
+                let (local_port, remote_port) = ends.ports.unzip();
+                ranges.0.matches(ends.local, ends.protocol, local_port)
+                    && ranges.1.matches(ends.remote, ends.protocol, remote_port)
+            }
+        }
+    }
+}
+
+/// An IPv4 prefix in one word: eight bytes a key instead of thirty-two.
+#[inline]
+fn v4_key(prefix: AddressPrefix) -> Option<u64> {
+    prefix.is_v4().then(|| (prefix.bits() as u32 as u64) << 8 | u64::from(prefix.len()))
+}
+
+/// Makes a candidate the newest at a prefix. Returns the one before it.
+fn push<K: Eq + Hash>(table: &mut Table<K>, prefix: AddressPrefix, key: K, place: u32) -> u32 {
+    table.lengths.add(prefix.len());
+    table.newest.insert(key, place).unwrap_or(NONE)
+}
+
+/// Takes every candidate of a child SA out of the chain at a prefix.
+fn take_out<K: Eq + Hash>(
+    table: &mut Table<K>,
+    prefix: AddressPrefix,
+    key: K,
+    sa: u32,
+    candidates: &mut [Candidate],
+    free: &mut Vec<u32>,
+) {
+    let Some(&newest) = table.newest.get(&key) else { return };
+    let (mut first, mut before, mut place) = (NONE, NONE, newest);
+    while let Some(candidate) = candidates.get_mut(place as usize) {
+        let older = candidate.older;
+        if candidate.sa == sa {
+            // What it held goes; the place is taken again later.
+            candidate.local = Local::Host(u16::MAX);
+            free.push(place);
+            table.lengths.remove(prefix.len());
+            if let Some(before) = candidates.get_mut(before as usize) {
+                before.older = older;
+            }
+        } else {
+            if first == NONE {
+                first = place;
+            }
+            before = place;
+        }
+        place = older;
+    }
+    if first == NONE {
+        table.newest.remove(&key);
+    } else {
+        table.newest.insert(key, first);
     }
 }
 
@@ -249,6 +319,8 @@ mod tests {
         index.remove(1, &selectors);
         assert_eq!(index.newest(0, &ends([10, 1, 2, 3], 6, None), |_| true), Some(2));
         index.remove(2, &selectors);
-        assert!(index.buckets.is_empty() && index.v4.is_empty() && index.v6.is_empty());
+        assert!(
+            index.v4.newest.is_empty() && index.v4.lengths.is_empty() && index.candidates.len() == index.free.len()
+        );
     }
 }
