@@ -46,7 +46,7 @@ pub use report::ConnectionReport;
 pub use state::{ConnectionState, Direction, Timeouts};
 
 use choosing::Chooser;
-use clock::{Clock, Moment};
+use clock::{Clock, Moment, Tick};
 use entry::{Entry, Flags, Key};
 use index::{Index, Spot};
 use pinning::{Need, needs_pin};
@@ -264,6 +264,7 @@ impl ConnectionTable {
     /// Forgets the connections of a VIP, all at once: another appliance serves them, and they may be on other targets when the VIP
     /// comes back. Their pins go without an event: so does everything else that the store holds of the VIP.
     pub fn forget_vip(&mut self, vip: IpAddr) {
+        self.journal.forget_vip(vip);
         if self.vips.renew(vip).is_err() {
             self.forget_unlisted();
             let _ = self.vips.list(self.services.vips());
@@ -538,6 +539,11 @@ impl ConnectionTable {
         }
         self.sweep.grow(self.places.touched());
         Some(place)
+    }
+
+    /// Is there nothing that an entry is still good for?
+    fn is_over(&self, entry: &Entry, now: Tick) -> bool {
+        self.silence.is_over(entry, now) || !self.vips.is_listed(entry.key.vip())
     }
 
     /// Forgets an entry. Returns whether it is gone: a pin that was reported has to be released, and the queue may be full.

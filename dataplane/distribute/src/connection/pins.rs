@@ -58,8 +58,12 @@ impl Journal {
         Self { events: VecDeque::with_capacity(events_max), events_max }
     }
 
+    pub(super) fn has_room(&self) -> bool {
+        self.events.len() < self.events_max
+    }
+
     pub(super) fn push(&mut self, event: PinEvent) -> Result<(), Full> {
-        if self.events.len() >= self.events_max {
+        if !self.has_room() {
             return Err(Full);
         }
         self.events.push_back(event);
@@ -72,5 +76,13 @@ impl Journal {
 
     pub(super) fn clear(&mut self) {
         self.events.clear();
+    }
+
+    /// Forgets what is about a VIP.
+    pub(super) fn forget_vip(&mut self, vip: IpAddr) {
+        self.events.retain(|event| {
+            let (PinEvent::Pinned { tuple, .. } | PinEvent::Released { tuple }) = event;
+            tuple.vip != vip
+        });
     }
 }

@@ -48,7 +48,7 @@ impl ConnectionTable {
 
     fn report(&self, now: Instant, entry: &Entry) -> Option<ConnectionReport> {
         let now = self.clock.moment(now);
-        if self.silence.is_over(entry, now.tick) || !self.vips.is_listed(entry.key.vip()) {
+        if self.is_over(entry, now.tick) {
             return None;
         }
         let tuple = self.tuple(&entry.key)?;

@@ -76,9 +76,8 @@ impl ConnectionTable {
 
     fn look_at(&mut self, now: Tick, place: u32) {
         let Some(entry) = self.places.get(place) else { return };
-        let is_over = self.silence.is_over(entry, now) || !self.vips.is_listed(entry.key.vip());
         let flags = entry.flags;
-        if is_over && self.forget(place) {
+        if self.is_over(entry, now) && self.forget(place) {
             return;
         }
         if self.sweep.unchecked > 0 {
@@ -106,13 +105,15 @@ impl ConnectionTable {
         }
         for _ in 0..LOOKS_MAX {
             let place = advance(&mut self.sweep.evict, self.places.touched());
-            let Some(entry) = self.places.get_mut(place) else { continue };
-            let is_over = self.silence.is_over(entry, now);
+            let Some(entry) = self.places.get(place) else { continue };
+            let is_over = self.is_over(entry, now);
             if !is_over && !self.silence.gives_way(entry, now) {
                 continue;
             }
             if !is_over && entry.flags.has(Flags::SEEN) && entry.state != ConnectionState::TcpReset {
-                entry.flags = entry.flags.without(Flags::SEEN);
+                if let Some(entry) = self.places.get_mut(place) {
+                    entry.flags = entry.flags.without(Flags::SEEN);
+                }
                 continue;
             }
             if self.forget(place) {

@@ -1,0 +1,257 @@
+//! What a successor is told.
+
+use super::*;
+use crate::service::Method;
+use std::collections::HashMap;
+
+/// The records that a copy holds.
+#[derive(Default)]
+struct Copy(HashMap<FiveTuple, IpAddr>);
+
+impl Copy {
+    fn read(&mut self, scene: &mut Scene) {
+        while let Some(event) = scene.table.poll_pin() {
+            match event {
+                PinEvent::Pinned { tuple, target } => {
+                    self.0.insert(tuple, target);
+                }
+                PinEvent::Released { tuple } => assert!(self.0.remove(&tuple).is_some(), "{tuple}"),
+            }
+        }
+    }
+
+    fn acknowledge(&self, scene: &mut Scene) {
+        self.0.iter().for_each(|(tuple, &target)| scene.table.acknowledge(tuple, target));
+    }
+}
+
+fn in_turns(states: &[TargetState]) -> Arc<ServiceTable> {
+    service_of(targets(states), |service| service.method = Method::WeightedRoundRobin)
+}
+
+/// A table whose connections are pinned unless chance has it otherwise, with a counted copy.
+fn counted(connections_max: usize) -> Scene {
+    let mut scene = Scene::new(connections_max, in_turns(&[TargetState::Up; 3]));
+    scene.table.report_pins();
+    scene.table.hold_unacknowledged();
+    scene
+}
+
+/// A connection that is pinned when it begins.
+fn pinned(scene: &mut Scene) -> (FiveTuple, Choice) {
+    (0..)
+        .map(|port| tuple(6, port))
+        .find_map(|tuple| {
+            let choice = scene.send(&tuple, &SYN).unwrap();
+            (choice.tracking == Tracking::New && choice.pin != Pin::Computed).then_some((tuple, choice))
+        })
+        .unwrap()
+}
+
+#[test]
+fn a_pinned_connection_waits_until_every_copy_knows() {
+    let mut scene = counted(100);
+    let (tuple, choice) = pinned(&mut scene);
+    let target = scene.address(choice.target);
+    assert_eq!(choice.pin, Pin::Awaited);
+    assert_eq!(scene.table.poll_pin(), Some(PinEvent::Pinned { tuple, target }));
+    assert_eq!(scene.send(&tuple, &SYN).unwrap().pin, Pin::Awaited);
+    assert_eq!(scene.table.pin_progress().unacknowledged, 1);
+    scene.table.acknowledge(&tuple, address(77));
+    assert_eq!(scene.send(&tuple, &SYN).unwrap().pin, Pin::Awaited, "that was about another target");
+    scene.table.acknowledge(&tuple, target);
+    assert_eq!(scene.send(&tuple, &SYN).unwrap().pin, Pin::Settled);
+    assert_eq!(scene.table.pin_progress(), PinProgress { pinned: 1, ..PinProgress::default() });
+}
+
+#[test]
+fn nothing_waits_and_nothing_is_reported_without_a_copy() {
+    let mut scene = Scene::new(100, in_turns(&[TargetState::Up; 3]));
+    let (tuple, choice) = pinned(&mut scene);
+    assert_eq!((choice.pin, scene.table.poll_pin()), (Pin::Settled, None));
+    // While a copy joins it is told, and nothing waits yet.
+    scene.table.report_pins();
+    assert!(!scene.table.pin_progress().is_complete());
+    scene.sweep();
+    let target = scene.address(choice.target);
+    assert_eq!(scene.table.poll_pin(), Some(PinEvent::Pinned { tuple, target }));
+    assert_eq!(scene.send(&tuple, &SYN).unwrap().pin, Pin::Settled);
+    scene.table.acknowledge(&tuple, target);
+    assert!(scene.table.pin_progress().is_complete());
+    scene.table.hold_unacknowledged();
+    assert_eq!(scene.send(&tuple, &SYN).unwrap().pin, Pin::Settled);
+    scene.table.stop_reporting_pins();
+    let (_, choice) = pinned(&mut scene);
+    assert_eq!((choice.pin, scene.table.poll_pin()), (Pin::Settled, None));
+}
+
+#[test]
+fn the_record_goes_with_the_connection() {
+    let mut scene = counted(100);
+    let mut copy = Copy::default();
+    let (tuple, _) = pinned(&mut scene);
+    copy.read(&mut scene);
+    assert!(copy.0.contains_key(&tuple));
+    scene.now += Timeouts::default().tcp_opening;
+    scene.sweep();
+    copy.read(&mut scene);
+    assert!(copy.0.is_empty());
+    assert_eq!(scene.table.pin_progress(), PinProgress::default());
+}
+
+#[test]
+fn other_services_are_announced_before_they_are_in_force() {
+    let all: Vec<FiveTuple> = (0..200).map(|port| tuple(6, port)).collect();
+    let mut scene = Scene::new(1000, services(&[TargetState::Up; 3]));
+    let mut copy = Copy::default();
+    scene.table.report_pins();
+    scene.table.hold_unacknowledged();
+    for tuple in &all {
+        scene.establish(tuple);
+    }
+    assert!(scene.table.pin_progress().is_complete());
+
+    let next = services(&[TargetState::Drain, TargetState::Up, TargetState::Up, TargetState::Up]);
+    scene.table.announce(next.clone());
+    // One that begins meanwhile has to be computable by both.
+    let late = (200..).map(|port| tuple(6, port)).find(|tuple| scene.chosen(tuple) == address(1)).unwrap();
+    assert_eq!(scene.send(&late, &SYN).unwrap().pin, Pin::Awaited);
+    while scene.table.pin_progress().unchecked > 0 {
+        scene.table.sweep(scene.now, 10);
+    }
+    copy.read(&mut scene);
+    assert!(!scene.table.pin_progress().is_complete());
+    copy.acknowledge(&mut scene);
+    assert!(scene.table.pin_progress().is_complete());
+
+    scene.table.use_services(next);
+    for tuple in all.iter().chain([&late]) {
+        let choice = scene.send(tuple, &ACK).unwrap();
+        assert_eq!((choice.tracking, choice.pin == Pin::Awaited), (Tracking::Known, false), "{tuple}");
+        // Who asks a successor gets the right answer.
+        let computed = scene.chosen(tuple);
+        assert_eq!(copy.0.get(tuple).copied().unwrap_or(computed), scene.address(choice.target), "{tuple}");
+    }
+    // Back again: what the old services compute needs no record any more.
+    scene.table.use_services(services(&[TargetState::Up; 3]));
+    scene.sweep();
+    copy.read(&mut scene);
+    let needed: usize = all.iter().filter(|tuple| scene.table.is_pinned(tuple).unwrap()).count();
+    assert_eq!((copy.0.len(), needed), (0, 0));
+}
+
+#[test]
+fn a_full_queue_loses_nothing() {
+    let now = Instant::now();
+    let limits = Limits { connections_max: 64, pin_events_max: 2, ..Limits::default() };
+    let table = ConnectionTable::new(&limits, 1, now, in_turns(&[TargetState::Up; 3]));
+    let mut scene = Scene { table, now };
+    scene.table.report_pins();
+    scene.table.hold_unacknowledged();
+    let mut copy = Copy::default();
+    for port in 0..64 {
+        scene.send(&tuple(17, port), &DATAGRAM).unwrap();
+    }
+    let PinProgress { pinned, owed, .. } = scene.table.pin_progress();
+    assert_eq!((pinned, owed), (64, 62));
+    for _ in 0..32 {
+        copy.read(&mut scene);
+        scene.sweep();
+    }
+    assert_eq!((copy.0.len(), scene.table.pin_progress().owed), (64, 0));
+    // None is forgotten before its record can be released, not even where places are scarce.
+    scene.now += Timeouts::default().udp_one_way;
+    scene.sweep();
+    assert_eq!(scene.table.len(), 62);
+    scene.establish(&tuple(6, 100));
+    scene.establish(&tuple(6, 101));
+    assert_eq!(scene.send(&tuple(6, 102), &SYN).unwrap().tracking, Tracking::Stateless);
+    for _ in 0..40 {
+        copy.read(&mut scene);
+        scene.sweep();
+    }
+    assert_eq!((copy.0.len(), scene.table.len()), (scene.table.pin_progress().pinned, 2));
+}
+
+#[test]
+fn a_moved_connection_is_told_again() {
+    let mut scene = counted(100);
+    let mut copy = Copy::default();
+    let datagrams = tuple(17, 1);
+    let (first, _) = scene.sends(&datagrams, &DATAGRAM);
+    copy.read(&mut scene);
+    copy.acknowledge(&mut scene);
+    let states = [1, 2, 3].map(|n| if address(n) == first { TargetState::Down } else { TargetState::Up });
+    scene.table.use_services(in_turns(&states));
+    let choice = scene.send(&datagrams, &DATAGRAM).unwrap();
+    assert_eq!((choice.tracking, choice.pin), (Tracking::Moved, Pin::Awaited));
+    copy.acknowledge(&mut scene);
+    assert_eq!(scene.send(&datagrams, &DATAGRAM).unwrap().pin, Pin::Awaited, "that was the old record");
+    copy.read(&mut scene);
+    assert_eq!(copy.0[&datagrams], scene.address(choice.target));
+    copy.acknowledge(&mut scene);
+    assert_eq!(scene.send(&datagrams, &DATAGRAM).unwrap().pin, Pin::Settled);
+}
+
+#[test]
+fn a_successor_goes_on_with_what_it_was_told() {
+    let mut owner = counted(1000);
+    let mut copy = Copy::default();
+    let all: Vec<FiveTuple> = (0..100).flat_map(|port| [tuple(6, port), tuple(17, port)]).collect();
+    for tuple in &all {
+        let packet = if tuple.protocol == 6 { SYN } else { DATAGRAM };
+        owner.sends(tuple, &packet);
+        owner.answer(tuple, &if tuple.protocol == 6 { SYN_ACK } else { DATAGRAM });
+    }
+    copy.read(&mut owner);
+
+    let table = ConnectionTable::new(&Limits::default(), 7, owner.now, in_turns(&[TargetState::Up; 3]));
+    let mut successor = Scene { table, now: owner.now };
+    for (tuple, target) in &copy.0 {
+        assert_eq!(successor.table.restore(successor.now, tuple, Origin::Decrypted, *target), Ok(()));
+    }
+    for tuple in &all {
+        let packet = if tuple.protocol == 6 { ACK } else { DATAGRAM };
+        assert_eq!(successor.sends(tuple, &packet).0, owner.sends(tuple, &packet).0, "{tuple}");
+    }
+    // And tells the next one.
+    let mut next = Copy::default();
+    successor.table.report_pins();
+    successor.sweep();
+    next.read(&mut successor);
+    assert_eq!(next.0, copy.0);
+}
+
+#[test]
+fn what_cannot_be_restored_is_named() {
+    let mut scene = Scene::new(1, services(&[TargetState::Up, TargetState::Down]));
+    let restore =
+        |scene: &mut Scene, tuple: &FiveTuple, target| scene.table.restore(scene.now, tuple, Origin::Decrypted, target);
+    let elsewhere = FiveTuple { vip: address(9), ..tuple(6, 1) };
+    assert_eq!(restore(&mut scene, &elsewhere, address(1)), Err(NotRestored::UnknownVip));
+    assert_eq!(restore(&mut scene, &tuple(6, 1), address(9)), Err(NotRestored::UnknownTarget));
+    assert_eq!(restore(&mut scene, &tuple(6, 1), address(2)), Ok(()));
+    assert_eq!(scene.sends(&tuple(6, 1), &ACK), (address(1), Tracking::Moved), "that target is down here");
+    assert_eq!(restore(&mut scene, &tuple(6, 2), address(1)), Err(NotRestored::Full));
+}
+
+#[test]
+fn a_vip_that_was_elsewhere_comes_back_without_its_connections() {
+    let mut scene = counted(100);
+    let mut copy = Copy::default();
+    let (tuple, choice) = pinned(&mut scene);
+    copy.read(&mut scene);
+    scene.table.forget_vip(VIP);
+    assert_eq!(scene.table.reports(scene.now).count(), 0);
+    let again = scene.send(&tuple, &SYN).unwrap();
+    assert_eq!(again.tracking, Tracking::New);
+    scene.sweep();
+    let mut events = Vec::new();
+    while let Some(event) = scene.table.poll_pin() {
+        events.push(event);
+    }
+    let released = PinEvent::Released { tuple };
+    assert!(!events.contains(&released), "the old entry says nothing about the new one: {events:?}, {choice:?}");
+    let entries = scene.table.len();
+    assert_eq!(entries, scene.table.reports(scene.now).count(), "the old ones were swept");
+}
