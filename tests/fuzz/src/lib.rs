@@ -9,6 +9,7 @@
 
 mod control;
 mod frame;
+mod ike;
 mod packet;
 mod reassembly;
 mod repair;
@@ -36,6 +37,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "tcp", run: transport::tcp },
     Target { name: "gue", run: transport::gue },
     Target { name: "reassembly", run: reassembly::reassembly },
+    Target { name: "ike", run: ike::message },
+    Target { name: "ike_payloads", run: ike::payloads },
 ];
 
 /// Runs the target of that name; a name that is none is a mistake of the caller.

@@ -373,7 +373,21 @@ impl Bench {
         payloads: &[Payload],
         datagram_bytes_max: usize,
     ) -> Vec<Flying> {
-        let sa = self.sa(from);
+        let id = self.sa(from).id;
+        self.forge_on(from, id, exchange, message_id, payloads, datagram_bytes_max)
+    }
+
+    /// The same where `from` has several IKE SAs.
+    pub(crate) fn forge_on(
+        &mut self,
+        from: usize,
+        id: IkeSaId,
+        exchange: ExchangeType,
+        message_id: u32,
+        payloads: &[Payload],
+        datagram_bytes_max: usize,
+    ) -> Vec<Flying> {
+        let sa = self.sides[from].sas(self.now).into_iter().find(|sa| sa.id == id).unwrap();
         self.forged += 1;
         let prefix = IvPrefix::new(ApplianceId::new(0xff).unwrap(), Epoch(u32::try_from(self.forged).unwrap()));
         let mut channel = self.sides[from].endpoint.channel(sa.id).clone();

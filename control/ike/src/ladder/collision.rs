@@ -185,3 +185,141 @@ fn one_deletes_the_ike_sa_that_the_other_rekeys() {
         assert!(bench.sides.iter().all(|side| side.installed.is_empty()));
     }
 }
+
+/// RFC 7296 §2.8.1: the answer to one end's request comes when the other end has finished its own rekeying already.
+#[test]
+fn both_rekey_the_child_and_one_response_is_late() {
+    for seed in SEEDS {
+        let mut bench = Bench::established(Setup { seed, ..Setup::default() });
+        rekey_children(&mut bench);
+        /* req1 -->, <-- req2 */
+        bench.deliver();
+        bench.deliver();
+        bench.collect();
+        /* <-- resp1 (late) */
+        let at = bench.wire.iter().position(|flying| flying.to == ALICE).unwrap();
+        let late = bench.wire.remove(at).unwrap();
+        /* resp2 -->, then what Bob makes of it */
+        bench.run();
+        bench.hand_over(&late);
+        bench.run();
+        bench.pass(Duration::from_secs(1));
+        bench.assert_children_match();
+        assert_eq!(bench.sides[ALICE].installed.len(), 1, "seed {seed}");
+        assert!(!bench.sa(ALICE).waiting && !bench.sa(BOB).waiting);
+    }
+}
+
+/// RFC 7296 §1.3: one of two simultaneous rekeyings comes in the wrong group, and is tried again when the other is under way or done.
+#[test]
+fn both_rekey_the_child_and_one_in_the_wrong_group() {
+    for seed in SEEDS {
+        for order in [[ALICE, BOB], [BOB, ALICE]] {
+            let esp = ["aes256gcm16-ecp256-x25519", "aes256gcm16-x25519"];
+            let mut bench = Bench::established(Setup { esp, seed, ..Setup::default() });
+            for side in order {
+                let spi = bench.child(side).spi_in;
+                bench.sides[side].endpoint.rekey_child(spi, bench.now).unwrap();
+            }
+            bench.run();
+            bench.pass(Duration::from_secs(60));
+            bench.assert_children_match();
+            assert_eq!(bench.sides[ALICE].installed.len(), 1);
+            assert_eq!(bench.child(ALICE).suite.to_string(), "aes256gcm16-x25519");
+        }
+    }
+}
+
+/// RFC 7296 §2.25.1, §2.25.2: a child SA is rekeyed by one end, the IKE SA by the other: both are refused, and both come about later.
+#[test]
+fn one_rekeys_the_child_and_the_other_the_ike_sa() {
+    for rekeys_child in [ALICE, BOB] {
+        let mut bench = Bench::established(Setup::default());
+        let (child, ike) = (bench.child(rekeys_child).spi_in, bench.sa(1 - rekeys_child).id);
+        bench.sides[rekeys_child].endpoint.rekey_child(child, bench.now).unwrap();
+        bench.sides[1 - rekeys_child].endpoint.rekey_ike(ike, bench.now).unwrap();
+        bench.deliver();
+        bench.deliver();
+        for _ in 0..2 {
+            let answer = bench.deliver().unwrap();
+            assert_eq!(bench.read(&answer), [NotifyType::TEMPORARY_FAILURE.into()]);
+        }
+        // RFC 7296 §2.25: MUST NOT immediately retry.
+        assert!(bench.deliver().is_none());
+        bench.pass(Duration::from_secs(60));
+        assert_one_left(&bench);
+        assert_ne!(bench.sa(1 - rekeys_child).id, ike);
+        assert_ne!(bench.child(rekeys_child).spi_in, child);
+    }
+}
+
+/// RFC 7296 §2.25.2: what is asked on an IKE SA that is being closed is refused, and everything goes.
+#[test]
+fn one_rekeys_the_child_and_the_other_deletes_the_ike_sa() {
+    for rekeys in [ALICE, BOB] {
+        let mut bench = Bench::established(Setup::default());
+        let (child, ike) = (bench.child(rekeys).spi_in, bench.sa(1 - rekeys).id);
+        bench.sides[rekeys].endpoint.rekey_child(child, bench.now).unwrap();
+        bench.sides[1 - rekeys].endpoint.delete_ike(ike, bench.now).unwrap();
+        bench.run();
+        assert_eq!(bench.phases(), [vec![], vec![]]);
+        assert!(bench.sides.iter().all(|side| side.installed.is_empty()));
+    }
+}
+
+/// One end deletes a child SA, the other rekeys the IKE SA: the deletion is not lost with the old IKE SA.
+#[test]
+fn one_deletes_the_child_and_the_other_rekeys_the_ike_sa() {
+    for deletes in [ALICE, BOB] {
+        for late in [false, true] {
+            let mut bench = Bench::established(Setup::default());
+            let (child, ike) = (bench.child(deletes).spi_in, bench.sa(1 - deletes).id);
+            bench.sides[deletes].endpoint.delete_child(child, bench.now).unwrap();
+            bench.sides[1 - deletes].endpoint.rekey_ike(ike, bench.now).unwrap();
+            bench.collect();
+            if late {
+                bench.wire.swap(0, 1);
+            }
+            bench.run();
+            bench.pass(Duration::from_secs(60));
+            bench.assert_children_match();
+            assert!(bench.sides.iter().all(|side| side.installed.is_empty()));
+            assert_eq!(bench.phases(), [vec![Phase::Established], vec![Phase::Established]]);
+        }
+    }
+}
+
+/// Both rekey the IKE SA, and one end's answer is late: it comes when the old IKE SA is about to be deleted.
+#[test]
+fn both_rekey_the_ike_sa_and_one_response_is_late() {
+    for seed in SEEDS {
+        let mut bench = Bench::established(Setup { seed, ..Setup::default() });
+        rekey_ikes(&mut bench);
+        bench.deliver();
+        bench.deliver();
+        bench.collect();
+        let at = bench.wire.iter().position(|flying| flying.to == ALICE).unwrap();
+        let late = bench.wire.remove(at).unwrap();
+        bench.run();
+        bench.hand_over(&late);
+        bench.run();
+        bench.pass(Duration::from_secs(60));
+        assert_one_left(&bench);
+    }
+}
+
+/// Both rekey the IKE SA, one of them in the wrong group.
+#[test]
+fn both_rekey_the_ike_sa_and_one_in_the_wrong_group() {
+    for seed in SEEDS {
+        let ike = ["aes256gcm16-prfsha256-ecp256-x25519", "aes256gcm16-prfsha256-x25519-ecp256"];
+        let mut bench = Bench::established(Setup { ike, seed, ..Setup::default() });
+        // From now on Bob takes X25519 alone.
+        bench.setup.ike[BOB] = "aes256gcm16-prfsha256-x25519";
+        bench.replace(BOB);
+        rekey_ikes(&mut bench);
+        bench.run();
+        bench.pass(Duration::from_secs(120));
+        assert_one_left(&bench);
+    }
+}

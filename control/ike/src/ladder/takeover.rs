@@ -70,6 +70,34 @@ fn after_every_message() {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Any exchanges of both ends, one after the other or at once; after each message one end goes on from its records alone.
+    #[test]
+    fn after_every_message_of_any_exchanges(
+        steps in proptest::collection::vec((0..EXCHANGES.len() - 1, 0usize..2, 0usize..2, any::<bool>()), 1..6),
+        seed in 0u64..1000,
+    ) {
+        let mut bench = Bench::established(Setup { seed, ..Setup::default() });
+        for (exchange, asking, replaced, at_once) in steps {
+            // Some need the one child SA that there is at first.
+            if bench.sides.iter().any(|side| side.installed.len() != 1) || bench.phases().iter().any(|p| p.len() != 1) {
+                break;
+            }
+            bench.take_over = Some(replaced);
+            EXCHANGES[exchange].1(&mut bench, asking);
+            if at_once {
+                EXCHANGES[exchange].1(&mut bench, 1 - asking);
+            }
+            bench.replace(replaced);
+            bench.pass(SECOND);
+            bench.pass(120 * SECOND);
+            assert_at_rest(&bench, EXCHANGES[exchange].0);
+        }
+    }
+}
+
 /// The same while the IKE SA is being set up: half-open ones have no record, so from the IKE_AUTH request on.
 #[test]
 fn in_the_middle_of_ike_auth() {
