@@ -52,11 +52,13 @@ struct Posted {
     /// Words of the ring that its end frees; more than its own where it didn't fit before the ring's end.
     frees: usize,
     since: Instant,
+    is_done: bool,
 }
 
 /// A region in a peer's memory, over a connection that only serves this.
 ///
-/// Operations complete in their order, on one connection. Nothing waits: what finds no room in the ring is kept.
+/// Operations take effect in their order, being on one connection; they complete in any: a write when it has been sent, a read when it is
+/// answered. Nothing waits: what finds no room in the ring is kept.
 pub struct FabricMemory {
     // Dropped in this order: the device must be done with the ring before the ring goes.
     endpoint: Endpoint,
@@ -65,7 +67,9 @@ pub struct FabricMemory {
     ring: Box<[AtomicU64]>,
     geometry: Geometry,
     remote: RemoteMemory,
+    /// In the order of their numbers, the first of which comes first.
     posted: VecDeque<Posted>,
+    first: u64,
     /// Where the next operation's words go, and how many words of the ring are in use.
     next: usize,
     used: usize,
@@ -103,6 +107,7 @@ impl FabricMemory {
             geometry,
             remote,
             posted: VecDeque::with_capacity(OPERATIONS_MAX),
+            first: 0,
             next: 0,
             used: 0,
             waiting: VecDeque::new(),
@@ -125,14 +130,16 @@ impl FabricMemory {
         let Operation { purpose, at, words } = operation;
         let local = self.ring.get(from..from + words).ok_or(FabricError::OutOfMemory)?.as_ptr().cast_mut();
         let (len, remote) = (words * 8, self.remote.base + at as u64 * 8);
+        // What the completion will name it by.
+        let context = ptr::without_provenance_mut((self.first + self.posted.len() as u64) as usize);
         let (ep, descriptor, key) = (self.endpoint.as_ptr(), self.registration.descriptor(), self.remote.key);
         // SAFETY: an open, connected endpoint; `local` is `len` bytes of the registered ring, which nobody reuses before the
         // operation has completed.
         let code = unsafe {
             match purpose {
-                Purpose::Write => sys::shim_fi_write(ep, local.cast(), len, descriptor, remote, key, ptr::null_mut()),
+                Purpose::Write => sys::shim_fi_write(ep, local.cast(), len, descriptor, remote, key, context),
                 Purpose::Ask { .. } => {
-                    sys::shim_fi_read(ep, local.cast(), len, descriptor, remote, key, ptr::null_mut())
+                    sys::shim_fi_read(ep, local.cast(), len, descriptor, remote, key, context)
                 }
             }
         };
@@ -140,7 +147,7 @@ impl FabricMemory {
             return Ok(false);
         }
         super::object::check("post", i32::try_from(code).unwrap_or(i32::MIN))?;
-        self.posted.push_back(Posted { operation, from, frees, since: Instant::now() });
+        self.posted.push_back(Posted { operation, from, frees, since: Instant::now(), is_done: false });
         self.next = (from + words) % RING_WORDS;
         self.used += frees;
         Ok(true)
@@ -177,18 +184,22 @@ impl FabricMemory {
 
     /// Takes completions, then posts what waits.
     fn progress(&mut self) -> Result<(), FabricError> {
-        loop {
-            let completed = self.completions.poll()?;
-            for _ in 0..completed {
-                let Posted { operation, from, frees, .. } = self.posted.pop_front().ok_or(FabricError::OutOfOrder)?;
-                self.used -= frees;
-                if let Purpose::Ask { upto } = operation.purpose {
-                    let grant = self.ring.get(from).map_or(0, |word| word.load(Ordering::Acquire));
-                    self.answer = Some(Answer { upto, grant });
-                }
-            }
-            if completed == 0 {
-                break;
+        let Self { posted, first, completions, .. } = self;
+        let mut unknown = false;
+        while completions.poll(|number| match posted.get_mut(number.wrapping_sub(*first) as usize) {
+            Some(operation) => operation.is_done = true,
+            None => unknown = true,
+        })? > 0
+        {}
+        if unknown {
+            return Err(FabricError::OutOfOrder);
+        }
+        while let Some(Posted { operation, from, frees, .. }) = self.posted.pop_front_if(|operation| operation.is_done) {
+            self.first += 1;
+            self.used -= frees;
+            if let Purpose::Ask { upto } = operation.purpose {
+                let grant = self.ring.get(from).map_or(0, |word| word.load(Ordering::Acquire));
+                self.answer = Some(Answer { upto, grant });
             }
         }
         while let Some(&operation) = self.waiting.front()

@@ -430,23 +430,27 @@ pub(super) struct CompletionQueue {
 const COMPLETIONS_AT_ONCE: usize = 32;
 
 impl CompletionQueue {
-    /// How many operations have completed since the last call, at most a handful.
-    pub(super) fn poll(&self) -> Result<usize, FabricError> {
+    /// Calls `done` with the number of each operation that has completed since the last call, at most a handful. Returns how many
+    /// these were.
+    pub(super) fn poll(&self, mut done: impl FnMut(u64)) -> Result<usize, FabricError> {
         let mut entries = [sys::fi_cq_entry { op_context: ptr::null_mut() }; COMPLETIONS_AT_ONCE];
         // SAFETY: room for that many entries of the format that the queue was opened with.
-        let read = unsafe { sys::shim_fi_cq_read(self.cq.as_ptr(), entries.as_mut_ptr().cast(), COMPLETIONS_AT_ONCE) };
-        self.completed(read)
+        let read =
+            unsafe { sys::shim_fi_cq_read(self.cq.as_ptr(), entries.as_mut_ptr().cast(), COMPLETIONS_AT_ONCE) };
+        let completed = self.completed(read)?;
+        entries.iter().take(completed).for_each(|entry| done(entry.op_context.addr() as u64));
+        Ok(completed)
     }
 
     /// Waits for at most `limit`. Drives what the peer does to our memory, where the device doesn't do that itself.
-    pub(super) fn wait(&self, limit: Duration) -> Result<usize, FabricError> {
+    pub(super) fn wait(&self, limit: Duration) -> Result<(), FabricError> {
         let mut entries = [sys::fi_cq_entry { op_context: ptr::null_mut() }; COMPLETIONS_AT_ONCE];
         let timeout = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: as in `poll`.
         let read = unsafe {
             sys::shim_fi_cq_sread(self.cq.as_ptr(), entries.as_mut_ptr().cast(), COMPLETIONS_AT_ONCE, timeout)
         };
-        self.completed(read)
+        self.completed(read).map(drop)
     }
 
     fn completed(&self, read: isize) -> Result<usize, FabricError> {

@@ -88,6 +88,8 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
     let mut settings = LabConfig { out: Some(out.clone()), ..LabConfig::pair(policy, tunnels) };
     settings.plan.store_network = tale == Tale::TwoHosts;
     let mut lab = Lab::start(settings, &|step| progress.step(step))?;
+    // An appliance that is new resumes nothing from before it joined.
+    lab.await_roles()?;
     let mut takeovers = Vec::new();
     let cases = {
         let mut story = Story::begin(&mut lab, progress);
