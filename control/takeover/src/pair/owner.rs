@@ -123,6 +123,9 @@ impl Pair {
             self.copy = Copy::None;
             self.actions.push_back(Action::Unprotected);
         }
+        if self.copy == Copy::Counted && self.question.is_none() && !overslept && self.peer_is_silent(now) {
+            self.close_link(now);
+        }
         self.take_back_or_ask(now);
         match (&self.question, self.copy) {
             (Some(question), _) => {
@@ -157,6 +160,13 @@ impl Pair {
             }
             self.renew(now + self.timing.deadline);
         }
+    }
+
+    /// A cut link gives no error by itself. Whom we haven't heard for the trust time doesn't hold a copy that it would resume from, so
+    /// nothing is lost by leaving it behind; and what is parked meanwhile waits no longer than it has to.
+    fn peer_is_silent(&self, now: Instant) -> bool {
+        let newest = self.link.as_ref().and_then(|link| link.newest_stamp);
+        newest.is_some_and(|(_, arrived)| now >= arrived + self.timing.trust)
     }
 
     pub(super) fn renew(&mut self, until: Instant) {

@@ -269,6 +269,19 @@ fn a_copy_that_the_owner_left_behind_is_not_trusted() {
 }
 
 #[test]
+fn a_link_that_is_cut_without_an_error_is_left_as_soon_as_it_may_be() {
+    let mut world = World::new();
+    world.run(800 * MS);
+    assert_eq!(world.copy(0), Copy::Counted);
+    world.link_works = false;
+    let timing = Timing::default();
+    world.run(timing.trust + timing.trust_margin + 4 * timing.interval);
+    assert_eq!(world.copy(0), Copy::None, "the owner goes on alone");
+    assert_eq!(world.nodes[0].unprotected, 1);
+    assert!(world.nodes[0].stepped_down.is_empty() && world.nodes[1].activated.is_empty(), "nobody takes over");
+}
+
+#[test]
 fn a_full_partition_makes_two_owners_and_healing_leaves_one() {
     let mut world = World::settled();
     world.link_works = false;
