@@ -138,9 +138,7 @@ impl FabricMemory {
         let code = unsafe {
             match purpose {
                 Purpose::Write => sys::shim_fi_write(ep, local.cast(), len, descriptor, remote, key, context),
-                Purpose::Ask { .. } => {
-                    sys::shim_fi_read(ep, local.cast(), len, descriptor, remote, key, context)
-                }
+                Purpose::Ask { .. } => sys::shim_fi_read(ep, local.cast(), len, descriptor, remote, key, context),
             }
         };
         if code == -(sys::FI_EAGAIN as isize) {
@@ -194,7 +192,8 @@ impl FabricMemory {
         if unknown {
             return Err(FabricError::OutOfOrder);
         }
-        while let Some(Posted { operation, from, frees, .. }) = self.posted.pop_front_if(|operation| operation.is_done) {
+        while let Some(Posted { operation, from, frees, .. }) = self.posted.pop_front_if(|operation| operation.is_done)
+        {
             self.first += 1;
             self.used -= frees;
             if let Purpose::Ask { upto } = operation.purpose {

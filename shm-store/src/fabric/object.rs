@@ -435,8 +435,7 @@ impl CompletionQueue {
     pub(super) fn poll(&self, mut done: impl FnMut(u64)) -> Result<usize, FabricError> {
         let mut entries = [sys::fi_cq_entry { op_context: ptr::null_mut() }; COMPLETIONS_AT_ONCE];
         // SAFETY: room for that many entries of the format that the queue was opened with.
-        let read =
-            unsafe { sys::shim_fi_cq_read(self.cq.as_ptr(), entries.as_mut_ptr().cast(), COMPLETIONS_AT_ONCE) };
+        let read = unsafe { sys::shim_fi_cq_read(self.cq.as_ptr(), entries.as_mut_ptr().cast(), COMPLETIONS_AT_ONCE) };
         let completed = self.completed(read)?;
         entries.iter().take(completed).for_each(|entry| done(entry.op_context.addr() as u64));
         Ok(completed)
