@@ -20,7 +20,7 @@ use crate::worker::{Verdict, Worker};
 
 impl<P: BufferPool> Worker<P> {
     /// Hands packets to the targets of their connections.
-    pub(super) fn distribute(&mut self, now: Instant, burst: Stage<Inner<P::Buf>>) {
+    pub(super) fn distribute(&mut self, now: Instant, burst: &mut Stage<Inner<P::Buf>>) {
         if burst.is_empty() {
             return;
         }
@@ -28,7 +28,7 @@ impl<P: BufferPool> Worker<P> {
         self.paths.enter(generation);
         let prepared = self.connections.prepare(now, burst.iter().map(|inner| inner.flow.tuple_from_remote()));
         let (mut packets, mut bytes) = (0, 0);
-        for (inner, prepared) in burst.into_iter().zip(&prepared) {
+        for (inner, prepared) in burst.drain(..).zip(&prepared) {
             let total_len = inner.flow.header.total_len;
             let verdict = self.choose(now, prepared, inner);
             if verdict.is_ok() {

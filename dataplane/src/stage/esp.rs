@@ -35,7 +35,7 @@ pub(super) struct Opened<B> {
 
 impl<P: BufferPool> Worker<P> {
     /// Takes a burst through the tunnel.
-    pub(super) fn esp(&mut self, now: Instant, sealed: Stage<Sealed<P::Buf>>) {
+    pub(super) fn esp(&mut self, now: Instant, sealed: &mut Stage<Sealed<P::Buf>>) {
         if sealed.is_empty() {
             return;
         }
@@ -51,19 +51,19 @@ impl<P: BufferPool> Worker<P> {
             self.prefetch_inbound_key(Some(key));
         }
         let mut opened = Stage::new();
-        for (n, sealed) in sealed.into_iter().enumerate() {
+        for (n, sealed) in sealed.drain(..).enumerate() {
             self.prefetch_inbound_key(keys.get(n + KEY_AHEAD));
             opened.extend(self.passed(self.open(sealed)));
         }
         let mut inner = Stage::new();
-        for opened in opened {
+        for opened in opened.drain(..) {
             let verdict = self.admit(now, opened).and_then(|admitted| match admitted {
                 Some(admitted) => self.inner(now, admitted, &mut inner),
                 None => Ok(()),
             });
             self.count(verdict);
         }
-        self.distribute(now, inner);
+        self.distribute(now, &mut inner);
     }
 
     #[inline]
@@ -165,9 +165,9 @@ impl<P: BufferPool> Worker<P> {
             };
             self.count(verdict);
             if inner.is_full() {
-                self.distribute(now, std::mem::take(&mut inner));
+                self.distribute(now, &mut inner);
             }
         }
-        self.distribute(now, inner);
+        self.distribute(now, &mut inner);
     }
 }

@@ -110,14 +110,14 @@ impl<P: BufferPool> Worker<P> {
     }
 
     /// Sends packets of targets through the tunnels that lead to their destinations, or in the clear where they may.
-    pub(super) fn answer_remotes(&mut self, now: Instant, port: PortId, replies: Stage<Reply<P::Buf>>) {
+    pub(super) fn answer_remotes(&mut self, now: Instant, port: PortId, replies: &mut Stage<Reply<P::Buf>>) {
         if replies.is_empty() {
             return;
         }
         let mut unknown = 0;
         let mut found: Stage<(Way, Reply<P::Buf>)> = Stage::new();
         let connections = self.connections.prepare(now, replies.iter().map(tuple));
-        for (reply, connection) in replies.into_iter().zip(&connections) {
+        for (reply, connection) in replies.drain(..).zip(&connections) {
             let origin = self.connections.to_remote(connection, &reply.flow.packet_info());
             unknown += usize::from(origin.is_none());
             if let Some(way) = self.passed(self.way(origin, &reply)) {
@@ -132,7 +132,7 @@ impl<P: BufferPool> Worker<P> {
             self.prefetch_outbound_key(Some(key));
         }
         let (mut packets, mut bytes) = (0, 0);
-        for (n, (way, reply)) in found.into_iter().enumerate() {
+        for (n, (way, reply)) in found.drain(..).enumerate() {
             self.prefetch_outbound_key(keys.get(n + KEY_AHEAD));
             let total_len = reply.flow.header.total_len;
             let verdict = match way {

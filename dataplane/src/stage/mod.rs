@@ -46,7 +46,7 @@ mod transport;
 
 use outside::FromOutside;
 
-/// A burst on its way through the stages: as many packets as came in at most.
+/// A burst on its way through the stages: as many packets as came in at most. Stages drain it where it is: moving it would copy all of it.
 type Stage<T> = ArrayVec<T, BURST_MAX>;
 
 impl<P: BufferPool> Worker<P> {
@@ -62,8 +62,8 @@ impl<P: BufferPool> Worker<P> {
                     });
                     self.count(verdict);
                 }
-                self.esp(now, sorted.sealed);
-                self.distribute(now, sorted.clear);
+                self.esp(now, &mut sorted.sealed);
+                self.distribute(now, &mut sorted.clear);
             }
             Some(Side::Inside) => {
                 let mut replies = Stage::new();
@@ -74,7 +74,7 @@ impl<P: BufferPool> Worker<P> {
                     });
                     self.count(verdict);
                 }
-                self.answer_remotes(now, port, replies);
+                self.answer_remotes(now, port, &mut replies);
             }
             None => self.counters.count_drops(DropReason::UnknownPort, frames.len()),
         }
