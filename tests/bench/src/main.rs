@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use serde::de::DeserializeOwned;
 use vipsec_esp::engine::EngineKind;
 use vipsec_hw::{Eal, EalOptions, Hugepages, Mempool, MempoolOptions};
 
@@ -58,10 +59,18 @@ struct Arguments {
     /// Where the figures go.
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
+    /// Measures nothing: reads the figures that are there.
+    #[arg(long)]
+    read: bool,
     /// Writes the project's page about them anew, into this folder.
     #[arg(long, value_name = "FOLDER", num_args = 0..=1, default_missing_value = "docs")]
     write_docs: Option<PathBuf>,
 }
+
+/// The files of figures; the last is what `make bench-peers` leaves.
+const ROWS: &str = "dataplane.json";
+const MACHINE: &str = "machine.json";
+const PEERS: &str = "peers.json";
 
 const SIZES: [usize; 4] = [64, 256, 512, 1420];
 const PATH_SIZES: [usize; 3] = [64, 512, 1420];
@@ -80,6 +89,24 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), BenchError> {
+    let (rows, machine) = (arguments.output.join(ROWS), arguments.output.join(MACHINE));
+    if !arguments.read {
+        let figures = take_figures(arguments)?;
+        write(&rows, &serde_json::to_string_pretty(&figures.0).map_err(BenchError::setup)?)?;
+        write(&machine, &serde_json::to_string_pretty(&figures.1).map_err(BenchError::setup)?)?;
+    }
+    let (rows, machine): (Vec<Row>, Machine) = (read(&rows)?, read(&machine)?);
+    print!("{}", report::tables(&machine, &rows));
+    if let Some(folder) = &arguments.write_docs {
+        let peers = arguments.output.join(PEERS);
+        let peers: Vec<PeerRow> = if peers.exists() { read(&peers)? } else { Vec::new() };
+        write(&folder.join("benchmarks.md"), &report::page(&machine, &rows, &peers))?;
+        write(&folder.join("benchmarks.svg"), &report::picture(&machine, &rows))?;
+    }
+    Ok(())
+}
+
+fn take_figures(arguments: &Arguments) -> Result<(Vec<Row>, Machine), BenchError> {
     const MEMORY_MIB: u32 = 64;
     let _pages = (!arguments.smoke).then(|| hugepages::Borrowed::new(MEMORY_MIB));
     let options = EalOptions {
@@ -93,18 +120,8 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
     }
     let pool = Mempool::new(&eal, &MempoolOptions { buffers: 4095, ..MempoolOptions::new("packets") })?;
     cpu::pin();
-
-    let machine = Machine::this(&eal);
     let rows = if arguments.smoke { smoke(&eal, &pool)? } else { measure(arguments, &eal, &pool)? };
-    write(&arguments.output, "dataplane.json", &serde_json::to_string_pretty(&rows).map_err(BenchError::setup)?)?;
-    write(&arguments.output, "machine.json", &serde_json::to_string_pretty(&machine).map_err(BenchError::setup)?)?;
-    print!("{}", report::tables(&machine, &rows));
-    if let Some(folder) = &arguments.write_docs {
-        let peers = peers(&arguments.output.join("peers.json"))?;
-        write(folder, "benchmarks.md", &report::page(&machine, &rows, &peers))?;
-        write(folder, "benchmarks.svg", &report::picture(&machine, &rows))?;
-    }
-    Ok(())
+    Ok((rows, Machine::this(&eal)))
 }
 
 fn measure(arguments: &Arguments, eal: &Eal, pool: &Mempool) -> Result<Vec<Row>, BenchError> {
@@ -148,16 +165,13 @@ fn take_turns(
     Ok(rows.chain(distributions.iter().filter_map(Distribution::row)).collect())
 }
 
-/// What `make bench-peers` left there, if it was run.
-fn peers(path: &Path) -> Result<Vec<PeerRow>, BenchError> {
-    match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(BenchError::setup),
-        Err(_) => Ok(Vec::new()),
-    }
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T, BenchError> {
+    let bytes = fs::read(path).map_err(|error| BenchError::File { path: path.display().to_string(), error })?;
+    serde_json::from_slice(&bytes).map_err(BenchError::setup)
 }
 
-fn write(folder: &Path, name: &str, content: &str) -> Result<(), BenchError> {
-    let path = folder.join(name);
-    let written = fs::create_dir_all(folder).and_then(|()| fs::write(&path, content));
+fn write(path: &Path, content: &str) -> Result<(), BenchError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(path, content));
     written.map_err(|error| BenchError::File { path: path.display().to_string(), error })
 }

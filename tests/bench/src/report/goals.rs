@@ -51,7 +51,7 @@ pub(super) fn table(machine: &Machine, rows: &[Row]) -> String {
     };
     for goal in &ESP {
         let Some(row) = rows.iter().find(|row| is_for(goal, row)) else { continue };
-        let Some(added) = row.added_ns() else { continue };
+        let Some(added) = row.added_ns(rows) else { continue };
         let what = format!(
             "{}, {} bytes {}",
             if goal.sas == 1 { "one SA".to_owned() } else { format!("{} SAs", count(Some(goal.sas))) },

@@ -76,7 +76,7 @@ fn esp(machine: &Machine, rows: &[Row]) -> String {
         "added / cipher",
     ];
     table(rows, Case::Esp, &heading, |row| {
-        let added = row.added_ns();
+        let added = row.added_ns(rows);
         let ratio = added.zip(row.aead_ns).map(|(added, cipher)| format!("{:.2}", added / cipher));
         vec![
             row.engine.clone().unwrap_or_default(),
@@ -107,7 +107,7 @@ fn path(machine: &Machine, rows: &[Row]) -> String {
             ns(Some(row.ns_per_packet)),
             ns(Some(row.ns_per_packet_median)),
             ns(row.forward_ns),
-            row.added_ns().map_or_else(none, |added| format!("{:.0}", machine.cycles(added))),
+            row.added_ns(rows).map_or_else(none, |added| format!("{:.0}", machine.cycles(added))),
             format!("{mpps:.2}"),
             gbits.unwrap_or_else(none),
         ]

@@ -16,8 +16,8 @@ const MARGIN: f64 = 20.0;
 /// A part of a bar: what it shows, its colour, how many nanoseconds.
 type Part = (&'static str, &'static str, f64);
 
-fn parts(row: &Row) -> Vec<Part> {
-    let forward = row.forward_ns.unwrap_or(0.0);
+fn parts(row: &Row, rows: &[Row]) -> Vec<Part> {
+    let forward = row.cheapest_forward_ns(rows).unwrap_or(0.0);
     let cipher = row.aead_ns.unwrap_or(0.0).min(row.ns_per_packet - forward);
     vec![
         ("plain forwarding", "#7a8ca3", forward),
@@ -27,8 +27,8 @@ fn parts(row: &Row) -> Vec<Part> {
 }
 
 /// An SVG image of all ESP measurements.
-pub(crate) fn picture(machine: &Machine, rows: &[Row]) -> String {
-    let rows: Vec<&Row> = rows.iter().filter(|row| row.case == Case::Esp).collect();
+pub(crate) fn picture(machine: &Machine, all: &[Row]) -> String {
+    let rows: Vec<&Row> = all.iter().filter(|row| row.case == Case::Esp).collect();
     let longest = rows.iter().map(|row| row.ns_per_packet).fold(1.0, f64::max);
     let scale = BARS / longest;
     let (width, height) = (LABELS + BARS + 70.0, TOP + STEP * rows.len() as f64 + MARGIN);
@@ -38,7 +38,7 @@ pub(crate) fn picture(machine: &Machine, rows: &[Row]) -> String {
          <text x=\"{MARGIN}\" y=\"22\" font-size=\"14\">ESP: nanoseconds per packet on {}</text>\n",
         escaped(&machine.cpu)
     );
-    for (n, (name, colour, _)) in rows.first().map(|row| parts(row)).unwrap_or_default().iter().enumerate() {
+    for (n, (name, colour, _)) in rows.first().map(|row| parts(row, all)).unwrap_or_default().iter().enumerate() {
         let x = LABELS + 150.0 * n as f64;
         let _ = writeln!(
             svg,
@@ -56,7 +56,7 @@ pub(crate) fn picture(machine: &Machine, rows: &[Row]) -> String {
             y + BAR - 3.0
         );
         let mut x = LABELS;
-        for (_, colour, ns) in parts(row) {
+        for (_, colour, ns) in parts(row, all) {
             let _ = writeln!(
                 svg,
                 "<rect x=\"{x:.1}\" y=\"{y:.0}\" width=\"{:.1}\" height=\"{BAR}\" fill=\"{colour}\"/>",
