@@ -420,6 +420,10 @@ fn main() -> ExitCode {
             other => filter = other.to_owned(),
         }
     }
+    if !nix::unistd::geteuid().is_root() {
+        println!("left out: these tests make network namespaces, which needs root");
+        return ExitCode::SUCCESS;
+    }
     let mut results = Vec::new();
     for (number, case) in cases().into_iter().enumerate() {
         if !(all || case.always) || !case.name.contains(&filter) {
