@@ -12,7 +12,7 @@ use vipsec_control::config::{
 };
 use vipsec_dataplane::api::VipState;
 use vipsec_distribute::connection::Limits;
-use vipsec_distribute::service::Method;
+use vipsec_distribute::service::{Accepts, Forwarding, Method};
 use vipsec_ike::{Identity, IdentityMatch, TrafficSelector};
 use vipsec_takeover::timing::Timing;
 use vipsec_wire::ethernet::MacAddr;
@@ -212,6 +212,79 @@ fn becomes_the_workers_tables() {
 }
 
 #[test]
+fn ipv6_addresses_are_taken_everywhere() {
+    let text = r#"
+        appliance = { id = 7, name = "b" }
+        [[port]]
+        name = "out"
+        side = "outside"
+        device = "net_ring0"
+        addresses = ["192.0.2.12/24", "2001:db8:1::12/64"]
+        [[port]]
+        name = "in"
+        side = "inside"
+        device = "net_ring1"
+        addresses = ["2001:db8:2::12/64"]
+        [[route]]
+        prefix = "::/0"
+        via = "2001:db8:1::fe"
+        port = "out"
+        [[vip]]
+        name = "web"
+        address = "2001:db8:1::1"
+        port = "out"
+        gateways = [{ address = "2001:db8:2::1", port = "in" }]
+        [[target]]
+        name = "t1"
+        address = "2001:db8:2::21"
+        [[target]]
+        name = "far"
+        address = "2001:db8:77::21"
+        forwarding = "gue"
+        gue_port = 6081
+        [[service]]
+        vip = "web"
+        accepts = "both"
+        targets = ["t1", "far"]
+        [[policy]]
+        action = "bypass"
+        local_ts = ["2001:db8:1::1/128[tcp/443]", "2001:db8:1::1/128[udp/443]"]
+        remote_ts = ["::/0"]
+        [[connection]]
+        name = "branch"
+        vip = "web"
+        remote_addrs = ["2001:db8:9::/48"]
+        remote_id = "%any"
+        secret_file = "branch.psk"
+        [[connection.child]]
+        name = "net"
+        mode = "transport"
+        remote_ts = ["2001:db8:9::/48"]
+    "#;
+    let config = load_text(text).unwrap();
+    let mac = config.vips[0].floating.mac;
+    assert_eq!((mac.octets()[0], mac.octets()[1]), (0x06, 0x76));
+    assert_ne!(mac, config.vips[0].gateways[0].mac);
+    assert_eq!(config.connections[0].local, "2001:db8:1::1".parse::<IpAddr>().unwrap());
+    let tables = config.tables(|_| MacAddr::default()).unwrap();
+    assert_eq!(tables.policies.len(), 2, "a rule for each pair of ends");
+    assert_eq!(tables.services.services()[0].accepts, Accepts::Both);
+    assert_eq!(tables.services.targets()[1].forwarding, Forwarding::Gue { port: 6081 });
+    // RFC 4291 §2.6.1: the subnet-router anycast address is no host's.
+    let errors = load_text(&text.replace("2001:db8:1::12/64", "2001:db8:1::/64")).unwrap_err();
+    assert!(errors.to_string().contains("2001:db8:1:: is not a host's address"), "{errors}");
+    let errors = load_text(&text.replace("prefix = \"::/0\"", "prefix = \"0.0.0.0/0\"")).unwrap_err();
+    assert!(errors.to_string().contains("route.via: 0.0.0.0/0 and 2001:db8:1::fe"), "{errors}");
+}
+
+#[test]
+fn a_child_sa_is_rekeyed_before_it_ends() {
+    let text = example().replace("rekey_bytes = 500_000_000_000\n", "");
+    let errors = load_text(&text).unwrap_err();
+    assert!(errors.to_string().contains("connection.child.life_bytes: ends the child SA before"), "{errors}");
+}
+
+#[test]
 fn there_is_a_limit_to_everything() {
     let ports = (0..17).map(|n| {
         format!(
@@ -309,6 +382,13 @@ mod digest {
             ("remote_ts = [\"10.9.0.0/16\"]", "remote_ts = [\"10.9.0.0/17\"]"),
             ("rekey_time = \"1h\"", "rekey_time = \"2h\""),
             ("replay_window = 1024", "replay_window = 2048"),
+            ("life_bytes = 600_000_000_000", "life_bytes = 600_000_000_001"),
+            ("copy_df = false", "copy_df = true"),
+            ("copy_dscp = \"out\"", "copy_dscp = \"no\""),
+            ("mode = \"tunnel\"", "mode = \"transport\""),
+            ("accepts = \"decrypted\"", "accepts = \"both\""),
+            ("forwarding = \"mac\"", "forwarding = \"ipip\""),
+            ("action = \"discard\"", "action = \"bypass\""),
             ("takeover = \"resume\"", "takeover = \"renegotiate\""),
             ("heartbeat = \"10ms\"", "heartbeat = \"9ms\""),
             ("deadline = \"30ms\"", "deadline = \"29ms\""),

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vipsec_esp::sa::{DfPolicy, DscpPolicy, EcnPolicy, Lifetime, TunnelPolicy};
 use vipsec_ike::{AddressMatch, ChildPolicy, ConnectionPolicy, InvalidProposal, Mode, Pairs, TrafficSelector};
 
 use super::error::Reason;
@@ -130,19 +131,63 @@ fn child(
     let replay_window = section
         .optional("replay_window")
         .map_or(Some(ChildOptions::DEFAULT.replay_window), |field| window(&field, CHILD_WINDOW_MAX));
+    let mode = section.optional("mode").map_or(Some(Mode::Tunnel), |field| field.choice(&MODES));
+    let (lifetime, outer) = (lifetime(&section), outer(&section));
     section.finish();
-    let options = ChildOptions { replay_window: replay_window? };
+    let options = ChildOptions { replay_window: replay_window?, lifetime: lifetime?, outer: outer? };
     let policy = ChildPolicy {
         name: name?,
         local_ts: local_ts?,
         remote_ts: remote_ts?,
         proposals: proposals?,
         rekey_time: Some(rekey_time?),
-        mode: Mode::Tunnel,
+        mode: mode?,
         pairs: Pairs::Any,
         lanes_max: 1,
     };
     Some((policy, options))
+}
+
+const MODES: [(&str, Mode); 2] = [("tunnel", Mode::Tunnel), ("transport", Mode::Transport)];
+
+/// How much a child SA carries in each direction until it is rekeyed, and until it ends.
+fn lifetime(section: &Section) -> Option<Lifetime> {
+    let limit = |key, min| section.optional(key).map_or(Some(u64::MAX), |field| field.number(min..=i64::MAX as u64));
+    let (soft_bytes, hard_bytes) = (limit("rekey_bytes", 1 << 20), limit("life_bytes", 1 << 20));
+    let (soft_packets, hard_packets) = (limit("rekey_packets", 1000), limit("life_packets", 1000));
+    let lifetime = Lifetime {
+        soft_bytes: soft_bytes?,
+        hard_bytes: hard_bytes?,
+        soft_packets: soft_packets?,
+        hard_packets: hard_packets?,
+    };
+    let ends_first = [
+        ("life_bytes", lifetime.hard_bytes, lifetime.soft_bytes),
+        ("life_packets", lifetime.hard_packets, lifetime.soft_packets),
+    ];
+    for (key, hard, soft) in ends_first {
+        if hard != u64::MAX && hard <= soft {
+            // Without time to replace it the child SA's end would be felt.
+            section.report(key, Reason::EndsBeforeRekeying);
+            return None;
+        }
+    }
+    Some(lifetime)
+}
+
+const DSCP: [(&str, DscpPolicy); 2] = [("out", DscpPolicy::Copy), ("no", DscpPolicy::Set(0))];
+
+/// How the outer headers of a tunnel are made.
+fn outer(section: &Section) -> Option<TunnelPolicy> {
+    let default = ChildOptions::DEFAULT.outer;
+    let dscp = section.optional("copy_dscp").map_or(Some(default.dscp), |field| field.choice(&DSCP));
+    let df = section
+        .optional("copy_df")
+        .map_or(Some(default.df), |field| Some(if field.boolean()? { DfPolicy::Copy } else { DfPolicy::Clear }));
+    let ecn = section.optional("copy_ecn").map_or(Some(default.ecn), |field| {
+        Some(if field.boolean()? { EcnPolicy::Normal } else { EcnPolicy::Compatibility })
+    });
+    Some(TunnelPolicy { dscp: dscp?, df: df?, ecn: ecn? })
 }
 
 /// Everything from and to one address.

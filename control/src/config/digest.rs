@@ -5,13 +5,15 @@ use std::fmt::{self, Display};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
-use vipsec_distribute::service::Method;
+use vipsec_dataplane::api::PolicyAction;
+use vipsec_distribute::service::{Forwarding, Method};
+use vipsec_esp::sa::{DfPolicy, DscpPolicy, EcnPolicy, Lifetime};
 use vipsec_ike::{AddressPool, ChildPolicy, ConnectionPolicy, Identity, IdentityMatch, Mode, Pairs};
 use vipsec_takeover::timing::Timing;
 use vipsec_wire::iv::ApplianceId;
 
-use super::model::{ChildOptions, Config, Floating, Peer, Service, ServiceProtocol, TakeoverPolicy};
-use super::service::method_name;
+use super::model::{ChildOptions, Config, Floating, Peer, Policy, Service, ServiceProtocol, TakeoverPolicy};
+use super::service::{accepts_name, method_name};
 
 /// SHA-256 over VIPs, targets, services, connections, and what the pair does on a takeover.
 ///
@@ -55,10 +57,10 @@ impl Config {
         services.sort_by_key(|service| (service.vip, service.protocol, service.port));
         canonical.list(&services, |canonical, service| self.service(canonical, service));
 
+        canonical.list(&self.policies, Canonical::policy);
         canonical.list(&self.connections, |canonical, connection| canonical.connection(connection));
         for options in self.child_options.values().flat_map(BTreeMap::values) {
-            let ChildOptions { replay_window } = options;
-            canonical.number((*replay_window).into());
+            canonical.child_options(options);
         }
 
         let mut bytes = [0; 32];
@@ -75,17 +77,31 @@ impl Config {
         });
         canonical.number(service.port.unwrap_or(0).into());
         let targets = service.targets.iter().filter_map(|index| self.targets.get(*index));
-        let mut targets: Vec<_> = targets.map(|target| (target.address, target.weight)).collect();
+        let mut targets: Vec<_> =
+            targets.map(|target| (target.address, target.weight, forwarding(target.forwarding))).collect();
         // With a hot standby the first that is up takes all.
         if service.method != Method::HotStandby {
             targets.sort();
         }
         canonical.text(&method_name(service.method));
         canonical.optional_duration(service.affinity);
-        canonical.list(&targets, |canonical, (address, weight)| {
+        canonical.text(&accepts_name(service.accepts));
+        canonical.list(&targets, |canonical, (address, weight, (kind, port))| {
+            canonical.number(*kind);
+            canonical.number((*port).into());
             canonical.text(address);
             canonical.number((*weight).into());
         });
+    }
+}
+
+/// A way of forwarding, and its port if it has one.
+fn forwarding(forwarding: Forwarding) -> (u64, u16) {
+    match forwarding {
+        Forwarding::Mac => (0, 0),
+        Forwarding::IpInIp => (1, 0),
+        Forwarding::Gue { port } => (2, port),
+        Forwarding::Local => (3, 0),
     }
 }
 
@@ -191,6 +207,39 @@ impl Canonical {
             canonical.list(dns, Self::text);
         });
         self.list(children, |canonical, child| canonical.child(child));
+    }
+
+    fn child_options(&mut self, options: &ChildOptions) {
+        let ChildOptions { replay_window, lifetime, outer } = options;
+        self.number((*replay_window).into());
+        let Lifetime { soft_bytes, hard_bytes, soft_packets, hard_packets } = *lifetime;
+        for limit in [soft_bytes, hard_bytes, soft_packets, hard_packets] {
+            self.number(limit);
+        }
+        self.number(match outer.dscp {
+            DscpPolicy::Copy => 256,
+            DscpPolicy::Set(dscp) => dscp.into(),
+        });
+        self.number(match outer.df {
+            DfPolicy::Clear => 0,
+            DfPolicy::Copy => 1,
+            DfPolicy::Set => 2,
+        });
+        self.number(match outer.ecn {
+            EcnPolicy::Normal => 0,
+            EcnPolicy::Compatibility => 1,
+        });
+    }
+
+    fn policy(&mut self, policy: &Policy) {
+        let Policy { local, remote, action } = policy;
+        self.list(local, Self::text);
+        self.list(remote, Self::text);
+        self.number(match action {
+            PolicyAction::Bypass => 0,
+            PolicyAction::Discard => 1,
+            PolicyAction::Protect => 2,
+        });
     }
 
     fn child(&mut self, child: &ChildPolicy) {

@@ -192,12 +192,12 @@ pub enum Reason {
         /// The network it is in.
         network: String,
     },
+    /// A lifetime that leaves no time for a replacement.
+    #[error("ends the child SA before or when it is rekeyed; name a smaller rekey limit of the same kind")]
+    EndsBeforeRekeying,
     /// Two addresses of different families that belong together.
     #[error("{0} and {1} are of different address families")]
     MixedFamilies(String, String),
-    /// An address of a family that this key doesn't take.
-    #[error("{0} is not an IPv4 address; IPv6 is not supported here yet")]
-    NotIpv4(String),
     /// An address that can't belong to a host.
     #[error("{0} is not a host's address")]
     NotAHost(String),

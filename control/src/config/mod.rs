@@ -12,6 +12,7 @@ mod model;
 mod names;
 mod network;
 mod peer;
+mod policy;
 mod read;
 mod secret;
 mod service;
@@ -28,10 +29,11 @@ pub use digest::ConfigDigest;
 pub use error::{ConfigError, ConfigErrors, Reason};
 pub use keys::{KEYS_FILE_BYTES_MAX, STATIC_CHILDREN_MAX, esp_selector};
 pub use model::{
-    Appliance, Check, ChildOptions, Config, Eal, Floating, HttpProbe, Hugepages, LogLevel, Peer, Polling, Port, Probe,
-    Route, Service, ServiceProtocol, StoreLink, TakeoverPolicy, Target, Vip, virtual_mac,
+    Appliance, Check, ChildOptions, Config, Eal, Floating, HttpProbe, Hugepages, LogLevel, Peer, Policy, Polling, Port,
+    Probe, Route, Service, ServiceProtocol, StoreLink, TakeoverPolicy, Target, Vip, virtual_mac,
 };
 pub use network::{GATEWAYS_MAX, PORT_ADDRESSES_MAX, PORTS_MAX, ROUTES_MAX, VIPS_MAX};
+pub use policy::POLICIES_MAX;
 pub use secret::SECRET_BYTES_MAX;
 pub(crate) use service::method_name;
 pub use service::{SERVICE_TARGETS_MAX, SERVICES_MAX};
@@ -95,6 +97,7 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
     if matches!(peer, Some(Some(_))) && network.vips.len() > 1 {
         root.report("peer", Reason::PairTakesOneVip(network.vips.len()));
     }
+    let policies = policy::policies(root);
     let connection_table = service::connection_table(root);
     let connections = connection::connections(root, folder, &network.vip_names, &network.vips);
     let static_children = match root.optional("test") {
@@ -123,6 +126,7 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
         vips: all(network.vips)?,
         targets: all(network.targets)?,
         services: all(network.services)?,
+        policies: all(policies)?,
         connection_table: connection_table?,
         connections,
         child_options,

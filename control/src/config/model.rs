@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vipsec_dataplane::api::{PortId, Side};
+use aws_lc_rs::digest::{SHA256, digest};
+use vipsec_dataplane::api::{PolicyAction, PortId, Side};
 use vipsec_distribute::connection;
-use vipsec_distribute::service::Method;
+use vipsec_distribute::service::{Accepts, Forwarding, Method};
 use vipsec_esp::engine::EngineKind;
-use vipsec_esp::sa::ChildSa;
-use vipsec_ike::{ConnectionPolicy, Limits, Retransmission, Secret};
+use vipsec_esp::sa::{ChildSa, DfPolicy, DscpPolicy, EcnPolicy, Lifetime, TunnelPolicy};
+use vipsec_ike::{ConnectionPolicy, Limits, Retransmission, Secret, TrafficSelector};
 use vipsec_store::fabric::Provider;
 use vipsec_takeover::timing::Timing;
 use vipsec_wire::ethernet::MacAddr;
@@ -38,6 +39,8 @@ pub struct Config {
     pub targets: Vec<Target>,
     /// `[[service]]`
     pub services: Vec<Service>,
+    /// `[[policy]]`; the first that matches decides.
+    pub policies: Vec<Policy>,
     /// `[connection_table]`
     pub connection_table: connection::Limits,
     /// `[[connection]]`; their `vip` is an index into `vips`, their order is that of preference.
@@ -75,11 +78,19 @@ impl Config {
 pub struct ChildOptions {
     /// Anti-replay window, in packets: a multiple of 64.
     pub replay_window: u32,
+    /// How much it carries.
+    pub lifetime: Lifetime,
+    /// How outer headers are made.
+    pub outer: TunnelPolicy,
 }
 
 impl ChildOptions {
     /// What is taken where the configuration says nothing.
-    pub const DEFAULT: Self = Self { replay_window: 1024 };
+    pub const DEFAULT: Self = Self {
+        replay_window: 1024,
+        lifetime: Lifetime::NONE,
+        outer: TunnelPolicy { dscp: DscpPolicy::Copy, df: DfPolicy::Clear, ecn: EcnPolicy::Normal },
+    };
 }
 
 impl Default for ChildOptions {
@@ -221,11 +232,21 @@ pub struct Floating {
 
 /// The virtual MAC address of an address whose table names none: the same on every appliance without an agreement between them.
 ///
-/// IPv4: `02:76` and the address, so that two addresses never share one. Both are locally administered unicast addresses
-/// (the second bit of the first byte set, the first clear).
-pub fn virtual_mac(address: std::net::Ipv4Addr) -> MacAddr {
-    let [a, b, c, d] = address.octets();
-    MacAddr([0x02, 0x76, a, b, c, d])
+/// IPv4: `02:76` and the address, so that two addresses never share one. IPv6: `06:76` and four bytes of the address's SHA-256; should
+/// two of them share one after all, the configuration is refused. Both are locally administered unicast addresses (the second bit
+/// of the first byte set, the first clear).
+pub fn virtual_mac(address: IpAddr) -> MacAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            MacAddr([0x02, 0x76, a, b, c, d])
+        }
+        IpAddr::V6(v6) => {
+            let digest = digest(&SHA256, &v6.octets());
+            let [a, b, c, d] = *digest.as_ref().first_chunk().unwrap_or(&[0; 4]);
+            MacAddr([0x06, 0x76, a, b, c, d])
+        }
+    }
 }
 
 /// A host that runs the application behind a VIP.
@@ -233,10 +254,10 @@ pub fn virtual_mac(address: std::net::Ipv4Addr) -> MacAddr {
 pub struct Target {
     /// For services to refer to.
     pub name: String,
-    /// On-link at `port`.
+    /// On-link at an inside port, unless packets to it are wrapped.
     pub address: IpAddr,
-    /// The inside port that reaches it.
-    pub port: PortId,
+    /// How packets reach it.
+    pub forwarding: Forwarding,
     /// Its share of new connections relative to the other targets of a service, at least 1.
     pub weight: u16,
     /// How its health is found out; none: it counts as healthy.
@@ -304,6 +325,19 @@ pub struct Service {
     pub method: Method,
     /// For how long after its last connection a remote host keeps its target.
     pub affinity: Option<Duration>,
+    /// Which packets it takes.
+    pub accepts: Accepts,
+}
+
+/// A rule of the security policy database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// The VIP's end: each of them.
+    pub local: Vec<TrafficSelector>,
+    /// The remote host's end: each of them.
+    pub remote: Vec<TrafficSelector>,
+    /// What becomes of such packets.
+    pub action: PolicyAction,
 }
 
 /// A service's protocol.

@@ -128,7 +128,7 @@ impl Reader {
 
     /// `address`, which has to be on-link at the port that `port` names.
     fn on_link(&self, address: &Field, port: Option<&Field>, side: Option<Side>) -> Option<(IpAddr, PortId)> {
-        let host = address.parse(value::ipv4_host);
+        let host = address.parse(value::host);
         let (id, port) = port.and_then(|field| self.port(field, side))?;
         let host = host?;
         if !reaches(port, host) {
@@ -142,13 +142,18 @@ impl Reader {
         let mut prefixes = Once::default();
         let read = |section: Section| {
             let prefix = section.required("prefix").and_then(|field| {
-                let prefix = field.parse(value::ipv4_prefix)?;
+                let prefix = field.parse(value::prefix)?;
                 prefixes.claim(&field, &prefix);
                 Some(prefix)
             });
             let via = section.required("via");
             let port = section.required("port");
-            let hop = via.and_then(|via| self.on_link(&via, port.as_ref(), None));
+            let hop = via.as_ref().and_then(|via| self.on_link(via, port.as_ref(), None));
+            if let (Some(prefix), Some((via_address, _)), Some(via)) = (prefix, hop, &via)
+                && prefix.address().is_ipv4() != via_address.is_ipv4()
+            {
+                via.report(Reason::MixedFamilies(prefix.to_string(), via_address.to_string()));
+            }
             section.finish();
             let (via, port) = hop?;
             Some(Route { prefix: prefix?, via, port })
@@ -186,11 +191,7 @@ impl Reader {
         let (host, port) = place?;
         let address = address?;
         self.addresses.claim(&address, &host);
-        let derived = match host {
-            IpAddr::V4(v4) => virtual_mac(v4),
-            IpAddr::V6(_) => return None,
-        };
-        let chosen = configured.unwrap_or(Some(derived))?;
+        let chosen = configured.unwrap_or(Some(virtual_mac(host)))?;
         self.macs.claim(mac.as_ref().unwrap_or(&address), &chosen);
         Some(Floating { address: host, mac: chosen, port })
     }

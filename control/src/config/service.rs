@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use vipsec_distribute::connection::{Limits, Timeouts};
-use vipsec_distribute::service::Method;
+use vipsec_distribute::service::{Accepts, Method};
 
 use super::model::{Service, ServiceProtocol};
 use super::names::{Names, Once};
@@ -26,6 +26,14 @@ const METHODS: [(&str, Method); 5] = [
     ("hot-standby", Method::HotStandby),
     ("target-weights", Method::TargetControlled),
 ];
+const ACCEPTS: [(&str, Accepts); 3] =
+    [("decrypted", Accepts::Decrypted), ("clear", Accepts::Clear), ("both", Accepts::Both)];
+
+/// What a service accepts, as in the configuration.
+pub(crate) fn accepts_name(accepts: Accepts) -> &'static str {
+    ACCEPTS.iter().find(|(_, known)| *known == accepts).map_or("?", |(word, _)| word)
+}
+
 /// The method's name in the configuration.
 pub(crate) fn method_name(method: Method) -> &'static str {
     METHODS.iter().find(|(_, known)| *known == method).map_or("?", |(word, _)| word)
@@ -93,6 +101,7 @@ pub(super) fn services(root: &Section, vip_names: &Names, target_names: &Names) 
         let method = section.optional("method").map_or(Some(Method::Maglev), |field| field.choice(&METHODS));
         let affinity =
             section.optional("affinity").map(|_| duration_of(&section, "affinity", Duration::ZERO, AFFINITY));
+        let accepts = section.optional("accepts").map_or(Some(Accepts::Decrypted), |field| field.choice(&ACCEPTS));
         section.finish();
         let port = port.map_or(Some(None), |port| port.map(Some))?;
         let service = Service {
@@ -102,6 +111,7 @@ pub(super) fn services(root: &Section, vip_names: &Names, target_names: &Names) 
             targets: targets?,
             method: method?,
             affinity: affinity.map_or(Some(None), |affinity| affinity.map(Some))?,
+            accepts: accepts?,
         };
         let key = format!("{} {}", vip_field.as_ref()?.text()?, describe(service.protocol, service.port));
         keys.claim(&vip_field?, &key);

@@ -5,7 +5,8 @@ use vipsec_distribute::service::{self, ServiceError, ServiceTable, TargetId, Tar
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::protocol;
 
-use super::model::{Config, Floating, Service, ServiceProtocol};
+use super::keys::esp_selector;
+use super::model::{Config, Floating, Policy, Service, ServiceProtocol};
 
 /// IKE datagrams that a worker lets through to the control core. A remote peer's whole call takes about four; a flood of more costs
 /// the control core less than a tenth of its time.
@@ -37,7 +38,7 @@ impl Config {
             ports: ports.collect(),
             vips: vips.collect(),
             routes: routes.collect(),
-            policies: Vec::new(),
+            policies: self.policies.iter().flat_map(policy_rules).collect(),
             services: self.service_table(|_| Standing::default())?.into(),
             ike_policer: IKE_POLICER,
         })
@@ -52,7 +53,12 @@ impl Config {
             let Standing { state, share_percent } = standing(usize::from(id));
             // Weights are relative to each other, so that a hundred times as much for all of them changes nothing.
             let weight = target.weight.saturating_mul(share_percent).max(1);
-            service::Target { weight, state, ..service::Target::new(TargetId(id), target.address) }
+            service::Target {
+                weight,
+                state,
+                forwarding: target.forwarding,
+                ..service::Target::new(TargetId(id), target.address)
+            }
         });
         let services = self.services.iter().filter_map(|service| self.distributed_service(service));
         ServiceTable::new(targets.collect(), services.collect())
@@ -70,9 +76,22 @@ impl Config {
             port: service.port,
             method: service.method,
             affinity: service.affinity,
+            accepts: service.accepts,
             ..service::Service::new(vip, targets)
         })
     }
+}
+
+/// One rule for each pair of ends.
+fn policy_rules(policy: &Policy) -> impl Iterator<Item = api::Policy> + '_ {
+    policy.local.iter().flat_map(move |local| {
+        let (local, action) = (esp_selector(local), policy.action);
+        policy.remote.iter().map(move |remote| api::Policy {
+            local: local.clone(),
+            remote: esp_selector(remote),
+            action,
+        })
+    })
 }
 
 fn floating(floating: &Floating) -> FloatingAddress {

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use vipsec_distribute::service::Forwarding;
+
 use super::error::Reason;
 use super::model::{Check, HttpProbe, Probe, Target};
 use super::names::Names;
@@ -31,26 +33,43 @@ pub(super) fn targets(root: &Section, network: &mut Reader) -> (Vec<Option<Targe
     let mut targets = Vec::new();
     for (index, section) in root.tables("target", TARGETS_MAX).into_iter().enumerate() {
         let name = names.declare(index, &section);
-        let place = section.required("address").and_then(|field| {
-            let address = field.parse(value::ipv4_host)?;
+        let forwarding = forwarding(&section);
+        let address = section.required("address").and_then(|field| {
+            let address = field.parse(value::host)?;
             network.addresses.claim(&field, &address);
-            let port = network.inside_port(address);
+            let on_link = matches!(forwarding, Some(Forwarding::Mac | Forwarding::Local));
             // With a broken port among them it is unclear whether one of them would have reached the target.
-            if port.is_none() && network.ports.iter().all(Option::is_some) {
+            if on_link && network.inside_port(address).is_none() && network.ports.iter().all(Option::is_some) {
                 field.report(Reason::TargetNotOnLink(address.to_string()));
             }
-            Some((address, port?))
+            Some(address)
         });
         let weight = section.optional("weight").map_or(Some(1), |field| field.number(1..=WEIGHT_MAX));
-        let address = place.map(|(address, _)| address);
         let checks = every(section.tables("check", CHECKS_MAX).into_iter().map(|section| check(section, address)));
         section.finish();
         targets.push((|| {
-            let (address, port) = place?;
-            Some(Target { name: name?, address, port, weight: weight?, checks: checks? })
+            let (address, forwarding) = (address?, forwarding?);
+            Some(Target { name: name?, address, forwarding, weight: weight?, checks: checks? })
         })());
     }
     (targets, names)
+}
+
+/// GUE's own port (IANA).
+const GUE_PORT: u16 = 6080;
+
+const FORWARDINGS: [(&str, Forwarding); 3] =
+    [("mac", Forwarding::Mac), ("ipip", Forwarding::IpInIp), ("gue", Forwarding::Gue { port: GUE_PORT })];
+
+fn forwarding(section: &Section) -> Option<Forwarding> {
+    let chosen = section.optional("forwarding").map_or(Some(Forwarding::Mac), |field| field.choice(&FORWARDINGS))?;
+    match chosen {
+        Forwarding::Gue { .. } => {
+            let port = section.optional("gue_port").map_or(Some(GUE_PORT), |field| field.number(1..=65_535))?;
+            Some(Forwarding::Gue { port })
+        }
+        other => Some(other),
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -77,21 +77,18 @@ pub(super) fn reachable(text: &str) -> Result<IpAddr, Reason> {
     }
 }
 
-/// An IPv4 address that a host can have: where the data plane resolves neighbours, it does so by ARP.
-pub(super) fn ipv4_host(text: &str) -> Result<IpAddr, Reason> {
-    match host(text)? {
-        address @ IpAddr::V4(_) => Ok(address),
-        IpAddr::V6(_) => Err(Reason::NotIpv4(text.to_owned())),
-    }
-}
-
 /// A port's own address with the prefix that is on-link there, as in `192.0.2.11/24`.
 pub(super) fn interface(text: &str) -> Result<(IpAddr, Prefix), Reason> {
     let error = |_| malformed(text, "an address with its prefix length, like \"10.1.0.11/24\"");
     let (address, prefix) = parse_interface(text).map_err(error)?;
-    let address = ipv4_host(&address.to_string())?;
-    // RFC 3021: a /31 has neither a network's address nor a broadcast address; nor has a /32.
-    if prefix.bits() < 31 && (address == prefix.address() || address == prefix.last()) {
+    let address = host(&address.to_string())?;
+    let taken = match address {
+        // RFC 3021: a /31 has neither a network's address nor a broadcast address; nor has a /32.
+        IpAddr::V4(_) => prefix.bits() < 31 && (address == prefix.address() || address == prefix.last()),
+        // RFC 4291 §2.6.1: the subnet-router anycast address. RFC 6164 §5: not used on a /127.
+        IpAddr::V6(_) => prefix.bits() < 127 && address == prefix.address(),
+    };
+    if taken {
         return Err(Reason::NotAHost(address.to_string()));
     }
     Ok((address, prefix))
@@ -112,12 +109,6 @@ pub(super) fn prefix(text: &str) -> Result<Prefix, Reason> {
 }
 
 const PREFIX: &str = "an address or a prefix like \"10.1.0.0/24\"";
-
-/// A prefix that packets are routed to.
-pub(super) fn ipv4_prefix(text: &str) -> Result<Prefix, Reason> {
-    let prefix = prefix(text)?;
-    if prefix.address().is_ipv4() { Ok(prefix) } else { Err(Reason::NotIpv4(text.to_owned())) }
-}
 
 /// Do two prefixes share addresses?
 pub(super) fn overlap(a: Prefix, b: Prefix) -> bool {

@@ -1,4 +1,5 @@
-//! The frames by which an owner makes itself known: gratuitous ARP and advertisements, from the virtual MACs.
+//! The frames by which an owner makes itself known: gratuitous ARP, unsolicited neighbour advertisements, and advertisements of
+//! our own, from the virtual MACs.
 
 use std::net::IpAddr;
 
@@ -6,6 +7,7 @@ use vipsec_dataplane::api::PortId;
 use vipsec_takeover::advertisement::ADVERTISEMENT_LEN;
 use vipsec_wire::arp;
 use vipsec_wire::ethernet::{self, EtherType, MacAddr};
+use vipsec_wire::ndp;
 
 use crate::config::{Floating, Vip};
 
@@ -19,13 +21,23 @@ fn floating(vip: &Vip) -> impl Iterator<Item = &Floating> {
     std::iter::once(&vip.floating).chain(&vip.gateways)
 }
 
-/// Gratuitous ARP for a VIP and its inside gateways (RFC 5227 §3 calls it an announcement).
-pub(super) fn gratuitous_arp(vip: &Vip) -> impl Iterator<Item = (PortId, Vec<u8>)> {
-    floating(vip).filter_map(|floating| {
-        let IpAddr::V4(address) = floating.address else { return None };
-        let mut frame = arp::Packet::announcement(address, floating.mac).to_frame(MacAddr::BROADCAST).to_vec();
+/// Gratuitous ARP for a VIP and its inside gateways (RFC 5227 §3 calls it an announcement), in IPv6 unsolicited neighbour
+/// advertisements (RFC 4861 §7.2.6).
+pub(super) fn announcements(vip: &Vip) -> impl Iterator<Item = (PortId, Vec<u8>)> {
+    floating(vip).map(|floating| {
+        let mut frame = match floating.address {
+            IpAddr::V4(address) => {
+                arp::Packet::announcement(address, floating.mac).to_frame(MacAddr::BROADCAST).to_vec()
+            }
+            IpAddr::V6(address) => {
+                // RFC 4861 §4.4: who forgets the router flag is taken off the list of routers.
+                let is_router = !std::ptr::eq(floating, &vip.floating);
+                let announcement = ndp::Advertisement::unsolicited(address, floating.mac, is_router);
+                announcement.to_frame(floating.mac, ndp::multicast_mac(ndp::ALL_NODES)).to_vec()
+            }
+        };
         frame.resize(frame.len().max(FRAME_LEN_MIN), 0);
-        Some((floating.port, frame))
+        (floating.port, frame)
     })
 }
 
@@ -48,4 +60,31 @@ pub(super) fn advertisements(vip: &Vip, payload: &[u8; ADVERTISEMENT_LEN]) -> im
 pub(super) fn advertisement_payload(frame: &[u8]) -> Option<&[u8]> {
     let (header, payload) = ethernet::Header::parse(frame).ok()?;
     (header.ethertype == EtherType::ADVERTISEMENT).then_some(payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_address_is_announced_to_all_nodes_from_its_virtual_mac() {
+        let floating = |address: &str, last| Floating {
+            address: address.parse().unwrap(),
+            mac: MacAddr([6, 0x76, 0, 0, 0, last]),
+            port: PortId(last),
+        };
+        let vip = Vip {
+            name: "web".to_owned(),
+            floating: floating("2001:db8::1", 0),
+            gateways: vec![floating("2001:db8:2::1", 1)],
+            owner: None,
+        };
+        let frames: Vec<_> = announcements(&vip).collect();
+        assert_eq!(frames.iter().map(|(port, _)| port.0).collect::<Vec<_>>(), [0, 1]);
+        for ((_, frame), (last, flags)) in frames.iter().zip([(0, 0x20), (1, 0xa0)]) {
+            assert_eq!(frame[..12], [0x33, 0x33, 0, 0, 0, 1, 6, 0x76, 0, 0, 0, last], "RFC 2464 §7");
+            assert_eq!((frame[20], frame[21], frame[54]), (58, 255, 136), "ICMPv6, hop limit, RFC 4861 §4.4");
+            assert_eq!(frame[58], flags, "it overrides what neighbours know; only a gateway is a router");
+        }
+    }
 }

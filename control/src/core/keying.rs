@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use vipsec_dataplane::api::{ChildRefusal, Command, IkeDatagram, Numbers};
 use vipsec_esp::sa::{
-    Algorithm, ChildSa, InboundParams, KeyMaterial, Lifetime, Mode, OutboundParams, Processing, ReservedSpi, Spi,
-    TunnelEnds, TunnelPolicy, WrongKeyLength,
+    Algorithm, ChildSa, InboundParams, KeyMaterial, Mode, OutboundParams, Processing, ReservedSpi, Spi, TunnelEnds,
+    WrongKeyLength,
 };
 use vipsec_ike::{ChildSaInfo, Encryption, Event, IkeSaId, Role, Secret, Tunnel};
 use vipsec_store::CounterEntry;
@@ -78,8 +78,8 @@ pub(super) fn child_sa(
             vipsec_ike::Mode::Transport => Mode::Transport,
         },
         processing: Processing::default(),
-        lifetime: Lifetime::default(),
-        policy: TunnelPolicy::default(),
+        lifetime: options.lifetime,
+        policy: options.outer,
         tunnel: tunnel_ends(info.tunnel),
         local_selectors: info.local_selectors.iter().map(esp_selector).collect(),
         remote_selectors: info.remote_selectors.iter().map(esp_selector).collect(),

@@ -347,7 +347,7 @@ impl Core {
         }
         let config = self.config.clone();
         let Some(vip) = config.vips.get(vip) else { return };
-        for (port, frame) in announce::gratuitous_arp(vip) {
+        for (port, frame) in announce::announcements(vip) {
             self.tell(Command::SendFrame { port, frame });
         }
     }

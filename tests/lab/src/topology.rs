@@ -15,7 +15,7 @@ pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const INSIDE_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 /// The VIP's and the inside gateway's MAC addresses, which vipsecd derives from the addresses.
 pub fn virtual_macs() -> [[u8; 6]; 2] {
-    [VIP, INSIDE_GATEWAY].map(|address| virtual_mac(address).octets())
+    [VIP, INSIDE_GATEWAY].map(|address| virtual_mac(address.into()).octets())
 }
 
 /// The networks behind the remote peers.

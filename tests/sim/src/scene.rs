@@ -10,7 +10,7 @@ use vipsec_control::config::{
     TakeoverPolicy, Target, Vip,
 };
 use vipsec_dataplane::api::{PortId, Side};
-use vipsec_distribute::service::Method;
+use vipsec_distribute::service::{Accepts, Forwarding, Method};
 use vipsec_esp::engine::EngineKind;
 use vipsec_ike::{AddressMatch, ChildPolicy, ConnectionPolicy, Limits, Retransmission, Secret};
 use vipsec_store::{SizeClass, Sizes};
@@ -122,7 +122,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
             .map(|n| Target {
                 name: format!("t{n}"),
                 address: TARGETS[n].into(),
-                port: INSIDE,
+                forwarding: Forwarding::Mac,
                 weight: 1,
                 checks: Vec::new(),
             })
@@ -134,7 +134,9 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
             targets: vec![0, 1],
             method: Method::Maglev,
             affinity: None,
+            accepts: Accepts::Decrypted,
         }],
+        policies: Vec::new(),
         connection_table: vipsec_distribute::connection::Limits::default(),
         child_options: Default::default(),
         connections: vec![connection([0, 1], VIP, REMOTE, Some(Duration::from_secs(2)), variant.rekey)],
