@@ -111,7 +111,7 @@ pub enum VipCommand {
     },
 }
 
-/// Orders about targets. In a pair each appliance has its own: tell both.
+/// Orders about targets. In a pair, tell the owner: its successor goes on from there.
 #[derive(Debug, Subcommand)]
 pub enum TargetCommand {
     /// Give a target no new connections; those that it has go on
