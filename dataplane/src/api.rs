@@ -160,6 +160,9 @@ pub enum Command {
         tables: Arc<Tables>,
     },
     /// Install a child SA pair, replacing one with the same inbound SPI. Outbound, the newest SA whose selectors match wins.
+    ///
+    /// An SA is on one worker at a time: there are its numbers. Lanes (RFC 9611) are several child SAs with the same selectors, one per
+    /// worker, each installed on its own; what a worker sends goes by the newest that it has itself.
     /// Confirmed by [`Event::ChildInstalled`].
     InstallChild(Box<ChildSa>),
     /// Forget a child SA pair and its keys.
