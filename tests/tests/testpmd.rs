@@ -41,8 +41,9 @@ fn testpmds_packets_are_all_accounted_for_by_vipsecd() {
     let wires = Wires::new(&[("out0", "peer0"), ("in0", "target0")]);
     let vipsecd = Vipsecd::start(&wires, &keys(1));
     let eth_peer = format!("--eth-peer=0,{VIP_MAC}");
+    // The service is there, but only for what comes through a tunnel.
     let to_vip =
-        ["--txonly-multi-flow", "--tx-ip=198.18.0.1,192.0.2.1", "--tx-udp=9,9", "--txpkts=128", eth_peer.as_str()];
+        ["--txonly-multi-flow", "--tx-ip=198.18.0.1,192.0.2.1", "--tx-udp=9,7", "--txpkts=128", eth_peer.as_str()];
     assert_eq!(vipsecd.status().ports[0].rx_packets, 0, "nobody else sends on this wire");
 
     // Each time as many as the ring holds: not one may be missing, however busy the machine is.
@@ -52,8 +53,8 @@ fn testpmds_packets_are_all_accounted_for_by_vipsecd() {
     for round in 1..=ROUNDS {
         let sent = round * BURSTS * BURST;
         testpmd.tell(&format!("start tx_first {BURSTS}"));
-        // Dropped packets have a reason, and a packet counts as received before it is dropped.
-        until(&format!("{sent} packets dropped by vipsecd"), || vipsecd.status().drops.values().sum::<u64>() >= sent);
+        // A packet counts as received before it is dropped.
+        until(&format!("{sent} packets dropped by vipsecd"), || vipsecd.dropped("clear_text") >= sent);
         testpmd.tell("stop");
     }
     let after = vipsecd.status();
@@ -64,7 +65,7 @@ fn testpmds_packets_are_all_accounted_for_by_vipsecd() {
     assert_eq!(sent, ROUNDS * BURSTS * BURST, "{said}");
     let outside = &after.ports[0];
     assert_eq!((outside.rx_packets, outside.rx_bytes, outside.rx_missed), (sent, sent * 128, 0));
-    assert_eq!(after.drops.values().sum::<u64>(), sent, "{:?}", after.drops);
+    // Other reasons are those of answers that vipsecd itself had for senders whom nobody answers for here.
     assert_eq!(after.drops.get("clear_text"), Some(&sent), "{:?}", after.drops);
 }
 
