@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use vipsec_distribute::service::ServiceTable;
 use vipsec_esp::lifetime::LifetimeDue;
-use vipsec_esp::sa::{ChildSa, Selector, Spi};
+use vipsec_esp::sa::{ChildSa, Processing, Selector, Spi};
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::Prefix;
 
@@ -289,6 +289,9 @@ pub enum ChildRefusal {
     /// Its key or its anti-replay window is of a size that the engine doesn't take.
     #[error("the key or the anti-replay window is of a wrong size")]
     Setup,
+    /// No device here processes it as it asks for.
+    #[error("no device processes it as {0:?} here")]
+    Processing(Processing),
     /// It names a VIP that is not in the tables.
     #[error("the VIP is not in the worker's tables")]
     UnknownVip,

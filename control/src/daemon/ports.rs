@@ -10,6 +10,9 @@ use crate::api;
 use crate::config::{self, Config};
 use vipsec_dataplane::api::Side;
 
+/// Datagrams that can be in the works at once, and the largest, in bytes: an IKE message with certificates, a jumbo frame.
+const LARGE_BUFFERS: u32 = 511;
+const LARGE_BYTES: u16 = 12_288;
 /// Room of a mempool element beyond its packet: mbuf header and headroom, rounded up, in bytes.
 const ELEMENT_BYTES: u32 = 2560;
 /// The share of packet memory that buffers take; rings, descriptors and the allocator need the rest.
@@ -41,6 +44,8 @@ pub(super) struct Hardware {
     /// Order matters: ports go first, then memory, then the environment.
     pub(super) ports: Vec<Port>,
     pub(super) pool: Mempool,
+    /// For datagrams that arrive in fragments, put together.
+    pub(super) large_pool: Mempool,
     pub(super) eal: Eal,
 }
 
@@ -59,6 +64,9 @@ impl Hardware {
         let buffers = config.eal.memory_mib.saturating_mul(1 << 20) / BUFFERS_SHARE / ELEMENT_BYTES;
         pool_options.buffers = buffers.min(BUFFERS_MAX);
         let pool = Mempool::new(&eal, &pool_options)?;
+        let mut large_options = MempoolOptions::new("datagrams");
+        (large_options.buffers, large_options.room) = (LARGE_BUFFERS, LARGE_BYTES);
+        let large_pool = Mempool::new(&eal, &large_options)?;
         let mut ports = Vec::new();
         let mut by_worker: Vec<Vec<QueuePair>> = (0..workers).map(|_| Vec::new()).collect();
         for port in &config.ports {
@@ -75,7 +83,7 @@ impl Hardware {
                 worker.push(queue);
             }
         }
-        Ok((Self { ports, pool, eal }, by_worker))
+        Ok((Self { ports, pool, large_pool, eal }, by_worker))
     }
 
     /// Does packet memory lie in hugepages?

@@ -86,7 +86,7 @@ impl Workers {
         deadline: &Deadline,
         polling: Polling,
     ) -> io::Result<Self> {
-        let Hardware { eal, pool, ports } = hardware;
+        let Hardware { eal, pool, large_pool, ports } = hardware;
         let stop = Arc::new(AtomicBool::new(false));
         let captures = Arc::new(Captures::default());
         let mut threads = Vec::new();
@@ -94,7 +94,8 @@ impl Workers {
             let (commands, inbox) = bounded(CHANNEL_LEN);
             let (outbox, events) = bounded(CHANNEL_LEN);
             let counters = Arc::new(Counters::default());
-            let worker = Worker::new(config, tables.clone(), deadline.clone(), counters.clone(), pool.clone());
+            let worker = Worker::new(config, tables.clone(), deadline.clone(), counters.clone(), pool.clone())
+                .with_large_pool(large_pool.clone());
             let watched = queues.into_iter().zip(ports).map(|(queue, port)| WatchedQueue {
                 queue,
                 is_capture: port.input_is_finite(),

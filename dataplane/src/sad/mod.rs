@@ -12,7 +12,7 @@ use vipsec_esp::error::SetupError;
 use vipsec_esp::inbound::InboundSa;
 use vipsec_esp::lifetime::LifetimeDue;
 use vipsec_esp::outbound::OutboundSa;
-use vipsec_esp::sa::{ChildSa, Mode, Spi, TunnelEnds, TunnelPolicy};
+use vipsec_esp::sa::{ChildSa, Mode, Processing, Spi, TunnelEnds, TunnelPolicy};
 use vipsec_wire::ip::Address;
 use vipsec_wire::ipv6;
 
@@ -185,6 +185,10 @@ impl Sad {
     /// Installs a pair, in place of one with the same inbound SPI.
     pub(crate) fn install(&mut self, child: &ChildSa) -> Result<SaIndex, ChildRefusal> {
         let spi = child.inbound.spi;
+        // Never another tier in silence: who asked for a device relies on it.
+        if child.processing != Processing::Cpu {
+            return Err(ChildRefusal::Processing(child.processing));
+        }
         let refused = |_: SetupError| ChildRefusal::Setup;
         let inbound_sa = InboundSa::new(self.engine, &child.inbound).map_err(refused)?.with_lifetime(&child.lifetime);
         let outbound_sa =

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use vipsec_esp::engine::{Context, EngineKind};
-use vipsec_esp::sa::{Selector, Spi};
+use vipsec_esp::sa::{Processing, Selector, Spi};
 use vipsec_wire::ethernet::Header;
 use vipsec_wire::icmp;
 use vipsec_wire::ip::{Ecn, protocol};
@@ -318,6 +318,9 @@ fn removal_and_refusal() {
     odd_window.inbound.window = 63;
     let odd = Command::InstallChild(Box::new(odd_window));
     scene.command(odd);
+    let mut by_device = child(1);
+    by_device.processing = Processing::Lookaside;
+    scene.command(Command::InstallChild(Box::new(by_device)));
     let events = scene.events();
     assert!(
         matches!(
@@ -328,6 +331,7 @@ fn removal_and_refusal() {
                 Event::ChildRefused(_, ChildRefusal::TooMany),
                 Event::ChildRefused(_, ChildRefusal::UnknownVip),
                 Event::ChildRefused(_, ChildRefusal::Setup),
+                Event::ChildRefused(_, ChildRefusal::Processing(Processing::Lookaside)),
             ]
         ),
         "{events:?}"
