@@ -97,8 +97,9 @@ fn the_peer_asks(lab: &mut Lab) -> Result<String> {
 fn the_gateway_asks(lab: &mut Lab) -> Result<String> {
     lab.restart_peer(None)?;
     lab.bring_up()?;
-    // The peer's restart counts as a second call: let deletions of the first one pass.
-    std::thread::sleep(GATEWAY_DPD);
+    // The peer's restart counts as a second call: let deletions of the first one pass. What is counted begins and ends between two
+    // questions, so that none is parted from its answer.
+    std::thread::sleep(GATEWAY_DPD * 3 / 2);
     let begin = Stamp::now();
     std::thread::sleep(GATEWAY_DPD * 4);
     let asked = lab.outside.ike(begin, Exchange::Informational, Direction::FromHost, false).len();
