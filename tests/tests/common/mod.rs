@@ -13,6 +13,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use vipsec_control::api::{Client, Request, Response, Status};
 
+/// Between the numbers of two interfaces.
+const INTERFACE_STEP: u32 = 4096;
 /// Long enough for everything here on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
@@ -59,8 +61,12 @@ impl Wires {
         let namespace = format!("tg{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         ip(&["netns", "add", &namespace]);
         let wires = Self { namespace, folder: tempfile::tempdir().expect("a folder") };
+        // net_af_packet names its socket's group by process and interface (their numbers, combined by XOR), and two of a name clash: so
+        // interfaces are numbered further apart than processes that start together.
+        let mut numbers = (1..).map(|nth| (nth * INTERFACE_STEP).to_string());
         for (one, other) in pairs {
-            wires.ip(&["link", "add", one, "type", "veth", "peer", "name", other]);
+            let [first, second] = [(); 2].map(|()| numbers.next().unwrap_or_default());
+            wires.ip(&["link", "add", one, "index", &first, "type", "veth", "peer", "name", other, "index", &second]);
             for end in [one, other] {
                 // Without addresses the kernel has nothing to say on them.
                 wires.ip(&["link", "set", end, "addrgenmode", "none", "up"]);

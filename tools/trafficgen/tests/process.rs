@@ -235,7 +235,9 @@ impl Namespace {
     fn new() -> Self {
         let namespace = Self(format!("tgw{}", std::process::id()));
         ip(&format!("netns add {}", namespace.0));
-        ip(&format!("-n {} link add left0 type veth peer name right0", namespace.0));
+        // net_af_packet names a group by process and interface (their numbers, combined by XOR), and two of a name clash: so the
+        // interfaces are numbered further apart than processes that start together.
+        ip(&format!("-n {} link add left0 index 4096 type veth peer name right0 index 8192", namespace.0));
         for end in ["left0", "right0"] {
             ip(&format!("-n {} link set {end} addrgenmode none up", namespace.0));
         }
