@@ -4,7 +4,7 @@ use std::env;
 use std::path::PathBuf;
 
 /// What `vipsec-store` calls. Types follow from their signatures.
-const FUNCTIONS: &[&str] = &["fi_getinfo", "fi_freeinfo", "fi_dupinfo", "fi_fabric", "fi_strerror", "shim_.*"];
+const FUNCTIONS: &[&str] = &["fi_getinfo", "fi_freeinfo", "fi_fabric", "fi_strerror", "shim_.*"];
 
 /// Capabilities, flags and error numbers, as far as they are plain macros or enums.
 const CONSTANTS: &[&str] = &["FI_[A-Z0-9_]+"];

@@ -49,6 +49,9 @@ pub enum LinkError {
     /// The peer closed the link, or its process ended.
     #[error("the peer is gone")]
     Disconnected,
+    /// Whoever is at the other end took too long.
+    #[error("the peer doesn't answer in time")]
+    TimedOut,
     /// The socket takes no more messages now; this one was not sent.
     #[error("the socket's queue is full")]
     QueueFull,

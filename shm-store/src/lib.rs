@@ -64,6 +64,7 @@ mod error;
 mod geometry;
 mod grant;
 mod history;
+mod link;
 mod one_sided;
 mod place;
 mod pool;
@@ -85,6 +86,7 @@ pub use geometry::{
     RECORDS_MAX, SizeClass, Sizes,
 };
 pub use grant::{Grant, ReaderKeys, WriterKeys};
+pub use link::{Link, Owner, wait_readable};
 pub use one_sided::{Answer, LocalMemory, OneSided};
 pub use reader::{Reader, ReaderError, Shutter};
 pub use record::{Record, RecordKey, WriteId};

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use vipsec_store::fabric::{DataListener, FabricLink, FabricSetup, Provider, pair};
+use vipsec_store::fabric::{DataListener, FabricSetup, Provider, pair};
 use vipsec_store::pairing::{Agreement, PairingSecret};
-use vipsec_store::{Grant, RecordKey, Setup, SizeClass, Sizes, StoreError, StoreWriter};
+use vipsec_store::{Grant, Link, RecordKey, Setup, SizeClass, Sizes, StoreError, StoreWriter};
 use vipsec_wire::iv::{ApplianceId, Epoch};
 use zeroize::Zeroizing;
 
@@ -30,7 +30,7 @@ fn free_port() -> u16 {
 }
 
 /// Both ends of a pairing.
-fn paired() -> (FabricLink, FabricLink) {
+fn paired() -> (Link, Link) {
     let control = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = control.local_addr().unwrap();
     let data: [SocketAddr; 2] = [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
@@ -46,7 +46,7 @@ fn paired() -> (FabricLink, FabricLink) {
     (other.join().unwrap(), this)
 }
 
-fn wait_acknowledged(writer: &mut impl StoreWriter, id: vipsec_store::WriteId) {
+fn wait_acknowledged(writer: &mut dyn StoreWriter, id: vipsec_store::WriteId) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while writer.poll_acknowledged().unwrap() < id {
         assert!(Instant::now() < deadline, "no acknowledgement");
@@ -72,14 +72,14 @@ fn what_was_acknowledged_is_in_the_region_when_its_writer_is_shut_out() {
                 }
             };
             if round == 0 {
-                wait_acknowledged(&mut writer, put);
+                wait_acknowledged(&mut *writer, put);
             } else if id % 5 == 0 {
                 writer.poll_acknowledged().unwrap();
             }
             newest = Some(put);
         }
     }
-    wait_acknowledged(&mut writer, newest.unwrap());
+    wait_acknowledged(&mut *writer, newest.unwrap());
     let started = Instant::now();
     backup.reader.fence();
     println!("fenced in {:?}", started.elapsed());

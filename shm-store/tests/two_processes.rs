@@ -12,17 +12,16 @@ use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use vipsec_store::local::{Connecting, Connection, Listener, LocalLink, Progress};
+use vipsec_store::local::{self, Connection, Listener};
 use vipsec_store::pairing::{Agreement, PairingSecret};
 use vipsec_store::{
-    Change, CounterEntry, Grant, LocalMemory, RecordKey, Setup, SizeClass, Sizes, Snapshot, StoreError, StoreWriter,
-    WriteId, Writer,
+    Change, Control, CounterEntry, Grant, Link, RecordKey, Setup, SizeClass, Sizes, Snapshot, StoreError, StoreWriter,
+    WriteId,
 };
 use vipsec_wire::iv::{ApplianceId, Epoch};
 use zeroize::Zeroizing;
@@ -121,29 +120,25 @@ fn setup(id: u8) -> Setup {
     }
 }
 
-fn pair(connection: Connection, id: u8) -> LocalLink {
+fn pair(connection: Connection, id: u8) -> Link {
     let secret = PairingSecret::new(Zeroizing::new(vec![3; 32])).unwrap();
-    let mut connecting = Connecting::new(connection, setup(id), secret, &mut rand::rng()).unwrap();
-    loop {
-        match connecting.poll().unwrap() {
-            Progress::Paired(link) => return *link,
-            Progress::Waiting(waiting) => connecting = *waiting,
-        }
-        wait_readable(&connecting);
-    }
+    local::pair(connection, setup(id), secret, soon(), &mut rand::rng()).unwrap()
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(10)
 }
 
 fn wait_readable(what: &impl AsFd) {
-    let ready = poll(&mut [PollFd::new(what.as_fd(), PollFlags::POLLIN)], 10_000u16).unwrap();
-    assert!(ready > 0, "the other process says nothing");
+    vipsec_store::wait_readable(what, Some(soon())).expect("the other process says nothing");
 }
 
-fn connect_and_join(path: &Path) -> (LocalLink, Writer<LocalMemory>) {
+fn connect_and_join(path: &Path) -> (Control, Box<dyn StoreWriter + Send>) {
     let mut link = pair(Connection::connect(path).unwrap(), 1);
     wait_readable(&link.control);
     let grant = link.control.recv().unwrap().unwrap();
     let writer = link.owner.writer(Grant::from_bytes(grant.try_into().unwrap())).unwrap();
-    (link, writer)
+    (link.control, writer)
 }
 
 /// Writes until it is killed or refused, and tells which writes were acknowledged.
@@ -234,7 +229,7 @@ fn read_all(mut out: ChildStdout) -> Vec<u8> {
     said
 }
 
-fn accept_and_grant(listener: &mut Listener) -> LocalLink {
+fn accept_and_grant(listener: &mut Listener) -> Link {
     wait_readable(listener);
     let mut link = pair(listener.accept().unwrap().unwrap(), 2);
     assert_eq!((link.peer.appliance.get(), link.agreement), (1, Agreement::Agreed));

@@ -9,16 +9,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use nix::poll::PollTimeout;
 use nix::sys::socket::{Shutdown, shutdown};
 use rand::rngs::StdRng;
 use zeroize::Zeroizing;
 
 use vipsec_store::pairing::{Agreement, PairingSecret};
-use vipsec_store::{BLOCK_ENTRIES_MAX, Control, Grant, LinkError, Setup, SizeClass, Sizes};
+use vipsec_store::{BLOCK_ENTRIES_MAX, Control, Grant, LinkError, Setup, SizeClass, Sizes, wait_readable};
 
 use super::DaemonError;
-use super::meeting::{Met, Way, wait_before, wait_until_readable};
+use super::meeting::{PAIRING_MAX, Way};
 use crate::config::{Config, Peer};
 use crate::core::Paired;
 
@@ -207,7 +206,8 @@ impl Matchmaker {
                     Err(_) => return,
                     Ok(Order::Pair) => break,
                     Ok(Order::Watch) => {
-                        wait_until_readable(socket.as_fd(), PollTimeout::NONE);
+                        // Without a deadline there is no error.
+                        let _ = wait_readable(&socket, None);
                         if notices.send(Notice::Readable).is_err() {
                             return;
                         }
@@ -224,13 +224,14 @@ impl Matchmaker {
         // The region that we keep for the peer is open to it from now on: its grant is the first message.
         let grant = link.reader.join(&mut self.rng).map_err(|_| LinkError::Malformed)?;
         link.control.send(&grant.to_bytes())?;
+        let deadline = Instant::now() + PAIRING_MAX;
         let grant = loop {
             match link.control.recv()? {
                 Some(message) => break <[u8; 8]>::try_from(message).map_err(|_| LinkError::Malformed)?,
-                None => wait_before(link.deadline, link.control.as_fd())?,
+                None => wait_readable(&link.control, Some(deadline))?,
             }
         };
-        let Met { peer, agreement, protection, control, reader, owner, .. } = link;
+        let vipsec_store::Link { peer, agreement, protection, control, reader, owner } = link;
         if !protection.locked {
             tracing::warn!("the store's memory can't be locked: sealed records may reach swap");
         }

@@ -4,22 +4,20 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rand::rngs::StdRng;
-use vipsec_store::fabric::{self, DataListener, FabricOwner, FabricSetup, Provider};
-use vipsec_store::local::{Connecting, Connection, Listener, Owner, Progress, Protection};
-use vipsec_store::pairing::{Agreement, PairingSecret, Peer};
-use vipsec_store::{Control, Grant, LinkError, Reader, Setup, StoreError, StoreWriter};
+use vipsec_store::fabric::{self, DataListener, FabricSetup, Provider};
+use vipsec_store::local::{self, Connection, Listener};
+use vipsec_store::pairing::PairingSecret;
+use vipsec_store::{Link, LinkError, Setup};
 
 use crate::config::{self, StoreLink};
 
 /// The longest time that a pairing may take.
-const PAIRING_MAX: Duration = Duration::from_secs(2);
+pub(super) const PAIRING_MAX: Duration = Duration::from_secs(2);
 /// The longest time that a call may take.
 const CALL_MAX: Duration = Duration::from_millis(500);
 
@@ -42,33 +40,6 @@ pub(super) struct Network {
     /// Made when first needed, and kept.
     messages: Option<TcpListener>,
     data: Option<DataListener>,
-}
-
-/// A link that stands. Grants are still to be exchanged, until `deadline`.
-pub(super) struct Met {
-    pub(super) deadline: Instant,
-    pub(super) peer: Peer,
-    pub(super) agreement: Agreement,
-    pub(super) protection: Protection,
-    pub(super) control: Control,
-    pub(super) reader: Reader,
-    pub(super) owner: Ownership,
-}
-
-/// We as an owner, until we are granted to write.
-pub(super) enum Ownership {
-    Local(Owner),
-    Fabric(Box<FabricOwner>),
-}
-
-impl Ownership {
-    /// Starts to write.
-    pub(super) fn writer(self, grant: Grant) -> Result<Box<dyn StoreWriter + Send>, StoreError> {
-        Ok(match self {
-            Self::Local(mut owner) => Box::new(owner.writer(grant)?),
-            Self::Fabric(owner) => Box::new(owner.writer(grant)?),
-        })
-    }
 }
 
 impl Way {
@@ -94,7 +65,7 @@ impl Way {
         setup: &Setup,
         secret: PairingSecret,
         rng: &mut StdRng,
-    ) -> Result<Option<Met>, LinkError> {
+    ) -> Result<Option<Link>, LinkError> {
         let connection = match self {
             Self::Fabric(network) => return network.pair(setup, secret, rng),
             Self::Call { path } => match Connection::connect(path) {
@@ -108,30 +79,9 @@ impl Way {
             }
             .accept()?,
         };
-        connection.map(|connection| pair_locally(connection, setup, secret, rng)).transpose()
+        let deadline = Instant::now() + PAIRING_MAX;
+        connection.map(|connection| local::pair(connection, setup.clone(), secret, deadline, rng)).transpose()
     }
-}
-
-fn pair_locally(
-    connection: Connection,
-    setup: &Setup,
-    secret: PairingSecret,
-    rng: &mut StdRng,
-) -> Result<Met, LinkError> {
-    let deadline = Instant::now() + PAIRING_MAX;
-    let mut connecting = Connecting::new(connection, setup.clone(), secret, rng)?;
-    let link = loop {
-        match connecting.poll()? {
-            Progress::Paired(link) => break *link,
-            Progress::Waiting(waiting) => {
-                connecting = *waiting;
-                wait_before(deadline, connecting.as_fd())?;
-            }
-        }
-    };
-    let (peer, agreement, protection) = (link.peer, link.agreement, link.protection);
-    let owner = Ownership::Local(link.owner);
-    Ok(Met { deadline, peer, agreement, protection, control: link.control, reader: link.reader, owner })
 }
 
 /// The port above: where regions are written.
@@ -144,7 +94,7 @@ fn system(call: &'static str) -> impl Fn(std::io::Error) -> LinkError {
 }
 
 impl Network {
-    fn pair(&mut self, setup: &Setup, secret: PairingSecret, rng: &mut StdRng) -> Result<Option<Met>, LinkError> {
+    fn pair(&mut self, setup: &Setup, secret: PairingSecret, rng: &mut StdRng) -> Result<Option<Link>, LinkError> {
         let Some(socket) = self.meet()? else { return Ok(None) };
         let listener = match &mut self.data {
             Some(listener) => &*listener,
@@ -153,10 +103,7 @@ impl Network {
         let deadline = Instant::now() + PAIRING_MAX;
         let peer_data = data_of(self.connect);
         let fabric = FabricSetup { setup: setup.clone(), provider: self.provider, listener, peer_data };
-        let link = fabric::pair(socket, fabric, secret, deadline, rng)?;
-        let (peer, agreement, protection) = (link.peer, link.agreement, link.protection);
-        let owner = Ownership::Fabric(Box::new(link.owner));
-        Ok(Some(Met { deadline, peer, agreement, protection, control: link.control, reader: link.reader, owner }))
+        fabric::pair(socket, fabric, secret, deadline, rng).map(Some)
     }
 
     fn meet(&mut self) -> Result<Option<TcpStream>, LinkError> {
@@ -188,19 +135,4 @@ impl Network {
             Err(error) => Err(system("accept")(error)),
         }
     }
-}
-
-/// Waits for something to read, at most until `deadline`.
-pub(super) fn wait_before(deadline: Instant, socket: BorrowedFd<'_>) -> Result<(), LinkError> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(LinkError::Disconnected);
-    }
-    wait_until_readable(socket, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
-    Ok(())
-}
-
-/// Readable, closed, or the time is up: the next read tells.
-pub(super) fn wait_until_readable(socket: BorrowedFd<'_>, limit: PollTimeout) {
-    let _ = poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], limit);
 }

@@ -1,11 +1,9 @@
 //! From a TCP connection to a paired link with a region each way.
 
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rand_core::CryptoRng;
 
 use super::memory::OPERATIONS_MAX;
@@ -14,49 +12,16 @@ use super::target::DataListener;
 use super::{FabricError, FabricMemory, Provider, Word};
 use crate::control::Control;
 use crate::error::{LinkError, system};
-use crate::grant::{Grant, WriterKeys};
-use crate::local::{Mapping, Protection, create_memory};
-use crate::pairing::{Agreement, Handshake, Pairing, PairingError, PairingSecret, Peer};
+use crate::link::{Access, Link, Owner, wait_readable};
+use crate::local::{Mapping, create_memory};
+use crate::pairing::{Handshake, Pairing, PairingError, PairingSecret};
 use crate::reader::Reader;
 use crate::region::{Region, RegionId};
 use crate::stream::Stream;
-use crate::writer::Writer;
-use crate::{Geometry, Setup, StoreError};
+use crate::{Geometry, Setup};
 
 /// One look at a queue of connection events, while two are looked at in turn.
 const LOOK: Duration = Duration::from_millis(1);
-
-/// A paired link. Its parts go to whom they concern.
-#[derive(Debug)]
-pub struct FabricLink {
-    /// The other side.
-    pub peer: Peer,
-    /// Whether copies may be counted.
-    pub agreement: Agreement,
-    /// What could be done to keep our region in memory; what could not is worth a warning.
-    pub protection: Protection,
-    /// Messages both ways.
-    pub control: Control,
-    /// We as the peer's backup.
-    pub reader: Reader,
-    /// We as an owner.
-    pub owner: FabricOwner,
-}
-
-/// Access to the region that the peer keeps for us.
-#[derive(Debug)]
-pub struct FabricOwner {
-    memory: FabricMemory,
-    keys: WriterKeys,
-}
-
-impl FabricOwner {
-    /// Starts to write under a grant that the peer sent.
-    pub fn writer(self, grant: Grant) -> Result<Writer<FabricMemory>, StoreError> {
-        let Self { memory, mut keys } = self;
-        Writer::new(memory, &mut keys, grant)
-    }
-}
 
 /// How two appliances on two hosts reach each other's regions.
 #[derive(Debug)]
@@ -78,7 +43,7 @@ pub fn pair(
     secret: PairingSecret,
     deadline: Instant,
     rng: &mut impl CryptoRng,
-) -> Result<FabricLink, LinkError> {
+) -> Result<Link, LinkError> {
     let FabricSetup { setup, provider, listener, peer_data } = fabric;
     let geometry = Geometry::new(setup.sizes.clone()).map_err(PairingError::from)?;
     let id = RegionId::random(rng);
@@ -101,7 +66,7 @@ pub fn pair(
     let offer = loop {
         match control.recv()? {
             Some(message) => break Offer::decode(&message).ok_or(LinkError::Malformed)?,
-            None => wait_readable(&control, deadline)?,
+            None => wait_readable(&control, Some(deadline))?,
         }
     };
 
@@ -114,7 +79,7 @@ pub fn pair(
     let (mut connected, mut called) = (false, false);
     while !(connected && called) {
         if Instant::now() > deadline {
-            return Err(FabricError::TimedOut.into());
+            return Err(LinkError::TimedOut);
         }
         called = called || exposed.poll(LOOK)?;
         if !connected {
@@ -126,13 +91,13 @@ pub fn pair(
         }
     }
     let memory = FabricMemory::new(&domain, endpoint, completions, peer.geometry.clone(), offer.memory)?;
-    Ok(FabricLink {
+    Ok(Link {
         peer,
         agreement,
         protection,
         control,
         reader: Reader::with_shutter(region, reader, Box::new(exposed.serve()?)),
-        owner: FabricOwner { memory, keys: writer },
+        owner: Owner { access: Access::Fabric(Box::new(memory)), keys: writer },
     })
 }
 
@@ -146,20 +111,9 @@ fn shake_hands(stream: &mut Stream, mut handshake: Handshake, deadline: Instant)
         }
         match stream.recv()? {
             Some(message) => handshake.handle_message(&message)?,
-            None => wait_readable(stream, deadline)?,
+            None => wait_readable(stream, Some(deadline))?,
         }
     }
-}
-
-fn wait_readable(socket: &impl AsFd, deadline: Instant) -> Result<(), LinkError> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(FabricError::TimedOut.into());
-    }
-    let limit = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-    // Readable, closed, or the time is up: the next read tells.
-    let _ = poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], limit);
-    Ok(())
 }
 
 /// How a region is reached; travels sealed.

@@ -24,7 +24,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use rand_core::CryptoRng;
 use thiserror::Error;
 
-pub use link::{FabricLink, FabricOwner, FabricSetup, pair};
+pub use link::{FabricSetup, pair};
 pub use memory::FabricMemory;
 pub use target::DataListener;
 
@@ -73,7 +73,7 @@ impl FromStr for Provider {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum FabricError {
     /// A call of libfabric's failed.
-    #[error("{call}: libfabric error {code}")]
+    #[error("{call}: {} ({code})", object::describe(*code))]
     Call {
         /// Which one.
         call: &'static str,

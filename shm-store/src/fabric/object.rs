@@ -1,6 +1,6 @@
 //! libfabric's objects, each closed when it is dropped, and the few calls that make and join them.
 
-use std::ffi::{CString, c_void};
+use std::ffi::{CStr, CString, c_void};
 use std::fmt;
 use std::net::SocketAddr;
 use std::ptr::{self, NonNull};
@@ -71,8 +71,38 @@ impl<T: Fid> Drop for Object<T> {
     }
 }
 
+/// What an error number means, in libfabric's words.
+pub(super) fn describe(code: i32) -> &'static str {
+    // SAFETY: a string that lives as long as the library, or null (fi_errno(3)).
+    let words = unsafe { sys::fi_strerror(code) };
+    // SAFETY: as above.
+    (!words.is_null())
+        .then(|| unsafe { CStr::from_ptr(words) })
+        .and_then(|words| words.to_str().ok())
+        .unwrap_or("unknown error")
+}
+
 pub(super) fn check(call: &'static str, code: i32) -> Result<(), FabricError> {
     if code == 0 { Ok(()) } else { Err(FabricError::Call { call, code: -code }) }
+}
+
+/// What reading a queue gave: how much, or nothing yet. `failed` fetches the error that waits behind the queue: what failed, and its
+/// number.
+fn taken(
+    call: &'static str,
+    read: isize,
+    failed: impl FnOnce() -> (&'static str, i32),
+) -> Result<Option<usize>, FabricError> {
+    let nothing = [sys::FI_EAGAIN, sys::FI_ETIMEDOUT, sys::FI_EINTR];
+    match usize::try_from(read) {
+        Ok(count) => Ok(Some(count)),
+        Err(_) if nothing.iter().any(|code| read == -(*code as isize)) => Ok(None),
+        Err(_) if read == -(sys::FI_EAVAIL as isize) => {
+            let (call, code) = failed();
+            Err(FabricError::Call { call, code })
+        }
+        Err(_) => Err(FabricError::Call { call, code: i32::try_from(-read).unwrap_or(i32::MAX) }),
+    }
 }
 
 /// A description of a way to reach, or be reached.
@@ -391,21 +421,15 @@ impl EventQueue {
                 timeout,
             )
         };
-        let again = [-(sys::FI_EAGAIN as isize), -(sys::FI_ETIMEDOUT as isize), -(sys::FI_EINTR as isize)];
-        if again.contains(&read) {
-            return Ok(None);
-        }
-        if read == -(sys::FI_EAVAIL as isize) {
+        let taken = taken("fi_eq_sread", read, || {
             // SAFETY: all-zero is valid for the entry that the call fills.
             let mut error: sys::fi_eq_err_entry = unsafe { std::mem::zeroed() };
             // SAFETY: the entry is ours.
             unsafe { sys::shim_fi_eq_readerr(self.eq.as_ptr(), &raw mut error) };
-            return Err(FabricError::Call { call: "connection", code: error.err });
-        }
-        if read < 0 {
-            return Err(FabricError::Call { call: "fi_eq_sread", code: -read as i32 });
-        }
-        let said = (read as usize).saturating_sub(size_of::<sys::fi_eq_cm_entry>());
+            ("connection", error.err)
+        })?;
+        let Some(read) = taken else { return Ok(None) };
+        let said = read.saturating_sub(size_of::<sys::fi_eq_cm_entry>());
         Ok(match event {
             sys::FI_CONNREQ => {
                 // SAFETY: a request comes with an info that is ours to free (fi_cm(3)).
@@ -453,19 +477,13 @@ impl CompletionQueue {
     }
 
     fn completed(&self, read: isize) -> Result<usize, FabricError> {
-        if read == -(sys::FI_EAGAIN as isize)
-            || read == -(sys::FI_ETIMEDOUT as isize)
-            || read == -(sys::FI_EINTR as isize)
-        {
-            return Ok(0);
-        }
-        if read == -(sys::FI_EAVAIL as isize) {
+        let taken = taken("fi_cq_read", read, || {
             // SAFETY: all-zero is valid for the entry that the call fills.
             let mut error: sys::fi_cq_err_entry = unsafe { std::mem::zeroed() };
             // SAFETY: the entry is ours.
             unsafe { sys::shim_fi_cq_readerr(self.cq.as_ptr(), &raw mut error) };
-            return Err(FabricError::Call { call: "operation", code: error.err });
-        }
-        usize::try_from(read).map_err(|_| FabricError::Call { call: "fi_cq_read", code: -read as i32 })
+            ("operation", error.err)
+        })?;
+        Ok(taken.unwrap_or(0))
     }
 }

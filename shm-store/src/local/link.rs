@@ -1,7 +1,8 @@
 //! From a connection to a paired link with a region each way.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rand_core::CryptoRng;
 
@@ -9,127 +10,70 @@ use super::mapping::{Mapping, Protection, create_memory};
 use super::socket::Connection;
 use crate::control::Control;
 use crate::error::{LinkError, system};
-use crate::grant::{Grant, WriterKeys};
-use crate::one_sided::LocalMemory;
-use crate::pairing::{Agreement, Handshake, PairingError, PairingSecret, Peer};
+use crate::link::{Access, Link, Owner, wait_readable};
+use crate::pairing::{Handshake, Pairing, PairingError, PairingSecret};
 use crate::reader::Reader;
 use crate::region::{Region, RegionId};
-use crate::writer::Writer;
-use crate::{Geometry, Setup, StoreError};
+use crate::{Geometry, Setup};
 
-/// A link that is being paired. Poll it when its descriptor is readable; how long to wait is the caller's business.
-#[derive(Debug)]
-pub struct Connecting {
+/// Pairs over a connection, until `deadline`; waits. For a thread that has nothing else to do.
+///
+/// The region that we keep for the peer is a fresh one: no process of an earlier pairing has it mapped.
+pub fn pair(
     connection: Connection,
-    handshake: Handshake,
-    region: Arc<Region>,
-    /// Our region's memory; goes with the first message.
-    memory: Option<OwnedFd>,
-    /// The peer's region's memory; comes with its first message.
-    peer_memory: Option<OwnedFd>,
-    protection: Protection,
+    setup: Setup,
+    secret: PairingSecret,
+    deadline: Instant,
+    rng: &mut impl CryptoRng,
+) -> Result<Link, LinkError> {
+    let geometry = Geometry::new(setup.sizes.clone()).map_err(PairingError::from)?;
+    let id = RegionId::random(rng);
+    let memory = create_memory(geometry.bytes()).map_err(system("memory file"))?;
+    let mapping = Mapping::new(&memory, geometry.bytes()).map_err(system("mapping"))?;
+    let ours = mapping.protection();
+    let region = Arc::new(Region::create(mapping, geometry, id)?);
+
+    let handshake = Handshake::new(setup.side(id), secret, rng)?;
+    let (Pairing { peer, agreement, channel, writer, reader }, memory) =
+        shake_hands(&connection, handshake, memory, deadline)?;
+    let mapping = Mapping::new(&memory, peer.geometry.bytes()).map_err(system("mapping"))?;
+    let theirs = mapping.protection();
+    let peer_region = Arc::new(Region::attach(mapping, peer.geometry.clone(), peer.region)?);
+    Ok(Link {
+        peer,
+        agreement,
+        protection: Protection { locked: ours.locked && theirs.locked, private: ours.private && theirs.private },
+        control: Control::local(connection, channel),
+        reader: Reader::new(region, reader),
+        owner: Owner { access: Access::Local(peer_region), keys: writer },
+    })
 }
 
-/// How far a pairing is.
-#[derive(Debug)]
-pub enum Progress {
-    /// Poll again.
-    Waiting(Box<Connecting>),
-    /// Done.
-    Paired(Box<LocalLink>),
-}
-
-impl Connecting {
-    /// Creates a fresh region for the peer: no process of an earlier pairing has it mapped.
-    pub fn new(
-        connection: Connection,
-        setup: Setup,
-        secret: PairingSecret,
-        rng: &mut impl CryptoRng,
-    ) -> Result<Self, LinkError> {
-        let geometry = Geometry::new(setup.sizes.clone()).map_err(PairingError::from)?;
-        let id = RegionId::random(rng);
-        let memory = create_memory(geometry.bytes()).map_err(system("memory file"))?;
-        let mapping = Mapping::new(&memory, geometry.bytes()).map_err(system("mapping"))?;
-        let protection = mapping.protection();
-        let region = Arc::new(Region::create(mapping, geometry, id)?);
-        let handshake = Handshake::new(setup.side(id), secret, rng)?;
-        Ok(Self { connection, handshake, region, memory: Some(memory), peer_memory: None, protection })
-    }
-
-    /// Goes on as far as it gets without waiting.
-    pub fn poll(mut self) -> Result<Progress, LinkError> {
-        loop {
-            while let Some(message) = self.handshake.poll_transmit() {
-                self.connection.send(&message, self.memory.take().as_ref().map(AsFd::as_fd))?;
-            }
-            if self.handshake.is_done() {
-                return self.finish().map(|link| Progress::Paired(Box::new(link)));
-            }
-            let Some(received) = self.connection.recv()? else { return Ok(Progress::Waiting(Box::new(self))) };
-            if let Some(descriptor) = received.descriptor
-                && self.peer_memory.replace(descriptor).is_some()
-            {
-                return Err(LinkError::Malformed);
-            }
-            self.handshake.handle_message(&received.message)?;
+/// Pairs; our region's memory goes with the first message, the peer's comes with its first.
+fn shake_hands(
+    connection: &Connection,
+    mut handshake: Handshake,
+    memory: OwnedFd,
+    deadline: Instant,
+) -> Result<(Pairing, OwnedFd), LinkError> {
+    let mut ours = Some(memory);
+    let mut theirs = None;
+    loop {
+        while let Some(message) = handshake.poll_transmit() {
+            connection.send(&message, ours.take().as_ref().map(AsFd::as_fd))?;
         }
-    }
-
-    fn finish(self) -> Result<LocalLink, LinkError> {
-        let pairing = self.handshake.finish()?;
-        let memory = self.peer_memory.ok_or(LinkError::Malformed)?;
-        let Peer { geometry, region, .. } = &pairing.peer;
-        let mapping = Mapping::new(&memory, geometry.bytes()).map_err(system("mapping"))?;
-        let protection = Protection {
-            locked: self.protection.locked && mapping.protection().locked,
-            private: self.protection.private && mapping.protection().private,
+        if handshake.is_done() {
+            return Ok((handshake.finish()?, theirs.ok_or(LinkError::Malformed)?));
+        }
+        let Some(received) = connection.recv()? else {
+            wait_readable(connection, Some(deadline))?;
+            continue;
         };
-        let peer_region = Arc::new(Region::attach(mapping, geometry.clone(), *region)?);
-        Ok(LocalLink {
-            peer: pairing.peer,
-            agreement: pairing.agreement,
-            protection,
-            control: Control::local(self.connection, pairing.channel),
-            reader: Reader::new(self.region, pairing.reader),
-            owner: Owner { region: peer_region, keys: pairing.writer },
-        })
-    }
-}
-
-impl AsFd for Connecting {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.connection.as_fd()
-    }
-}
-
-/// A paired link. Its parts go to whom they concern.
-#[derive(Debug)]
-pub struct LocalLink {
-    /// The other side.
-    pub peer: Peer,
-    /// Whether copies may be counted.
-    pub agreement: Agreement,
-    /// What could be done to keep both regions in memory; what could not is worth a warning.
-    pub protection: Protection,
-    /// Messages both ways.
-    pub control: Control,
-    /// We as the peer's backup.
-    pub reader: Reader,
-    /// We as an owner.
-    pub owner: Owner,
-}
-
-/// Access to the region that the peer keeps for us.
-#[derive(Debug)]
-pub struct Owner {
-    region: Arc<Region>,
-    keys: WriterKeys,
-}
-
-impl Owner {
-    /// Starts to write under a grant that the peer sent.
-    pub fn writer(&mut self, grant: Grant) -> Result<Writer<LocalMemory>, StoreError> {
-        Writer::new(LocalMemory::new(self.region.clone()), &mut self.keys, grant)
+        if let Some(descriptor) = received.descriptor
+            && theirs.replace(descriptor).is_some()
+        {
+            return Err(LinkError::Malformed);
+        }
+        handshake.handle_message(&received.message)?;
     }
 }

@@ -7,7 +7,7 @@ mod link;
 mod mapping;
 mod socket;
 
-pub use link::{Connecting, LocalLink, Owner, Progress};
+pub use link::pair;
 pub(crate) use mapping::create_memory;
 pub use mapping::{Mapping, Protection};
 pub use socket::{Connection, Listener, Received};
