@@ -9,6 +9,7 @@ use std::sync::Arc;
 use vipsec_distribute::service::ServiceTable;
 use vipsec_esp::lifetime::LifetimeDue;
 use vipsec_esp::sa::{ChildSa, Processing, Selector, Spi};
+use vipsec_wire::crypto::SessionError;
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::Prefix;
 
@@ -292,6 +293,9 @@ pub enum ChildRefusal {
     /// No device here processes it as it asks for.
     #[error("no device processes it as {0:?} here")]
     Processing(Processing),
+    /// The crypto device doesn't take its key.
+    #[error("no session in the crypto device: {0}")]
+    Session(SessionError),
     /// It names a VIP that is not in the tables.
     #[error("the VIP is not in the worker's tables")]
     UnknownVip,
@@ -353,6 +357,8 @@ pub struct SaReport {
     pub bytes_out: u64,
     /// Its numbers were reported and the grant is still to come; packets may be parked until then.
     pub awaits_grant: bool,
+    /// By whom it is processed.
+    pub processing: Processing,
     /// Where the remote peer is now.
     pub tunnel: vipsec_esp::sa::TunnelEnds,
 }

@@ -13,6 +13,7 @@ pub mod drops;
 mod events;
 mod flow;
 mod holding;
+mod lookaside;
 mod lookup;
 mod neighbour;
 mod outer;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use vipsec_wire::buffer::{BufferPool, Burst, PortIo};
+use vipsec_wire::buffer::{BURST_MAX, BufferPool, Burst, PortIo};
 
 use crate::api::{Command, Event, PortId};
 use crate::drops::Tally;
@@ -96,6 +96,13 @@ pub fn run<P, Io>(
                 // Before each burst, and not for all at once: rule R5.
                 worker.handle_burst(clock(), *port, std::mem::take(&mut received));
                 was_busy = true;
+            }
+        }
+        // In the same round already: a device in software computes when it is asked.
+        while worker.in_crypto_device() > 0 {
+            was_busy = true;
+            if worker.handle_completions(clock()) < BURST_MAX {
+                break;
             }
         }
         if worker.poll_timeout().is_some_and(|timeout| timeout <= now) {

@@ -1,4 +1,4 @@
-//! Packets cost no memory from the heap, in the clear or through tunnels, both ways.
+//! Packets cost no memory from the heap, in the clear or through tunnels, on the core or in a crypto device, both ways.
 
 #[path = "../benches/support/mod.rs"]
 mod support;
@@ -37,7 +37,7 @@ const HOSTS: usize = 4 * BURST_MAX;
 
 #[test]
 fn a_packet_costs_no_allocation() {
-    for way in [Way::Clear, Way::Tunnel] {
+    for way in [Way::Clear, Way::Tunnel, Way::Lookaside] {
         let mut scene = Scene::new(HOSTS, way);
         // The first round opens the connections and makes the paths.
         for round in 0..3 {
@@ -48,7 +48,7 @@ fn a_packet_costs_no_allocation() {
                     let (mut query, mut answer) = (BoxBuf::new(), BoxBuf::new());
                     match way {
                         Way::Clear => query.fill(&framed(VIP_MAC, ROUTER_MAC, &from_remote(n, 200))),
-                        Way::Tunnel => sealed(&mut scene.far[n], n, 200, &mut query),
+                        Way::Tunnel | Way::Lookaside => sealed(&mut scene.far[n], n, 200, &mut query),
                     }
                     answer.fill(&from_target(n, 200));
                     inbound.push(query);
@@ -57,8 +57,10 @@ fn a_packet_costs_no_allocation() {
                 let (mut to_target, mut to_remote) = (Burst::new(), Burst::new());
                 let before = ALLOCATIONS.get();
                 scene.worker.handle_burst(scene.now, OUTSIDE, inbound);
+                while scene.worker.handle_completions(scene.now) > 0 {}
                 scene.worker.poll_transmit(scene.now, INSIDE, &mut to_target);
                 scene.worker.handle_burst(scene.now, INSIDE, outbound);
+                while scene.worker.handle_completions(scene.now) > 0 {}
                 scene.worker.poll_transmit(scene.now, OUTSIDE, &mut to_remote);
                 let allocations = ALLOCATIONS.get() - before;
                 assert_eq!((to_target.len(), to_remote.len()), (BURST_MAX, BURST_MAX), "{:?}", scene.drops());

@@ -17,7 +17,8 @@ use vipsec_esp::sa::{
     Algorithm, ChildSa, InboundParams, KeyMaterial, Lifetime, Mode, OutboundParams, Processing, Selector, Spi,
     TunnelEnds, TunnelPolicy,
 };
-use vipsec_wire::buffer::{BufferPool, Burst, NoRoom, PacketBuf};
+use vipsec_esp::soft_device::SoftDevice;
+use vipsec_wire::buffer::{BURST_MAX, BufferPool, Burst, NoRoom, PacketBuf};
 use vipsec_wire::ethernet::{EtherType, Header, MacAddr};
 use vipsec_wire::ip::{parse_interface, protocol};
 use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix};
@@ -258,6 +259,9 @@ pub(crate) fn sealed(sa: &mut OutboundSa, n: usize, bytes: usize, buffer: &mut B
 pub(crate) enum Way {
     Clear,
     Tunnel,
+    /// Through tunnels whose packets a crypto device opens and seals.
+    #[allow(dead_code, reason = "the benchmark measures what the core does")]
+    Lookaside,
 }
 
 /// One worker with its neighbours resolved, and the remote peers' outbound halves.
@@ -273,9 +277,13 @@ impl Scene {
         let now = Instant::now();
         let config = WorkerConfig { sas_max: sas, ..WorkerConfig::default() };
         let counters = Arc::new(Counters::default());
-        let mut worker = Worker::new(&config, Arc::new(tables()), Deadline::never(now), counters, BoxPool);
-        for n in (0..sas).filter(|_| way == Way::Tunnel) {
-            worker.handle_command(now, Command::InstallChild(Box::new(child(n))));
+        let device = SoftDevice::new(EngineKind::auto(), 2 * BURST_MAX, 2 * sas);
+        let mut worker = Worker::new(&config, Arc::new(tables()), Deadline::never(now), counters, BoxPool)
+            .with_crypto_device(Box::new(device));
+        let processing = if way == Way::Lookaside { Processing::Lookaside } else { Processing::Cpu };
+        for n in (0..sas).filter(|_| way != Way::Clear) {
+            let child = ChildSa { processing, ..child(n) };
+            worker.handle_command(now, Command::InstallChild(Box::new(child)));
         }
         while worker.poll_event().is_some() {}
         let mut scene = Self { worker, far: (0..sas).map(far_end).collect(), now };

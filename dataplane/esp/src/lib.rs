@@ -22,6 +22,7 @@ pub mod outbound;
 pub mod replay;
 mod room;
 pub mod sa;
+pub mod soft_device;
 mod trailer;
 
 pub use vipsec_ipsec_mb::prefetch;

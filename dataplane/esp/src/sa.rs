@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+pub use vipsec_wire::crypto::Algorithm;
 use vipsec_wire::iv::IvPrefix;
 
 /// A security parameters index (RFC 4303 §2.1). 1..=255 are reserved, 0 never goes on the wire.
@@ -39,30 +40,6 @@ impl fmt::Debug for Spi {
 impl fmt::Display for Spi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}", self.0)
-    }
-}
-
-/// An ESP transform that encrypts and authenticates in one. Salt, explicit IV and ICV have the same lengths in all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Algorithm {
-    /// AES-GCM with a 128-bit key and a 16-byte ICV (RFC 4106).
-    Aes128Gcm,
-    /// AES-GCM with a 256-bit key and a 16-byte ICV (RFC 4106).
-    Aes256Gcm,
-    /// ChaCha20-Poly1305 (RFC 7634).
-    ChaCha20Poly1305,
-}
-
-impl Algorithm {
-    /// Every algorithm.
-    pub const ALL: [Self; 3] = [Self::Aes128Gcm, Self::Aes256Gcm, Self::ChaCha20Poly1305];
-
-    /// Length of the cipher's key in bytes, without the salt.
-    pub const fn key_len(self) -> usize {
-        match self {
-            Self::Aes128Gcm => 16,
-            Self::Aes256Gcm | Self::ChaCha20Poly1305 => 32,
-        }
     }
 }
 

@@ -13,13 +13,17 @@ use vipsec_esp::inbound::InboundSa;
 use vipsec_esp::lifetime::LifetimeDue;
 use vipsec_esp::outbound::OutboundSa;
 use vipsec_esp::sa::{ChildSa, Mode, Processing, Spi, TunnelEnds, TunnelPolicy};
+use vipsec_wire::buffer::PacketBuf;
+use vipsec_wire::crypto::SessionId;
 use vipsec_wire::ip::Address;
 use vipsec_wire::ipv6;
 
 use crate::api::{ChildRefusal, Numbers, SaReport};
+use crate::drops::DropReason;
 use crate::own_hash::KeyedMap;
+use crate::path::Path;
 use crate::selector::{Ends, SelectorIndex, Selectors};
-use crate::template::Template;
+use crate::template::{Fields, Template};
 
 mod arena;
 mod spi_map;
@@ -34,6 +38,15 @@ const IPV4_MTU_MIN: u16 = 576;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SaIndex(u32);
 
+/// A pair's keys in the crypto device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sessions {
+    /// To open with.
+    pub(crate) inbound: SessionId,
+    /// To seal with.
+    pub(crate) outbound: SessionId,
+}
+
 /// The inbound half of a pair. Its first three cache lines are what every packet touches, then those of [`InboundSa`].
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -44,6 +57,7 @@ pub(crate) struct Inbound {
     pub(crate) mode: Mode,
     /// Nothing has been heard on it yet.
     unheard: bool,
+    pub(crate) processing: Processing,
     /// Nothing is said about its being alive before this time of the worker, in nanoseconds.
     pub(crate) alive_after: u64,
     pub(crate) selectors: Selectors,
@@ -59,6 +73,7 @@ pub(crate) struct Outbound {
     pub(crate) vip: u16,
     pub(crate) mode: Mode,
     pub(crate) policy: TunnelPolicy,
+    pub(crate) processing: Processing,
     path_mtu: Option<PathMtu>,
     /// Nothing leaves by it while the SA with this inbound SPI is there.
     defers_to: Option<Spi>,
@@ -85,13 +100,28 @@ impl Outbound {
     pub(crate) fn path_mtu(&self) -> Option<u16> {
         self.path_mtu.map(|known| known.bytes)
     }
+
+    /// Puts the outer headers on a sealed packet that had so many bytes, and counts it. Returns its way.
+    #[inline]
+    pub(crate) fn dress<B: PacketBuf>(
+        &mut self,
+        packet: &mut B,
+        fields: Fields,
+        bytes: usize,
+    ) -> Result<Path, DropReason> {
+        self.template.put_on(packet, fields)?;
+        count(&mut self.sealed, bytes);
+        Ok(self.template.path)
+    }
 }
 
-/// What no packet asks for.
+/// What packets seldom ask for.
 #[derive(Debug)]
 struct Pair {
     spi: Spi,
     tunnel: TunnelEnds,
+    /// If a crypto device processes it.
+    sessions: Option<Sessions>,
 }
 
 /// Removed or never there.
@@ -178,22 +208,28 @@ impl Sad {
         self.pair(index).map(|pair| pair.tunnel)
     }
 
+    /// The sessions of a pair that a crypto device processes.
+    pub(crate) fn sessions(&self, index: SaIndex) -> Option<Sessions> {
+        self.pair(index)?.sessions
+    }
+
     fn pair(&self, index: SaIndex) -> Option<&Pair> {
         self.pairs.get(index.0 as usize)?.as_ref()
     }
 
-    /// Installs a pair, in place of one with the same inbound SPI.
-    pub(crate) fn install(&mut self, child: &ChildSa) -> Result<SaIndex, ChildRefusal> {
+    /// Installs a pair, in place of one with the same inbound SPI; with its sessions if a crypto device processes it. Returns those
+    /// of the one that was there, too: they are to be closed.
+    pub(crate) fn install(
+        &mut self,
+        child: &ChildSa,
+        sessions: Option<Sessions>,
+    ) -> Result<(SaIndex, Option<Sessions>), ChildRefusal> {
         let spi = child.inbound.spi;
-        // Never another tier in silence: who asked for a device relies on it.
-        if child.processing != Processing::Cpu {
-            return Err(ChildRefusal::Processing(child.processing));
-        }
         let refused = |_: SetupError| ChildRefusal::Setup;
         let inbound_sa = InboundSa::new(self.engine, &child.inbound).map_err(refused)?.with_lifetime(&child.lifetime);
         let outbound_sa =
             OutboundSa::new(self.engine, &child.outbound).map_err(refused)?.with_lifetime(&child.lifetime);
-        let _ = self.remove(spi);
+        let replaced = self.remove(spi).ok().flatten();
         if self.len() >= self.sas_max {
             return Err(ChildRefusal::TooMany);
         }
@@ -207,6 +243,7 @@ impl Sad {
             vip: child.vip,
             mode: child.mode,
             unheard: true,
+            processing: child.processing,
             alive_after: 0,
             selectors,
             delivered: Traffic::default(),
@@ -218,22 +255,23 @@ impl Sad {
             vip: child.vip,
             mode: child.mode,
             policy: child.policy,
+            processing: child.processing,
             path_mtu: None,
             defers_to: child.succeeds,
             sealed: Traffic::default(),
             esp: outbound_sa,
         };
         self.outbound.put(index.0, outbound);
-        let pair = Some(Pair { spi, tunnel: child.tunnel });
+        let pair = Some(Pair { spi, tunnel: child.tunnel, sessions });
         match self.pairs.get_mut(index.0 as usize) {
             Some(place) => *place = pair,
             None => self.pairs.push(pair),
         }
-        Ok(index)
+        Ok((index, replaced))
     }
 
-    /// Forgets a pair and its keys.
-    pub(crate) fn remove(&mut self, spi: Spi) -> Result<(), NoSuchSa> {
+    /// Forgets a pair and its keys. Returns its sessions, which are to be closed.
+    pub(crate) fn remove(&mut self, spi: Spi) -> Result<Option<Sessions>, NoSuchSa> {
         let at = self.by_spi.remove(spi.get()).ok_or(NoSuchSa)?;
         self.forget_remote_spi(SaIndex(at));
         if let Some(inbound) = self.inbound.get(at) {
@@ -241,9 +279,9 @@ impl Sad {
         }
         self.inbound.clear(at);
         self.outbound.clear(at);
-        *self.pairs.get_mut(at as usize).ok_or(NoSuchSa)? = None;
+        let pair = self.pairs.get_mut(at as usize).and_then(Option::take).ok_or(NoSuchSa)?;
         self.free.push(SaIndex(at));
-        Ok(())
+        Ok(pair.sessions)
     }
 
     /// An authentic packet came in by the pair.
@@ -370,6 +408,7 @@ impl Sad {
                 packets_out: outbound.sealed.packets,
                 bytes_out: outbound.sealed.bytes,
                 awaits_grant: inbound.esp.awaits_grant(),
+                processing: inbound.processing,
                 tunnel: pair.tunnel,
             })
         })

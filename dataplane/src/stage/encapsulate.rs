@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use vipsec_esp::sa::Mode;
+use vipsec_esp::sa::{Mode, Processing};
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 use vipsec_wire::ip::{self, Header, protocol};
 
@@ -45,14 +45,15 @@ impl<P: BufferPool> Worker<P> {
     pub(super) fn encapsulate(&mut self, now: Instant, index: SaIndex, header: &Header, mut packet: P::Buf) -> Verdict {
         let identification = self.next_identification() as u16;
         let sa = self.sad.outbound_mut(index).ok_or(DropReason::NoOutboundSa)?;
+        if sa.processing == Processing::Lookaside {
+            return self.seal_in_device(index, header, identification, packet);
+        }
         if sa.mode == Mode::Transport {
             return self.encapsulate_transport(now, index, header, packet);
         }
         sa.esp.seal(&mut packet, header.version().protocol())?;
-        let fields = Fields::new(sa.policy, header, identification);
-        sa.template.put_on(&mut packet, fields)?;
-        sad::count(&mut sa.sealed, header.total_len);
-        let (path, wants_more): (Path, bool) = (sa.template.path, sa.esp.wants_more());
+        let path = sa.dress(&mut packet, Fields::new(sa.policy, header, identification), header.total_len)?;
+        let wants_more = sa.esp.wants_more();
         self.counters.esp_out.count(header.total_len);
         if wants_more {
             self.touch(index);
@@ -63,7 +64,6 @@ impl<P: BufferPool> Worker<P> {
     /// In transport mode the packet keeps its IP header.
     #[cold]
     fn encapsulate_transport(&mut self, now: Instant, index: SaIndex, header: &Header, mut packet: P::Buf) -> Verdict {
-        let tunnel = self.sad.tunnel(index).ok_or(DropReason::NoOutboundSa)?;
         let kept = Kept::take(header, &mut packet)?;
         let sa = self.sad.outbound_mut(index).ok_or(DropReason::NoOutboundSa)?;
         sa.esp.seal(&mut packet, header.protocol)?;
@@ -73,18 +73,29 @@ impl<P: BufferPool> Worker<P> {
         if wants_more {
             self.touch(index);
         }
+        self.put_header_back(index, kept, &mut packet)?;
+        self.send_transport(now, &path, packet)
+    }
+
+    /// Puts in front of a sealed packet what it had there, with UDP between if its SA has.
+    pub(super) fn put_header_back(&self, index: SaIndex, kept: Kept, packet: &mut P::Buf) -> Verdict {
+        let tunnel = self.sad.tunnel(index).ok_or(DropReason::NoOutboundSa)?;
         let outer_protocol = match tunnel.udp {
             Some(ports) => {
-                put_udp(ports, (tunnel.local, tunnel.remote), &mut packet)?;
+                put_udp(ports, (tunnel.local, tunnel.remote), packet)?;
                 protocol::UDP
             }
             None => protocol::ESP,
         };
-        kept.put_back(outer_protocol, &mut packet)?;
+        kept.put_back(outer_protocol, packet)
+    }
+
+    /// Sends a packet that was protected in transport mode, in fragments if that made it too big.
+    pub(super) fn send_transport(&mut self, now: Instant, path: &Path, packet: P::Buf) -> Verdict {
         if packet.data().len() > usize::from(path.mtu) {
-            return self.send_in_fragments(now, &path, packet.data());
+            return self.send_in_fragments(now, path, packet.data());
         }
-        self.send_along(now, &path, packet)
+        self.send_along(now, path, packet)
     }
 
     pub(super) fn is_transport(&self, index: SaIndex) -> bool {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use vipsec_esp::KEY_AHEAD;
 use vipsec_esp::inbound::{self, Admission};
-use vipsec_esp::sa::Spi;
+use vipsec_esp::sa::{Processing, Spi};
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 
 use super::Stage;
@@ -53,8 +53,14 @@ impl<P: BufferPool> Worker<P> {
         let mut opened = Stage::new();
         for (n, sealed) in sealed.drain(..).enumerate() {
             self.prefetch_inbound_key(keys.get(n + KEY_AHEAD));
-            opened.extend(self.passed(self.open(sealed)));
+            let result = self.open(sealed);
+            opened.extend(self.passed(result).flatten());
         }
+        self.admit_all(now, &mut opened);
+    }
+
+    /// Takes authentic packets on to their targets.
+    pub(super) fn admit_all(&mut self, now: Instant, opened: &mut Stage<Opened<P::Buf>>) {
         let mut inner = Stage::new();
         for opened in opened.drain(..) {
             let verdict = self.admit(now, opened).and_then(|admitted| match admitted {
@@ -75,17 +81,21 @@ impl<P: BufferPool> Worker<P> {
         }
     }
 
+    /// Opens a packet, or has the crypto device do it: then it comes back later.
     #[inline]
-    fn open(&self, sealed: Sealed<P::Buf>) -> Result<Opened<P::Buf>, DropReason> {
-        let Sealed { mut packet, index, outer } = sealed;
-        let sa = self.sad.inbound(index).ok_or(DropReason::UnknownSpi)?;
-        if sa.vip != outer.vip {
+    fn open(&mut self, sealed: Sealed<P::Buf>) -> Result<Option<Opened<P::Buf>>, DropReason> {
+        let sa = self.sad.inbound(sealed.index).ok_or(DropReason::UnknownSpi)?;
+        if sa.vip != sealed.outer.vip {
             return Err(DropReason::WrongVip);
         }
+        if sa.processing == Processing::Lookaside {
+            return self.open_in_device(sealed).map(|()| None);
+        }
+        let Sealed { mut packet, index, outer } = sealed;
         // RFC 7296 §2.23: "all devices MUST be able to receive and process both UDP-encapsulated ESP and non-UDP-encapsulated ESP
         // packets at any time": the encapsulation is not a selector.
         let esp = sa.esp.open(&mut packet)?;
-        Ok(Opened { packet, index, esp, outer })
+        Ok(Some(Opened { packet, index, esp, outer }))
     }
 
     /// Passes an authentic packet on, or parks it above the horizon.

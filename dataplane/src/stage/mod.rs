@@ -37,6 +37,7 @@ mod icmp_error;
 mod ike;
 mod inner;
 mod inside;
+mod lookaside;
 mod ndp;
 mod neighbours;
 mod outside;
@@ -45,6 +46,7 @@ mod send;
 mod transport;
 
 use outside::FromOutside;
+pub(crate) use transport::Kept;
 
 /// A burst on its way through the stages: as many packets as came in at most. Stages drain it where it is: moving it would copy all of it.
 type Stage<T> = ArrayVec<T, BURST_MAX>;

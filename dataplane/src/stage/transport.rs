@@ -15,7 +15,8 @@ use crate::worker::{Verdict, Worker};
 const HEADER_LEN_MAX: usize = 60;
 
 /// An IP header on its own while what it carried is encrypted.
-pub(super) struct Kept {
+#[derive(Debug)]
+pub(crate) struct Kept {
     bytes: [u8; HEADER_LEN_MAX],
     len: usize,
 }

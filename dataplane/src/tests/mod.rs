@@ -14,6 +14,7 @@ mod hand_over;
 mod ike;
 mod inside;
 mod lifetime;
+mod lookaside;
 mod loops;
 mod mtu;
 mod ndp;

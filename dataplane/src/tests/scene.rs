@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use vipsec_distribute::service::{Service, ServiceTable, Target, TargetId, TargetState};
 use vipsec_esp::engine::EngineKind;
+use vipsec_esp::soft_device::SoftDevice;
 use vipsec_wire::arp;
-use vipsec_wire::buffer::{BufferPool, Burst, PacketBuf, VecPool};
+use vipsec_wire::buffer::{BufferPool, Burst, PacketBuf, VecBuf, VecPool};
 use vipsec_wire::checksum::Sum;
 use vipsec_wire::ethernet::{EtherType, Header, MacAddr};
 use vipsec_wire::ip::{self as wire_ip, parse_interface, protocol};
@@ -139,6 +140,13 @@ impl Scene {
         Self::with(tables(), &WorkerConfig::default())
     }
 
+    /// With a crypto device.
+    pub(super) fn with_device(tables: Tables, device: &SoftDevice<VecBuf>) -> Self {
+        let mut scene = Self::with(tables, &WorkerConfig::default());
+        scene.worker = scene.worker.with_crypto_device(Box::new(device.clone()));
+        scene
+    }
+
     pub(super) fn with(tables: Tables, config: &WorkerConfig) -> Self {
         let now = Instant::now();
         let counters = Arc::new(Counters::default());
@@ -164,6 +172,12 @@ impl Scene {
             burst.push(buffer);
         }
         self.worker.handle_burst(self.now, port, burst);
+        self.complete();
+    }
+
+    /// What a crypto device is done with goes on.
+    pub(super) fn complete(&mut self) {
+        while self.worker.handle_completions(self.now) > 0 {}
     }
 
     /// Received packets that the worker still has.
@@ -173,6 +187,7 @@ impl Scene {
 
     pub(super) fn command(&mut self, command: Command) {
         self.worker.handle_command(self.now, command);
+        self.complete();
     }
 
     pub(super) fn use_tables(&mut self, tables: Tables) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use vipsec_esp::sa::{ChildSa, Spi};
+use vipsec_esp::sa::{ChildSa, Processing, Spi};
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 
 use super::{Verdict, Worker};
@@ -11,7 +11,7 @@ use crate::api::{ChildRefusal, Command, Event, PortId, Report, ReportKind, Table
 use crate::drops::{DropReason, Tally};
 use crate::lookup::Lookup;
 use crate::route::NextHop;
-use crate::sad::SaIndex;
+use crate::sad::{NoSuchSa, SaIndex, Sessions};
 
 impl<P: BufferPool> Worker<P> {
     /// Does what the control core wants.
@@ -46,9 +46,7 @@ impl<P: BufferPool> Worker<P> {
                 self.tell(Event::Report { token, report });
             }
         }
-        self.send_requests();
-        self.report_numbers();
-        self.schedule(now);
+        self.end_round(now);
     }
 
     fn use_tables(&mut self, now: Instant, version: u64, tables: Arc<Tables>) {
@@ -64,20 +62,16 @@ impl<P: BufferPool> Worker<P> {
             }
         }
         self.lookup = next;
-        self.tables_changed();
+        self.tables_changed(version);
         self.connections.use_services(self.lookup.services().clone());
         self.release_held(now);
-        self.tell(Event::TablesInForce(version));
+        self.confirm_tables();
     }
 
     fn install(&mut self, child: ChildSa) {
         let spi = child.inbound.spi;
         self.forget_parked(spi);
-        let installed = match self.lookup.vip(child.vip) {
-            Some(_) => self.sad.install(&child),
-            None => Err(ChildRefusal::UnknownVip),
-        };
-        match installed {
+        match self.place(&child) {
             Ok(index) => {
                 self.tell(Event::ChildInstalled(spi));
                 self.touch(index);
@@ -86,11 +80,35 @@ impl<P: BufferPool> Worker<P> {
         }
     }
 
+    fn place(&mut self, child: &ChildSa) -> Result<SaIndex, ChildRefusal> {
+        self.lookup.vip(child.vip).ok_or(ChildRefusal::UnknownVip)?;
+        let sessions = match (child.processing, &mut self.lookaside) {
+            (Processing::Cpu, _) => None,
+            (Processing::Lookaside, Some(device)) => Some(device.open_sessions(child).map_err(ChildRefusal::Session)?),
+            // Never another tier in silence: who asked for a device relies on it.
+            (other, _) => return Err(ChildRefusal::Processing(other)),
+        };
+        let installed = self.sad.install(child, sessions);
+        self.close_sessions(match &installed {
+            Ok((_, replaced)) => *replaced,
+            Err(_) => sessions,
+        });
+        installed.map(|(index, _)| index)
+    }
+
     fn remove(&mut self, spi: Spi) {
-        if self.sad.remove(spi).is_err() {
-            self.counters.count(Tally::CommandsRefused);
+        match self.sad.remove(spi) {
+            Ok(sessions) => self.close_sessions(sessions),
+            Err(NoSuchSa) => self.counters.count(Tally::CommandsRefused),
         }
         self.forget_parked(spi);
+    }
+
+    /// What a crypto device still has of their packets comes back, and is dropped then.
+    fn close_sessions(&mut self, sessions: Option<Sessions>) {
+        if let (Some(device), Some(sessions)) = (&mut self.lookaside, sessions) {
+            device.close_sessions(sessions);
+        }
     }
 
     fn forget_parked(&mut self, spi: Spi) {

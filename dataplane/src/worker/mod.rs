@@ -2,6 +2,7 @@
 //!
 //! - [`Worker::handle_burst`]: packets that a port received.
 //! - [`Worker::handle_command`]: what the control core wants.
+//! - [`Worker::handle_completions`]: what a crypto device is done with, while [`Worker::in_crypto_device`] says that it has something.
 //! - [`Worker::handle_timeout`]: call when [`Worker::poll_timeout`] says.
 //! - [`Worker::poll_transmit`], [`Worker::poll_event`]: what came of it.
 
@@ -13,13 +14,15 @@ use arrayvec::ArrayVec;
 use vipsec_distribute::connection::{self, ConnectionTable};
 use vipsec_esp::engine::EngineKind;
 use vipsec_wire::buffer::{BURST_MAX, BufferPool, Burst, PacketBuf};
+use vipsec_wire::crypto::CryptoIo;
 
-use crate::api::{Event, Policer, PortId, Tables};
+use crate::api::{Event, Policer, PortId, Tables, VipState};
 use crate::counters::{Counters, PORTS_MAX};
 use crate::deadline::Deadline;
 use crate::drops::{DropReason, Tally};
 use crate::events::EventQueue;
 use crate::holding::Holding;
+use crate::lookaside::Lookaside;
 use crate::lookup::Lookup;
 use crate::neighbour::NeighbourCache;
 use crate::parking::Parking;
@@ -93,6 +96,8 @@ pub struct Worker<P: BufferPool> {
     /// Where datagrams are put together, if not in the pool's buffers.
     pub(crate) large_pool: Option<P>,
     pub(crate) sad: Sad,
+    /// The crypto device, if there is one.
+    pub(crate) lookaside: Option<Lookaside<P::Buf>>,
     pub(crate) parking: Parking<P::Buf>,
     pub(crate) holding: Holding<P::Buf>,
     pub(crate) connections: ConnectionTable,
@@ -101,6 +106,8 @@ pub struct Worker<P: BufferPool> {
     pub(crate) reassembler: Reassembler<P::Buf>,
     /// Counts up with every change of the tables.
     tables_changes: u32,
+    /// The version of the tables, while their being in force is not confirmed.
+    tables_unconfirmed: Option<u64>,
     pub(crate) events: EventQueue,
     transmit: [VecDeque<P::Buf>; PORTS_MAX],
     transmit_packets_max: usize,
@@ -150,12 +157,14 @@ impl<P: BufferPool> Worker<P> {
             pool,
             large_pool: None,
             sad: Sad::new(config.engine, config.sas_max, config.hash_seed),
+            lookaside: None,
             parking: Parking::new(config.parked_packets_max),
             holding: Holding::new(config.held_packets_max),
             neighbours: NeighbourCache::new(config.neighbours_max),
             paths: Paths::new(),
             reassembler: Reassembler::new(&config.reassembly, config.hash_seed),
             tables_changes: 1,
+            tables_unconfirmed: None,
             events: EventQueue::new(config.events_max),
             transmit: std::array::from_fn(queue),
             transmit_packets_max: config.transmit_packets_max,
@@ -176,6 +185,13 @@ impl<P: BufferPool> Worker<P> {
         self
     }
 
+    /// Has a crypto device for the SAs that ask for one.
+    #[must_use]
+    pub fn with_crypto_device(mut self, device: Box<dyn CryptoIo<Buf = P::Buf>>) -> Self {
+        self.lookaside = Some(Lookaside::new(device));
+        self
+    }
+
     /// Takes the packets that a port received.
     pub fn handle_burst(&mut self, now: Instant, port: PortId, burst: Burst<P::Buf>) {
         if let Some(counters) = self.counters.port(port) {
@@ -183,9 +199,22 @@ impl<P: BufferPool> Worker<P> {
         }
         let may_act = !self.deadline.has_passed(now);
         self.receive(now, port, burst, may_act);
+        self.end_round(now);
+    }
+
+    /// What every call ends with.
+    pub(crate) fn end_round(&mut self, now: Instant) {
+        if let Some(device) = &mut self.lookaside {
+            device.hand_over();
+        }
         self.send_requests();
         self.report_numbers();
         self.schedule(now);
+    }
+
+    /// Packets in the crypto device: as long as there are any, [`handle_completions`](Self::handle_completions) has something to do.
+    pub fn in_crypto_device(&self) -> usize {
+        self.lookaside.as_ref().map_or(0, Lookaside::in_flight)
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
@@ -215,8 +244,7 @@ impl<P: BufferPool> Worker<P> {
             self.beat(now);
             self.next_tick = None;
         }
-        self.send_requests();
-        self.schedule(now);
+        self.end_round(now);
     }
 
     /// A hundredth of the SAs gets its beat.
@@ -362,8 +390,21 @@ impl<P: BufferPool> Worker<P> {
     }
 
     /// The tables are others now.
-    pub(crate) fn tables_changed(&mut self) {
+    pub(crate) fn tables_changed(&mut self, version: u64) {
         self.tables_changes = self.tables_changes.wrapping_add(1);
+        self.tables_unconfirmed = Some(version);
+    }
+
+    /// Tells that the tables are in force. A VIP that is being handed over has stopped only when the crypto device has none of its
+    /// packets any more: their numbers are not known before.
+    pub(crate) fn confirm_tables(&mut self) {
+        let Some(version) = self.tables_unconfirmed else { return };
+        let (lookup, device) = (&self.lookup, &self.lookaside);
+        let leaving = |vip| lookup.vip(vip).is_some_and(|table| table.state == VipState::HandingOver);
+        if !device.as_ref().is_some_and(|device| device.any(|pending| leaving(pending.vip))) {
+            self.tables_unconfirmed = None;
+            self.tell(Event::TablesInForce(version));
+        }
     }
 
     fn schedule(&mut self, now: Instant) {

@@ -9,6 +9,7 @@ use thiserror::Error;
 pub mod arp;
 pub mod buffer;
 pub mod checksum;
+pub mod crypto;
 pub mod encapsulation;
 pub mod ethernet;
 pub mod fragment;

@@ -38,15 +38,10 @@ use crate::netdev;
 mod queue;
 mod session;
 
-pub use queue::{CryptoQueue, Done, Failure, Job};
-pub use session::{Algorithm, Direction, SessionError, SessionId, SessionParams};
-
-/// Length of a nonce in bytes: salt and IV (RFC 4106 §4, RFC 7634 §2).
-pub const NONCE_LEN: usize = 12;
-/// Most bytes of additional authenticated data: SPI and extended sequence number (RFC 4106 §5).
-pub const AAD_MAX: usize = 12;
-/// Length of a tag in bytes.
-pub const TAG_LEN: usize = 16;
+pub use queue::{CryptoQueue, Done, Job};
+pub use vipsec_wire::crypto::{
+    AAD_MAX, Algorithm, CryptoIo, Direction, Failure, NONCE_LEN, SessionError, SessionId, SessionParams, TAG_LEN,
+};
 
 /// How a crypto device is set up.
 #[derive(Debug, Clone)]

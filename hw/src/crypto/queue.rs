@@ -6,61 +6,21 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use thiserror::Error;
 use vipsec_dpdk_sys as sys;
 use vipsec_wire::buffer::{BURST_MAX, Burst, PacketBuf};
+use vipsec_wire::crypto::{
+    self, AAD_MAX, CryptoIo, Failure, NONCE_LEN, SessionError, SessionId, SessionParams, TAG_LEN,
+};
 
-use super::session::{Session, SessionError, SessionId, SessionParams};
-use super::{AAD_MAX, CryptoOptions, DeviceInner, NONCE_LEN, TAG_LEN};
+use super::session::Session;
+use super::{CryptoOptions, DeviceInner};
 use crate::errno::Errno;
 use crate::mbuf::Mbuf;
 
-/// A packet to be encrypted or decrypted in place. Offsets count from the packet's first byte.
-#[derive(Debug)]
-pub struct Job {
-    /// The packet.
-    pub packet: Mbuf,
-    /// The session, of the same queue.
-    pub session: SessionId,
-    /// The caller's own; comes back with the packet.
-    pub token: u64,
-    /// The nonce. Who seals answers for it: it is never used twice under one key.
-    pub nonce: [u8; NONCE_LEN],
-    /// Additional authenticated data: as many bytes count as the session has.
-    pub aad: [u8; AAD_MAX],
-    /// Where the text stands, in bytes.
-    pub text: Range<usize>,
-    /// Where the tag's [`TAG_LEN`] bytes stand, or belong.
-    pub tag: usize,
-}
-
-/// A job that came back.
-#[derive(Debug)]
-pub struct Done {
-    /// The packet. After a failure its content is unspecified; in particular it may be plaintext that nobody vouches for.
-    pub packet: Mbuf,
-    /// The job's.
-    pub token: u64,
-    /// How it went.
-    pub result: Result<(), Failure>,
-}
-
-/// Why a job failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Failure {
-    /// The tag does not fit key, nonce, additional data and text.
-    #[error("the authentication tag does not fit")]
-    BadTag,
-    /// The queue has no such session, or no longer.
-    #[error("the crypto session is closed")]
-    NoSession,
-    /// Text or tag are not within the packet.
-    #[error("the job reaches beyond its packet")]
-    OutOfBounds,
-    /// The device failed.
-    #[error("the crypto device failed")]
-    Device,
-}
+/// A packet for the device.
+pub type Job = crypto::Job<Mbuf>;
+/// A packet that the device is done with.
+pub type Done = crypto::Done<Mbuf>;
 
 /// What we keep behind an operation while the device has it.
 #[repr(C)]
@@ -146,71 +106,6 @@ impl CryptoQueue {
         self.jobs_max - self.idle.len() + self.refused.len()
     }
 
-    /// Makes a session. Not for the packet path: it may allocate and wait for another queue that does the same.
-    pub fn open_session(&mut self, params: &SessionParams<'_>) -> Result<SessionId, SessionError> {
-        let session = Session::new(&self.device, params)?;
-        let place = self.free_places.pop().unwrap_or_else(|| {
-            self.sessions.push(Place::default());
-            (self.sessions.len() - 1) as u32
-        });
-        let slot = &mut self.sessions[place as usize];
-        slot.session = Some(session);
-        Ok(SessionId { place, generation: slot.generation })
-    }
-
-    /// Closes a session and wipes its key, once the jobs that use it are back. Jobs that are enqueued from now on are refused. A
-    /// session that is closed already stays closed.
-    pub fn close_session(&mut self, id: SessionId) {
-        if let Some(place) = self.sessions.get_mut(id.place as usize)
-            && place.generation == id.generation
-            && place.session.is_some()
-        {
-            place.is_closed = true;
-            place.generation = place.generation.wrapping_add(1);
-            self.free_if_unused(id.place);
-        }
-    }
-
-    /// Hands jobs to the device from the front of `jobs`, removing what was taken; what there is no room for stays. Returns the
-    /// number taken: each comes back by [`dequeue`](Self::dequeue).
-    pub fn enqueue(&mut self, jobs: &mut Burst<Job>) -> usize {
-        self.send();
-        if !self.unsent.is_empty() {
-            return 0;
-        }
-        let count = jobs.len().min(self.idle.len()).min(self.refused.remaining_capacity());
-        for job in jobs.drain(..count) {
-            match self.prepare(job) {
-                Ok(op) => self.unsent.push(op),
-                Err(refused) => self.refused.push(refused),
-            }
-        }
-        self.send();
-        count
-    }
-
-    /// Takes back finished jobs, up to the burst's free capacity; never waits. Returns the number taken back.
-    ///
-    /// Software drivers compute here, and compare tags byte by byte: the time that it takes may tell how much of a forged tag was
-    /// right, as far as the network lets anybody measure that.
-    pub fn dequeue(&mut self, into: &mut Burst<Done>) -> usize {
-        self.send();
-        let before = into.len();
-        let refused = self.refused.len().min(into.remaining_capacity());
-        into.extend(self.refused.drain(..refused));
-        let mut ops = [ptr::null_mut(); BURST_MAX];
-        let room = into.remaining_capacity();
-        // SAFETY: the device is started, and the queue is only here and `&mut`. The array has that room.
-        let count = unsafe {
-            sys::shim_rte_cryptodev_dequeue_burst(self.device.id(), self.queue, ops.as_mut_ptr(), room as u16)
-        };
-        for op in ops.into_iter().take(usize::from(count).min(room)).filter_map(NonNull::new) {
-            let done = self.finish(Op(op));
-            into.push(done);
-        }
-        into.len() - before
-    }
-
     /// Hands over what the device doesn't have yet.
     fn send(&mut self) {
         while !self.unsent.is_empty() {
@@ -292,6 +187,72 @@ impl CryptoQueue {
             place.is_closed = false;
             self.free_places.push(number);
         }
+    }
+}
+
+impl CryptoIo for CryptoQueue {
+    type Buf = Mbuf;
+
+    fn jobs_max(&self) -> usize {
+        self.jobs_max
+    }
+
+    fn open_session(&mut self, params: &SessionParams<'_>) -> Result<SessionId, SessionError> {
+        let session = Session::new(&self.device, params)?;
+        let place = self.free_places.pop().unwrap_or_else(|| {
+            self.sessions.push(Place::default());
+            (self.sessions.len() - 1) as u32
+        });
+        let slot = &mut self.sessions[place as usize];
+        slot.session = Some(session);
+        Ok(SessionId { place, generation: slot.generation })
+    }
+
+    fn close_session(&mut self, id: SessionId) {
+        if let Some(place) = self.sessions.get_mut(id.place as usize)
+            && place.generation == id.generation
+            && place.session.is_some()
+        {
+            place.is_closed = true;
+            place.generation = place.generation.wrapping_add(1);
+            self.free_if_unused(id.place);
+        }
+    }
+
+    fn enqueue(&mut self, jobs: &mut Burst<Job>) -> usize {
+        self.send();
+        if !self.unsent.is_empty() {
+            return 0;
+        }
+        let count = jobs.len().min(self.idle.len()).min(self.refused.remaining_capacity());
+        for job in jobs.drain(..count) {
+            match self.prepare(job) {
+                Ok(op) => self.unsent.push(op),
+                Err(refused) => self.refused.push(refused),
+            }
+        }
+        self.send();
+        count
+    }
+
+    /// Software drivers compute here, and compare tags byte by byte: the time that it takes may tell how much of a forged tag was
+    /// right, as far as the network lets anybody measure that.
+    fn dequeue(&mut self, into: &mut Burst<Done>) -> usize {
+        self.send();
+        let before = into.len();
+        let refused = self.refused.len().min(into.remaining_capacity());
+        into.extend(self.refused.drain(..refused));
+        let mut ops = [ptr::null_mut(); BURST_MAX];
+        let room = into.remaining_capacity();
+        // SAFETY: the device is started, and the queue is only here and `&mut`. The array has that room.
+        let count = unsafe {
+            sys::shim_rte_cryptodev_dequeue_burst(self.device.id(), self.queue, ops.as_mut_ptr(), room as u16)
+        };
+        for op in ops.into_iter().take(usize::from(count).min(room)).filter_map(NonNull::new) {
+            let done = self.finish(Op(op));
+            into.push(done);
+        }
+        into.len() - before
     }
 }
 

@@ -3,87 +3,18 @@
 use std::ptr::{self, NonNull};
 use std::sync::PoisonError;
 
-use thiserror::Error;
 use vipsec_dpdk_sys as sys;
+use vipsec_wire::crypto::{AAD_MAX, Algorithm, Direction, NONCE_LEN, SessionError, SessionParams, TAG_LEN};
 
-use super::{AAD_MAX, DeviceInner, NONCE_LEN, TAG_LEN, queue};
+use super::{DeviceInner, queue};
 use crate::errno::Errno;
 
-/// An AEAD.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Algorithm {
-    /// AES-GCM with a 128-bit key.
-    Aes128Gcm,
-    /// AES-GCM with a 256-bit key.
-    Aes256Gcm,
-    /// ChaCha20-Poly1305.
-    ChaCha20Poly1305,
-}
-
-impl Algorithm {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Aes128Gcm, Self::Aes256Gcm, Self::ChaCha20Poly1305];
-
-    /// Length of the key in bytes.
-    pub const fn key_len(self) -> usize {
-        match self {
-            Self::Aes128Gcm => 16,
-            Self::Aes256Gcm | Self::ChaCha20Poly1305 => 32,
-        }
+/// DPDK's number of an AEAD.
+const fn raw(algorithm: Algorithm) -> sys::rte_crypto_aead_algorithm {
+    match algorithm {
+        Algorithm::Aes128Gcm | Algorithm::Aes256Gcm => sys::RTE_CRYPTO_AEAD_AES_GCM,
+        Algorithm::ChaCha20Poly1305 => sys::RTE_CRYPTO_AEAD_CHACHA20_POLY1305,
     }
-
-    const fn raw(self) -> sys::rte_crypto_aead_algorithm {
-        match self {
-            Self::Aes128Gcm | Self::Aes256Gcm => sys::RTE_CRYPTO_AEAD_AES_GCM,
-            Self::ChaCha20Poly1305 => sys::RTE_CRYPTO_AEAD_CHACHA20_POLY1305,
-        }
-    }
-}
-
-/// What a session's jobs do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// Encrypt, and write the tag.
-    Seal,
-    /// Check the tag, and decrypt.
-    Open,
-}
-
-/// What a session is made of.
-#[derive(Clone, Copy)]
-pub struct SessionParams<'a> {
-    /// The AEAD.
-    pub algorithm: Algorithm,
-    /// What its jobs do.
-    pub direction: Direction,
-    /// The key: [`Algorithm::key_len`] bytes. The device keeps what it makes of it, until the session is closed, and wipes it then.
-    pub key: &'a [u8],
-    /// Bytes of additional authenticated data of each job, at most [`AAD_MAX`].
-    pub aad_len: usize,
-}
-
-/// No session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum SessionError {
-    /// The key's length doesn't fit the algorithm.
-    #[error("the key's length doesn't fit the algorithm")]
-    BadKey,
-    /// More additional data than ESP has.
-    #[error("at most {AAD_MAX} bytes of additional authenticated data")]
-    BadAad,
-    /// The device can't do that.
-    #[error("the device doesn't support the algorithm")]
-    Unsupported,
-    /// The device refused, for instance because it has as many sessions as it may have.
-    #[error("the device makes no session: {0}")]
-    Refused(Errno),
-}
-
-/// A session of one queue. Closed ones are recognized, whatever came in their place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SessionId {
-    pub(super) place: u32,
-    pub(super) generation: u32,
 }
 
 /// A session in a device, freed with its key when dropped.
@@ -113,7 +44,7 @@ impl Session {
                 Direction::Seal => sys::RTE_CRYPTO_AEAD_OP_ENCRYPT,
                 Direction::Open => sys::RTE_CRYPTO_AEAD_OP_DECRYPT,
             },
-            algo: algorithm.raw(),
+            algo: raw(algorithm),
             key: sys::rte_crypto_aead_xform__bindgen_ty_1 { data: key.as_ptr(), length: key.len() as u16 },
             iv: sys::rte_crypto_aead_xform__bindgen_ty_2 { offset: queue::NONCE_OFFSET, length: NONCE_LEN as u16 },
             digest_length: TAG_LEN as u16,
@@ -129,7 +60,10 @@ impl Session {
         // pointer to either.
         let raw =
             unsafe { sys::rte_cryptodev_sym_session_create(device.id(), &mut transform, device.sessions.0.as_ptr()) };
-        let raw = NonNull::new(raw).ok_or_else(|| SessionError::Refused(Errno::last()))?;
+        let raw = NonNull::new(raw).ok_or_else(|| match Errno::last() {
+            Errno(libc::ENOMEM) => SessionError::TooMany,
+            Errno(other) => SessionError::Refused(other),
+        })?;
         Ok(Self { raw, aad_len })
     }
 
@@ -155,7 +89,7 @@ impl Session {
 pub(super) fn is_supported(device: &DeviceInner, algorithm: Algorithm) -> bool {
     let index = sys::rte_cryptodev_sym_capability_idx {
         type_: sys::RTE_CRYPTO_SYM_XFORM_AEAD,
-        algo: sys::rte_cryptodev_sym_capability_idx__bindgen_ty_1 { aead: algorithm.raw() },
+        algo: sys::rte_cryptodev_sym_capability_idx__bindgen_ty_1 { aead: raw(algorithm) },
     };
     // SAFETY: the device is attached, and `index` lives during the call.
     let capability = unsafe { sys::rte_cryptodev_sym_capability_get(device.id(), &index) };
