@@ -1,5 +1,5 @@
 # Works on Debian 12 with Rust installed; `deps` brings the rest.
-.PHONY: help deps demo test sim bench bench-peers interop lint
+.PHONY: help deps demo test sim store-soak bench bench-peers interop lint
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -9,6 +9,7 @@ help:
 	@echo '            POLICY=renegotiate: with new SAs instead of the old ones'
 	@echo 'make test   all tests'
 	@echo 'make sim    N=100000 SEED=1: that many simulated schedules from that seed on; failing seeds are printed'
+	@echo 'make store-soak  N=5000: that many owners of a store killed or fenced while they write, on one host and between two (root)'
 	@echo 'make bench  what a packet costs on this machine, into target/bench; DOCS=1: into docs/benchmarks.md, too'
 	@echo 'make bench-peers  the same of DPDK'"'"'s ipsec-secgw and crypto drivers (fetches and builds the former)'
 	@echo 'make interop  IKE against a stock strongSwan, all cases in both roles (root); target/interop/report.json'
@@ -27,6 +28,9 @@ test: deps
 
 sim: deps
 	cargo run --locked --release -p vipsec-sim -- --count $(or $(N),10000) --seed $(or $(SEED),1)
+
+store-soak: deps
+	$(AS_ROOT) env PATH="$$PATH" VIPSEC_STORE_OWNERS=$(or $(N),5000) cargo test --locked -p vipsec-store --test two_processes
 
 bench: deps
 	cargo build --locked --release -p vipsec-bench

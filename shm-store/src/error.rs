@@ -70,6 +70,14 @@ pub enum LinkError {
     /// Pairing failed.
     #[error(transparent)]
     Pairing(#[from] PairingError),
+    /// The region that we are to keep is larger than the memory that is free.
+    #[error("a region of {wanted_mib} MiB doesn't fit into the {free_mib} MiB of memory that are free")]
+    NoMemory {
+        /// What the region takes.
+        wanted_mib: u64,
+        /// What the system could give.
+        free_mib: u64,
+    },
     /// The peer's memory is not its region.
     #[error(transparent)]
     NotTheRegion(#[from] NotTheRegion),

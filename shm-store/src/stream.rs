@@ -18,6 +18,19 @@ const WAITING_BYTES_MAX: usize = 16 * FRAME_BYTES_MAX;
 /// The kernel gives a connection up when nothing that was sent is acknowledged for so long.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(2);
 
+/// The connection is over. One that was given up because nothing was acknowledged says why the last attempt failed.
+fn means_gone(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::BrokenPipe
+            | ErrorKind::ConnectionReset
+            | ErrorKind::TimedOut
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::NetworkDown
+    )
+}
+
 /// A connection that never blocks.
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -65,9 +78,7 @@ impl Stream {
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return Ok(()),
                     ErrorKind::Interrupted => {}
-                    ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::TimedOut => {
-                        return Err(LinkError::Disconnected);
-                    }
+                    kind if means_gone(kind) => return Err(LinkError::Disconnected),
                     _ => return Err(io("write")(error)),
                 },
             }
@@ -89,7 +100,7 @@ impl Stream {
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return Ok(None),
                     ErrorKind::Interrupted => {}
-                    ErrorKind::ConnectionReset | ErrorKind::TimedOut => return Err(LinkError::Disconnected),
+                    kind if means_gone(kind) => return Err(LinkError::Disconnected),
                     _ => return Err(io("read")(error)),
                 },
             }

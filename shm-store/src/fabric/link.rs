@@ -47,7 +47,7 @@ pub fn pair(
     let FabricSetup { setup, provider, listener, peer_data } = fabric;
     let geometry = Geometry::new(setup.sizes.clone()).map_err(PairingError::from)?;
     let id = RegionId::random(rng);
-    let memory = create_memory(geometry.bytes()).map_err(system("memory file"))?;
+    let memory = create_memory(geometry.bytes())?;
     let mapping = Mapping::new(&memory, geometry.bytes()).map_err(system("mapping"))?;
     let protection = mapping.protection();
     let region = Arc::new(Region::create(mapping, geometry, id)?);

@@ -61,7 +61,8 @@ struct Posted {
 /// answered. Nothing waits: what finds no room in the ring is kept.
 pub struct FabricMemory {
     // Dropped in this order: the device must be done with the ring before the ring goes.
-    endpoint: Endpoint,
+    /// Closed as soon as anything has failed or is late: what is under way then is never repeated or completed.
+    endpoint: Option<Endpoint>,
     completions: Arc<CompletionQueue>,
     registration: Registration,
     ring: Box<[AtomicU64]>,
@@ -100,7 +101,7 @@ impl FabricMemory {
             )?
         };
         Ok(Self {
-            endpoint,
+            endpoint: Some(endpoint),
             completions,
             registration,
             ring,
@@ -132,7 +133,8 @@ impl FabricMemory {
         let (len, remote) = (words * 8, self.remote.base + at as u64 * 8);
         // What the completion will name it by.
         let context = ptr::without_provenance_mut((self.first + self.posted.len() as u64) as usize);
-        let (ep, descriptor, key) = (self.endpoint.as_ptr(), self.registration.descriptor(), self.remote.key);
+        let ep = self.endpoint.as_ref().ok_or(FabricError::Closed)?.as_ptr();
+        let (descriptor, key) = (self.registration.descriptor(), self.remote.key);
         // SAFETY: an open, connected endpoint; `local` is `len` bytes of the registered ring, which nobody reuses before the
         // operation has completed.
         let code = unsafe {
@@ -219,6 +221,7 @@ impl FabricMemory {
     }
 
     fn end(&mut self, error: FabricError) -> StoreError {
+        self.endpoint = None;
         self.ended = Some(error);
         StoreError::LinkLost
     }

@@ -28,7 +28,7 @@ pub fn pair(
 ) -> Result<Link, LinkError> {
     let geometry = Geometry::new(setup.sizes.clone()).map_err(PairingError::from)?;
     let id = RegionId::random(rng);
-    let memory = create_memory(geometry.bytes()).map_err(system("memory file"))?;
+    let memory = create_memory(geometry.bytes())?;
     let mapping = Mapping::new(&memory, geometry.bytes()).map_err(system("mapping"))?;
     let ours = mapping.protection();
     let region = Arc::new(Region::create(mapping, geometry, id)?);

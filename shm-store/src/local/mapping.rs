@@ -1,7 +1,7 @@
 //! A shared mapping of a memory file.
 
 use std::ffi::c_void;
-use std::fs::File;
+use std::fs::{self, File};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
@@ -11,6 +11,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl, posix_fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap, munmap};
+
+use crate::error::{LinkError, system};
 
 /// How well a mapping's content is kept in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,13 +39,30 @@ unsafe impl Sync for Mapping {}
 const SIZE_SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
 
 /// Creates a zeroed memory file of `bytes`, whose size nobody can change any more.
-pub(crate) fn create_memory(bytes: usize) -> Result<OwnedFd, Errno> {
-    let fd = memfd_create("vipsec-store", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-    let size = i64::try_from(bytes).map_err(|_| Errno::EFBIG)?;
-    // Takes the memory now: later, there would be nobody to tell that it has run out.
-    posix_fallocate(&fd, 0, size)?;
-    fcntl(&fd, FcntlArg::F_ADD_SEALS(SIZE_SEALS))?;
-    Ok(fd)
+pub(crate) fn create_memory(bytes: usize) -> Result<OwnedFd, LinkError> {
+    // A memory file has no file system that could be full: the kernel would look for other processes to end instead.
+    if let Some(free) = free_memory()
+        && bytes as u64 > free
+    {
+        return Err(LinkError::NoMemory { wanted_mib: bytes as u64 >> 20, free_mib: free >> 20 });
+    }
+    let create = || {
+        let fd = memfd_create("vipsec-store", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        let size = i64::try_from(bytes).map_err(|_| Errno::EFBIG)?;
+        // Takes the memory now: later, there would be nobody to tell that it has run out.
+        posix_fallocate(&fd, 0, size)?;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(SIZE_SEALS))?;
+        Ok(fd)
+    };
+    create().map_err(system("memory file"))
+}
+
+/// Bytes that the system could give without taking them from anybody (proc_meminfo(5), `MemAvailable`).
+fn free_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 impl Mapping {
