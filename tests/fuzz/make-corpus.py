@@ -7,7 +7,7 @@ Run it where scapy is (Debian: python3-scapy), after a change here; the files ar
 import pathlib
 import struct
 
-from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR, IPOption_Router_Alert
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR, IPOption_Router_Alert, fragment
 from scapy.layers.inet6 import (
     HBHOptUnknown,
     ICMPv6DestUnreach,
@@ -207,6 +207,99 @@ SEEDS = {
         "raw-v4": steps(((0, 1, 0, 0, 0), 0, 50, 255)) + raw(PACKETS_V4["first"]),
         "raw-v6": steps(((0, 1, 0, 0, 0), 0, 50, 255)) + raw(PACKETS_V6["later"]),
     },
+}
+
+
+def esp(kind, edge, *packets):
+    """An SA, and packets of (distance, damage, mask, plaintext)."""
+    made = (struct.pack(">hBBB", distance, damage, mask, len(text)) + text for distance, damage, mask, text in packets)
+    return bytes([kind, edge]) + b"".join(made)
+
+
+def text(payload, pad=0, next_header=4):
+    return payload + bytes(range(1, pad + 1)) + bytes([pad, next_header])
+
+
+GOOD = text(bytes(8), 2)
+
+SEEDS["esp"] = {
+    "in-order": esp(0x40, 0, *[(1, 0, 0, GOOD) for _ in range(4)]),
+    "chacha-esn": esp(0x46, 16, (1, 0, 0, GOOD), (3, 0, 0, GOOD), (-1, 0, 0, GOOD)),
+    "aes-256": esp(0x41, 0, (1, 0, 0, GOOD), (1, 0, 0, text(bytes(6)))),
+    "high-half": esp(0x44, 15, *[(0x7FFF, 0, 0, GOOD) for _ in range(3)], (-0x7000, 0, 0, GOOD)),
+    "replayed": esp(0x40, 0, (5, 0, 0, GOOD), (0, 0, 0, GOOD), (-4, 0, 0, GOOD), (-4, 0, 0, GOOD)),
+    "left-of-window": esp(0x40, 1, (70, 0, 0, GOOD), (-63, 0, 0, GOOD), (-64, 0, 0, GOOD)),
+    "wide-window": esp(0x78, 1, (0x2000, 0, 0, GOOD), (-0x1FFF, 0, 0, GOOD), (-0x2000, 0, 0, GOOD)),
+    "horizon": esp(0, 0, (64, 0, 0, GOOD), (1, 0x80, 0, GOOD), (1, 0, 0, GOOD), (40, 0, 0, GOOD)),
+    "damaged": esp(0x40, 0, *[(1, at, 1, GOOD) for at in (4, 7, 8, 16, 20, 28, 43)]),
+    "padding": esp(0x40, 0, (1, 0, 0, text(bytes(2), 4)), (1, 0, 0, bytes(8) + b"\x07\x04"), (1, 0, 0, b"\x02\x02\x02\x04")),
+    "short": esp(0x40, 0, (1, 0, 0, b""), (1, 0, 0, b"\0\x04"), (1, 0, 0, bytes(5))),
+    "dummy": esp(0x40, 0, (1, 0, 0, text(bytes(6), 0, 59))),
+}
+
+
+def frame(port, packet):
+    return struct.pack(">BBH", 0, port, len(raw(packet))) + raw(packet)
+
+
+def packet(flags, made):
+    return struct.pack(">BBH", 1, flags, len(raw(made))) + raw(made)
+
+
+def sealed(peer, flags, made):
+    return struct.pack(">BBBH", 2, peer, flags, len(raw(made))) + raw(made)
+
+
+def whole(peer, ports, flags, size):
+    """A peer's packet, and its target's answer."""
+    return bytes([3, peer, ports, flags, size, 11, 0, 3, peer, ports, flags | 1, size, 11, 0])
+
+
+def installed(peer, kind):
+    return bytes([5, peer, kind])
+
+
+def fragments(flags, made, size):
+    pieces = fragment(IP(raw(made)), fragsize=size)
+    return b"".join(sealed(1, flags, piece) for piece in pieces)
+
+
+INNER = {"src": "10.9.0.1", "dst": "192.0.2.1"}
+OUTER = {"src": "203.0.113.1", "dst": "192.0.2.1"}
+QUERY = UDP(sport=40000, dport=53) / bytes(40)
+
+SEEDS["worker"] = {
+    # Every kind of SA, packets of every family and size both ways.
+    **{
+        f"sa-{kind:02x}": installed(1, kind) + b"".join(whole(1, ports, flags, 9 * ports) for ports, flags in enumerate((0, 2, 4, 12, 6, 16, 32)))
+        for kind in (0, 1, 2, 3, 4, 6, 5, 7, 0x10, 0x20, 0x40, 0x80)
+    },
+    "big": installed(1, 0) + whole(1, 0, 0, 245) + whole(1, 0, 16, 245) + whole(1, 0, 2, 245),
+    "narrow": bytes([9, 4]) + installed(1, 0) + whole(1, 0, 0, 215) + whole(1, 0, 16, 215) + whole(1, 0, 2, 215),
+    "parked": installed(1, 8) + b"".join(whole(1, 0, 0, n) for n in range(12)) + bytes([7, 1, 10, 11, 0, 7, 1, 255, 11, 0]),
+    "bound": installed(1, 0) + whole(1, 0, 0, 1) + bytes([8, 1]) + whole(1, 0, 0, 1) + bytes([7, 1, 9, 11, 0]),
+    "replayed": installed(1, 0) + whole(1, 0, 0, 1) + bytes([4, 11, 0, 4, 11, 0]),
+    "handed-over": installed(1, 0) + bytes([9, 1]) + whole(1, 0, 0, 1) + bytes([9, 2, 11, 0, 9, 0]) + whole(1, 0, 0, 1),
+    "taken-back": installed(1, 0) + bytes([9, 1]) + whole(1, 0, 0, 1) + bytes([9, 0, 11, 0]),
+    "policies": bytes([9, 8]) + b"".join(installed(peer, 0) + whole(peer, 0, 0, 1) for peer in (1, 2, 3)),
+    "targets-fail": installed(1, 0) + b"".join(whole(1, 8 * n, 0, 1) for n in range(6)) + bytes([9, 0xA0]) + b"".join(whole(1, 8 * n, 0, 1) for n in range(6)),
+    "silent-neighbours": installed(1, 0) + bytes([3, 1, 0, 0, 1, 11, 1, 10, 60, 11, 1, 10, 60, 11, 1, 10, 200, 11, 1]),
+    "deadline": installed(1, 0) + bytes([10, 255]) + whole(1, 0, 0, 1) + bytes([10, 1]) + whole(1, 0, 0, 1),
+    "many-sas": b"".join(installed(peer, 0) + whole(peer, peer, 0, 3) for peer in range(4)) + bytes([6, 2]) + whole(2, 2, 0, 3),
+    "rekeyed": installed(2, 0) + installed(1, 8) + whole(1, 0, 0, 1) + bytes([6, 2]) + whole(1, 0, 0, 1),
+    "orders": installed(1, 2) + b"".join(bytes([12, 1, what]) for what in range(0, 250, 7)) + bytes([11, 0]),
+    "fragments-in-tunnel": installed(1, 0) + fragments(2, IP(id=7, **INNER) / UDP(sport=40000, dport=53) / bytes(900), 400) + bytes([11, 0]),
+    "fragments-outside": b"".join(packet(2, piece) for piece in fragment(IP(id=9, **OUTER) / UDP(sport=500, dport=500) / bytes(700), fragsize=300)),
+    "ping": installed(1, 0) + sealed(1, 2, IP(**INNER) / ICMP() / b"ping") + packet(2, IP(**OUTER) / ICMP() / b"ping") + bytes([11, 0]),
+    "ike": packet(2, IP(**OUTER) / UDP(sport=500, dport=500) / bytes(40)) + packet(2, IP(**OUTER) / UDP(sport=4500, dport=4500) / bytes(40)) + packet(2, IP(**OUTER) / UDP(sport=4500, dport=4500) / b"\xff"),
+    "tunnel-error": installed(1, 0) + whole(1, 0, 0, 9) + packet(2, IP(**OUTER) / ICMP(type=3, code=4, nexthopmtu=900) / IP(src="192.0.2.1", dst="203.0.113.1", proto=50) / b"\xc0\0\0\x01\0\0\0\x01") + whole(1, 0, 16, 200),
+    "inner-error": installed(1, 0) + whole(1, 0, 0, 9) + sealed(1, 2, IP(**INNER) / ICMP(type=3, code=4, nexthopmtu=900) / IP(src="192.0.2.1", dst="10.9.0.1") / UDP(sport=53, dport=40000)) + bytes([11, 0]),
+    "target-error": installed(1, 0) + whole(1, 0, 0, 9) + packet(3, IP(src="192.0.2.1", dst="10.9.0.1") / ICMP(type=3, code=3) / IP(**INNER) / QUERY) + bytes([11, 0]),
+    "options": installed(1, 0) + sealed(1, 2, IP(options=OPTIONS, **INNER) / QUERY) + bytes([11, 0]),
+    "padded": installed(1, 0) + sealed(1, 2, raw(IP(**INNER) / QUERY) + bytes(60)) + bytes([11, 0]),
+    "dummy": installed(1, 0) + sealed(1, 4, b"rubbish") + sealed(1, 0, b"rubbish") + sealed(1, 1, bytes(60)),
+    "arp": frame(0, Ether(src="02:00:00:00:00:09", dst="ff:ff:ff:ff:ff:ff") / ARP(psrc="192.0.2.254", pdst="192.0.2.1")) + frame(1, Ether(src="02:00:00:00:00:09", dst="ff:ff:ff:ff:ff:ff") / ARP(psrc="10.1.0.21", pdst="10.1.0.1")) + bytes([11, 0]),
+    "announcement": frame(0, Ether(src="02:00:00:00:00:09", dst="ff:ff:ff:ff:ff:ff", type=0x88B5) / bytes(60)),
 }
 
 

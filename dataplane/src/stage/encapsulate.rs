@@ -45,11 +45,11 @@ impl<P: BufferPool> Worker<P> {
     pub(super) fn encapsulate(&mut self, now: Instant, index: SaIndex, header: &Header, mut packet: P::Buf) -> Verdict {
         let identification = self.next_identification() as u16;
         let sa = self.sad.outbound_mut(index).ok_or(DropReason::NoOutboundSa)?;
-        if sa.processing == Processing::Lookaside {
-            return self.seal_in_device(index, header, identification, packet);
-        }
         if sa.mode == Mode::Transport {
             return self.encapsulate_transport(now, index, header, packet);
+        }
+        if sa.processing == Processing::Lookaside {
+            return self.seal_in_device(index, header, identification, packet);
         }
         sa.esp.seal(&mut packet, header.version().protocol())?;
         let path = sa.dress(&mut packet, Fields::new(sa.policy, header, identification), header.total_len)?;
@@ -64,8 +64,17 @@ impl<P: BufferPool> Worker<P> {
     /// In transport mode the packet keeps its IP header.
     #[cold]
     fn encapsulate_transport(&mut self, now: Instant, index: SaIndex, header: &Header, mut packet: P::Buf) -> Verdict {
-        let kept = Kept::take(header, &mut packet)?;
+        let tunnel = self.sad.tunnel(index).ok_or(DropReason::NoOutboundSa)?;
+        // RFC 4301 §4.1: a transport mode SA is "between a pair of hosts", and the packet's header is all that says where it goes.
+        if (header.source, header.destination) != (tunnel.local.into(), tunnel.remote.into()) {
+            return Err(DropReason::NoOutboundSa);
+        }
         let sa = self.sad.outbound_mut(index).ok_or(DropReason::NoOutboundSa)?;
+        if sa.processing == Processing::Lookaside {
+            // The identification is the header's own.
+            return self.seal_in_device(index, header, 0, packet);
+        }
+        let kept = Kept::take(header, &mut packet)?;
         sa.esp.seal(&mut packet, header.protocol)?;
         sad::count(&mut sa.sealed, header.total_len);
         let (path, wants_more) = (sa.template.path, sa.esp.wants_more());

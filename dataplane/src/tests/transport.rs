@@ -112,6 +112,26 @@ fn the_header_restored_is_judged_by_the_selectors() {
     scene.assert_dropped(DropReason::EspDummy);
 }
 
+/// RFC 4301 §4.1: whatever its selectors say, between those two hosts alone.
+#[test]
+fn nothing_but_what_its_two_ends_say_to_each_other_goes_through_it() {
+    let wide = ChildSa {
+        local_selectors: vec![selector("192.0.2.1/32"), selector("2001:db8:1::1/128")],
+        remote_selectors: vec![selector("203.0.113.0/24"), selector("2001:db8:f::/48")],
+        ..transport(false, None)
+    };
+    let (mut scene, mut peer) = scene_with(wide);
+    for other in [
+        udp((VIP, 53), ([203, 0, 113, 6].into(), 40000), b"answer"),
+        udp_between((VIP6, 53), (PEER6, 40000), b"answer"),
+    ] {
+        scene.receive(INSIDE, &to_gateway(&other));
+        scene.assert_dropped(DropReason::NoOutboundSa);
+    }
+    scene.receive(INSIDE, &to_gateway(&udp((VIP, 53), (PEER, 40000), b"answer")));
+    assert!(peer.open(&scene.one_sent_with_arp(OUTSIDE)).ends_with(b"answer"));
+}
+
 /// RFC 4303 §3.3.4: transport mode protects whole datagrams, so a big one is split behind ESP.
 #[test]
 fn a_big_packet_is_split_after_it_was_encrypted() {

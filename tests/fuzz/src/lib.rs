@@ -8,12 +8,14 @@
 #![forbid(unsafe_code)]
 
 mod control;
+mod esp;
 mod frame;
 mod ike;
 mod packet;
 mod reassembly;
 mod repair;
 mod transport;
+mod worker;
 
 /// Something that takes bytes from outside.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +39,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "tcp", run: transport::tcp },
     Target { name: "gue", run: transport::gue },
     Target { name: "reassembly", run: reassembly::reassembly },
+    Target { name: "esp", run: esp::esp },
+    Target { name: "worker", run: worker::worker },
     Target { name: "ike", run: ike::message },
     Target { name: "ike_payloads", run: ike::payloads },
 ];
