@@ -58,8 +58,17 @@ pub struct ConnectionPolicy {
     pub dpd_delay: Option<Duration>,
     /// Age at which the IKE SA is rekeyed, less a random tenth at most; `None`: we don't.
     pub rekey_time: Option<Duration>,
+    /// How long after `rekey_time` the IKE SA ends if rekeying doesn't succeed; `None`: a tenth of `rekey_time`.
+    pub over_time: Option<Duration>,
     /// Age at which the IKE SA is set up anew, both sides' identities included (RFC 7296 §2.8.3); `None`: we don't.
     pub reauth_time: Option<Duration>,
+    /// What becomes of the IKE SAs that a peer already has when it sets up another one.
+    pub unique: Unique,
+    /// When ESP travels in UDP.
+    pub encapsulation: Encapsulation,
+    /// Which long messages go in fragments (RFC 7383). Where several connections fit a peer's address, the first decides what is
+    /// announced.
+    pub fragmentation: Fragmentation,
     /// Where remote peers get inside addresses from. With a pool they have to ask for one (RFC 7296 §2.19), and their end of the
     /// child SAs is that address alone.
     pub pools: Vec<Arc<AddressPool>>,
@@ -80,6 +89,8 @@ pub struct ChildPolicy {
     pub proposals: Vec<EspProposal>,
     /// Age at which it is rekeyed, less a random tenth at most; `None`: we don't.
     pub rekey_time: Option<Duration>,
+    /// Age at which it ends if rekeying doesn't succeed; `None`: a tenth after `rekey_time`.
+    pub life_time: Option<Duration>,
     /// What it protects.
     pub mode: Mode,
     /// How much one child SA may cover.
@@ -97,6 +108,41 @@ pub enum Mode {
     Tunnel,
     /// What follows the IP header, between the ends of the IKE SA themselves.
     Transport,
+}
+
+/// What becomes of the IKE SAs that a peer has, by its identity, when it sets up another one. INITIAL_CONTACT ends them anyway
+/// (RFC 7296 §2.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Unique {
+    /// They stay, beside the new one.
+    #[default]
+    No,
+    /// They are deleted.
+    Replace,
+    /// They stay, and the new one is refused.
+    Keep,
+}
+
+/// When ESP travels in UDP (RFC 3948).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Encapsulation {
+    /// With a NAT in between.
+    #[default]
+    WhereNeeded,
+    /// Always: we make the peer believe that there is a NAT.
+    Always,
+}
+
+/// Which long messages go in fragments (RFC 7383).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Fragmentation {
+    /// Ours too, to a peer that can put them together.
+    #[default]
+    Yes,
+    /// The peer's alone.
+    Accept,
+    /// None.
+    No,
 }
 
 /// How many pairs of addresses one child SA may cover.

@@ -34,8 +34,8 @@ mod ladder;
 
 pub use child::ChildPhase;
 pub use config::{
-    AddressMatch, ChildPolicy, Config, ConnectionPolicy, InvalidAddressMatch, Limits, Mode, PACKET_BYTES_MAX, Pairs,
-    Retransmission,
+    AddressMatch, ChildPolicy, Config, ConnectionPolicy, Encapsulation, Fragmentation, InvalidAddressMatch, Limits,
+    Mode, PACKET_BYTES_MAX, Pairs, Retransmission, Unique,
 };
 pub use counters::{Counters, Drop};
 pub use crypto::{

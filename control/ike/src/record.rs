@@ -17,7 +17,7 @@ use crate::sa::{IkeSaId, IkeSaState};
 
 /// Counts up when the layout of a record changes. A record of another version is refused: both appliances of a pair run the same
 /// one, or renegotiate.
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 
 /// Bytes that are no record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]

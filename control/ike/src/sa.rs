@@ -153,11 +153,13 @@ pub(crate) struct Datagrams(#[serde(with = "crate::bytes::list")] pub(crate) Vec
 pub(crate) struct Nat {
     pub(crate) local: bool,
     pub(crate) remote: bool,
+    /// We have made the peer believe so.
+    pub(crate) pretended: bool,
 }
 
 impl Nat {
     pub(crate) const fn found(self) -> bool {
-        self.local || self.remote
+        self.local || self.remote || self.pretended
     }
 }
 

@@ -8,13 +8,14 @@ use super::Endpoint;
 use super::contents::Contents;
 use super::init::HalfOpen;
 use super::receive::{Ends, Freshness, read};
-use super::timers::after;
-use crate::config::ConnectionPolicy;
+use super::timers::{Lifetime, after};
+use crate::config::{ConnectionPolicy, Unique};
 use crate::counters::Drop;
 use crate::crypto::KeyExchange;
 use crate::crypto::auth::{METHOD_SHARED_KEY, SignedOctets, shared_key_mac, verify};
 use crate::crypto::derive::Nonces;
 use crate::event::{Event, GoneReason};
+use crate::identity::Identity;
 use crate::message::{Direction, ExchangeType, NotifyType, ParseError, Payload, Received, Role};
 use crate::sa::{Answered, AuthExchange, IkeSa, IkeSaId, IkeSaState, Phase, Task};
 
@@ -115,7 +116,16 @@ impl Endpoint {
         }
         let others = self.by_peer.get(peer).map_or(0, BTreeSet::len);
         // RFC 7296 §2.4: INITIAL_CONTACT makes room.
-        if others >= self.config.limits.ike_sas_per_peer_max && !contents.has(NotifyType::INITIAL_CONTACT) {
+        let makes_room = contents.has(NotifyType::INITIAL_CONTACT);
+        if policy.unique == Unique::Keep
+            && !makes_room
+            && self.others(half.vip, &policy.local_id, peer).next().is_some()
+        {
+            self.counters.count(Drop::IkeSaLimit);
+            tracing::warn!(connection = %policy.name, %remote, %peer, "the peer has an IKE SA already, which is kept");
+            return Err(NotifyType::NO_ADDITIONAL_SAS);
+        }
+        if others >= self.config.limits.ike_sas_per_peer_max && !makes_room {
             self.counters.count(Drop::IkeSaLimit);
             tracing::warn!(connection = %policy.name, %remote, %peer, others, "too many IKE SAs with this peer");
             return Err(NotifyType::NO_ADDITIONAL_SAS);
@@ -174,6 +184,8 @@ impl Endpoint {
         self.established(now, &mut sa);
         if contents.has(NotifyType::INITIAL_CONTACT) {
             self.forget_others(&sa, now);
+        } else if sa.policy.unique == Unique::Replace {
+            self.delete_others(&sa, now);
         }
         // RFC 7296 §2.21.2: a child SA that fails doesn't take the IKE SA with it.
         let agreed = self.assign_addresses(&mut sa, contents).and_then(|config| {
@@ -207,7 +219,7 @@ impl Endpoint {
     /// Both sides are authenticated.
     fn established(&mut self, now: Instant, sa: &mut IkeSa) {
         sa.state.phase = Phase::Established;
-        (sa.rekey_at, sa.expires_at) = self.lifetime(now, Duration::ZERO, sa.policy.rekey_time);
+        (sa.rekey_at, sa.expires_at) = self.lifetime(now, Duration::ZERO, Lifetime::of_ike(&sa.policy));
         sa.reauth_at = sa.policy.reauth_time.map(|time| after(now, time));
         sa.changed = true;
         tracing::info!(
@@ -219,15 +231,39 @@ impl Endpoint {
 
     /// RFC 7296 §2.4: INITIAL_CONTACT says that this is the peer's only IKE SA. (We never send it: our identity is replicated.)
     fn forget_others(&mut self, sa: &IkeSa, now: Instant) {
-        let Some(others) = sa.state.remote_id.as_ref().and_then(|peer| self.by_peer.get(peer)) else { return };
-        for id in others.clone() {
-            let same = self.sas.get(&id).is_some_and(|other| {
-                other.state.vip == sa.state.vip && other.state.local_id == sa.state.local_id && id != sa.id()
-            });
-            if same && let Some(other) = self.take(id) {
+        for id in self.others_of(sa) {
+            if let Some(other) = self.take(id) {
                 self.bury(&other, GoneReason::InitialContact, now);
             }
         }
+    }
+
+    /// The peer has one IKE SA at a time.
+    fn delete_others(&mut self, sa: &IkeSa, now: Instant) {
+        for id in self.others_of(sa) {
+            tracing::info!(ike_sa = %sa.id(), replaces = %id, peer = %sa.peer(), "the peer's older IKE SA is deleted");
+            if let Err(error) = self.delete_ike(id, now) {
+                tracing::debug!(ike_sa = %id, %error, "it goes already");
+            }
+        }
+    }
+
+    fn others_of(&self, sa: &IkeSa) -> Vec<IkeSaId> {
+        let peer = sa.state.remote_id.iter();
+        peer.flat_map(|peer| self.others(sa.state.vip, &sa.state.local_id, peer)).filter(|id| *id != sa.id()).collect()
+    }
+
+    /// IKE SAs between the same two identities.
+    fn others<'a>(
+        &'a self,
+        vip: u16,
+        local_id: &'a Identity,
+        peer: &Identity,
+    ) -> impl Iterator<Item = IkeSaId> + use<'a> {
+        let ids = self.by_peer.get(peer).into_iter().flatten().copied();
+        ids.filter(move |id| {
+            self.sas.get(id).is_some_and(|other| other.state.vip == vip && other.state.local_id == *local_id)
+        })
     }
 
     /// Answers an IKE_AUTH request with an error, and nothing remains but the answer.

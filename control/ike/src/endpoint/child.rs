@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::Endpoint;
 use super::contents::Contents;
 use super::narrowing::{Narrowed, Traffic, narrow_to};
+use super::timers::Lifetime;
 use crate::child::{ChildPhase, ChildSa};
 use crate::config::{ChildPolicy, Mode};
 use crate::crypto::derive::{ChildKeys, Nonces};
@@ -299,8 +300,8 @@ impl Endpoint {
             suite = %info.suite, local = ?info.local_selectors, remote = ?info.remote_selectors, tunnel = ?info.tunnel,
             "child SA installed"
         );
-        let rekey_time = sa.policy.child(&info.child).and_then(|policy| policy.rekey_time);
-        let (rekey_at, expires_at) = self.lifetime(now, Duration::ZERO, rekey_time);
+        let lifetime = Lifetime::of_child(&sa.policy, &info.child);
+        let (rekey_at, expires_at) = self.lifetime(now, Duration::ZERO, lifetime);
         if self.key_log {
             self.events.extend(keylog::esp(&info).map(Event::KeyLog));
         }

@@ -6,6 +6,7 @@ use super::contents::Contents;
 use super::receive::Ends;
 use super::timers::after;
 use super::{Endpoint, digest, nat};
+use crate::config::Fragmentation;
 use crate::counters::Drop;
 use crate::crypto::derive::{IkeKeys, IkeSpis, Nonces};
 use crate::crypto::exchange::KeyPair;
@@ -173,13 +174,21 @@ impl Endpoint {
             Payload::KeyExchange(suite.group.number(), pair.public().ok()?),
             Payload::Nonce(nonce_r.clone()),
         ];
-        let nat = nat::detect(contents, header.initiator_spi, header.responder_spi, ends.local, ends.remote);
-        // RFC 7383 §2.3: if we support it too, and we do.
-        if contents.has(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED) {
+        // Who the peer is, and so which connection is meant, only IKE_AUTH tells.
+        let first = self.config.candidates(ends.local.ip(), ends.remote.ip()).next();
+        let (encapsulation, fragmentation) =
+            first.map(|policy| (policy.encapsulation, policy.fragmentation)).unwrap_or_default();
+        let (spi_i, spi_r) = (header.initiator_spi, header.responder_spi);
+        let nat = nat::detect(contents, encapsulation, spi_i, spi_r, ends.local, ends.remote);
+        // RFC 7383 §2.3: if we support it too.
+        let mut announced: Vec<_> = contents.announced().collect();
+        if fragmentation == Fragmentation::No {
+            announced.retain(|kind| *kind != NotifyType::IKEV2_FRAGMENTATION_SUPPORTED);
+        } else if contents.has(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED) {
             payloads.push(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED.into());
         }
         if nat.is_some() {
-            payloads.extend(nat::announce(header.initiator_spi, id.0, ends.local, ends.remote));
+            payloads.extend(nat::announce(encapsulation, spi_i, id.0, ends.local, ends.remote));
         }
         let header = Header { responder_spi: id.0, sender: Role::Responder, direction: Direction::Response, ..*header };
         let half = HalfOpen {
@@ -191,7 +200,7 @@ impl Endpoint {
             request: datagram.to_vec(),
             digest: digest(datagram),
             response: encode_clear(&header, &payloads),
-            announced: contents.announced().collect(),
+            announced,
             assembling: None,
             until: after(now, self.config.limits.half_open_timeout),
         };

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::contents::Contents;
 use super::receive::Ends;
 use super::{Endpoint, nat};
-use crate::config::{ChildPolicy, ConnectionPolicy};
+use crate::config::{ChildPolicy, ConnectionPolicy, Fragmentation};
 use crate::counters::Drop;
 use crate::crypto::auth::{METHOD_SHARED_KEY, SignedOctets, shared_key_mac};
 use crate::crypto::derive::{IkeKeys, IkeSpis, Nonces};
@@ -58,8 +58,10 @@ impl Initiation {
         payloads.push(Payload::Sa(offer(&self.policy.proposals, &[])));
         payloads.push(Payload::KeyExchange(self.pair.group.number(), self.pair.public()?));
         payloads.push(Payload::Nonce(self.nonce.clone()));
-        payloads.push(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED.into());
-        payloads.extend(nat::announce(id.0, 0, self.local, self.remote));
+        if self.policy.fragmentation != Fragmentation::No {
+            payloads.push(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED.into());
+        }
+        payloads.extend(nat::announce(self.policy.encapsulation, id.0, 0, self.local, self.remote));
         Ok(encode_clear(&header, &payloads))
     }
 }
@@ -226,7 +228,8 @@ impl Endpoint {
         let spis = IkeSpis { initiator: id.0, responder: remote_spi };
         let nonces = Nonces { initiator: &initiation.nonce, responder: nonce_r };
         let keys = IkeKeys::initial(suite, &shared, nonces, spis);
-        let detected = nat::detect(contents, id.0, remote_spi, ends.local, ends.remote).unwrap_or_default();
+        let detected = nat::detect(contents, policy.encapsulation, id.0, remote_spi, ends.local, ends.remote);
+        let detected = detected.unwrap_or_default();
         let (mut local, mut remote) = (initiation.local, initiation.remote);
         if detected.found() {
             // RFC 7296 §2.23: all future IKE and ESP packets go over port 4500.
@@ -245,7 +248,13 @@ impl Endpoint {
             nat: detected,
             local_id: policy.local_id.clone(),
             remote_id: None,
-            announced: contents.announced().collect(),
+            announced: contents
+                .announced()
+                .filter(|kind| {
+                    // RFC 7383 §2.3: only if both have announced it.
+                    policy.fragmentation != Fragmentation::No || *kind != NotifyType::IKEV2_FRAGMENTATION_SUPPORTED
+                })
+                .collect(),
             birth_epoch: self.epochs.get(&policy.vip).map_or(0, |epoch| epoch.0),
             next_request: 1,
             next_expected: 0,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use aws_lc_rs::digest;
 
 use super::contents::Contents;
+use crate::config::Encapsulation;
 use crate::message::{NotifyType, Payload};
 use crate::sa::Nat;
 
@@ -22,16 +23,28 @@ pub(super) fn hash(initiator_spi: u64, responder_spi: u64, end: SocketAddr) -> V
 }
 
 /// The two notifications of a message of ours from `local` to `remote`.
-pub(super) fn announce(spi_i: u64, spi_r: u64, local: SocketAddr, remote: SocketAddr) -> [Payload; 2] {
+pub(super) fn announce(
+    encapsulation: Encapsulation,
+    spi_i: u64,
+    spi_r: u64,
+    local: SocketAddr,
+    remote: SocketAddr,
+) -> [Payload; 2] {
+    let source = match encapsulation {
+        Encapsulation::WhereNeeded => local,
+        // The peer finds that this isn't where our message comes from.
+        Encapsulation::Always => SocketAddr::from(([0, 0, 0, 0], 0)),
+    };
     [
-        Payload::notify(NotifyType::NAT_DETECTION_SOURCE_IP, hash(spi_i, spi_r, local)),
+        Payload::notify(NotifyType::NAT_DETECTION_SOURCE_IP, hash(spi_i, spi_r, source)),
         Payload::notify(NotifyType::NAT_DETECTION_DESTINATION_IP, hash(spi_i, spi_r, remote)),
     ]
 }
 
-/// What the notifications in a received message say; `None`: the peer sent none, it doesn't traverse NATs.
+/// What the notifications in a received message say, and what ours made the peer believe; `None`: the peer sent none, it doesn't traverse NATs.
 pub(super) fn detect(
     contents: &Contents,
+    encapsulation: Encapsulation,
     spi_i: u64,
     spi_r: u64,
     local: SocketAddr,
@@ -47,5 +60,6 @@ pub(super) fn detect(
         // RFC 7296 §2.23: if none of the source notifications matches, the sender is behind a NAT.
         remote: !sources.any(|notify| notify.data == source),
         local: !destinations.any(|notify| notify.data == destination),
+        pretended: encapsulation == Encapsulation::Always,
     })
 }

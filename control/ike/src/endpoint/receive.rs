@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::contents::Contents;
 use super::timers::after;
 use super::{Endpoint, digest};
-use crate::config::Config;
+use crate::config::{Config, Fragmentation};
 use crate::counters::Drop;
 use crate::event::{Event, GoneReason, Transmit};
 use crate::fragments::{Assembled, Assembly, Place};
@@ -340,8 +340,9 @@ impl Endpoint {
         message_id: u32,
         payloads: &[Payload],
     ) -> Option<Datagrams> {
-        let max =
-            sa.peer_knows(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED).then(|| self.datagram_bytes_max(sa.state.local));
+        let fragments =
+            sa.policy.fragmentation == Fragmentation::Yes && sa.peer_knows(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED);
+        let max = fragments.then(|| self.datagram_bytes_max(sa.state.local));
         let sealed = self
             .iv_prefix(sa.state.vip)
             .and_then(|prefix| sa.state.channel.seal(prefix, exchange, direction, message_id, payloads, max).ok());

@@ -7,7 +7,7 @@ use thiserror::Error;
 use vipsec_wire::iv::Epoch;
 
 use super::Endpoint;
-use super::timers::after;
+use super::timers::{Lifetime, after};
 use crate::child::ChildSa;
 use crate::event::GoneReason;
 use crate::message::NotifyType;
@@ -135,7 +135,7 @@ impl Endpoint {
         if matches!(sa.state.phase, Phase::Rekeyed { .. }) {
             sa.expires_at = Some(after(now, self.config.limits.closed_linger));
         } else {
-            (sa.rekey_at, sa.expires_at) = self.lifetime(now, record.age, sa.policy.rekey_time);
+            (sa.rekey_at, sa.expires_at) = self.lifetime(now, record.age, Lifetime::of_ike(&sa.policy));
         }
         if sa.state.pending.is_some() || sa.state.sync.is_some() {
             let interval = self.config.retransmission.first / 2;
@@ -145,8 +145,8 @@ impl Endpoint {
         for mut child in children {
             // An heir takes the children over before its own record says so: whoever names them last has them.
             child.info.ike_sa = id;
-            let rekey_time = sa.policy.child(&child.info.child).and_then(|policy| policy.rekey_time);
-            let (rekey_at, expires_at) = self.lifetime(now, child.age, rekey_time);
+            let lifetime = Lifetime::of_child(&sa.policy, &child.info.child);
+            let (rekey_at, expires_at) = self.lifetime(now, child.age, lifetime);
             let age = Age::of(child.age, now);
             self.child_owner.insert(child.info.spi_in, id);
             let child = ChildSa { info: child.info, phase: child.phase, age, rekey_at, expires_at };

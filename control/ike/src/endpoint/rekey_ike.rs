@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Endpoint;
 use super::contents::Contents;
-use super::timers::after;
+use super::timers::{Lifetime, after};
 use crate::crypto::derive::{IkeKeys, IkeSpis, Nonces};
 use crate::crypto::exchange::KeyPair;
 use crate::crypto::{Group, IkeProposal, IkeSuite, Mismatch, Secret, offer, pick_ike};
@@ -214,7 +214,7 @@ impl Endpoint {
         };
         self.log_ike_keys(&state.channel);
         let mut heir = IkeSa::new(state, Arc::clone(&old.policy), now);
-        (heir.rekey_at, heir.expires_at) = self.lifetime(now, Duration::ZERO, heir.policy.rekey_time);
+        (heir.rekey_at, heir.expires_at) = self.lifetime(now, Duration::ZERO, Lifetime::of_ike(&heir.policy));
         tracing::info!(
             old = %old.id(), new = %id, connection = %old.state.connection, peer = %old.peer(), %suite, ?role, "IKE SA rekeyed"
         );

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::Endpoint;
 use super::receive::{Ends, Freshness};
 use crate::child::ChildPhase;
+use crate::config::ConnectionPolicy;
 use crate::event::GoneReason;
 use crate::sa::{Exchange, IkeSa, IkeSaId, Phase, Retry, Task};
 
@@ -17,6 +18,27 @@ const TIME_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// `time` from `now` on.
 pub(crate) fn after(now: Instant, time: Duration) -> Instant {
     now.checked_add(time.min(TIME_MAX)).unwrap_or(now)
+}
+
+/// The ages at which an SA is rekeyed and at which it ends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lifetime {
+    rekey: Option<Duration>,
+    end: Option<Duration>,
+}
+
+impl Lifetime {
+    pub(super) fn of_ike(policy: &ConnectionPolicy) -> Self {
+        let end = |rekey: Duration| rekey.saturating_add(policy.over_time.unwrap_or(rekey / 10));
+        Self { rekey: policy.rekey_time, end: policy.rekey_time.map(end) }
+    }
+
+    /// Of a child that has no policy any more: nobody rekeys it, and its end is its peer's business.
+    pub(super) fn of_child(policy: &ConnectionPolicy, child: &str) -> Self {
+        let Some(policy) = policy.child(child) else { return Self { rekey: None, end: None } };
+        let end = policy.life_time.or(policy.rekey_time.map(|rekey| rekey.saturating_add(rekey / 10)));
+        Self { rekey: policy.rekey_time, end }
+    }
 }
 
 impl Endpoint {
@@ -160,20 +182,20 @@ impl Endpoint {
         }
     }
 
-    /// When an SA of that age is rekeyed and when it ends: some time before `rekey_time`, and a tenth after it.
+    /// When an SA of that age is rekeyed, some time before `rekey_time`, and when it ends.
     pub(super) fn lifetime(
         &mut self,
         now: Instant,
         age: Duration,
-        rekey_time: Option<Duration>,
+        lifetime: Lifetime,
     ) -> (Option<Instant>, Option<Instant>) {
-        let Some(time) = rekey_time.map(|time| time.min(TIME_MAX)) else { return (None, None) };
+        let end = lifetime.end.map(|end| after(now, end.saturating_sub(age)));
+        let Some(time) = lifetime.rekey.map(|time| time.min(TIME_MAX)) else { return (None, end) };
         let jitter = self.jitter(time);
-        let end = after(now, (time + time / 10).saturating_sub(age));
         match time.checked_sub(age.saturating_add(jitter)) {
-            Some(rest) => (Some(after(now, rest)), Some(end)),
+            Some(rest) => (Some(after(now, rest)), end),
             // Overdue, after an import: soon, but not all at once, and there must be time to do it in.
-            None => (Some(now + self.jitter(RETRY_DELAY * 10)), Some(end.max(now + RETRY_DELAY * 12))),
+            None => (Some(now + self.jitter(RETRY_DELAY * 10)), end.map(|end| end.max(now + RETRY_DELAY * 12))),
         }
     }
 

@@ -12,9 +12,9 @@ use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix};
 use crate::crypto::whole;
 use crate::message::{Content, Direction, ExchangeType, ParseLimits, Payload, Received};
 use crate::{
-    AddressMatch, AddressPool, ChildPolicy, ChildSaInfo, ChildSaRecord, Config, ConnectionPolicy, Endpoint, Event,
-    GoneReason, IkeSaId, IkeSaRecord, IkeSaStatus, Limits, Mode, PACKET_BYTES_MAX, Pairs, Phase, Retransmission,
-    Secret, Transmit,
+    AddressMatch, AddressPool, ChildPolicy, ChildSaInfo, ChildSaRecord, Config, ConnectionPolicy, Encapsulation,
+    Endpoint, Event, Fragmentation, GoneReason, IkeSaId, IkeSaRecord, IkeSaStatus, Limits, Mode, PACKET_BYTES_MAX,
+    Pairs, Phase, Retransmission, Secret, Transmit, Unique,
 };
 
 pub(crate) const ALICE: usize = 0;
@@ -45,6 +45,12 @@ pub(crate) struct Setup {
     pub(crate) pairs: [Pairs; 2],
     pub(crate) lanes_max: [u16; 2],
     pub(crate) reauth_time: [Option<Duration>; 2],
+    /// How long after its rekeying was due the IKE SA ends, and the age at which a child SA does.
+    pub(crate) over_time: Option<Duration>,
+    pub(crate) child_life_time: Option<Duration>,
+    pub(crate) unique: [Unique; 2],
+    pub(crate) encapsulation: [Encapsulation; 2],
+    pub(crate) fragmentation: [Fragmentation; 2],
     pub(crate) bob_pools: Vec<Arc<AddressPool>>,
     /// What Alice's end may be, by both policies.
     pub(crate) alice_net: &'static str,
@@ -75,6 +81,11 @@ impl Default for Setup {
             pairs: [Pairs::Any; 2],
             lanes_max: [1; 2],
             reauth_time: [None; 2],
+            over_time: None,
+            child_life_time: None,
+            unique: [Unique::No; 2],
+            encapsulation: [Encapsulation::WhereNeeded; 2],
+            fragmentation: [Fragmentation::Yes; 2],
             bob_pools: Vec::new(),
             alice_net: NETS[ALICE],
             packet_bytes_max: [PACKET_BYTES_MAX; 2],
@@ -94,6 +105,7 @@ impl Setup {
                 remote_ts: vec![nets[other].parse().unwrap()],
                 proposals: vec![self.esp[side].parse().unwrap()],
                 rekey_time: self.child_rekey_time[side],
+                life_time: self.child_life_time,
                 mode: self.mode[side],
                 pairs: self.pairs[side],
                 lanes_max: self.lanes_max[side],
@@ -113,7 +125,11 @@ impl Setup {
                 proposals: vec![self.ike[side].parse().unwrap()],
                 dpd_delay: self.dpd_delay,
                 rekey_time: self.ike_rekey_time[side],
+                over_time: self.over_time,
                 reauth_time: self.reauth_time[side],
+                unique: self.unique[side],
+                encapsulation: self.encapsulation[side],
+                fragmentation: self.fragmentation[side],
                 pools: if side == BOB { self.bob_pools.clone() } else { Vec::new() },
                 children: children.into(),
             })],

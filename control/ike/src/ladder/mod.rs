@@ -12,6 +12,7 @@ mod ike;
 mod initial;
 mod kinds;
 mod memory;
+mod policies;
 mod pools;
 mod sync;
 mod takeover;
