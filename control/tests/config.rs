@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use vipsec_control::config::{
-    Check, Config, ConfigErrors, HttpProbe, Probe, Reason, StoreLink, TakeoverPolicy, TestConfiguration, load,
+    Check, Config, ConfigErrors, HttpProbe, Ike, Lanes, Probe, Reason, StartAction, StoreLink, TakeoverPolicy,
+    TestConfiguration, load,
 };
 use vipsec_dataplane::api::VipState;
 use vipsec_distribute::connection::Limits;
 use vipsec_distribute::service::{Accepts, Forwarding, Method};
-use vipsec_ike::{Identity, IdentityMatch, TrafficSelector};
+use vipsec_ike::{Encapsulation, Fragmentation, Identity, IdentityMatch, Pairs, TrafficSelector, Unique};
 use vipsec_takeover::timing::Timing;
 use vipsec_wire::ethernet::MacAddr;
 
@@ -79,6 +80,12 @@ fn example_loads_as_documented() {
     let esp: Vec<String> = branch.children[0].proposals.iter().map(ToString::to_string).collect();
     assert_eq!(esp, ["aes256gcm16-x25519", "aes128gcm16"]);
     assert_eq!(config.child_options("branch", "net").replay_window, 1024);
+    assert_eq!(config.ike, Ike::default(), "the defaults as shown");
+    assert_eq!(
+        (branch.over_time, branch.children[0].life_time),
+        (rekey_time.checked_div(10), Some(rekey_time * 11 / 40))
+    );
+    assert_eq!((branch.unique, branch.pools.len()), (Unique::No, 0));
     assert!(config.peer.is_none());
     assert_eq!(web.owner, None);
     let [page, agent] = &config.targets[0].checks[..] else { panic!("two checks") };
@@ -178,6 +185,43 @@ fn defaults_are_as_documented() {
     let proposals: Vec<String> = net.proposals.iter().map(ToString::to_string).collect();
     assert_eq!(proposals, ["aes256gcm16-x25519", "aes128gcm16-x25519", "aes256gcm16", "aes128gcm16"]);
     assert_eq!(net.rekey_time, Some(Duration::from_secs(3600)));
+}
+
+/// Whatever an operator may set for IKE reaches it.
+#[test]
+fn ike_is_configured_in_full() {
+    let limits = "[ike.limits]\nhalf_open_max = 9\ncookie_threshold = 3\n";
+    let text = example()
+        .replace("# pools = [\"roadwarriors\"]", "pools = [\"roadwarriors\"]")
+        .replace("# key_log", "key_log")
+        .replace("remote_addrs = [\"%any\"]", "remote_addrs = [\"198.51.100.7\"]")
+        .replace("remote_ts = [\"10.9.0.0/16\"]", "")
+        .replace("single_pair = false", "single_pair = true")
+        .replace("start_action = \"none\"", "start_action = \"start\"")
+        .replace("per_cpu_sas = false", "per_cpu_sas = true")
+        .replace("unique = \"no\"", "unique = \"replace\"")
+        .replace("encap = false", "encap = true")
+        .replace("fragmentation = \"yes\"", "fragmentation = \"accept\"")
+        .replace("fragment_size = 1280", "fragment_size = 1400");
+    let (before, rest) = text.split_once("[ike.limits]").unwrap();
+    let (_, after) = rest.split_once("[[port]]").unwrap();
+    let config = load_text(&format!("{before}{limits}[[port]]{after}")).unwrap();
+    let branch = &config.connections[0];
+    assert_eq!((branch.unique, branch.encapsulation), (Unique::Replace, Encapsulation::Always));
+    assert_eq!(branch.fragmentation, Fragmentation::Accept);
+    let [pool] = &branch.pools[..] else { panic!("one pool") };
+    let ends = ["10.8.0.1", "10.8.0.254"].map(|address| address.parse::<IpAddr>().unwrap());
+    assert_eq!((pool.name.as_str(), [pool.first, pool.last], pool.dns.len()), ("roadwarriors", ends, 1));
+    let child = &branch.children[0];
+    assert_eq!(child.remote_ts, ["10.8.0.1-10.8.0.254".parse::<TrafficSelector>().unwrap()], "what the pool has");
+    assert_eq!((child.pairs, child.lanes_max), (Pairs::Single, 1));
+    let options = config.child_options("branch", "net");
+    assert_eq!((options.start, options.lanes), (StartAction::Start, Lanes::PerWorker));
+    assert_eq!(config.ike.key_log.as_deref(), Some(Path::new("/run/vipsec/keys")));
+    let ike = config.ike_config(4);
+    assert_eq!(ike.connections[0].children[0].lanes_max, 4, "a lane for each worker");
+    assert_eq!((ike.limits.half_open_max, ike.limits.half_open_cookie_threshold), (9, 3));
+    assert_eq!(ike.packet_bytes_max, 1400);
 }
 
 /// Each `bad/*.toml` is refused with the lines in the `.txt` beside it: all of them, in this order, and no more.
@@ -380,7 +424,15 @@ mod digest {
             ("proposals = [\"aes256gcm16-prfsha256-x25519\"]", "proposals = [\"aes256gcm16-prfsha384-x25519\"]"),
             ("\"aes128gcm16\"]", "\"aes256gcm16\"]"),
             ("remote_ts = [\"10.9.0.0/16\"]", "remote_ts = [\"10.9.0.0/17\"]"),
-            ("rekey_time = \"1h\"", "rekey_time = \"2h\""),
+            ("rekey_time = \"1h\"", "rekey_time = \"50m\""),
+            ("life_time = \"66m\"", "life_time = \"67m\""),
+            ("over_time = \"24m\"", "over_time = \"25m\""),
+            ("unique = \"no\"", "unique = \"keep\""),
+            ("encap = false", "encap = true"),
+            ("fragmentation = \"yes\"", "fragmentation = \"no\""),
+            ("# pools = [", "pools = ["),
+            ("single_pair = false", "single_pair = true"),
+            ("per_cpu_sas = false", "per_cpu_sas = true"),
             ("replay_window = 1024", "replay_window = 2048"),
             ("life_bytes = 600_000_000_000", "life_bytes = 600_000_000_001"),
             ("copy_df = false", "copy_df = true"),

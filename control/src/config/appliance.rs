@@ -1,11 +1,8 @@
-//! `[appliance]`, `[eal]` and `[ike]`.
+//! `[appliance]` and `[eal]`.
 
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use vipsec_esp::engine::EngineKind;
-use vipsec_ike::Retransmission;
 use vipsec_wire::iv::ApplianceId;
 
 use super::error::Reason;
@@ -27,7 +24,7 @@ const LOG_LEVELS: [(&str, LogLevel); 5] = [
 const HUGEPAGES: [(&str, Hugepages); 3] =
     [("auto", Hugepages::Auto), ("never", Hugepages::Never), ("always", Hugepages::Always)];
 
-fn absolute(text: &str) -> Result<PathBuf, Reason> {
+pub(super) fn absolute(text: &str) -> Result<PathBuf, Reason> {
     let path = Path::new(text);
     if path.is_absolute() { Ok(path.to_path_buf()) } else { Err(Reason::NotAbsolute(text.to_owned())) }
 }
@@ -81,22 +78,4 @@ pub(super) fn eal(root: &Section, appliance: Option<&Appliance>) -> Option<Eal> 
         memory_mib: memory_mib?,
         hugepages: hugepages?,
     })
-}
-
-/// Shortest and longest time to the first retransmission, and most retransmissions.
-const RETRANSMIT_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
-const RETRANSMIT_TRIES_MAX: u64 = 30;
-
-/// Reads `[ike]`, which may be left out: when an unanswered request is sent again, and after how many times the remote peer counts
-/// as dead.
-pub(super) fn ike(root: &Section) -> Option<Retransmission> {
-    let default = Retransmission::default();
-    let Some(field) = root.optional("ike") else { return Some(default) };
-    let section = field.table()?;
-    let first = value::duration_of(&section, "retransmit_timeout", default.first, RETRANSMIT_TIMEOUT);
-    let tries = section
-        .optional("retransmit_tries")
-        .map_or(Some(default.tries_max), |field| field.number(1..=RETRANSMIT_TRIES_MAX));
-    section.finish();
-    Some(Retransmission { first: first?, tries_max: tries?, ..default })
 }

@@ -3,18 +3,23 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use vipsec_esp::sa::{DfPolicy, DscpPolicy, EcnPolicy, Lifetime, TunnelPolicy};
-use vipsec_ike::{AddressMatch, ChildPolicy, ConnectionPolicy, InvalidProposal, Mode, Pairs, TrafficSelector};
+use vipsec_ike::{
+    AddressMatch, AddressPool, ChildPolicy, ConnectionPolicy, Encapsulation, Fragmentation, InvalidProposal, Mode,
+    Pairs, TrafficSelector, Unique,
+};
 
 use super::error::Reason;
 use super::keys::window;
-use super::model::{ChildOptions, Vip};
+use super::model::{ChildOptions, Lanes, StartAction, Vip};
 use super::names::{Names, Once};
+use super::pool::Pools;
 use super::read::{Field, Section, every};
 use super::secret::secret;
 use super::value::{self, duration_of};
@@ -55,22 +60,39 @@ pub(super) fn connections(
     folder: &Path,
     vip_names: &Names,
     vips: &[Option<Vip>],
+    pools: &Pools,
 ) -> Vec<Option<Connection>> {
     let mut names = Names::new("connection");
+    let surroundings = Surroundings { folder, vip_names, vips, pools };
     let sections = root.tables("connection", CONNECTIONS_MAX).into_iter().enumerate();
-    sections.map(|(index, section)| connection(&mut names, index, section, folder, vip_names, vips)).collect()
+    sections.map(|(index, section)| connection(&mut names, index, section, &surroundings)).collect()
 }
 
-/// What IKE takes of a connection, and what the data plane takes of its children, by their names.
+/// What connections refer to.
+struct Surroundings<'a> {
+    folder: &'a Path,
+    vip_names: &'a Names,
+    vips: &'a [Option<Vip>],
+    pools: &'a Pools,
+}
+
+/// What of a connection its children have to know.
+struct Around<'a> {
+    vip: Option<IpAddr>,
+    /// `None`: some are wrong.
+    pools: Option<&'a [Arc<AddressPool>]>,
+    /// The peer has an address to call it at.
+    callable: bool,
+}
+
+/// What IKE takes of a connection, and what of its children isn't negotiated, by their names.
 pub(super) type Connection = (Arc<ConnectionPolicy>, BTreeMap<String, ChildOptions>);
 
 fn connection(
     names: &mut Names,
     index: usize,
     section: Section,
-    folder: &Path,
-    vip_names: &Names,
-    vips: &[Option<Vip>],
+    Surroundings { folder, vip_names, vips, pools }: &Surroundings,
 ) -> Option<Connection> {
     let name = names.declare(index, &section);
     let vip = section.required("vip").and_then(|field| vip_names.resolve(&field));
@@ -85,16 +107,25 @@ fn connection(
     let proposals = proposals(&section, "proposals", &IKE);
     let dpd_delay = duration_of(&section, "dpd_delay", Duration::from_secs(30), Duration::from_millis(100)..=DAY);
     let rekey_time = duration_of(&section, "rekey_time", Duration::from_secs(4 * 3600), SECOND..=7 * DAY);
-    let reauth_time =
-        section.optional("reauth_time").map(|_| duration_of(&section, "reauth_time", DAY, SECOND..=7 * DAY));
-    let reauth_time = reauth_time.map_or(Some(None), |time| time.map(Some));
+    let reauth_time = optional_duration(&section, "reauth_time", SECOND..=7 * DAY);
+    let over_time = optional_duration(&section, "over_time", SECOND..=7 * DAY);
+    let unique = section.optional("unique").map_or(Some(Unique::No), |field| field.choice(&UNIQUE));
+    let encapsulation = section.optional("encap").map_or(Some(Encapsulation::WhereNeeded), |field| {
+        Some(if field.boolean()? { Encapsulation::Always } else { Encapsulation::WhereNeeded })
+    });
+    let fragmentation =
+        section.optional("fragmentation").map_or(Some(Fragmentation::Yes), |field| field.choice(&FRAGMENTATION));
+    let pools = section.optional("pools").map_or(Some(Vec::new()), |field| pools.resolve(&field, vip));
+    section.refuse(&FOREIGN);
+    let callable = remote.as_ref().is_none_or(|remote| remote.iter().any(|one| matches!(one, AddressMatch::Exact(_))));
+    let around = Around { vip: local, pools: pools.as_deref(), callable };
     let mut child_names = Names::new("child");
     let sections = section.tables("child", CHILDREN_MAX);
     if sections.is_empty() {
         section.report("child", Reason::Empty);
     }
     let sections = sections.into_iter().enumerate();
-    let children = every(sections.map(|(index, section)| child(&mut child_names, index, section, local)));
+    let children = every(sections.map(|(index, section)| child(&mut child_names, index, section, &around)));
     section.finish();
     let children = children?;
     let options = children.iter().map(|(child, options)| (child.name.clone(), *options)).collect();
@@ -109,46 +140,125 @@ fn connection(
         proposals: proposals?,
         dpd_delay: Some(dpd_delay?),
         rekey_time: Some(rekey_time?),
+        over_time: over_time?,
         reauth_time: reauth_time?,
-        pools: Vec::new(),
+        unique: unique?,
+        encapsulation: encapsulation?,
+        fragmentation: fragmentation?,
+        pools: pools?,
         children: children.into_iter().map(|(child, _)| Arc::new(child)).collect(),
     };
     Some((Arc::new(policy), options))
 }
 
-fn child(
-    names: &mut Names,
-    index: usize,
-    section: Section,
-    vip: Option<IpAddr>,
-) -> Option<(ChildPolicy, ChildOptions)> {
+fn child(names: &mut Names, index: usize, section: Section, around: &Around) -> Option<(ChildPolicy, ChildOptions)> {
     let name = names.declare(index, &section);
     let local_ts =
-        section.optional("local_ts").map_or_else(|| vip.map(|vip| vec![whole(vip)]), |field| selectors(&field));
-    let remote_ts = section.required("remote_ts").and_then(|field| selectors(&field));
+        section.optional("local_ts").map_or_else(|| around.vip.map(|vip| vec![whole(vip)]), |field| selectors(&field));
+    let remote_ts = match (section.optional("remote_ts"), around.pools) {
+        (Some(field), _) => selectors(&field),
+        (None, Some([])) => {
+            section.report("remote_ts", Reason::Missing);
+            None
+        }
+        // The peer's end is what it gets from there.
+        (None, pools) => pools.map(|pools| pools.iter().map(|pool| between(pool.first, pool.last)).collect()),
+    };
     let proposals = proposals(&section, "esp_proposals", &ESP);
     let rekey_time = duration_of(&section, "rekey_time", Duration::from_secs(3600), SECOND..=7 * DAY);
     let replay_window = section
         .optional("replay_window")
         .map_or(Some(ChildOptions::DEFAULT.replay_window), |field| window(&field, CHILD_WINDOW_MAX));
+    let life_time = optional_duration(&section, "life_time", SECOND..=8 * DAY);
+    if let (Some(Some(life_time)), Some(rekey_time)) = (life_time, rekey_time)
+        && life_time <= rekey_time
+    {
+        section.report("life_time", Reason::EndsBeforeRekeying);
+    }
     let mode = section.optional("mode").map_or(Some(Mode::Tunnel), |field| field.choice(&MODES));
+    let pairs = section
+        .optional("single_pair")
+        .map_or(Some(Pairs::Any), |field| Some(if field.boolean()? { Pairs::Single } else { Pairs::Any }));
+    let start = section.optional("start_action").map_or(Some(StartAction::None), |field| {
+        let start = field.choice(&START_ACTIONS)?;
+        if start == StartAction::Start && !around.callable {
+            field.report(Reason::NobodyToCall);
+        }
+        Some(start)
+    });
+    let lanes = section
+        .optional("per_cpu_sas")
+        .map_or(Some(Lanes::One), |field| Some(if field.boolean()? { Lanes::PerWorker } else { Lanes::One }));
     let (lifetime, outer) = (lifetime(&section), outer(&section));
+    section.refuse(&FOREIGN_OF_CHILD);
     section.finish();
-    let options = ChildOptions { replay_window: replay_window?, lifetime: lifetime?, outer: outer? };
+    let options = ChildOptions {
+        start: start?,
+        lanes: lanes?,
+        replay_window: replay_window?,
+        lifetime: lifetime?,
+        outer: outer?,
+    };
     let policy = ChildPolicy {
         name: name?,
         local_ts: local_ts?,
         remote_ts: remote_ts?,
         proposals: proposals?,
         rekey_time: Some(rekey_time?),
+        life_time: life_time?,
         mode: mode?,
-        pairs: Pairs::Any,
+        pairs: pairs?,
+        // Where there is one for each worker, how many those are is known later.
         lanes_max: 1,
     };
     Some((policy, options))
 }
 
 const MODES: [(&str, Mode); 2] = [("tunnel", Mode::Tunnel), ("transport", Mode::Transport)];
+const START_ACTIONS: [(&str, StartAction); 2] = [("none", StartAction::None), ("start", StartAction::Start)];
+const UNIQUE: [(&str, Unique); 3] = [("no", Unique::No), ("replace", Unique::Replace), ("keep", Unique::Keep)];
+const FRAGMENTATION: [(&str, Fragmentation); 3] =
+    [("yes", Fragmentation::Yes), ("accept", Fragmentation::Accept), ("no", Fragmentation::No)];
+
+/// Keys that a reader of swanctl.conf might try, and why they aren't here.
+const FOREIGN: [(&str, &str); 14] = [
+    ("version", "IKE is version 2"),
+    ("local_addrs", "it is the address of the connection's vip"),
+    ("local_port", "IKE is on ports 500 and 4500"),
+    ("remote_port", "IKE is on ports 500 and 4500"),
+    ("dpd_timeout", "with IKEv2 a peer is dead after retransmit_tries of [ike], as in strongSwan"),
+    ("keyingtries", "what start_action = \"start\" sets up is tried for ever"),
+    ("mobike", "MOBIKE is not implemented"),
+    ("aggressive", "IKEv2 has no aggressive mode"),
+    ("send_cert", "peers authenticate by shared keys"),
+    ("send_certreq", "peers authenticate by shared keys"),
+    ("vips", "nothing asks for inside addresses"),
+    ("rand_time", "rekeying comes up to a tenth of rekey_time early, at random"),
+    ("local", "its id is local_id, its secret secret_file"),
+    ("remote", "its id is remote_id, its secret secret_file"),
+];
+const FOREIGN_OF_CHILD: [(&str, &str); 8] = [
+    ("ah_proposals", "AH is not implemented"),
+    ("rand_time", "rekeying comes up to a tenth of rekey_time early, at random"),
+    ("dpd_action", "child SAs of a dead peer go; start_action = \"start\" sets them up again"),
+    ("close_action", "start_action = \"start\" sets up again what was closed"),
+    ("ipcomp", "IPComp is not implemented"),
+    ("policies", "what passes in the clear is a [[policy]]"),
+    ("updown", "there are no scripts"),
+    ("mark_in", "there are no marks"),
+];
+
+/// A duration that may be left out, without a default.
+fn optional_duration(
+    section: &Section,
+    key: &'static str,
+    range: RangeInclusive<Duration>,
+) -> Option<Option<Duration>> {
+    match section.optional(key) {
+        None => Some(None),
+        Some(_) => duration_of(section, key, Duration::ZERO, range).map(Some),
+    }
+}
 
 /// How much a child SA carries in each direction until it is rekeyed, and until it ends.
 fn lifetime(section: &Section) -> Option<Lifetime> {
@@ -192,7 +302,11 @@ fn outer(section: &Section) -> Option<TunnelPolicy> {
 
 /// Everything from and to one address.
 fn whole(address: IpAddr) -> TrafficSelector {
-    TrafficSelector { protocol: 0, ports: (0, u16::MAX), first: address, last: address }
+    between(address, address)
+}
+
+fn between(first: IpAddr, last: IpAddr) -> TrafficSelector {
+    TrafficSelector { protocol: 0, ports: (0, u16::MAX), first, last }
 }
 
 /// A list of traffic selectors of one address family.

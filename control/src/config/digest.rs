@@ -8,11 +8,16 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 use vipsec_dataplane::api::PolicyAction;
 use vipsec_distribute::service::{Forwarding, Method};
 use vipsec_esp::sa::{DfPolicy, DscpPolicy, EcnPolicy, Lifetime};
-use vipsec_ike::{AddressPool, ChildPolicy, ConnectionPolicy, Identity, IdentityMatch, Mode, Pairs};
+use vipsec_ike::{
+    AddressPool, ChildPolicy, ConnectionPolicy, Encapsulation, Fragmentation, Identity, IdentityMatch, Mode, Pairs,
+    Unique,
+};
 use vipsec_takeover::timing::Timing;
 use vipsec_wire::iv::ApplianceId;
 
-use super::model::{ChildOptions, Config, Floating, Peer, Policy, Service, ServiceProtocol, TakeoverPolicy};
+use super::model::{
+    ChildOptions, Config, Floating, Lanes, Peer, Policy, Service, ServiceProtocol, StartAction, TakeoverPolicy,
+};
 use super::service::{accepts_name, method_name};
 
 /// SHA-256 over VIPs, targets, services, connections, and what the pair does on a takeover.
@@ -42,7 +47,7 @@ impl Config {
     /// proposals and selectors: the first that fits is taken.
     pub fn digest(&self) -> ConfigDigest {
         let mut canonical = Canonical(Context::new(&SHA256));
-        canonical.bytes(b"vipsec configuration 2");
+        canonical.bytes(b"vipsec configuration 3");
 
         canonical.list(self.peer.as_slice(), |canonical, peer| canonical.pair(self.appliance.id, peer));
 
@@ -174,7 +179,11 @@ impl Canonical {
             proposals,
             dpd_delay,
             rekey_time,
+            over_time,
             reauth_time,
+            unique,
+            encapsulation,
+            fragmentation,
             pools,
             children,
         } = connection;
@@ -198,7 +207,22 @@ impl Canonical {
         self.list(proposals, Self::text);
         self.optional_duration(*dpd_delay);
         self.optional_duration(*rekey_time);
+        self.optional_duration(*over_time);
         self.optional_duration(*reauth_time);
+        self.number(match unique {
+            Unique::No => 0,
+            Unique::Replace => 1,
+            Unique::Keep => 2,
+        });
+        self.number(match encapsulation {
+            Encapsulation::WhereNeeded => 0,
+            Encapsulation::Always => 1,
+        });
+        self.number(match fragmentation {
+            Fragmentation::Yes => 0,
+            Fragmentation::Accept => 1,
+            Fragmentation::No => 2,
+        });
         self.list(pools, |canonical, pool| {
             let AddressPool { name, first, last, dns } = &**pool;
             canonical.text(name);
@@ -210,7 +234,15 @@ impl Canonical {
     }
 
     fn child_options(&mut self, options: &ChildOptions) {
-        let ChildOptions { replay_window, lifetime, outer } = options;
+        let ChildOptions { start, lanes, replay_window, lifetime, outer } = options;
+        self.number(match start {
+            StartAction::None => 0,
+            StartAction::Start => 1,
+        });
+        self.number(match lanes {
+            Lanes::One => 0,
+            Lanes::PerWorker => 1,
+        });
         self.number((*replay_window).into());
         let Lifetime { soft_bytes, hard_bytes, soft_packets, hard_packets } = *lifetime;
         for limit in [soft_bytes, hard_bytes, soft_packets, hard_packets] {
@@ -243,12 +275,13 @@ impl Canonical {
     }
 
     fn child(&mut self, child: &ChildPolicy) {
-        let ChildPolicy { name, local_ts, remote_ts, proposals, rekey_time, mode, pairs, lanes_max } = child;
+        let ChildPolicy { name, local_ts, remote_ts, proposals, rekey_time, life_time, mode, pairs, lanes_max } = child;
         self.text(name);
         self.list(local_ts, Self::text);
         self.list(remote_ts, Self::text);
         self.list(proposals, Self::text);
         self.optional_duration(*rekey_time);
+        self.optional_duration(*life_time);
         self.number(match mode {
             Mode::Tunnel => 0,
             Mode::Transport => 1,

@@ -192,6 +192,23 @@ pub enum Reason {
         /// The network it is in.
         network: String,
     },
+    /// Addresses that another pool has, too.
+    #[error("has addresses of the pool on line {first_line}, too; an address is in one pool")]
+    PoolsOverlap {
+        /// Where the other is.
+        first_line: usize,
+    },
+    /// A pool for connections of several VIPs.
+    #[error(
+        "is a pool of another VIP's connections already; each VIP has pools of its own, because VIPs move one by one"
+    )]
+    PoolOfTwoVips,
+    /// A child that we are to set up with a peer whose address isn't known.
+    #[error("\"start\" needs an address in the connection's remote_addrs to call the peer at")]
+    NobodyToCall,
+    /// A key of strongSwan's that has no meaning here.
+    #[error("is a key of swanctl.conf that has no meaning here: {0}")]
+    NotHere(&'static str),
     /// A lifetime that leaves no time for a replacement.
     #[error("ends the child SA before or when it is rekeyed; name a smaller rekey limit of the same kind")]
     EndsBeforeRekeying,

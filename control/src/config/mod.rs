@@ -7,12 +7,14 @@ mod appliance;
 mod connection;
 mod digest;
 mod error;
+mod ike;
 mod keys;
 mod model;
 mod names;
 mod network;
 mod peer;
 mod policy;
+mod pool;
 mod read;
 mod secret;
 mod service;
@@ -29,11 +31,13 @@ pub use digest::ConfigDigest;
 pub use error::{ConfigError, ConfigErrors, Reason};
 pub use keys::{KEYS_FILE_BYTES_MAX, STATIC_CHILDREN_MAX, esp_selector};
 pub use model::{
-    Appliance, Check, ChildOptions, Config, Eal, Floating, HttpProbe, Hugepages, LogLevel, Peer, Policy, Polling, Port,
-    Probe, Route, Service, ServiceProtocol, StoreLink, TakeoverPolicy, Target, Vip, virtual_mac,
+    Appliance, Check, ChildOptions, Config, Eal, Floating, HttpProbe, Hugepages, Ike, Lanes, LogLevel, Peer, Policy,
+    Polling, Port, Probe, Route, Service, ServiceProtocol, StartAction, StoreLink, TakeoverPolicy, Target, Vip,
+    virtual_mac,
 };
 pub use network::{GATEWAYS_MAX, PORT_ADDRESSES_MAX, PORTS_MAX, ROUTES_MAX, VIPS_MAX};
 pub use policy::POLICIES_MAX;
+pub use pool::POOLS_MAX;
 pub use secret::SECRET_BYTES_MAX;
 pub(crate) use service::method_name;
 pub use service::{SERVICE_TARGETS_MAX, SERVICES_MAX};
@@ -42,6 +46,7 @@ pub use target::{CHECKS_MAX, TARGETS_MAX};
 
 use network::Network;
 use peer::Appliances;
+use pool::Pools;
 use read::{Section, Source};
 
 /// Most bytes of a configuration.
@@ -90,7 +95,7 @@ fn read(path: &Path) -> Result<String, Reason> {
 fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration) -> Option<Config> {
     let appliance = appliance::appliance(root);
     let eal = appliance::eal(root, appliance.as_ref());
-    let retransmission = appliance::ike(root);
+    let ike = ike::ike(root);
     let peer = peer::peer(root, folder, appliance.as_ref());
     let network = Network::read(root, &Appliances::of(appliance.as_ref(), peer.as_ref()));
     // Region, grant and fence are the pair's, not the VIP's: with several, a move of one would cost the others their SAs.
@@ -99,7 +104,8 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
     }
     let policies = policy::policies(root);
     let connection_table = service::connection_table(root);
-    let connections = connection::connections(root, folder, &network.vip_names, &network.vips);
+    let pools = Pools::read(root);
+    let connections = connection::connections(root, folder, &network.vip_names, &network.vips, &pools);
     let static_children = match root.optional("test") {
         None => Some(Vec::new()),
         Some(field) if test == TestConfiguration::Refused => {
@@ -120,7 +126,7 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
     Some(Config {
         appliance: appliance?,
         eal: eal?,
-        retransmission: retransmission?,
+        ike: ike?,
         ports: all(network.ports)?,
         routes: all(network.routes)?,
         vips: all(network.vips)?,

@@ -28,7 +28,7 @@ pub struct Config {
     /// `[eal]`
     pub eal: Eal,
     /// `[ike]`
-    pub retransmission: Retransmission,
+    pub ike: Ike,
     /// `[[port]]`, indexed by [`PortId`]; at least one.
     pub ports: Vec<Port>,
     /// `[[route]]`
@@ -45,7 +45,7 @@ pub struct Config {
     pub connection_table: connection::Limits,
     /// `[[connection]]`; their `vip` is an index into `vips`, their order is that of preference.
     pub connections: Vec<Arc<ConnectionPolicy>>,
-    /// What of a `[[connection.child]]` is the data plane's, by connection and child.
+    /// What of a `[[connection.child]]` isn't negotiated, by connection and child.
     pub child_options: BTreeMap<String, BTreeMap<String, ChildOptions>>,
     /// `[peer]`
     pub peer: Option<Peer>,
@@ -54,28 +54,90 @@ pub struct Config {
 }
 
 impl Config {
-    /// What IKE may agree to.
-    pub fn ike(&self) -> vipsec_ike::Config {
+    /// What IKE may agree to, with so many workers.
+    pub fn ike_config(&self, workers: usize) -> vipsec_ike::Config {
         vipsec_ike::Config {
             appliance: self.appliance.id,
-            connections: self.connections.clone(),
-            limits: Limits::default(),
-            packet_bytes_max: vipsec_ike::PACKET_BYTES_MAX,
-            retransmission: self.retransmission,
+            connections: self.connections.iter().map(|policy| self.with_lanes(policy, workers)).collect(),
+            limits: self.ike.limits,
+            packet_bytes_max: self.ike.packet_bytes_max,
+            retransmission: self.ike.retransmission,
         }
     }
-}
 
-impl Config {
+    /// A connection whose children have a lane for each worker, where the configuration wants that. How many those are is each
+    /// appliance's own, so it isn't part of what two of a pair compare.
+    fn with_lanes(&self, policy: &Arc<ConnectionPolicy>, workers: usize) -> Arc<ConnectionPolicy> {
+        let lanes_max = u16::try_from(workers).unwrap_or(u16::MAX);
+        let mut policy = Arc::clone(policy);
+        if lanes_max > 1 {
+            let connection = Arc::make_mut(&mut policy);
+            for child in &mut connection.children {
+                if self.child_options(&connection.name, &child.name).lanes == Lanes::PerWorker {
+                    Arc::make_mut(child).lanes_max = lanes_max;
+                }
+            }
+        }
+        policy
+    }
+
     /// What a child SA is made with; the defaults where the configuration has no such child any more.
     pub fn child_options(&self, connection: &str, child: &str) -> ChildOptions {
         self.child_options.get(connection).and_then(|children| children.get(child)).copied().unwrap_or_default()
     }
 }
 
-/// How workers treat the child SAs of a policy: nothing that is negotiated.
+/// `[ike]`: what holds for all connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ike {
+    /// When an unanswered request is sent again, and after how many times the remote peer counts as dead.
+    pub retransmission: Retransmission,
+    /// Longest IP packet, in bytes, of a message that could go in fragments.
+    pub packet_bytes_max: usize,
+    /// `[ike.limits]`
+    pub limits: Limits,
+    /// The folder of the key log, if one was asked for.
+    pub key_log: Option<PathBuf>,
+}
+
+impl Default for Ike {
+    fn default() -> Self {
+        Self {
+            retransmission: Retransmission::default(),
+            packet_bytes_max: vipsec_ike::PACKET_BYTES_MAX,
+            limits: Limits::default(),
+            key_log: None,
+        }
+    }
+}
+
+/// Who sets a child SA up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StartAction {
+    /// The remote peer, or an operator's order.
+    #[default]
+    None,
+    /// We, and again when it goes.
+    Start,
+}
+
+/// How many child SAs there are for the same traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lanes {
+    /// One.
+    #[default]
+    One,
+    /// One for each worker (RFC 9611), with a peer that agrees.
+    PerWorker,
+}
+
+/// What of a child isn't negotiated: how workers treat its SAs, who sets it up, how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChildOptions {
+    /// Who sets it up.
+    pub start: StartAction,
+    /// How often.
+    pub lanes: Lanes,
     /// Anti-replay window, in packets: a multiple of 64.
     pub replay_window: u32,
     /// How much it carries.
@@ -87,6 +149,8 @@ pub struct ChildOptions {
 impl ChildOptions {
     /// What is taken where the configuration says nothing.
     pub const DEFAULT: Self = Self {
+        start: StartAction::None,
+        lanes: Lanes::One,
         replay_window: 1024,
         lifetime: Lifetime::NONE,
         outer: TunnelPolicy { dscp: DscpPolicy::Copy, df: DfPolicy::Clear, ecn: EcnPolicy::Normal },

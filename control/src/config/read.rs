@@ -78,11 +78,14 @@ pub(super) struct Section<'s, 'a> {
     table: &'s DeTable<'a>,
     span: Range<usize>,
     asked: RefCell<Vec<&'static str>>,
+    /// Keys of other programs whose absence here was explained.
+    refused: RefCell<Vec<&'static str>>,
 }
 
 impl<'s, 'a> Section<'s, 'a> {
     pub(super) fn root(source: &'s Source<'a>, table: &'s Spanned<DeTable<'a>>) -> Self {
-        Self { source, path: String::new(), table: table.get_ref(), span: table.span(), asked: RefCell::default() }
+        let (path, table, span) = (String::new(), table.get_ref(), table.span());
+        Self { source, path, table, span, asked: RefCell::default(), refused: RefCell::default() }
     }
 
     fn path_of(&self, key: &str) -> String {
@@ -91,7 +94,10 @@ impl<'s, 'a> Section<'s, 'a> {
 
     /// A key that may be left out.
     pub(super) fn optional(&self, key: &'static str) -> Option<Field<'s, 'a>> {
-        self.asked.borrow_mut().push(key);
+        let mut asked = self.asked.borrow_mut();
+        if !asked.contains(&key) {
+            asked.push(key);
+        }
         let value = self.table.get(key)?;
         Some(Field { source: self.source, path: self.path_of(key), value })
     }
@@ -116,10 +122,19 @@ impl<'s, 'a> Section<'s, 'a> {
         self.source.report(span.start, self.path_of(key), reason);
     }
 
+    /// Refuses keys that a reader of another program's configuration might try, each with the reason.
+    pub(super) fn refuse(&self, foreign: &[(&'static str, &'static str)]) {
+        for (key, why) in foreign.iter().filter(|(key, _)| self.table.contains_key(*key)) {
+            self.report(key, Reason::NotHere(why));
+            self.refused.borrow_mut().push(key);
+        }
+    }
+
     /// Reports the keys that nobody asked for.
     pub(super) fn finish(self) {
-        let asked = self.asked.into_inner();
-        for key in self.table.keys().filter(|key| !asked.contains(&key.get_ref().as_ref())) {
+        let (asked, refused) = (self.asked.into_inner(), self.refused.into_inner());
+        let told = |key: &str| asked.contains(&key) || refused.contains(&key);
+        for key in self.table.keys().filter(|key| !told(key.get_ref().as_ref())) {
             let path = match self.path.as_str() {
                 "" => key.get_ref().to_string(),
                 path => format!("{path}.{}", key.get_ref()),
@@ -233,6 +248,6 @@ impl<'s, 'a> Field<'s, 'a> {
             return None;
         };
         let (source, path, span) = (self.source, self.path.clone(), self.value.span());
-        Some(Section { source, path, table, span, asked: RefCell::default() })
+        Some(Section { source, path, table, span, asked: RefCell::default(), refused: RefCell::default() })
     }
 }

@@ -13,7 +13,7 @@ use vipsec_store::CounterEntry;
 use vipsec_wire::iv::IvPrefix;
 use zeroize::Zeroizing;
 
-use super::{Core, Effect, InstalledChild};
+use super::{Core, Effect, InstalledChild, Output};
 use crate::config::{ChildOptions, esp_selector};
 
 /// Numbers that a new child SA may use before its first report: outbound a block; inbound none, its first packet asks for more.
@@ -125,11 +125,16 @@ impl Core {
             Event::IkeGone { id, .. } => {
                 self.withdraw_ike_sa(id);
                 self.delete_replaced(now, id);
+                self.calls.look_again(now);
             }
             Event::InstallChild(info) => self.handle_new_child(&info),
-            Event::RemoveChild { spi_in, .. } => self.remove_child(spi_in),
+            Event::RemoveChild { spi_in, .. } => {
+                self.remove_child(spi_in);
+                self.calls.look_again(now);
+            }
             Event::ChildFailed { ike_sa, child, reason } => {
-                tracing::warn!(%ike_sa, child = child.as_deref().unwrap_or("?"), ?reason, "child SA refused");
+                tracing::warn!(%ike_sa, child = child.as_deref().unwrap_or("?"), %reason, "child SA refused");
+                self.calls.look_again(now);
             }
             Event::PeerMoved { children, remote, .. } => {
                 for spi in children {
@@ -138,8 +143,8 @@ impl Core {
             }
             // I6: an untrusted copy is never resumed from, so nothing is imported that has to be synchronised.
             Event::Synchronised(_) => {}
-            // Keys never reach a log: nothing asks for them.
-            Event::KeyLog(_) => {}
+            // Only if the configuration asked for them.
+            Event::KeyLog(keys) => self.outputs.push_back(Output::KeyLog(keys)),
             Event::SkipNumbers { children, delta, .. } => {
                 for spi in children.into_iter().filter_map(|spi| Spi::new(spi).ok()) {
                     self.tell(Command::SkipNumbers { spi, delta });

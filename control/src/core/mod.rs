@@ -6,6 +6,7 @@
 
 mod announce;
 mod answers;
+mod calls;
 mod distribution;
 mod inheritance;
 mod keying;
@@ -23,12 +24,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::hmac;
 use vipsec_dataplane::api::{Command, Event, Tables, VipState};
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
 use vipsec_esp::lifetime::LifetimeDue;
 use vipsec_esp::sa::Spi;
-use vipsec_ike::IkeSaId;
+use vipsec_ike::{IkeSaId, KeyLog, Secret};
 use vipsec_takeover::floor::Floor;
 use vipsec_wire::iv::Epoch;
 
@@ -36,6 +38,7 @@ use crate::api::{ApiError, Request, Response};
 use crate::config::{Check, Config};
 use crate::health::Run;
 use answers::Questions;
+use calls::Calls;
 use ownership::Ownership;
 pub use pairing::Paired;
 use publishing::Publications;
@@ -43,6 +46,9 @@ use replica::Replica;
 use succession::Succession;
 use targets::Targets;
 use workers::WorkerSet;
+
+/// The version of the cookie secret that two appliances share; 0 is that of one's own.
+const SHARED_COOKIES: u8 = 1;
 
 /// How often an owner repeats its gratuitous ARP.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
@@ -72,6 +78,8 @@ pub enum Output {
         /// What to try.
         check: Box<Check>,
     },
+    /// Add keys to the key log that the configuration asked for.
+    KeyLog(KeyLog),
     /// End the process.
     Shutdown,
 }
@@ -150,6 +158,7 @@ pub struct Core {
     publications: Publications,
     succession: Succession,
     targets: Targets,
+    calls: Calls,
     questions: Questions,
     facts: Facts,
     next_announcement: Instant,
@@ -162,7 +171,11 @@ impl Core {
     /// An appliance that owns nothing yet.
     pub fn new(config: Arc<Config>, surroundings: Surroundings, now: Instant) -> Self {
         let Surroundings { counters, tables, deadline, floors, incarnation, health_seed, rng, facts } = surroundings;
-        let ike = vipsec_ike::Endpoint::new(Arc::new(config.ike()), rng);
+        let mut ike = vipsec_ike::Endpoint::new(Arc::new(config.ike_config(counters.len())), rng);
+        ike.set_key_log(config.ike.key_log.is_some());
+        if let Some(peer) = &config.peer {
+            ike.set_cookie_secret(SHARED_COOKIES, cookie_secret(&peer.secret));
+        }
         let mut core = Self {
             started: now,
             ike,
@@ -177,6 +190,7 @@ impl Core {
             publications: Publications::default(),
             succession: Succession::default(),
             targets: Targets::new(&config, health_seed, now),
+            calls: Calls::default(),
             questions: Questions::default(),
             facts,
             next_announcement: now,
@@ -239,6 +253,7 @@ impl Core {
         self.ownership_timeout(now);
         self.handle_succession_timeout(now);
         self.handle_targets_timeout(now);
+        self.handle_calls_timeout(now);
         if self.next_announcement <= now {
             self.next_announcement = now + ANNOUNCE_INTERVAL;
             for vip in 0..self.config.vips.len() {
@@ -256,6 +271,7 @@ impl Core {
             self.ownership.poll_timeout(),
             self.succession_timeout(),
             self.targets.monitor().poll_timeout(),
+            self.calls.poll_timeout(),
             self.ends_at,
         ]
         .into_iter()
@@ -310,7 +326,7 @@ impl Core {
                         Effect::Tables => self.publish_tables(),
                         Effect::Joined => self.handle_join_published(),
                         Effect::Stopped(vip) => self.handle_stopped(now, vip),
-                        Effect::Reopen(vip) => self.reopen_vip(vip),
+                        Effect::Reopen(vip) => self.reopen_vip(now, vip),
                     }
                 }
                 any
@@ -356,4 +372,11 @@ impl Core {
     fn epoch_of(&self, vip: u16) -> Option<Epoch> {
         self.ownership.epoch_of_sas(vip)
     }
+}
+
+/// What both appliances of a pair make IKE's cookies from (RFC 7296 §2.6): a remote peer that got one from the owner shows it to the
+/// successor.
+fn cookie_secret(pairing: &Secret) -> Secret {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, pairing.expose());
+    Secret::new(hmac::sign(&key, b"vipsec IKE cookies").as_ref().to_vec())
 }

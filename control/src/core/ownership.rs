@@ -90,7 +90,7 @@ impl Core {
                     *entry = Some(epoch);
                 }
                 self.deadline.lift();
-                self.open_vip(vip, epoch);
+                self.open_vip(now, vip, epoch);
             }
         }
         self.settle(now);
@@ -113,7 +113,7 @@ impl Core {
     }
 
     /// From now on the VIP is served here.
-    pub(super) fn open_vip(&mut self, vip: u16, epoch: Epoch) {
+    pub(super) fn open_vip(&mut self, now: Instant, vip: u16, epoch: Epoch) {
         let index = usize::from(vip);
         if let Err(error) = self.ike.set_origin(vip, epoch) {
             tracing::error!(%error, "the VIP's epoch went back: it stays shut");
@@ -123,6 +123,7 @@ impl Core {
             entry.state = VipState::Owned;
         }
         self.stay(vip);
+        self.calls.look(now);
         // The announcement leaves before the first packet: workers take commands in order.
         self.announce(index);
         self.publish_tables();
@@ -131,10 +132,10 @@ impl Core {
     }
 
     /// The VIP that was told to stop goes on.
-    pub(super) fn reopen_vip(&mut self, vip: u16) {
+    pub(super) fn reopen_vip(&mut self, now: Instant, vip: u16) {
         if let Some(epoch) = self.epoch_of(vip) {
             tracing::warn!("the move was not taken: open the VIP again");
-            self.open_vip(vip, epoch);
+            self.open_vip(now, vip, epoch);
         }
     }
 

@@ -373,7 +373,7 @@ impl Core {
         if let Some(staged) = staged.as_ref().filter(|_| trusted) {
             self.adopt_standings(&staged.inheritance.standings);
         }
-        self.open_vip(vip, epoch);
+        self.open_vip(now, vip, epoch);
         if let Some(staged) = staged {
             self.inherit(now, vip, staged.inheritance, trusted);
         }

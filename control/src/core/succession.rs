@@ -167,7 +167,9 @@ impl Core {
     }
 
     fn call_anew(&mut self, now: Instant, old: IkeSaId) -> Result<(), OperateError> {
-        let children = self.ike.sas(now).find(|sa| sa.id == old).map(|sa| sa.children).unwrap_or_default();
+        let mut children = self.ike.sas(now).find(|sa| sa.id == old).map(|sa| sa.children).unwrap_or_default();
+        // The first worker's brings those of the others with it.
+        children.retain(|child| child.lane.is_none_or(|lane| lane == 0));
         let new = self.ike.renegotiate(old, now)?;
         let children = children.into_iter().skip(1).map(|child| child.child).collect();
         self.succession.replacing.insert(new, Replaced { old, children, delete_at: now + CALL_MAX });

@@ -15,6 +15,7 @@ use vipsec_wire::ethernet::MacAddr;
 
 use super::DaemonError;
 use super::floors::{FloorFiles, FloorSaver};
+use super::keylog::KeyLogFiles;
 use super::link::{self, Link, LinkEvent};
 use super::ports::Hardware;
 use super::prober::Prober;
@@ -44,6 +45,7 @@ struct Daemon {
     next_call: u64,
     link: Option<Link>,
     health: Health,
+    key_log: Option<KeyLogFiles>,
     shutdown: bool,
     // Last, so that they go last.
     hardware: Hardware,
@@ -92,6 +94,8 @@ impl Daemon {
         let floors = config.vips.iter().map(|vip| files.load(&vip.name)).collect::<Result<Vec<_>, _>>()?;
         let names = config.vips.iter().map(|vip| vip.name.clone()).collect();
         let floors_saver = files.saver(names)?;
+
+        let key_log = config.ike.key_log.as_deref().map(KeyLogFiles::open).transpose()?;
 
         let prober = Prober::start(config.targets.iter().map(|target| target.checks.len()).sum())?;
         let (hardware, queues) = Hardware::start(&config, WORKERS)?;
@@ -148,6 +152,7 @@ impl Daemon {
             next_call: 0,
             link,
             health: Health::default(),
+            key_log,
             shutdown: false,
             hardware,
         })
@@ -325,6 +330,11 @@ impl Daemon {
                     }
                 }
                 Output::Check { run, check } => self.prober.run(run, check),
+                Output::KeyLog(keys) => {
+                    if let Some(key_log) = &mut self.key_log {
+                        key_log.write(&keys);
+                    }
+                }
                 Output::Shutdown => self.shutdown = true,
             }
         }

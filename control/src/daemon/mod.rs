@@ -4,6 +4,7 @@ mod args;
 mod control;
 mod floors;
 mod hardening;
+mod keylog;
 mod link;
 mod meeting;
 mod ports;
@@ -24,6 +25,7 @@ use crate::config::{self, ConfigErrors, TestConfiguration};
 
 pub use args::Args;
 use floors::FloorError;
+use keylog::KeyLogError;
 use ports::PortsError;
 
 /// Why the daemon could not start, or had to end.
@@ -41,6 +43,9 @@ pub enum DaemonError {
     /// The state folder.
     #[error(transparent)]
     Floors(#[from] FloorError),
+    /// The key log that the configuration asked for.
+    #[error(transparent)]
+    KeyLog(#[from] KeyLogError),
     /// The configuration's services contradict each other.
     #[error("services: {0}")]
     Services(#[from] vipsec_distribute::service::ServiceError),

@@ -150,7 +150,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
             store_records: 32,
         }),
         static_children: Vec::new(),
-        retransmission: Retransmission::default(),
+        ike: Default::default(),
     }
 }
 

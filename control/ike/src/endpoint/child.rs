@@ -15,7 +15,7 @@ use crate::event::{ChildSaInfo, Event, OriginalAddresses};
 use crate::keylog;
 use crate::message::sa::Proposal;
 use crate::message::{NotifyType, Payload, Role};
-use crate::sa::{Age, ChildOffer, ChildWish, IkeSa};
+use crate::sa::{Age, ChildOffer, ChildWish, IkeSa, Task};
 use crate::selector::is_subset;
 
 /// RFC 4303 §2.1: SPIs up to 255 are reserved.
@@ -309,8 +309,24 @@ impl Endpoint {
         self.child_owner.insert(info.spi_in, sa.id());
         let age = Age::of(Duration::ZERO, now);
         let child = ChildSa { info, phase: ChildPhase::Installed, age, rekey_at, expires_at };
-        sa.children.insert(child.info.spi_in, child);
+        let spi_in = child.info.spi_in;
+        sa.children.insert(spi_in, child);
         sa.changed = true;
+        self.want_other_lanes(sa, spi_in);
+    }
+
+    /// RFC 9611 §3: the peer has agreed to a child SA for one of our workers: the others want theirs.
+    fn want_other_lanes(&mut self, sa: &mut IkeSa, spi_in: u32) {
+        let Some(info) = sa.children.get(&spi_in).map(|child| &child.info) else { return };
+        let first = info.role == Role::Initiator && info.replaces.is_none() && info.lane == Some(0);
+        let Some(policy) = sa.policy.child(&info.child).filter(|_| first).cloned() else { return };
+        for lane in 1..policy.lanes_max {
+            let has = |child: &ChildSa| child.info.child == policy.name && child.info.lane == Some(lane);
+            if !sa.children.values().any(has) {
+                let wish = ChildWish { lane: Some(lane), ..ChildWish::whole(&policy.name) };
+                sa.enqueue(Task::CreateChild { wish, group: None });
+            }
+        }
     }
 
     /// Forgets a child SA.

@@ -73,7 +73,9 @@ impl Endpoint {
 
     /// Sets up another child SA under an IKE SA.
     pub fn create_child(&mut self, id: IkeSaId, child: &str, now: Instant) -> Result<(), OperateError> {
-        self.wish_child(id, ChildWish::whole(child), now)
+        let policy = self.sas.get(&id).and_then(|sa| sa.policy.child(child));
+        let lane = policy.and_then(|policy| (policy.lanes_max > 1).then_some(0));
+        self.wish_child(id, ChildWish { lane, ..ChildWish::whole(child) }, now)
     }
 
     /// The same because of a packet, from the first selector (our end) to the second: they come first in what is proposed
@@ -89,6 +91,7 @@ impl Endpoint {
     }
 
     /// The same for one of our workers alone (RFC 9611). [`ChildSaInfo::lane`](crate::ChildSaInfo::lane) says whether the peer agreed.
+    /// What makes a child SA for the first worker wants one for each of the others by itself, if the peer does agree.
     pub fn create_lane(&mut self, id: IkeSaId, child: &str, lane: u16, now: Instant) -> Result<(), OperateError> {
         self.wish_child(id, ChildWish { lane: Some(lane), ..ChildWish::whole(child) }, now)
     }

@@ -1,5 +1,6 @@
 //! What there is, for the operator.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,19 @@ pub struct IkeSaStatus {
     pub children: Vec<ChildSaStatus>,
 }
 
+/// An IKE SA, or an attempt at one: what it has of its connection's children.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Its connection.
+    pub connection: String,
+    /// Which, if something can be asked over it.
+    pub ike_sa: Option<IkeSaId>,
+    /// An exchange of ours is under way, after which there may be more.
+    pub busy: bool,
+    /// The names of its child SAs' policies.
+    pub children: BTreeSet<String>,
+}
+
 /// A child SA.
 #[derive(Debug, Clone, Serialize)]
 pub struct ChildSaStatus {
@@ -61,6 +75,8 @@ pub struct ChildSaStatus {
     pub child: String,
     /// Where it stands.
     pub phase: ChildPhase,
+    /// The worker that it is for, where each has one of its own (RFC 9611).
+    pub lane: Option<u16>,
     /// Our inbound SPI.
     pub spi_in: u32,
     /// The peer's.
@@ -87,6 +103,7 @@ impl Endpoint {
             let children = sa.children.values().map(move |child| ChildSaStatus {
                 child: child.info.child.clone(),
                 phase: child.phase,
+                lane: child.info.lane,
                 spi_in: child.info.spi_in,
                 spi_out: child.info.spi_out,
                 suite: child.info.suite.to_string(),
@@ -118,6 +135,23 @@ impl Endpoint {
                 children: children.collect(),
             }
         })
+    }
+
+    /// What stands of the connections that `wanted` picks by name, for whoever sets up what is missing.
+    pub fn standings(&self, wanted: impl Fn(&str) -> bool) -> Vec<Standing> {
+        let sas = self.sas.values().filter(|sa| wanted(&sa.state.connection)).map(|sa| Standing {
+            connection: sa.state.connection.clone(),
+            ike_sa: (sa.state.phase == Phase::Established).then(|| sa.id()),
+            busy: sa.state.phase == Phase::Authenticating || sa.state.pending.is_some() || sa.state.sync.is_some(),
+            children: sa.children.values().map(|child| child.info.child.clone()).collect(),
+        });
+        let calls = self.initiations.values().filter(|call| wanted(&call.policy.name)).map(|call| Standing {
+            connection: call.policy.name.clone(),
+            ike_sa: None,
+            busy: true,
+            children: BTreeSet::new(),
+        });
+        sas.chain(calls).collect()
     }
 
     /// Half-open IKE SAs, as responder.

@@ -1,0 +1,351 @@
+//! The control core of an appliance that owns its VIP alone, workers that do as they are told, and remote peers, under one clock.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, Permissions};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tempfile::TempDir;
+use vipsec_control::api::{ApiError, Request, Response};
+use vipsec_control::config::{Config, TestConfiguration, load};
+use vipsec_control::core::{Core, Facts, Output, Surroundings};
+use vipsec_dataplane::api::{Command, Event, IkeDatagram, Report, ReportKind, Tables};
+use vipsec_dataplane::counters::Counters;
+use vipsec_dataplane::deadline::Deadline;
+use vipsec_esp::sa::{ChildSa, Spi};
+use vipsec_ike::{
+    AddressMatch, ChildPolicy, ConnectionPolicy, Endpoint, Limits, Mode, PACKET_BYTES_MAX, Pairs, Retransmission,
+    Secret,
+};
+use vipsec_takeover::floor::Floor;
+use vipsec_wire::ethernet::MacAddr;
+use vipsec_wire::iv::{ApplianceId, Epoch};
+
+pub(crate) const VIP: &str = "192.0.2.1";
+pub(crate) const PSK: &str = "correct horse battery staple";
+
+/// A configuration: what every test needs, and `more`.
+pub(crate) fn config_text(more: &str) -> String {
+    format!(
+        r#"
+        appliance = {{ id = 1, name = "a" }}
+        [[port]]
+        name = "out"
+        side = "outside"
+        device = "net_ring0"
+        addresses = ["192.0.2.11/24"]
+        [[port]]
+        name = "in"
+        side = "inside"
+        device = "net_ring1"
+        addresses = ["10.1.0.11/24"]
+        [[vip]]
+        name = "web"
+        address = "{VIP}"
+        port = "out"
+        {more}
+        "#
+    )
+}
+
+/// A connection to the peer of that name and address, with a child to 10.`net`.0.0/16; `more`: keys of the connection and, behind
+/// a line of dashes, of the child.
+pub(crate) fn connection(name: &str, address: &str, net: u8, more: &str) -> String {
+    let (connection, child) = more.split_once("---").unwrap_or((more, ""));
+    format!(
+        r#"
+        [[connection]]
+        name = "{name}"
+        vip = "web"
+        remote_addrs = ["{address}"]
+        local_id = "vip.example"
+        remote_id = "{name}.example"
+        secret_file = "branch.psk"
+        {connection}
+        [[connection.child]]
+        name = "net"
+        remote_ts = ["10.{net}.0.0/16"]
+        {child}
+        "#
+    )
+}
+
+/// Reads a configuration as from a file.
+pub(crate) fn read_config(text: &str) -> Config {
+    let folder = TempDir::new().unwrap();
+    for (name, secret) in [
+        ("branch.psk", PSK),
+        ("other.psk", "another secret"),
+        ("pair.psk", "0123456789abcdef0123456789abcdef"),
+        ("pair2.psk", "fedcba9876543210fedcba9876543210"),
+    ] {
+        let path = folder.path().join(name);
+        fs::write(&path, secret).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    }
+    let path = folder.path().join("vipsec.toml");
+    fs::write(&path, text).unwrap();
+    load(&path, TestConfiguration::Refused).unwrap()
+}
+
+/// A remote peer: an IKE endpoint at an address.
+pub(crate) struct Peer {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) address: IpAddr,
+    pub(crate) children: BTreeMap<u32, vipsec_ike::ChildSaInfo>,
+    /// The network lets nothing through to it, or from it.
+    pub(crate) cut: bool,
+}
+
+/// The policy of the peer of that name.
+pub(crate) fn peer_policy(name: &str, address: &str, net: u8) -> ConnectionPolicy {
+    ConnectionPolicy {
+        name: "vip".to_owned(),
+        vip: 0,
+        local: address.parse().unwrap(),
+        remote: vec![AddressMatch::Exact(VIP.parse().unwrap())],
+        local_id: format!("{name}.example").parse().unwrap(),
+        remote_id: "vip.example".parse().unwrap(),
+        psk: Secret::new(PSK.as_bytes().to_vec()),
+        proposals: vec![
+            "aes256gcm16-prfsha384-x25519".parse().unwrap(),
+            "aes256gcm16-aes128gcm16-prfsha256-x25519".parse().unwrap(),
+        ],
+        dpd_delay: None,
+        rekey_time: None,
+        over_time: None,
+        reauth_time: None,
+        unique: Default::default(),
+        encapsulation: Default::default(),
+        fragmentation: Default::default(),
+        pools: Vec::new(),
+        children: vec![Arc::new(ChildPolicy {
+            name: "net".to_owned(),
+            local_ts: vec![format!("10.{net}.0.0/16").parse().unwrap()],
+            remote_ts: vec!["192.0.2.1/32".parse().unwrap()],
+            proposals: vec![
+                "aes256gcm16-aes128gcm16-x25519".parse().unwrap(),
+                "aes256gcm16-aes128gcm16".parse().unwrap(),
+            ],
+            rekey_time: None,
+            life_time: None,
+            mode: Mode::Tunnel,
+            pairs: Pairs::Any,
+            lanes_max: 4,
+        })],
+    }
+}
+
+impl Peer {
+    pub(crate) fn new(seed: u8, policy: ConnectionPolicy) -> Self {
+        let address = policy.local;
+        let config = vipsec_ike::Config {
+            appliance: ApplianceId::new(200 + seed).unwrap(),
+            connections: vec![Arc::new(policy)],
+            limits: Limits::default(),
+            packet_bytes_max: PACKET_BYTES_MAX,
+            retransmission: Retransmission::default(),
+        };
+        let mut endpoint = Endpoint::new(Arc::new(config), Box::new(StdRng::seed_from_u64(seed.into())));
+        endpoint.set_origin(0, Epoch(1)).unwrap();
+        Self { endpoint, address, children: BTreeMap::new(), cut: false }
+    }
+}
+
+/// Everything.
+pub(crate) struct Bench {
+    pub(crate) now: Instant,
+    pub(crate) core: Core,
+    pub(crate) peers: Vec<Peer>,
+    /// What the workers have.
+    pub(crate) children: BTreeMap<Spi, (usize, Box<ChildSa>)>,
+    pub(crate) tables: Arc<Tables>,
+    pub(crate) replies: Vec<Result<Response, ApiError>>,
+    pub(crate) key_log: Vec<vipsec_ike::KeyLog>,
+    /// What went from the appliance to a peer that isn't there.
+    pub(crate) unheard: Vec<IkeDatagram>,
+    /// What peers send isn't delivered, but held.
+    pub(crate) hold: bool,
+    pub(crate) held: VecDeque<Event>,
+    events: VecDeque<(usize, Event)>,
+    tokens: u64,
+}
+
+impl Bench {
+    /// The appliance owns its VIP.
+    pub(crate) fn new(config: Config, workers: usize) -> Self {
+        let mut bench = Self::started(config, workers);
+        bench.run();
+        assert!(bench.core.is_serving());
+        bench
+    }
+
+    /// It owns nothing yet.
+    pub(crate) fn unowned(config: Config) -> Self {
+        Self::started(config, 1)
+    }
+
+    fn started(config: Config, workers: usize) -> Self {
+        let now = Instant::now();
+        let tables = config.tables(|_| MacAddr([2, 0, 0, 0, 0, 1])).unwrap();
+        let surroundings = Surroundings {
+            counters: (0..workers).map(|_| Arc::new(Counters::default())).collect(),
+            tables: tables.clone(),
+            deadline: Deadline::never(now),
+            floors: config.vips.iter().map(|_| Floor::from_disk(Some(0))).collect(),
+            incarnation: 1,
+            health_seed: 1,
+            rng: Box::new(StdRng::seed_from_u64(99)),
+            facts: Facts::default(),
+        };
+        let core = Core::new(Arc::new(config), surroundings, now);
+        Self {
+            now,
+            core,
+            peers: Vec::new(),
+            children: BTreeMap::new(),
+            tables: Arc::new(tables),
+            replies: Vec::new(),
+            key_log: Vec::new(),
+            unheard: Vec::new(),
+            hold: false,
+            held: VecDeque::new(),
+            events: VecDeque::new(),
+            tokens: 0,
+        }
+    }
+
+    /// An order of the operator, and its answer.
+    pub(crate) fn ask(&mut self, request: Request) -> Result<Response, ApiError> {
+        self.tokens += 1;
+        self.core.handle_request(self.now, self.tokens, request);
+        self.run();
+        self.replies.pop().unwrap()
+    }
+
+    /// The IKE SAs of the appliance.
+    pub(crate) fn sas(&mut self) -> Vec<vipsec_control::api::IkeSa> {
+        match self.ask(Request::Sas) {
+            Ok(Response::Sas(sas)) => sas.ike_sas,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Lets time pass, with everything that happens in it.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        self.run();
+        loop {
+            let peers = self.peers.iter().filter_map(|peer| peer.endpoint.poll_timeout());
+            let next = peers.fold(self.core.poll_timeout(), Instant::min);
+            if next > end {
+                self.now = end;
+                return;
+            }
+            self.now = self.now.max(next);
+            self.core.handle_timeout(self.now);
+            for peer in &mut self.peers {
+                peer.endpoint.handle_timeout(self.now);
+            }
+            self.run();
+        }
+    }
+
+    /// Carries out what everybody wants, until nobody wants anything. No time passes.
+    pub(crate) fn run(&mut self) {
+        loop {
+            let mut busy = false;
+            while let Some(output) = self.core.poll_output() {
+                busy = true;
+                self.carry_out(output);
+            }
+            while let Some((worker, event)) = self.events.pop_front() {
+                busy = true;
+                self.core.handle_event(self.now, worker, event);
+            }
+            for at in 0..self.peers.len() {
+                busy |= self.collect(at);
+            }
+            if !busy {
+                return;
+            }
+        }
+    }
+
+    fn collect(&mut self, at: usize) -> bool {
+        let peer = &mut self.peers[at];
+        let mut busy = false;
+        while let Some(event) = peer.endpoint.poll_event() {
+            busy = true;
+            match event {
+                vipsec_ike::Event::InstallChild(info) => drop(peer.children.insert(info.spi_in, *info)),
+                vipsec_ike::Event::RemoveChild { spi_in, .. } => drop(peer.children.remove(&spi_in)),
+                _ => {}
+            }
+        }
+        while let Some(transmit) = peer.endpoint.poll_transmit() {
+            busy = true;
+            if !peer.cut {
+                let (local, remote) = (transmit.remote, transmit.local);
+                let datagram = IkeDatagram { local, remote, payload: transmit.payload };
+                if self.hold {
+                    self.held.push_back(Event::Ike(datagram));
+                } else {
+                    self.events.push_back((0, Event::Ike(datagram)));
+                }
+            }
+        }
+        busy
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Worker(worker, command) => self.obey(worker, command),
+            Output::SaveFloor { vip, value } => self.core.handle_floor_saved(self.now, vip, value),
+            Output::Reply(_, reply) => self.replies.push(reply),
+            Output::KeyLog(keys) => self.key_log.push(keys),
+            _ => {}
+        }
+    }
+
+    fn obey(&mut self, worker: usize, command: Command) {
+        match command {
+            Command::Tables { version, tables } => {
+                self.tables = tables;
+                self.events.push_back((worker, Event::TablesInForce(version)));
+            }
+            Command::InstallChild(child) => {
+                let spi = child.inbound.spi;
+                self.children.insert(spi, (worker, child));
+                self.events.push_back((worker, Event::ChildInstalled(spi)));
+            }
+            Command::RemoveChild(spi) => drop(self.children.remove(&spi)),
+            Command::SendIke(datagram) => self.deliver(datagram),
+            Command::Report { token, what } => {
+                let report = match what {
+                    ReportKind::Sas => Report::Sas(Vec::new()),
+                    ReportKind::Connections { .. } => Report::Connections { total: 0, entries: Vec::new() },
+                    ReportKind::Neighbours => Report::Neighbours(Vec::new()),
+                    ReportKind::Targets => Report::Targets(Vec::new()),
+                };
+                self.events.push_back((worker, Event::Report { token, report }));
+            }
+            _ => {}
+        }
+    }
+
+    fn deliver(&mut self, datagram: IkeDatagram) {
+        match self.peers.iter_mut().find(|peer| peer.address == datagram.remote.ip()) {
+            Some(peer) if peer.cut => {}
+            Some(peer) => {
+                let (local, remote): (SocketAddr, SocketAddr) = (datagram.remote, datagram.local);
+                peer.endpoint.handle_datagram(self.now, local, remote, &datagram.payload);
+            }
+            None => self.unheard.push(datagram),
+        }
+    }
+}

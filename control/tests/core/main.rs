@@ -1,0 +1,4 @@
+//! The control core with IKE peers around it.
+
+mod bench;
+mod calls;
