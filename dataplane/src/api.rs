@@ -17,6 +17,18 @@ use vipsec_wire::ip::Prefix;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortId(pub u8);
 
+/// A worker of the appliance, by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(pub u8);
+
+impl WorkerId {
+    /// There always is one. It announces, and asks for neighbours ahead of need.
+    pub const FIRST: Self = Self(0);
+}
+
+/// Most workers of an appliance.
+pub const WORKERS_MAX: usize = 32;
+
 /// Which network a port is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -122,6 +134,14 @@ pub struct Policer {
     pub burst: u32,
 }
 
+impl Policer {
+    /// What each of so many workers lets through, that all of them together let through this.
+    pub fn shared_by(self, workers: usize) -> Self {
+        let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
+        Self { rate: self.rate.div_ceil(workers), burst: self.burst.div_ceil(workers) }
+    }
+}
+
 /// Everything that all workers read: an immutable snapshot that a worker picks up between two bursts.
 #[derive(Debug, Clone)]
 pub struct Tables {
@@ -162,12 +182,19 @@ pub enum Command {
     },
     /// Install a child SA pair, replacing one with the same inbound SPI. Outbound, the newest SA whose selectors match wins.
     ///
-    /// An SA is on one worker at a time: there are its numbers. Lanes (RFC 9611) are several child SAs with the same selectors, one per
-    /// worker, each installed on its own; what a worker sends goes by the newest that it has itself.
+    /// An SA is on one worker at a time: there are its numbers. All others are told by [`Command::Steer`]. Lanes (RFC 9611) are several
+    /// child SAs with the same selectors, one per worker; what a worker sends goes by the newest that it has itself.
     /// Confirmed by [`Event::ChildInstalled`].
     InstallChild(Box<ChildSa>),
     /// Forget a child SA pair and its keys.
     RemoveChild(Spi),
+    /// A child SA is on another worker: what belongs to it is handed there. Confirmed by [`Event::Steered`].
+    ///
+    /// A device that can steer (by RSS over the outer flow, by rules for SPIs) spares that; which packets it brings to the wrong
+    /// worker is no matter of correctness, so whoever teaches one does it beside this command.
+    Steer(Box<Steering>),
+    /// No worker has that child SA any more.
+    Unsteer(Spi),
     /// Every counted copy has acknowledged: inbound numbers up to `horizon` may be delivered, outbound ones up to `lease` used.
     /// Neither ever moves back. `u64::MAX` stands for no limit (no counted copy).
     Grant {
@@ -213,6 +240,25 @@ pub enum Command {
     },
 }
 
+/// Where a child SA is, for all other workers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Steering {
+    /// Inbound SPI.
+    pub spi: Spi,
+    /// The worker that has it.
+    pub worker: WorkerId,
+    /// Comes back in the confirmation: the same SPI may be steered again.
+    pub token: u64,
+    /// As [`ChildSa::vip`].
+    pub vip: u16,
+    /// As [`ChildSa::lane`].
+    pub lane: Option<u16>,
+    /// As [`ChildSa::local_selectors`].
+    pub local_selectors: Vec<Selector>,
+    /// As [`ChildSa::remote_selectors`].
+    pub remote_selectors: Vec<Selector>,
+}
+
 /// What a report is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReportKind {
@@ -238,6 +284,13 @@ pub enum Event {
     ChildInstalled(Spi),
     /// A child SA could not be installed: nothing of it is there.
     ChildRefused(Spi, ChildRefusal),
+    /// What belongs to a child SA of another worker is handed there from now on.
+    Steered {
+        /// Inbound SPI.
+        spi: Spi,
+        /// The command's.
+        token: u64,
+    },
     /// An IKE message for a VIP that we own.
     Ike(IkeDatagram),
     /// An SA wants more room, or was asked by [`Command::Bind`].

@@ -16,6 +16,7 @@ impl Event {
             Self::TablesInForce(_)
             | Self::ChildInstalled(_)
             | Self::ChildRefused(..)
+            | Self::Steered { .. }
             | Self::Numbers(_)
             | Self::Lifetime { .. }
             | Self::Report { .. } => true,

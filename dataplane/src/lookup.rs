@@ -7,7 +7,7 @@ use vipsec_distribute::service::ServiceTable;
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::Address;
 
-use crate::api::{FloatingAddress, PortId, PortTable, Tables, VipState, VipTable};
+use crate::api::{FloatingAddress, Policer, PortId, PortTable, Tables, VipState, VipTable};
 use crate::own_hash::KeyedMap;
 use crate::policy::Spd;
 use crate::route::{NextHop, Routes};
@@ -91,6 +91,10 @@ impl Lookup {
             Some(NextHop { port: self.routes.inside_port(target.address)?, address: target.address })
         });
         targets.chain(self.routes.routers())
+    }
+
+    pub(crate) fn ike_policer(&self) -> Policer {
+        self.tables.ike_policer
     }
 
     pub(crate) fn services(&self) -> &Arc<ServiceTable> {

@@ -80,6 +80,7 @@ pub(crate) struct NeighbourCache<B> {
     requests: VecDeque<Request>,
     /// No entry's state ends before.
     next_timeout: Option<Instant>,
+    reachable_time: Duration,
     /// Counts up whenever an answer of [`resolved`](Self::resolved) isn't good any more.
     changes: u32,
 }
@@ -92,8 +93,14 @@ impl<B> NeighbourCache<B> {
             entries_max,
             requests: VecDeque::with_capacity(entries_max),
             next_timeout: None,
+            reachable_time: REACHABLE_TIME,
             changes: 0,
         }
+    }
+
+    /// Believes answers that much longer: where several caches hear of the same answers, the most impatient one asks for all.
+    pub(crate) fn be_patient(&mut self, longer: Duration) {
+        self.reachable_time = REACHABLE_TIME + longer;
     }
 
     /// Counts up whenever what [`resolved`](Self::resolved) said has to be asked for again: an address changed or went, or a
@@ -159,7 +166,7 @@ impl<B> NeighbourCache<B> {
             self.changes = self.changes.wrapping_add(1);
         }
         entry.state = State::Reachable { mac };
-        entry.until = now + REACHABLE_TIME;
+        entry.until = now + self.reachable_time;
         // Packets that waited are a use.
         entry.used |= !entry.pending.is_empty();
         // Timeouts only move back here, so the earliest known one stays a lower bound.
@@ -178,7 +185,7 @@ impl<B> NeighbourCache<B> {
         // Half of the places stay for neighbours that we ask for ourselves, so that nobody can crowd them out.
         let known = self.entries.contains_key(&(port, address));
         if !known && self.entries.len() < self.entries_max / 2 {
-            let until = now + REACHABLE_TIME;
+            let until = now + self.reachable_time;
             self.next_timeout = Some(self.next_timeout.map_or(until, |next| next.min(until)));
             let entry = Entry { state: State::Reachable { mac }, until, used: false, pending: Pending::new() };
             self.entries.insert((port, address), entry);

@@ -168,6 +168,11 @@ impl<B: PacketBuf> Reassembler<B> {
         Self { timeout: limits.timeout, seed, datagrams: Table::new(limits.datagrams_max) }
     }
 
+    /// A number that all fragments of a datagram share; `None`: it is no fragment, or a malformed one.
+    pub(crate) fn hash(&self, origin: Origin, packet: &[u8]) -> Option<u64> {
+        Piece::read(origin, packet).ok().map(|piece| piece.key.hash(self.seed))
+    }
+
     /// How many datagrams are kept, abandoned ones included.
     pub fn len(&self) -> usize {
         self.datagrams.len()

@@ -1,13 +1,16 @@
-//! The worker's loop: receive, handle, transmit, again. The one place where a worker sleeps.
+//! The worker's loop: receive, handle, hand over, transmit, again. The one place where a worker sleeps.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use vipsec_wire::buffer::{BURST_MAX, BufferPool, Burst, PortIo};
 
 use crate::api::{Command, Event, PortId};
-use crate::drops::Tally;
+use crate::drops::{DropReason, Tally};
+use crate::handoff::Handoff;
+use crate::mesh::Mesh;
 use crate::worker::{Worker, bytes_in};
 
 /// What a worker does when there is nothing to do.
@@ -65,12 +68,22 @@ impl Idle {
 /// Commands taken per round, so that a flood of them doesn't starve the ports.
 const COMMANDS_PER_ROUND: usize = 32;
 
-/// Turns a worker until `stop` is set or the control core is gone. `ports` belong to the tables' ports of the same number.
+/// What ties a worker to the control core and to the other workers.
+#[derive(Debug)]
+pub struct Ties<B> {
+    /// From the control core.
+    pub commands: Receiver<Command>,
+    /// To the control core.
+    pub events: Sender<Event>,
+    /// From and to the other workers.
+    pub mesh: Mesh<B>,
+}
+
+/// Turns a worker until `stop` is set or the control core is gone. `ports` are those that it has a queue of.
 pub fn run<P, Io>(
     mut worker: Worker<P>,
     ports: &mut [(PortId, Io)],
-    commands: &Receiver<Command>,
-    events: &Sender<Event>,
+    ties: Ties<P::Buf>,
     mut clock: impl FnMut() -> Instant,
     polling: Polling,
     stop: &AtomicBool,
@@ -78,23 +91,36 @@ pub fn run<P, Io>(
     P: BufferPool,
     Io: PortIo<Buf = P::Buf>,
 {
+    let Ties { commands, events, mut mesh } = ties;
     let mut idle = Idle::new(polling);
     let mut owed: Option<Event> = None;
     let mut received = Burst::new();
+    let mut inbox = ArrayVec::<Command, COMMANDS_PER_ROUND>::new();
     while !stop.load(Ordering::Relaxed) {
         let mut was_busy = false;
         let now = clock();
         // While an event that must arrive is stuck, commands, which may cause more of them, wait.
         if owed.is_none() {
-            for command in commands.try_iter().take(COMMANDS_PER_ROUND) {
-                worker.handle_command(now, command);
-                was_busy = true;
+            inbox.extend(commands.try_iter().take(COMMANDS_PER_ROUND));
+        }
+        // What others handed over before a command was given is dealt with, and leaves, before the command is followed: once all
+        // have followed it, nothing is under way between them that was judged before.
+        if take_handoffs(&mut worker, &mut mesh, &mut clock) {
+            was_busy = true;
+            hand_over(&mut worker, &mut mesh);
+            for (port, io) in &mut *ports {
+                transmit_waiting(&mut worker, &mut clock, *port, io);
             }
+        }
+        for command in inbox.drain(..) {
+            worker.handle_command(now, command);
+            was_busy = true;
         }
         for (port, io) in &mut *ports {
             if io.receive(&mut received) > 0 {
                 // Before each burst, and not for all at once: rule R5.
                 worker.handle_burst(clock(), *port, std::mem::take(&mut received));
+                hand_over(&mut worker, &mut mesh);
                 was_busy = true;
             }
         }
@@ -108,12 +134,11 @@ pub fn run<P, Io>(
         if worker.poll_timeout().is_some_and(|timeout| timeout <= now) {
             worker.handle_timeout(now);
         }
+        hand_over(&mut worker, &mut mesh);
         for (port, io) in &mut *ports {
-            if worker.has_leaving(*port) {
-                was_busy |= transmit(&mut worker, clock(), *port, io);
-            }
+            was_busy |= transmit_waiting(&mut worker, &mut clock, *port, io);
         }
-        match pass_on(&mut worker, &mut owed, events) {
+        match pass_on(&mut worker, &mut owed, &events) {
             Ok(passed) => was_busy |= passed,
             Err(Gone) => return,
         }
@@ -122,6 +147,60 @@ pub fn run<P, Io>(
             std::thread::sleep(sleep);
         }
     }
+}
+
+/// Takes what the rings from the other workers hold now. Returns whether that was anything.
+fn take_handoffs<P: BufferPool>(
+    worker: &mut Worker<P>,
+    mesh: &mut Mesh<P::Buf>,
+    clock: &mut impl FnMut() -> Instant,
+) -> bool {
+    let mut any = false;
+    for ring in &mut mesh.from {
+        let mut waiting = ring.slots();
+        while waiting > 0 {
+            let count = waiting.min(BURST_MAX);
+            let Ok(chunk) = ring.read_chunk(count) else { break };
+            worker.handle_handoffs(clock(), chunk);
+            waiting -= count;
+            any = true;
+        }
+    }
+    any
+}
+
+/// Puts what the worker has for others into the rings. What finds no room is lost: nothing stays behind that was judged before the next
+/// command.
+fn hand_over<P: BufferPool>(worker: &mut Worker<P>, mesh: &mut Mesh<P::Buf>) {
+    for (to, ring) in &mut mesh.to {
+        let lost = match worker.outgoing(*to) {
+            Some(outgoing) if !outgoing.is_empty() => {
+                let count = outgoing.len().min(ring.slots());
+                if let Ok(chunk) = ring.write_chunk_uninit(count) {
+                    chunk.fill_from_iter(outgoing.drain(..count));
+                }
+                outgoing.drain(..).filter(Handoff::is_packet).count()
+            }
+            _ => 0,
+        };
+        if lost > 0 {
+            worker.counters().count_drops(DropReason::HandoffQueueFull, lost);
+        }
+    }
+}
+
+/// Sends what waits to leave by a port, if anything does. Returns whether anything left.
+fn transmit_waiting<P, Io>(
+    worker: &mut Worker<P>,
+    clock: &mut impl FnMut() -> Instant,
+    port: PortId,
+    io: &mut Io,
+) -> bool
+where
+    P: BufferPool,
+    Io: PortIo<Buf = P::Buf>,
+{
+    worker.has_leaving(port) && transmit(worker, clock(), port, io)
 }
 
 /// Sends what the worker has for a port, as much as the device takes. Returns whether anything left.

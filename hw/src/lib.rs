@@ -44,7 +44,7 @@ pub use eal::{Eal, EalError, EalOptions, Hugepages, MemoryBacking, dpdk_version}
 pub use errno::Errno;
 pub use mbuf::Mbuf;
 pub use mempool::{Mempool, MempoolError, MempoolOptions};
-pub use port::{Link, Port, PortError, PortOptions};
+pub use port::{FewerQueues, Link, Port, PortError, PortOptions};
 pub use queue::QueuePair;
 pub use stats::{PortStats, QueueStats};
 pub use thread::{RegisteredThread, ThreadError};

@@ -23,6 +23,8 @@ const FRAME_OVERHEAD: u16 = 18;
 pub struct PortOptions {
     /// Receive and transmit queues: one pair per worker.
     pub queues: u16,
+    /// What if the device has fewer?
+    pub fewer_queues: FewerQueues,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
     /// The MAC address that the device shall have; `None` leaves it as it is.
@@ -35,8 +37,24 @@ pub struct PortOptions {
 
 impl Default for PortOptions {
     fn default() -> Self {
-        Self { queues: 1, mtu: 1500, mac: None, rx_descriptors: 1024, tx_descriptors: 1024 }
+        Self {
+            queues: 1,
+            fewer_queues: FewerQueues::Refused,
+            mtu: 1500,
+            mac: None,
+            rx_descriptors: 1024,
+            tx_descriptors: 1024,
+        }
     }
+}
+
+/// A device with fewer queue pairs than asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FewerQueues {
+    /// Is an error.
+    Refused,
+    /// Starts with those that it has.
+    Accepted,
 }
 
 /// The port doesn't start.
@@ -132,7 +150,11 @@ impl Port {
         // SAFETY: the driver's name is a static string of its plugin, which is never unloaded.
         let driver = unsafe { netdev::owned_text(info.driver_name) };
 
-        let (available, wanted) = (info.max_rx_queues.min(info.max_tx_queues), options.queues);
+        let available = info.max_rx_queues.min(info.max_tx_queues);
+        let wanted = match options.fewer_queues {
+            FewerQueues::Refused => options.queues,
+            FewerQueues::Accepted => options.queues.min(available).min(queues_without_asking(&driver)),
+        };
         if wanted == 0 || wanted > available {
             return Err(PortError::TooFewQueues { device: name, available, wanted });
         }
@@ -146,16 +168,10 @@ impl Port {
             return Err(PortError::BuffersTooSmall { device: name, mtu: options.mtu, room });
         }
 
-        setup(&device, &info, pool, options)?;
+        let options = PortOptions { queues: wanted, ..options.clone() };
+        setup(&device, &info, pool, &options)?;
         // From here on, dropping `inner` stops the port.
-        let mut inner = PortInner {
-            device,
-            options: options.clone(),
-            driver,
-            if_index: info.if_index,
-            mac: [0; 6],
-            pool: pool.clone(),
-        };
+        let mut inner = PortInner { device, options, driver, if_index: info.if_index, mac: [0; 6], pool: pool.clone() };
         inner.settle()?;
         let inner = Arc::new(inner);
         let queues = (0..wanted).map(|queue| QueuePair::new(inner.clone(), queue)).collect();
@@ -166,6 +182,16 @@ impl Port {
     /// The device's name: the device string up to its first comma.
     pub fn name(&self) -> &str {
         &self.inner.device.name
+    }
+
+    /// How many queue pairs it has.
+    pub fn queues(&self) -> u16 {
+        self.inner.options.queues
+    }
+
+    /// What to write into the device string for that many queue pairs, if it is the string that decides.
+    pub fn argument_for_queues(&self, queues: u16) -> Option<String> {
+        queues_argument(&self.inner.driver).map(|argument| format!("{argument}={queues}"))
     }
 
     /// The driver's name.
@@ -227,6 +253,11 @@ impl Port {
         // SAFETY: the port is started.
         Ok(unsafe { Capabilities::of(self.inner.id(), &info) })
     }
+}
+
+/// How many queue pairs a device may be given whose other end was not asked: the rings of a memif are two processes' own agreement.
+fn queues_without_asking(driver: &str) -> u16 {
+    if driver == "net_memif" { 1 } else { u16::MAX }
 }
 
 /// The argument by which a device has receive queues that get their share of the packets whether anybody reads them or not.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use vipsec_dataplane::api::WORKERS_MAX;
 use vipsec_esp::engine::EngineKind;
 use vipsec_wire::iv::ApplianceId;
 
@@ -44,6 +45,7 @@ pub(super) fn appliance(root: &Section) -> Option<Appliance> {
     let name = section.required("name").and_then(|field| field.parse(value::name));
     let control_socket = section.optional("control_socket").map(|field| field.parse(socket_path));
     let state_dir = section.optional("state_dir").map(|field| field.parse(absolute));
+    let workers = section.optional("workers").map_or(Some(1), |field| field.number(1..=WORKERS_MAX as u64));
     let polling = section.optional("polling").map_or(Some(Polling::Adaptive), |field| field.choice(&POLLING));
     let engine = section
         .optional("engine")
@@ -56,6 +58,7 @@ pub(super) fn appliance(root: &Section) -> Option<Appliance> {
         control_socket: control_socket.unwrap_or_else(|| Some(format!("/run/vipsec/{name}.sock").into()))?,
         state_dir: state_dir.unwrap_or_else(|| Some(format!("/var/lib/vipsec/{name}").into()))?,
         name,
+        workers: workers?,
         polling: polling?,
         engine: engine?,
         log: log?,

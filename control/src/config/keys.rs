@@ -132,6 +132,7 @@ fn child(section: Section, spis: &mut Once, appliance: ApplianceId, vips: &[Opti
             iv_prefix: IvPrefix::new(appliance, Epoch(0)),
         },
         succeeds: None,
+        lane: None,
         mode: Mode::default(),
         processing: Processing::default(),
         lifetime: Lifetime::default(),

@@ -174,6 +174,8 @@ pub struct Appliance {
     pub control_socket: PathBuf,
     /// What has to outlive the process. Default: `/var/lib/vipsec/<name>`.
     pub state_dir: PathBuf,
+    /// How many workers there are.
+    pub workers: usize,
     /// How workers wait for packets.
     pub polling: Polling,
     /// Which implementation seals and opens packets.

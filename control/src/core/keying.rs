@@ -73,6 +73,7 @@ pub(super) fn child_sa(
             iv_prefix: prefix,
         },
         succeeds: info.replaces.filter(|_| info.role == Role::Responder).and_then(|spi| Spi::new(spi).ok()),
+        lane: info.lane,
         mode: match info.mode {
             vipsec_ike::Mode::Tunnel => Mode::Tunnel,
             vipsec_ike::Mode::Transport => Mode::Transport,

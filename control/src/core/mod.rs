@@ -228,6 +228,8 @@ impl Core {
             Event::ChildInstalled(spi) => self.confirm_staged(now, spi),
             Event::ChildRefused(spi, refusal) => self.handle_child_refused(now, spi, refusal),
             Event::TablesInForce(_) => self.check_stopped(),
+            // The workers' set has made one of all of them.
+            Event::Steered { .. } => {}
             // RFC 7296 §1.5: an INVALID_SPI outside an IKE SA is only a hint, and a successor that isn't loaded yet must
             // stay silent. The remote peer's own liveness check finds out.
             Event::UnknownSpi { .. } => {}

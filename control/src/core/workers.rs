@@ -4,11 +4,11 @@
 //! - [`WorkerSet::poll_command`]: what that means for which worker.
 //! - [`WorkerSet::handle_event`]: what a worker says; returns what the data plane as a whole says.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque, btree_map, hash_map};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use vipsec_dataplane::api::{Command, Event, PortId, Report, ReportKind, Tables};
+use vipsec_dataplane::api::{Command, Event, IkeDatagram, PortId, Report, ReportKind, Steering, Tables, WorkerId};
 use vipsec_esp::sa::{ChildSa, Selector, Spi};
 use vipsec_wire::ethernet::MacAddr;
 
@@ -25,6 +25,15 @@ pub(super) struct WorkerSet {
     /// Tables that the first worker has not confirmed yet; the others get them then.
     tables_held: VecDeque<(u64, Arc<Tables>)>,
     placed: BTreeMap<Spi, Placed>,
+    /// By worker: how many child SAs it has.
+    loads: Vec<usize>,
+    traffic: HashMap<Traffic, Carriers>,
+    /// Counts up with every child SA that is installed.
+    installations: u64,
+    /// Installations that some worker has not confirmed.
+    unconfirmed: BTreeSet<u64>,
+    /// IKE messages, each with the last installation before it: the remote peer may use a child SA once it has them.
+    ike_held: VecDeque<(u64, IkeDatagram)>,
     questions: HashMap<u64, Question>,
     commands: VecDeque<(usize, Command)>,
 }
@@ -33,8 +42,24 @@ pub(super) struct WorkerSet {
 #[derive(Debug)]
 struct Placed {
     worker: usize,
-    vip: u16,
-    remote_selectors: Vec<Selector>,
+    traffic: Traffic,
+    installation: u64,
+    /// Its worker has it.
+    is_installed: bool,
+    /// Other workers that don't know yet where it is.
+    unsteered: usize,
+}
+
+/// What a child SA carries: the traffic of a VIP with what is behind a remote peer.
+type Traffic = (u16, Arc<[Selector]>);
+
+/// Which workers carry some traffic.
+#[derive(Debug, Default)]
+struct Carriers {
+    /// How many child SAs each has for it, none left out.
+    workers: BTreeMap<usize, usize>,
+    /// The worker that lane 0 is for, or would be.
+    first_lane_at: usize,
 }
 
 /// A question that all workers were asked.
@@ -53,6 +78,11 @@ impl WorkerSet {
             tables_confirmed: 0,
             tables_held: VecDeque::new(),
             placed: BTreeMap::new(),
+            loads: vec![0; workers.max(1)],
+            traffic: HashMap::new(),
+            installations: 0,
+            unconfirmed: BTreeSet::new(),
+            ike_held: VecDeque::new(),
             questions: HashMap::new(),
             commands: VecDeque::new(),
         }
@@ -60,7 +90,7 @@ impl WorkerSet {
 
     /// How many child SAs a worker has.
     pub(super) fn children_of(&self, worker: usize) -> usize {
-        self.placed.values().filter(|placed| placed.worker == worker).count()
+        self.loads.get(worker).copied().unwrap_or_default()
     }
 
     /// The version of the tables that every worker has confirmed.
@@ -79,15 +109,15 @@ impl WorkerSet {
             Command::Tables { version, tables } => {
                 // The announcement of a VIP leaves before any packet of it: the first worker announces, in the order of its
                 // commands, and so has to confirm before the others may serve the VIP.
-                if self.tables_in_force.len() > 1 {
+                if self.len() > 1 {
                     self.tables_held.push_back((version, tables.clone()));
                 }
                 self.tell(FIRST, Command::Tables { version, tables });
             }
             Command::InstallChild(child) => self.install_child(child, None),
             Command::RemoveChild(spi) => {
-                if let Some(placed) = self.placed.remove(&spi) {
-                    self.tell(placed.worker, Command::RemoveChild(spi));
+                if let Some(worker) = self.forget(spi) {
+                    self.tell(worker, Command::RemoveChild(spi));
                 }
             }
             Command::Grant { spi, .. }
@@ -98,9 +128,15 @@ impl WorkerSet {
                     self.tell(placed.worker, command);
                 }
             }
+            Command::SendIke(message) if self.len() > 1 => {
+                self.ike_held.push_back((self.installations, message));
+                self.release_ike();
+            }
             Command::SendIke(_) | Command::SendFrame { .. } => self.tell(FIRST, command),
+            // Where child SAs are, is decided here.
+            Command::Steer(_) | Command::Unsteer(_) => {}
             Command::Report { token, what } => {
-                let unanswered = self.tables_in_force.len();
+                let unanswered = self.len();
                 self.questions.insert(token, Question { what, unanswered, reports: Vec::new() });
                 for worker in 0..unanswered {
                     self.tell(worker, Command::Report { token, what });
@@ -112,35 +148,83 @@ impl WorkerSet {
     /// A child SA is to be installed; `replaces` is the one whose traffic it is going to carry.
     pub(super) fn install_child(&mut self, child: Box<ChildSa>, replaces: Option<Spi>) {
         let spi = child.inbound.spi;
-        let worker = self.worker_for(&child, replaces);
+        let traffic: Traffic = (child.vip, child.remote_selectors.as_slice().into());
+        let worker = self.worker_for(&child, &traffic, replaces);
         // The same SPI may come back, after its VIP was elsewhere.
-        if self.placed.get(&spi).is_some_and(|placed| placed.worker != worker) {
-            self.handle_command(Command::RemoveChild(spi));
+        self.handle_command(Command::RemoveChild(spi));
+        self.installations += 1;
+        let installation = self.installations;
+        self.unconfirmed.insert(installation);
+        if let Some(load) = self.loads.get_mut(worker) {
+            *load += 1;
         }
-        let remote_selectors = child.remote_selectors.clone();
-        self.placed.insert(spi, Placed { worker, vip: child.vip, remote_selectors });
+        let carriers = self.traffic.entry(traffic.clone()).or_default();
+        if carriers.workers.is_empty() {
+            carriers.first_lane_at = place_of_first_lane(worker, child.lane, self.loads.len());
+        }
+        *carriers.workers.entry(worker).or_default() += 1;
+        let unsteered = self.len() - 1;
+        self.placed.insert(spi, Placed { worker, traffic, installation, is_installed: false, unsteered });
+        for other in (0..self.len()).filter(|other| *other != worker) {
+            self.tell(other, Command::Steer(Box::new(steering(&child, worker, installation))));
+        }
         self.tell(worker, Command::InstallChild(child));
     }
 
-    /// Where the connections of a child SA are, if it has a predecessor; else where the fewest SAs are.
-    fn worker_for(&self, child: &ChildSa, replaces: Option<Spi>) -> usize {
+    /// Where the connections of a child SA are, if it has a predecessor; else where the fewest SAs are. Each lane is for another worker,
+    /// as long as there are so many.
+    fn worker_for(&self, child: &ChildSa, traffic: &Traffic, replaces: Option<Spi>) -> usize {
         let known = |spi: Option<Spi>| self.placed.get(&spi?).map(|placed| placed.worker);
-        // A tunnel that was negotiated anew carries the connections of the old one too.
-        let same_peer = |placed: &&Placed| placed.vip == child.vip && placed.remote_selectors == child.remote_selectors;
-        known(replaces)
-            .or_else(|| known(child.succeeds))
-            .or_else(|| self.placed.values().find(same_peer).map(|placed| placed.worker))
-            .unwrap_or_else(|| self.least_loaded())
+        let carriers = self.traffic.get(traffic);
+        let of_traffic = || match child.lane {
+            Some(lane) => carriers.map(|carriers| (carriers.first_lane_at + usize::from(lane)) % self.len()),
+            // A tunnel that was negotiated anew carries the connections of the old one too.
+            None => carriers.and_then(|carriers| carriers.workers.keys().next().copied()),
+        };
+        known(replaces).or_else(|| known(child.succeeds)).or_else(of_traffic).unwrap_or_else(|| self.least_loaded())
     }
 
     fn least_loaded(&self) -> usize {
-        let mut loads = vec![0usize; self.tables_in_force.len()];
-        for placed in self.placed.values() {
-            if let Some(load) = loads.get_mut(placed.worker) {
-                *load += 1;
+        (0..).zip(&self.loads).min_by_key(|(_, load)| **load).map_or(FIRST, |(worker, _)| worker)
+    }
+
+    /// A child SA isn't anywhere any more. Returns where it was.
+    fn forget(&mut self, spi: Spi) -> Option<usize> {
+        let Placed { worker, traffic, installation, .. } = self.placed.remove(&spi)?;
+        if let Some(load) = self.loads.get_mut(worker) {
+            *load = load.saturating_sub(1);
+        }
+        if let hash_map::Entry::Occupied(mut carriers) = self.traffic.entry(traffic) {
+            let workers = &mut carriers.get_mut().workers;
+            if let btree_map::Entry::Occupied(mut count) = workers.entry(worker) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+            if workers.is_empty() {
+                carriers.remove();
             }
         }
-        (0..).zip(loads).min_by_key(|(_, load)| *load).map_or(FIRST, |(worker, _)| worker)
+        for other in (0..self.len()).filter(|other| *other != worker) {
+            self.tell(other, Command::Unsteer(spi));
+        }
+        self.unconfirmed.remove(&installation);
+        self.release_ike();
+        Some(worker)
+    }
+
+    /// How many workers there are.
+    fn len(&self) -> usize {
+        self.tables_in_force.len()
+    }
+
+    /// Lets IKE messages go before which every child SA is in force on every worker.
+    fn release_ike(&mut self) {
+        let first = self.unconfirmed.first().copied();
+        while let Some((_, message)) = self.ike_held.pop_front_if(|(last, _)| first.is_none_or(|first| *last < first)) {
+            self.tell(FIRST, Command::SendIke(message));
+        }
     }
 
     /// A worker says something. Returns what the data plane as a whole has to say, if anything.
@@ -150,16 +234,33 @@ impl WorkerSet {
             Event::Report { token, report } => self.handle_report(token, report),
             Event::ChildRefused(spi, _) => {
                 self.owner_only(worker, spi)?;
-                self.placed.remove(&spi);
+                self.forget(spi);
                 Some(event)
             }
-            Event::ChildInstalled(spi)
-            | Event::PeerMoved { spi, .. }
-            | Event::Lifetime { spi, .. }
-            | Event::Alive(spi) => self.owner_only(worker, spi).map(|()| event),
+            Event::ChildInstalled(spi) => {
+                self.owner_only(worker, spi)?;
+                self.placed.get_mut(&spi)?.is_installed = true;
+                self.check_installed(spi)
+            }
+            Event::Steered { spi, token } => {
+                let placed = self.placed.get_mut(&spi).filter(|placed| placed.installation == token)?;
+                placed.unsteered = placed.unsteered.saturating_sub(1);
+                self.check_installed(spi)
+            }
+            Event::PeerMoved { spi, .. } | Event::Lifetime { spi, .. } | Event::Alive(spi) => {
+                self.owner_only(worker, spi).map(|()| event)
+            }
             Event::Numbers(numbers) => self.owner_only(worker, numbers.spi).map(|()| event),
             Event::Ike(_) | Event::UnknownSpi { .. } | Event::Advertisement { .. } => Some(event),
         }
+    }
+
+    /// A child SA is installed once its packets are taken wherever they arrive.
+    fn check_installed(&mut self, spi: Spi) -> Option<Event> {
+        let placed = self.placed.get(&spi).filter(|placed| placed.is_installed && placed.unsteered == 0)?;
+        let is_news = self.unconfirmed.remove(&placed.installation);
+        self.release_ike();
+        is_news.then_some(Event::ChildInstalled(spi))
     }
 
     /// What another worker than the SA's has to say about it comes from before it was there.
@@ -171,7 +272,7 @@ impl WorkerSet {
         *self.tables_in_force.get_mut(worker)? = version;
         if worker == FIRST {
             while let Some((version, tables)) = self.tables_held.pop_front_if(|(held, _)| *held <= version) {
-                for other in FIRST + 1..self.tables_in_force.len() {
+                for other in FIRST + 1..self.len() {
                     self.tell(other, Command::Tables { version, tables: tables.clone() });
                 }
             }
@@ -197,6 +298,24 @@ impl WorkerSet {
     fn tell(&mut self, worker: usize, command: Command) {
         self.commands.push_back((worker, command));
     }
+}
+
+/// What the other workers have to know of a child SA.
+fn steering(child: &ChildSa, worker: usize, token: u64) -> Steering {
+    Steering {
+        spi: child.inbound.spi,
+        worker: WorkerId(worker as u8),
+        token,
+        vip: child.vip,
+        lane: child.lane,
+        local_selectors: child.local_selectors.clone(),
+        remote_selectors: child.remote_selectors.clone(),
+    }
+}
+
+/// Where lane 0 is when that lane is on that worker of so many.
+fn place_of_first_lane(worker: usize, lane: Option<u16>, workers: usize) -> usize {
+    (worker + workers - usize::from(lane.unwrap_or_default()) % workers) % workers
 }
 
 /// All workers' answers as one.
@@ -286,6 +405,7 @@ mod tests {
                 iv_prefix: IvPrefix::new(ApplianceId::new(1).unwrap(), Epoch(1)),
             },
             succeeds: None,
+            lane: None,
             mode: Mode::default(),
             processing: Processing::default(),
             lifetime: Lifetime::default(),
@@ -327,7 +447,10 @@ mod tests {
         }
         assert_eq!([0, 1, 2].map(|worker| set.children_of(worker)), [3, 3, 3]);
         set.handle_command(Command::RemoveChild(spi(1)));
-        assert_eq!(commands(&mut set), [(1, "RemoveChild".to_owned())]);
+        assert_eq!(
+            commands(&mut set),
+            [(0, "Unsteer"), (2, "Unsteer"), (1, "RemoveChild")].map(|(worker, name)| (worker, name.to_owned()))
+        );
         assert_eq!(install(&mut set, child(10, 10), None), 1, "the place that became free");
     }
 
@@ -343,6 +466,83 @@ mod tests {
         assert_eq!(install(&mut set, Box::new(rekeyed_by_peer), None), 3, "rekeyed by the remote peer");
         assert_eq!(install(&mut set, child(12, 1), None), 1, "negotiated anew");
         assert_eq!(install(&mut set, child(13, 79), Some(spi(99))), 0, "its predecessor is gone: the least loaded");
+    }
+
+    /// RFC 9611: each lane is for a worker of its own, also after a takeover, when they come in any order.
+    #[test]
+    fn each_lane_is_on_another_worker() {
+        for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
+            let mut set = WorkerSet::new(3);
+            install(&mut set, child(0, 0), None);
+            let mut workers = order.map(|lane: u32| {
+                let lane_of = |lane: u32| ChildSa { lane: Some(lane as u16), ..*child(10 + lane, 9) };
+                install(&mut set, Box::new(lane_of(lane)), None)
+            });
+            workers.sort_unstable();
+            assert_eq!(workers, [0, 1, 2], "in the order {order:?}");
+        }
+        let mut set = WorkerSet::new(2);
+        let workers = [0u32, 1, 2, 3].map(|lane| {
+            let lane = ChildSa { lane: Some(lane as u16), ..*child(lane, 9) };
+            install(&mut set, Box::new(lane), None)
+        });
+        assert_eq!(workers, [0, 1, 0, 1], "more lanes than workers");
+        let heir = ChildSa { lane: Some(1), ..*child(9, 9) };
+        assert_eq!(install(&mut set, Box::new(heir), Some(spi(3))), 1, "a rekeyed lane stays");
+    }
+
+    #[test]
+    fn a_child_sa_is_installed_when_every_worker_knows_the_way() {
+        let mut set = WorkerSet::new(3);
+        set.install_child(child(1, 1), None);
+        let told = commands(&mut set);
+        assert_eq!(
+            told,
+            [(1, "Steer"), (2, "Steer"), (0, "InstallChild")].map(|(worker, name)| (worker, name.to_owned()))
+        );
+        let message = |n: u8| {
+            let (local, remote) = ("192.0.2.1:500".parse().unwrap(), "198.51.100.7:500".parse().unwrap());
+            Command::SendIke(IkeDatagram { local, remote, payload: vec![n] })
+        };
+        set.handle_command(message(1));
+        assert_eq!(commands(&mut set), [], "the remote peer may use it once it has the message");
+        set.install_child(child(2, 2), None);
+        set.handle_command(message(2));
+        assert_eq!(commands(&mut set).len(), 3);
+        let steered = |number, token| Event::Steered { spi: spi(number), token };
+        assert!(set.handle_event(2, steered(1, 1)).is_none());
+        assert!(set.handle_event(0, Event::ChildInstalled(spi(1))).is_none());
+        let done = set.handle_event(1, steered(1, 1));
+        assert!(matches!(done, Some(Event::ChildInstalled(installed)) if installed == spi(1)));
+        assert_eq!(commands(&mut set), [(0, "SendIke".to_owned())], "the second message waits for its own");
+        assert!(set.handle_event(0, steered(2, 2)).is_none());
+        assert!(set.handle_event(2, steered(2, 2)).is_none());
+        /* refused, it holds nobody up */
+        assert!(set.handle_event(1, Event::ChildRefused(spi(2), ChildRefusal::TooMany)).is_some());
+        let told = commands(&mut set);
+        assert_eq!(
+            told,
+            [(0, "Unsteer"), (2, "Unsteer"), (0, "SendIke")].map(|(worker, name)| (worker, name.to_owned()))
+        );
+    }
+
+    #[test]
+    fn a_late_confirmation_is_not_of_a_later_installation() {
+        let mut set = WorkerSet::new(2);
+        set.install_child(child(1, 1), None);
+        set.handle_command(Command::RemoveChild(spi(1)));
+        set.install_child(child(1, 1), None);
+        assert!(set.handle_event(0, Event::ChildInstalled(spi(1))).is_none());
+        assert!(set.handle_event(1, Event::Steered { spi: spi(1), token: 1 }).is_none());
+        assert!(set.handle_event(1, Event::Steered { spi: spi(1), token: 2 }).is_some());
+    }
+
+    #[test]
+    fn an_only_worker_is_told_no_way() {
+        let mut set = WorkerSet::new(1);
+        set.install_child(child(1, 1), None);
+        set.handle_command(Command::RemoveChild(spi(1)));
+        assert_eq!(commands(&mut set), ["InstallChild", "RemoveChild"].map(|name| (0, name.to_owned())));
     }
 
     #[test]

@@ -25,8 +25,6 @@ use crate::api::{Call, Limits, Request, Server};
 use crate::config::{self, Config};
 use crate::core::{Core, Facts, Output, Surroundings};
 
-/// One worker in software mode: more come with ports that can steer.
-const WORKERS: usize = 1;
 /// Requests of operators that may wait.
 const CALLS_LEN: usize = 64;
 /// How often a full channel or the end of a capture is looked at.
@@ -74,7 +72,7 @@ pub(super) fn serve(config: Arc<Config>, exit_at_end: bool) -> Result<(), Daemon
     let mut daemon = Daemon::start(config)?;
     hardening::protect_memory();
     hardening::prefer_this_thread();
-    let ends = exit_at_end.then(|| daemon.hardware.finite_inputs() * WORKERS);
+    let ends = exit_at_end.then(|| daemon.hardware.finite_inputs());
     if ends == Some(0) {
         return Err(DaemonError::NoEnd);
     }
@@ -98,7 +96,8 @@ impl Daemon {
         let key_log = config.ike.key_log.as_deref().map(KeyLogFiles::open).transpose()?;
 
         let prober = Prober::start(config.targets.iter().map(|target| target.checks.len()).sum())?;
-        let (hardware, queues) = Hardware::start(&config, WORKERS)?;
+        let count = config.appliance.workers;
+        let (hardware, shares) = Hardware::start(&config, count)?;
         let macs: Vec<MacAddr> = hardware.ports.iter().map(|port| MacAddr(port.mac())).collect();
         let tables = config.tables(|port| macs.get(usize::from(port.0)).copied().unwrap_or_default())?;
         let now = Instant::now();
@@ -115,7 +114,7 @@ impl Daemon {
             config::Polling::Adaptive => Polling::ADAPTIVE,
             config::Polling::Busy => Polling::Busy,
         };
-        let workers = Workers::start(&hardware, queues, &worker_config, &Arc::new(tables.clone()), &deadline, polling)?;
+        let workers = Workers::start(&hardware, shares, &worker_config, &Arc::new(tables.clone()), &deadline, polling)?;
         let incarnation: [u8; 16] = std::array::from_fn(|_| rng.next_u32() as u8);
         let link = match &config.peer {
             Some(peer) => Some(Link::start(&config, peer, incarnation, StdRng::from_rng(&mut rng))?),
@@ -136,10 +135,11 @@ impl Daemon {
             appliance = config.appliance.name,
             id = %config.appliance.id,
             engine = %worker_config.engine,
+            workers = count,
             hugepages = hardware.in_hugepages(),
             "started"
         );
-        if let Some(caveat) = worker_config.engine.caveat(WORKERS) {
+        if let Some(caveat) = worker_config.engine.caveat(count) {
             tracing::warn!(engine = %worker_config.engine, "{caveat}");
         }
         Ok(Self {

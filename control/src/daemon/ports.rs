@@ -1,14 +1,16 @@
-//! DPDK's environment, packet memory, and the configured ports with one queue pair per worker.
+//! DPDK's environment, packet memory, and the configured ports with a queue pair per worker where the device has so many.
 
 use thiserror::Error;
 
-use vipsec_hw::{Eal, EalError, EalOptions, Hugepages, MemoryBacking, Mempool, MempoolError, MempoolOptions, Port};
-use vipsec_hw::{PortError, PortOptions, QueuePair};
+use vipsec_hw::{
+    Eal, EalError, EalOptions, FewerQueues, Hugepages, MemoryBacking, Mempool, MempoolError, MempoolOptions, Port,
+    PortError, PortOptions, QueuePair,
+};
 use vipsec_wire::ethernet::MacAddr;
 
 use crate::api;
 use crate::config::{self, Config};
-use vipsec_dataplane::api::Side;
+use vipsec_dataplane::api::{PortId, Side, WorkerId};
 
 /// Datagrams that can be in the works at once, and the largest, in bytes: an IKE message with certificates, a jumbo frame.
 const LARGE_BUFFERS: u32 = 511;
@@ -49,9 +51,18 @@ pub(super) struct Hardware {
     pub(super) eal: Eal,
 }
 
+/// What a worker has of the ports.
+#[derive(Default)]
+pub(super) struct Share {
+    /// Its own queue pairs.
+    pub(super) queues: Vec<(PortId, QueuePair)>,
+    /// Ports of which it has none, and the worker by whose its frames leave.
+    pub(super) elsewhere: Vec<(PortId, WorkerId)>,
+}
+
 impl Hardware {
-    /// Starts the environment and every port. The queue pairs come as one list per worker.
-    pub(super) fn start(config: &Config, workers: usize) -> Result<(Self, Vec<Vec<QueuePair>>), PortsError> {
+    /// Starts the environment and every port. Returns each worker's share.
+    pub(super) fn start(config: &Config, workers: usize) -> Result<(Self, Vec<Share>), PortsError> {
         let mut options = EalOptions::new(config.eal.file_prefix.clone());
         options.memory_mib = config.eal.memory_mib;
         options.hugepages = match config.eal.hugepages {
@@ -68,22 +79,22 @@ impl Hardware {
         (large_options.buffers, large_options.room) = (LARGE_BUFFERS, LARGE_BYTES);
         let large_pool = Mempool::new(&eal, &large_options)?;
         let mut ports = Vec::new();
-        let mut by_worker: Vec<Vec<QueuePair>> = (0..workers).map(|_| Vec::new()).collect();
-        for port in &config.ports {
+        let mut shares: Vec<Share> = (0..workers).map(|_| Share::default()).collect();
+        for (number, port) in (0..).map(PortId).zip(&config.ports) {
             let options = PortOptions {
                 queues: u16::try_from(workers).unwrap_or(u16::MAX),
+                fewer_queues: FewerQueues::Accepted,
                 mtu: port.mtu,
                 mac: port.mac.map(MacAddr::octets),
                 ..PortOptions::default()
             };
             let started = Port::start(&eal, &port.device, &pool, &options);
             let (started, queues) = started.map_err(|source| PortsError::Port { name: port.name.clone(), source })?;
+            hint_at_queues(&port.name, &started, options.queues);
             ports.push(started);
-            for (worker, queue) in by_worker.iter_mut().zip(queues) {
-                worker.push(queue);
-            }
+            deal(number, queues, &mut shares);
         }
-        Ok((Self { ports, pool, large_pool, eal }, by_worker))
+        Ok((Self { ports, pool, large_pool, eal }, shares))
     }
 
     /// Does packet memory lie in hugepages?
@@ -91,9 +102,9 @@ impl Hardware {
         matches!(self.eal.memory_backing(), MemoryBacking::Hugepages)
     }
 
-    /// How many ports read a capture that ends.
+    /// How many queues read a capture that ends.
     pub(super) fn finite_inputs(&self) -> usize {
-        self.ports.iter().filter(|port| port.input_is_finite()).count()
+        self.ports.iter().filter(|port| port.input_is_finite()).map(|port| usize::from(port.queues())).sum()
     }
 
     /// Every link has a carrier.
@@ -124,5 +135,26 @@ impl Hardware {
             }
         });
         facts.collect()
+    }
+}
+
+/// Gives the first workers a queue pair each; the others' frames leave by those in turn.
+fn deal(port: PortId, queues: Vec<QueuePair>, shares: &mut [Share]) {
+    let count = queues.len().max(1);
+    let mut queues = queues.into_iter();
+    for (number, share) in shares.iter_mut().enumerate() {
+        match queues.next() {
+            Some(queue) => share.queues.push((port, queue)),
+            None => share.elsewhere.push((port, WorkerId((number % count) as u8))),
+        }
+    }
+}
+
+/// A device with fewer queue pairs than there are workers works, but the first workers take all its packets.
+fn hint_at_queues(name: &str, port: &Port, wanted: u16) {
+    let queues = port.queues();
+    if queues < wanted {
+        let write = port.argument_for_queues(wanted).map(|argument| format!(": write {argument} into its device"));
+        tracing::warn!(port = name, queues, workers = wanted, "fewer queues than workers{}", write.unwrap_or_default());
     }
 }

@@ -9,16 +9,17 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use vipsec_dataplane::api::{Command, Event, PortId, Tables};
+use vipsec_dataplane::api::{Command, Event, Tables, WorkerId};
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
 use vipsec_dataplane::drops::Tally;
-use vipsec_dataplane::run::{self, Polling};
+use vipsec_dataplane::mesh::Mesh;
+use vipsec_dataplane::run::{self, Polling, Ties};
 use vipsec_dataplane::worker::{Worker, WorkerConfig};
-use vipsec_hw::{Mbuf, QueuePair};
+use vipsec_hw::{Mbuf, Port, QueuePair};
 use vipsec_wire::buffer::{Burst, PortIo};
 
-use super::ports::Hardware;
+use super::ports::{Hardware, Share};
 
 /// Commands and events that may wait in a channel.
 const CHANNEL_LEN: usize = 4096;
@@ -77,10 +78,10 @@ impl PortIo for WatchedQueue {
 }
 
 impl Workers {
-    /// Starts one worker per list of queue pairs.
+    /// Starts one worker per share of the ports.
     pub(super) fn start(
         hardware: &Hardware,
-        queues: Vec<Vec<QueuePair>>,
+        shares: Vec<Share>,
         config: &WorkerConfig,
         tables: &Arc<Tables>,
         deadline: &Deadline,
@@ -90,20 +91,23 @@ impl Workers {
         let stop = Arc::new(AtomicBool::new(false));
         let captures = Arc::new(Captures::default());
         let mut threads = Vec::new();
-        for (number, queues) in queues.into_iter().enumerate() {
+        let count = shares.len();
+        let meshes = Mesh::between(count, config.handoffs_max);
+        for ((number, share), mesh) in (0..).zip(shares).zip(meshes) {
             let (commands, inbox) = bounded(CHANNEL_LEN);
             let (outbox, events) = bounded(CHANNEL_LEN);
             let counters = Arc::new(Counters::default());
             let worker = Worker::new(config, tables.clone(), deadline.clone(), counters.clone(), pool.clone())
-                .with_large_pool(large_pool.clone());
-            let watched = queues.into_iter().zip(ports).map(|(queue, port)| WatchedQueue {
-                queue,
-                is_capture: port.input_is_finite(),
-                told: false,
-                captures: captures.clone(),
+                .with_large_pool(large_pool.clone())
+                .among(WorkerId(number), count);
+            let worker = share.elsewhere.into_iter().fold(worker, |worker, (port, by)| worker.leaving_by(port, by));
+            let watched = share.queues.into_iter().map(|(port, queue)| {
+                let is_capture = ports.get(usize::from(port.0)).is_some_and(Port::input_is_finite);
+                (port, WatchedQueue { queue, is_capture, told: false, captures: captures.clone() })
             });
-            let mut ports: Vec<_> = (0..).map(PortId).zip(watched).collect();
+            let mut watched: Vec<_> = watched.collect();
             let (eal, stop) = (eal.clone(), stop.clone());
+            let ties = Ties { commands: inbox, events: outbox, mesh };
             let handle = thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 let _registered = match eal.register_thread() {
                     Ok(registered) => Some(registered),
@@ -112,7 +116,7 @@ impl Workers {
                         None
                     }
                 };
-                run::run(worker, &mut ports, &inbox, &outbox, Instant::now, polling, &stop);
+                run::run(worker, &mut watched, ties, Instant::now, polling, &stop);
             })?;
             threads.push(WorkerThread {
                 commands,

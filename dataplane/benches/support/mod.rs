@@ -172,6 +172,7 @@ pub(crate) fn child(n: usize) -> ChildSa {
             iv_prefix: iv_prefix(1),
         },
         succeeds: None,
+        lane: None,
         mode: Mode::default(),
         processing: Processing::default(),
         lifetime: Lifetime::default(),

@@ -258,6 +258,8 @@ pub struct ChildSa {
     /// The inbound SPI of the SA that it replaces, where the remote peer did the replacing: what leaves goes on leaving by that one
     /// until the peer is known to be ready.
     pub succeeds: Option<Spi>,
+    /// The worker that it is for, where each has one of its own for the same traffic (RFC 9611).
+    pub lane: Option<u16>,
     /// What it protects.
     pub mode: Mode,
     /// By whom.

@@ -18,7 +18,7 @@ use vipsec_wire::crypto::SessionId;
 use vipsec_wire::ip::Address;
 use vipsec_wire::ipv6;
 
-use crate::api::{ChildRefusal, Numbers, SaReport};
+use crate::api::{ChildRefusal, Numbers, SaReport, Steering, WorkerId};
 use crate::drops::DropReason;
 use crate::own_hash::KeyedMap;
 use crate::path::Path;
@@ -26,9 +26,11 @@ use crate::selector::{Ends, SelectorIndex, Selectors};
 use crate::template::{Fields, Template};
 
 mod arena;
+mod elsewhere;
 mod spi_map;
 
 use arena::Arena;
+use elsewhere::{Elsewhere, Whereabouts};
 use spi_map::SpiMap;
 
 /// RFC 791 §3.2: "Every internet destination must be able to receive a datagram of 576 octets either in one piece or in fragments".
@@ -58,6 +60,8 @@ pub(crate) struct Inbound {
     /// Nothing has been heard on it yet.
     unheard: bool,
     pub(crate) processing: Processing,
+    /// Other workers have one of their own for the same traffic: connections don't live where their SA is.
+    pub(crate) has_lanes: bool,
     /// Nothing is said about its being alive before this time of the worker, in nanoseconds.
     pub(crate) alive_after: u64,
     pub(crate) selectors: Selectors,
@@ -124,6 +128,26 @@ struct Pair {
     sessions: Option<Sessions>,
 }
 
+/// Which SA carries a packet to the remote side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    /// One of this worker's.
+    Here(SaIndex),
+    /// One of another worker's.
+    There(WorkerId),
+}
+
+/// Where connections live whose packets an SA carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Living {
+    /// With their SA, which is this worker's.
+    Here,
+    /// With their SA, on another worker.
+    There(WorkerId),
+    /// At their hash: the SA is one of several lanes.
+    AtHash,
+}
+
 /// Removed or never there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NoSuchSa;
@@ -136,7 +160,9 @@ pub(crate) struct Sad {
     outbound: Arena<Outbound>,
     free: Vec<SaIndex>,
     by_spi: SpiMap,
+    /// Those of other workers too.
     by_selectors: SelectorIndex,
+    elsewhere: Elsewhere,
     /// By remote peer and its SPI, for ICMP errors.
     by_remote_spi: KeyedMap<(Address, u32), SaIndex>,
     sas_max: usize,
@@ -154,6 +180,7 @@ impl Sad {
             free: Vec::new(),
             by_spi: SpiMap::new(),
             by_selectors: SelectorIndex::new(hash_seed),
+            elsewhere: Elsewhere::new(),
             by_remote_spi: KeyedMap::with_hasher(hash_seed.into()),
             sas_max,
             beat_at: 0,
@@ -170,17 +197,68 @@ impl Sad {
         self.by_spi.get(spi).map(SaIndex)
     }
 
-    /// The SA that carries a packet of a VIP to the remote side: the newest whose selectors match.
-    #[inline]
+    /// The SA of this worker that carries a packet of a VIP to the remote side: the newest whose selectors match.
     pub(crate) fn find_outbound(&self, vip: u16, ends: &Ends) -> Option<SaIndex> {
+        let is_ready = |sa: u32| !Elsewhere::is_number(sa) && self.is_ready(sa);
+        self.by_selectors.newest(vip, ends, is_ready).map(SaIndex)
+    }
+
+    /// The SA that carries a packet of a VIP to the remote side: of all workers' the newest whose selectors match, but of lanes this
+    /// worker's own.
+    #[inline]
+    pub(crate) fn find_carrier(&self, vip: u16, ends: &Ends) -> Option<Carrier> {
+        let newest = self.newest(vip, ends)?;
+        if !Elsewhere::is_number(newest) {
+            return Some(Carrier::Here(SaIndex(newest)));
+        }
+        let Whereabouts { worker, has_lanes } = self.elsewhere.whereabouts(newest)?;
+        let own = has_lanes.then(|| self.find_outbound(vip, ends)).flatten();
+        Some(own.map_or(Carrier::There(worker), Carrier::Here))
+    }
+
+    /// Where the connection of such a packet lives.
+    pub(crate) fn find_living(&self, vip: u16, ends: &Ends) -> Option<Living> {
+        let newest = self.newest(vip, ends)?;
+        if !Elsewhere::is_number(newest) {
+            return Some(if self.inbound.get(newest)?.has_lanes { Living::AtHash } else { Living::Here });
+        }
+        let Whereabouts { worker, has_lanes } = self.elsewhere.whereabouts(newest)?;
+        Some(if has_lanes { Living::AtHash } else { Living::There(worker) })
+    }
+
+    #[inline]
+    fn newest(&self, vip: u16, ends: &Ends) -> Option<u32> {
+        self.by_selectors.newest(vip, ends, |sa| Elsewhere::is_number(sa) || self.is_ready(sa))
+    }
+
+    /// May packets leave by it?
+    #[inline]
+    fn is_ready(&self, sa: u32) -> bool {
         // RFC 7296 §2.8: the responder of a rekeying can be assured that the initiator is prepared to receive "if either (1) it
         // has received a cryptographically valid message on the other half of the SA pair, or (2) the new SA rekeys an
         // existing SA and it receives an IKE request to close the replaced SA".
-        let is_ready = |sa: u32| {
-            let defers_to = self.outbound.get(sa).and_then(|sa| sa.defers_to);
-            defers_to.is_none_or(|old| self.by_spi.get(old.get()).is_none())
-        };
-        self.by_selectors.newest(vip, ends, is_ready).map(SaIndex)
+        let defers_to = self.outbound.get(sa).and_then(|sa| sa.defers_to);
+        defers_to.is_none_or(|old| self.by_spi.get(old.get()).is_none())
+    }
+
+    /// The other worker that has an SA.
+    pub(crate) fn worker_of(&self, spi: u32) -> Option<WorkerId> {
+        self.elsewhere.worker_of(spi)
+    }
+
+    /// Do other workers have SAs?
+    pub(crate) fn knows_others(&self) -> bool {
+        !self.elsewhere.is_empty()
+    }
+
+    /// Another worker has an SA.
+    pub(crate) fn steer(&mut self, steering: &Steering) {
+        self.elsewhere.insert(steering, &mut self.by_selectors);
+    }
+
+    /// No other worker has it any more.
+    pub(crate) fn unsteer(&mut self, spi: Spi) -> Result<(), NoSuchSa> {
+        if self.elsewhere.remove(spi, &mut self.by_selectors) { Ok(()) } else { Err(NoSuchSa) }
     }
 
     #[inline]
@@ -230,6 +308,7 @@ impl Sad {
         let outbound_sa =
             OutboundSa::new(self.engine, &child.outbound).map_err(refused)?.with_lifetime(&child.lifetime);
         let replaced = self.remove(spi).ok().flatten();
+        let _ = self.unsteer(spi);
         if self.len() >= self.sas_max {
             return Err(ChildRefusal::TooMany);
         }
@@ -244,6 +323,7 @@ impl Sad {
             mode: child.mode,
             unheard: true,
             processing: child.processing,
+            has_lanes: child.lane.is_some(),
             alive_after: 0,
             selectors,
             delivered: Traffic::default(),

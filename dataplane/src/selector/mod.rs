@@ -3,6 +3,7 @@
 //! [`Selectors`] says whether a packet lies within those of one child SA; [`SelectorIndex`] finds the newest child SA whose selectors
 //! a packet lies in, among any number of them.
 
+use vipsec_distribute::tuple::FiveTuple;
 use vipsec_esp::sa::Selector;
 use vipsec_wire::ip::Address;
 
@@ -23,6 +24,15 @@ pub struct Ends {
     pub protocol: u8,
     /// (local, remote) port. `None`: the protocol has none, or they can't be read (RFC 4301 §4.4.1.1, OPAQUE).
     pub ports: Option<(u16, u16)>,
+}
+
+impl Ends {
+    /// Of the packets of a connection.
+    pub(crate) fn of_connection(tuple: &FiveTuple) -> Self {
+        let FiveTuple { protocol, remote, remote_port, vip, vip_port } = *tuple;
+        let ports = Some((vip_port, remote_port)).filter(|ports| *ports != (0, 0));
+        Self { local: vip.into(), remote: remote.into(), protocol, ports }
+    }
 }
 
 /// One selector, compiled.

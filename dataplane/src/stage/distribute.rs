@@ -43,7 +43,7 @@ impl<P: BufferPool> Worker<P> {
     #[inline]
     fn choose(&mut self, now: Instant, prepared: &Prepared, inner: Inner<P::Buf>) -> Verdict {
         let origin = match inner.via {
-            Via::Tunnel(_) => Origin::Decrypted,
+            Via::Tunnel(_) | Via::Handoff => Origin::Decrypted,
             Via::Clear => Origin::Clear,
         };
         let choice = self.connections.to_target(prepared, origin, &inner.flow.packet_info())?;

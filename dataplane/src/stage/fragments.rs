@@ -5,7 +5,7 @@ use std::time::Instant;
 use vipsec_wire::buffer::BufferPool;
 use vipsec_wire::fragment::Fragments;
 
-use crate::api::PortId;
+use crate::api::{PortId, WorkerId};
 use crate::drops::{DropReason, Tally};
 use crate::path::Path;
 use crate::reassembly::{Origin, Progress};
@@ -22,6 +22,14 @@ pub(super) fn of_tunnel(spi: u32) -> Origin {
 }
 
 impl<P: BufferPool> Worker<P> {
+    /// The other worker that puts a fragment's datagram together, if there is one.
+    pub(super) fn home_of_fragment(&self, port: PortId, packet: &[u8]) -> Option<WorkerId> {
+        if self.mates.is_alone() {
+            return None;
+        }
+        self.unless_here(self.mates.pick(self.reassembler.hash(of_port(port), packet)?))
+    }
+
     /// Takes a fragment. Returns the datagram once it is whole.
     #[cold]
     pub(super) fn reassemble(

@@ -7,6 +7,7 @@ use vipsec_wire::ethernet;
 
 use crate::api::{PortId, VipState};
 use crate::drops::{DropReason, Tally};
+use crate::handoff::Came;
 use crate::holding::Held;
 use crate::lookup::OwnAddress;
 use crate::worker::{Verdict, Worker};
@@ -38,7 +39,7 @@ impl<P: BufferPool> Worker<P> {
             let Some(held) = self.holding.take() else { return };
             let verdict = match self.lookup.vip(held.vip).map(|vip| vip.state).unwrap_or_default() {
                 VipState::Owned => {
-                    self.receive(now, held.port, [held.frame].into_iter().collect(), may_act);
+                    self.receive(now, held.port, [held.frame].into_iter().collect(), may_act, Came::ByPort);
                     Ok(())
                 }
                 VipState::HandingOver => self.holding.push(held).map_err(|_| DropReason::HeldQueueFull),

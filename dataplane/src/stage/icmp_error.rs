@@ -49,12 +49,8 @@ impl<P: BufferPool> Worker<P> {
         let error = self.icmp_error(problem, header.destination, packet)?;
         let header = Header::parse(error.data()).map_err(|_| DropReason::MalformedIp)?;
         match inner.via {
-            Via::Tunnel(index) => {
-                if header.total_len > self.ready(index)? {
-                    return Err(DropReason::TooBig);
-                }
-                self.encapsulate(now, index, &header, error)?;
-            }
+            Via::Tunnel(index) => self.protect_by(now, index, &header, error)?,
+            Via::Handoff => self.protect(now, inner.vip, error)?,
             Via::Clear => self.send_clear(now, inner.vip, &header, error)?,
         }
         self.counters.count(Tally::IcmpErrors);

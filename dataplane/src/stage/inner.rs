@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use vipsec_distribute::tuple::FiveTuple;
 use vipsec_esp::sa::Mode;
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 use vipsec_wire::ip::{self, Ecn, Header, Version, protocol};
@@ -11,10 +12,12 @@ use vipsec_wire::{icmp, icmpv6, tcp};
 
 use super::esp::Opened;
 use super::{Stage, fragments};
-use crate::api::VipState;
+use crate::api::{VipState, WorkerId};
 use crate::drops::{DropReason, Tally};
 use crate::flow::{Flow, quoted_tuple};
+use crate::handoff::What;
 use crate::sad::{self, SaIndex};
+use crate::selector::Ends;
 use crate::worker::{Verdict, Worker};
 
 /// How a packet came from its remote host.
@@ -22,6 +25,8 @@ use crate::worker::{Verdict, Worker};
 pub(super) enum Via {
     Clear,
     Tunnel(SaIndex),
+    /// Through a tunnel of the worker that handed it over.
+    Handoff,
 }
 
 /// A packet from a remote host to a VIP, checked.
@@ -103,7 +108,7 @@ impl<P: BufferPool> Worker<P> {
             return Err(DropReason::InboundSelectorMismatch);
         }
         sad::count(&mut sa.delivered, header.total_len);
-        let vip = sa.vip;
+        let (vip, has_lanes) = (sa.vip, sa.has_lanes);
         self.counters.esp_in.count(header.total_len);
         let (addressed, table) = self.lookup.vip_at(header.destination).ok_or(DropReason::NotToVip)?;
         if addressed != vip {
@@ -119,10 +124,26 @@ impl<P: BufferPool> Worker<P> {
         }
         let inner = Inner { packet, flow, vip, via: Via::Tunnel(index), was_fragmented };
         if matches!(header.protocol, protocol::ICMP | protocol::ICMPV6) {
-            return self.inner_icmp(now, index, inner, checked);
+            return self.inner_icmp(now, index, inner, has_lanes, checked);
+        }
+        self.pass_inner(inner, has_lanes, checked)
+    }
+
+    /// Passes a packet on, or hands it to the home of its connection.
+    #[inline]
+    fn pass_inner(&mut self, inner: Inner<P::Buf>, has_lanes: bool, checked: &mut Stage<Inner<P::Buf>>) -> Verdict {
+        if !self.mates.is_alone()
+            && let Some(home) = self.home_of_inner(has_lanes, &inner.flow.tuple_from_remote())
+        {
+            return self.hand_over_inner(home, inner);
         }
         checked.push(inner);
         Ok(())
+    }
+
+    fn hand_over_inner(&mut self, home: WorkerId, inner: Inner<P::Buf>) -> Verdict {
+        let Inner { packet, vip, was_fragmented, .. } = inner;
+        self.hand_over(home, What::Inner { vip, packet, was_fragmented })
     }
 
     #[cold]
@@ -131,34 +152,39 @@ impl<P: BufferPool> Worker<P> {
         now: Instant,
         index: SaIndex,
         inner: Inner<P::Buf>,
+        has_lanes: bool,
         checked: &mut Stage<Inner<P::Buf>>,
     ) -> Verdict {
-        let header = inner.flow.header;
-        let bytes = header.payload(inner.packet.data());
-        let (is_echo_request, is_error, quote) = match header.version() {
-            Version::V4 => {
-                let message = icmp::Message::parse(bytes).map_err(|_| DropReason::MalformedIcmp)?;
-                (message.is_echo_request(), message.is_error(), message.payload())
-            }
-            Version::V6 => {
-                let message = icmpv6::Message::parse(header.source, header.destination, bytes)
-                    .map_err(|_| DropReason::MalformedIcmp)?;
-                (message.is_echo_request(), message.is_error(), message.payload())
-            }
-        };
-        if is_echo_request {
-            return self.answer_inner_echo(now, index, inner.packet);
+        match icmp_kind(&inner)? {
+            Icmp::EchoRequest => self.answer_inner_echo(now, index, inner.packet),
+            Icmp::Other => self.pass_inner(inner, has_lanes, checked),
+            Icmp::ErrorAbout(tuple) => match self.home_of(inner.vip, &tuple, &Ends::of_connection(&tuple)) {
+                Some(home) => self.hand_over_inner(home, inner),
+                None => self.deliver_error(now, &tuple, inner),
+            },
         }
-        if !is_error {
-            checked.push(inner);
-            return Ok(());
+    }
+
+    /// At the home of its connection: an error goes to the target that it is about, everything else is distributed.
+    #[inline]
+    pub(super) fn distribute_or_deliver(
+        &mut self,
+        now: Instant,
+        inner: Inner<P::Buf>,
+        checked: &mut Stage<Inner<P::Buf>>,
+    ) -> Verdict {
+        if matches!(inner.flow.header.protocol, protocol::ICMP | protocol::ICMPV6)
+            && let Icmp::ErrorAbout(tuple) = icmp_kind(&inner)?
+        {
+            return self.deliver_error(now, &tuple, inner);
         }
-        // It belongs to the target that sent what it quotes (RFC 1191 path MTU discovery lives on this).
-        let quote = Quote::parse(quote).map_err(|_| DropReason::MalformedIcmp)?;
-        if quote.source != header.destination {
-            return Err(DropReason::MalformedIcmp);
-        }
-        let target = self.connections.target_of(&quoted_tuple(&quote))?;
+        checked.push(inner);
+        Ok(())
+    }
+
+    /// It belongs to the target that sent what it quotes (RFC 1191 path MTU discovery lives on this).
+    fn deliver_error(&mut self, now: Instant, about: &FiveTuple, inner: Inner<P::Buf>) -> Verdict {
+        let target = self.connections.target_of(about)?;
         self.deliver(now, target, inner)
     }
 
@@ -172,6 +198,42 @@ impl<P: BufferPool> Worker<P> {
             self.counters.count(Tally::MssClamped);
         }
     }
+}
+
+/// What an ICMP message to a VIP is.
+enum Icmp {
+    EchoRequest,
+    /// An error about a packet of that connection.
+    ErrorAbout(FiveTuple),
+    Other,
+}
+
+#[cold]
+fn icmp_kind<B: PacketBuf>(inner: &Inner<B>) -> Result<Icmp, DropReason> {
+    let header = &inner.flow.header;
+    let bytes = header.payload(inner.packet.data());
+    let (is_echo_request, is_error, quote) = match header.version() {
+        Version::V4 => {
+            let message = icmp::Message::parse(bytes).map_err(|_| DropReason::MalformedIcmp)?;
+            (message.is_echo_request(), message.is_error(), message.payload())
+        }
+        Version::V6 => {
+            let message = icmpv6::Message::parse(header.source, header.destination, bytes)
+                .map_err(|_| DropReason::MalformedIcmp)?;
+            (message.is_echo_request(), message.is_error(), message.payload())
+        }
+    };
+    if is_echo_request {
+        return Ok(Icmp::EchoRequest);
+    }
+    if !is_error {
+        return Ok(Icmp::Other);
+    }
+    let quote = Quote::parse(quote).map_err(|_| DropReason::MalformedIcmp)?;
+    if quote.source != header.destination {
+        return Err(DropReason::MalformedIcmp);
+    }
+    Ok(Icmp::ErrorAbout(quoted_tuple(&quote)))
 }
 
 /// RFC 6040 §4.2, figure 4: the ECN field after decapsulation; `None` is a drop.

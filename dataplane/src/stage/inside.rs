@@ -14,11 +14,13 @@ use vipsec_wire::tcp::Flags;
 
 use super::path_mtu::is_icmp_error;
 use super::{Stage, fragments, ndp};
-use crate::api::{PolicyAction, PortId, VipState};
+use crate::api::{PolicyAction, PortId, VipState, WorkerId};
 use crate::drops::{DropReason, Tally};
 use crate::flow::{Flow, quoted_tuple_from_remote};
+use crate::handoff::{Came, What};
 use crate::lookup::OwnAddress;
-use crate::sad::SaIndex;
+use crate::sad::{Carrier, SaIndex};
+use crate::selector::Ends;
 use crate::worker::{Verdict, Worker};
 
 /// A frame from a target with a VIP's packet to a remote host, without padding behind.
@@ -32,9 +34,11 @@ pub(super) struct Reply<B> {
 
 /// How a packet goes to its remote host.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+pub(super) enum Way {
     Clear,
     Tunnel(SaIndex),
+    /// Through a tunnel of another worker.
+    TunnelOf(WorkerId),
 }
 
 impl<P: BufferPool> Worker<P> {
@@ -45,6 +49,7 @@ impl<P: BufferPool> Worker<P> {
         port: PortId,
         ethernet: &ethernet::Header,
         mut frame: P::Buf,
+        came: Came,
         replies: &mut Stage<Reply<P::Buf>>,
     ) -> Verdict {
         let bytes = frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
@@ -71,22 +76,54 @@ impl<P: BufferPool> Worker<P> {
             };
         }
         let (vip, table) = self.lookup.vip_at(header.source).ok_or(DropReason::SourceNotVip)?;
-        let mut gateways = table.gateways.iter().filter(|gateway| gateway.port == port);
         if table.state != VipState::Owned {
-            let gateway = gateways.next().ok_or(DropReason::SourceNotVip)?;
-            let own = OwnAddress { mac: gateway.mac, vip: Some(vip), is_vip: false, state: table.state };
+            let own = self.gateway_of(vip, port).ok_or(DropReason::SourceNotVip)?;
             return self.hold(now, port, ethernet, own, frame);
         }
+        let mut gateways = table.gateways.iter().filter(|gateway| gateway.port == port);
         if !gateways.any(|gateway| gateway.mac == ethernet.destination) {
             let is_gateway_here = table.gateways.iter().any(|gateway| gateway.port == port);
             return Err(if is_gateway_here { DropReason::OtherStation } else { DropReason::SourceNotVip });
         }
         if header.is_fragment() {
-            return self.inside_fragment(now, port, vip, ethernet, frame, replies);
+            return self.inside_fragment(now, port, vip, ethernet, frame, came, replies);
         }
         frame.trim_back(padding)?;
-        replies.push(Reply { frame, flow, vip, was_fragmented: false });
+        self.at_home(port, Reply { frame, flow, vip, was_fragmented: came == Came::Reassembled }, came, replies)
+    }
+
+    /// Passes a frame on, or hands it to the home of its connection.
+    #[inline]
+    fn at_home(
+        &mut self,
+        port: PortId,
+        reply: Reply<P::Buf>,
+        came: Came,
+        replies: &mut Stage<Reply<P::Buf>>,
+    ) -> Verdict {
+        if came == Came::ByPort
+            && !self.mates.is_alone()
+            && let Some(home) = self.home_of_reply(&reply)
+        {
+            let came = if reply.was_fragmented { Came::Reassembled } else { Came::ByHandoff };
+            return self.hand_over(home, What::Frame { port, frame: reply.frame, came });
+        }
+        replies.push(reply);
         Ok(())
+    }
+
+    fn home_of_reply(&self, reply: &Reply<P::Buf>) -> Option<WorkerId> {
+        let tuple = tuple(reply);
+        let is_own = tuple == reply.flow.tuple_from_target();
+        let ends = if is_own { reply.flow.ends_from_target() } else { Ends::of_connection(&tuple) };
+        self.home_of(reply.vip, &tuple, &ends)
+    }
+
+    /// The gateway of a VIP on a port, as an address of ours.
+    pub(super) fn gateway_of(&self, vip: u16, port: PortId) -> Option<OwnAddress> {
+        let table = self.lookup.vip(vip)?;
+        let gateway = table.gateways.iter().find(|gateway| gateway.port == port)?;
+        Some(OwnAddress { mac: gateway.mac, vip: Some(vip), is_vip: false, state: table.state })
     }
 
     /// Puts a datagram together: its connection and its selectors may depend on its ports (RFC 4301 §7).
@@ -98,15 +135,18 @@ impl<P: BufferPool> Worker<P> {
         vip: u16,
         ethernet: &ethernet::Header,
         frame: P::Buf,
+        came: Came,
         replies: &mut Stage<Reply<P::Buf>>,
     ) -> Verdict {
         let fragment = frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
+        if let Some(mate) = self.home_of_fragment(port, fragment).filter(|_| came == Came::ByPort) {
+            return self.hand_over(mate, What::Frame { port, frame, came: Came::ByHandoff });
+        }
         let Some(mut frame) = self.reassemble(now, fragments::of_port(port), fragment)? else { return Ok(()) };
         let flow = Flow::parse(frame.data()).map_err(|_| DropReason::MalformedIp)?;
         frame.prepend(ethernet::HEADER_LEN)?;
         ethernet.emit(frame.data_mut())?;
-        replies.push(Reply { frame, flow, vip, was_fragmented: true });
-        Ok(())
+        self.at_home(port, Reply { frame, flow, vip, was_fragmented: true }, Came::ByPort, replies)
     }
 
     /// Sends packets of targets through the tunnels that lead to their destinations, or in the clear where they may.
@@ -115,29 +155,44 @@ impl<P: BufferPool> Worker<P> {
             return;
         }
         let mut unknown = 0;
-        let mut found: Stage<(Way, Reply<P::Buf>)> = Stage::new();
+        let mut found = Stage::new();
         let connections = self.connections.prepare(now, replies.iter().map(tuple));
         for (reply, connection) in replies.drain(..).zip(&connections) {
             let origin = self.connections.to_remote(connection, &reply.flow.packet_info());
             unknown += usize::from(origin.is_none());
             if let Some(way) = self.passed(self.way(origin, &reply)) {
-                found.push((way, reply));
+                found.push((port, way, reply));
             }
         }
         if unknown > 0 {
             self.counters.count_many(Tally::RepliesUnknown, unknown);
         }
-        let keys: Stage<(Way, usize)> = found.iter().map(|(way, reply)| (*way, reply.flow.header.total_len)).collect();
+        self.send_replies(now, &mut found);
+    }
+
+    /// Sends packets of targets the way that was found for them.
+    pub(super) fn send_replies(&mut self, now: Instant, found: &mut Stage<(PortId, Way, Reply<P::Buf>)>) {
+        if found.is_empty() {
+            return;
+        }
+        let keys: Stage<(Way, usize)> =
+            found.iter().map(|(_, way, reply)| (*way, reply.flow.header.total_len)).collect();
         for key in keys.iter().take(KEY_AHEAD) {
             self.prefetch_outbound_key(Some(key));
         }
         let (mut packets, mut bytes) = (0, 0);
-        for (n, (way, reply)) in found.drain(..).enumerate() {
+        for (n, (port, way, reply)) in found.drain(..).enumerate() {
             self.prefetch_outbound_key(keys.get(n + KEY_AHEAD));
             let total_len = reply.flow.header.total_len;
             let verdict = match way {
                 Way::Tunnel(index) => self.reply_in_tunnel(now, port, index, reply),
                 Way::Clear => self.reply_in_clear(now, port, reply),
+                Way::TunnelOf(worker) => {
+                    let Reply { frame, was_fragmented, .. } = reply;
+                    let handed_over = self.hand_over(worker, What::Reply { port, frame, was_fragmented });
+                    self.count(handed_over);
+                    continue;
+                }
             };
             if verdict.is_ok() {
                 packets += 1;
@@ -173,7 +228,10 @@ impl<P: BufferPool> Worker<P> {
         if is_clear {
             return Ok(Way::Clear);
         }
-        let index = self.sad.find_outbound(reply.vip, &ends).ok_or(DropReason::NoOutboundSa)?;
+        let index = match self.sad.find_carrier(reply.vip, &ends).ok_or(DropReason::NoOutboundSa)? {
+            Carrier::Here(index) => index,
+            Carrier::There(worker) => return Ok(Way::TunnelOf(worker)),
+        };
         if let Some(sa) = self.sad.outbound(index) {
             sa.esp.prefetch();
         }

@@ -1,6 +1,6 @@
 //! The stages of the pipeline, each a part of [`Worker`]. Packets go through them by bursts: a stage does its work for every packet of
 //! a burst before the next stage begins, so that what one packet has to wait for is fetched while others are worked on. What a
-//! stage doesn't pass on it answers, parks, tells the control core, or drops for a reason.
+//! stage doesn't pass on it answers, parks, tells the control core, hands to another worker, or drops for a reason.
 //!
 //! ```text
 //! outside port                                                                            inside port
@@ -23,6 +23,7 @@ use vipsec_wire::ethernet::{EtherType, Header};
 
 use crate::api::{Event, PortId, Side};
 use crate::drops::{DropReason, Tally};
+use crate::handoff::Came;
 use crate::worker::{Verdict, Worker};
 
 mod arp;
@@ -32,6 +33,7 @@ mod echo;
 mod encapsulate;
 mod esp;
 mod fragments;
+mod handoff;
 mod hold;
 mod icmp_error;
 mod ike;
@@ -53,13 +55,13 @@ type Stage<T> = ArrayVec<T, BURST_MAX>;
 
 impl<P: BufferPool> Worker<P> {
     /// The first stage: what kind of frame is it? What is common goes on as a burst, the rest is dealt with at once.
-    pub(crate) fn receive(&mut self, now: Instant, port: PortId, frames: Burst<P::Buf>, may_act: bool) {
+    pub(crate) fn receive(&mut self, now: Instant, port: PortId, frames: Burst<P::Buf>, may_act: bool, came: Came) {
         match self.lookup.port(port).map(|port| port.side) {
             Some(Side::Outside) => {
                 let mut sorted = FromOutside { sealed: Stage::new(), clear: Stage::new() };
                 for frame in frames {
                     let verdict = self.frame(now, port, frame, may_act).and_then(|frame| match frame {
-                        Some((ethernet, frame)) => self.outside(now, port, &ethernet, frame, &mut sorted),
+                        Some((ethernet, frame)) => self.outside(now, port, &ethernet, frame, came, &mut sorted),
                         None => Ok(()),
                     });
                     self.count(verdict);
@@ -71,7 +73,7 @@ impl<P: BufferPool> Worker<P> {
                 let mut replies = Stage::new();
                 for frame in frames {
                     let verdict = self.frame(now, port, frame, may_act).and_then(|frame| match frame {
-                        Some((ethernet, frame)) => self.inside(now, port, &ethernet, frame, &mut replies),
+                        Some((ethernet, frame)) => self.inside(now, port, &ethernet, frame, came, &mut replies),
                         None => Ok(()),
                     });
                     self.count(verdict);

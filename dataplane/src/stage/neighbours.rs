@@ -9,6 +9,7 @@ use vipsec_wire::ip::Address;
 
 use crate::api::PortId;
 use crate::drops::DropReason;
+use crate::handoff::What;
 use crate::neighbour::{Pending, Request};
 use crate::worker::{Verdict, Worker};
 
@@ -24,6 +25,7 @@ impl<P: BufferPool> Worker<P> {
         if is_on_link && self.lookup.own_address(port, address).is_none() {
             let waiting = self.neighbours.handle_introduction(now, port, address, mac);
             self.send_waiting(port, mac, waiting);
+            self.tell_mates(|| What::Neighbour { port, address, mac, is_known: true });
         }
     }
 
@@ -31,9 +33,12 @@ impl<P: BufferPool> Worker<P> {
     pub(super) fn learn(&mut self, now: Instant, port: PortId, address: IpAddr, mac: MacAddr) {
         let waiting = self.neighbours.handle_claim(now, port, address, mac);
         self.send_waiting(port, mac, waiting);
+        // The answer to a question of another worker may come in here; and one that is talked to here, others will talk to, too.
+        let is_known = self.neighbours.known(port, address).is_some();
+        self.tell_mates(|| What::Neighbour { port, address, mac, is_known });
     }
 
-    fn send_waiting(&mut self, port: PortId, mac: MacAddr, waiting: Pending<P::Buf>) {
+    pub(super) fn send_waiting(&mut self, port: PortId, mac: MacAddr, waiting: Pending<P::Buf>) {
         for mut frame in waiting {
             let verdict = match frame.data_mut().first_chunk_mut() {
                 Some(destination) => {

@@ -13,8 +13,9 @@ use super::esp::Sealed;
 use super::inner::Inner;
 use super::path_mtu::is_icmp_error;
 use super::{Stage, fragments, ndp};
-use crate::api::{Event, PortId};
+use crate::api::{Event, PortId, WorkerId};
 use crate::drops::{DropReason, Tally};
+use crate::handoff::{Came, What};
 use crate::outer::Outer;
 use crate::worker::{Verdict, Worker};
 
@@ -59,6 +60,7 @@ impl<P: BufferPool> Worker<P> {
         port: PortId,
         ethernet: &ethernet::Header,
         mut frame: P::Buf,
+        came: Came,
         sorted: &mut FromOutside<P::Buf>,
     ) -> Verdict {
         let bytes = frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
@@ -77,7 +79,7 @@ impl<P: BufferPool> Worker<P> {
             return Err(DropReason::OtherStation);
         }
         if header.is_fragment() {
-            return self.outside_fragment(now, port, ethernet, frame, sorted);
+            return self.outside_fragment(now, port, ethernet, frame, came, sorted);
         }
         let vip = own.vip.filter(|_| own.is_vip);
         let kind = match vip {
@@ -90,12 +92,11 @@ impl<P: BufferPool> Worker<P> {
         frame.trim_back(padding)?;
         match (kind, vip) {
             (Kind::Esp { headers, udp_port }, Some(vip)) => {
-                frame.trim_front(headers)?;
-                let spi = spi_of(frame.data()).ok_or(DropReason::EspTruncated)?;
+                let spi = frame.data().get(headers..).and_then(spi_of).ok_or(DropReason::EspTruncated)?;
                 let Some(index) = self.sad.find_inbound(spi) else {
-                    self.unknown_spi(now, spi, header.source.into());
-                    return Err(DropReason::UnknownSpi);
+                    return self.esp_of_others(now, port, frame, spi, header.source.into(), came);
                 };
+                frame.trim_front(headers)?;
                 let Header { source, traffic_class, ttl, .. } = header;
                 let outer = Outer { vip, source, udp_port, traffic_class, ttl };
                 sorted.sealed.push(Sealed { packet: frame, index, outer });
@@ -103,7 +104,12 @@ impl<P: BufferPool> Worker<P> {
             }
             (Kind::Clear, Some(vip)) => {
                 frame.trim_front(ethernet::HEADER_LEN)?;
-                sorted.clear.push(self.clear(vip, frame)?);
+                let inner = self.clear(vip, frame)?;
+                let home = self.home_of_clear(&inner.flow.tuple_from_remote());
+                if let Some(home) = home.filter(|_| came == Came::ByPort) {
+                    return self.hand_over_as_frame(port, home, ethernet, inner.packet);
+                }
+                sorted.clear.push(inner);
                 Ok(())
             }
             (Kind::NatKeepalive, _) => {
@@ -114,7 +120,7 @@ impl<P: BufferPool> Worker<P> {
             (Kind::Ike { headers, local, remote }, _) => self.punt_ike(now, frame.data().get(headers..), local, remote),
             (Kind::IcmpError, Some(vip)) => {
                 frame.trim_front(ethernet::HEADER_LEN)?;
-                self.outside_error(now, vip, &header, frame)
+                self.outside_error(now, (port, ethernet), vip, &header, frame, came)
             }
             (Kind::Icmp, _) => self.answer_echo(port, ethernet, frame),
             (_, None) => Err(DropReason::UnservedProtocol),
@@ -129,20 +135,50 @@ impl<P: BufferPool> Worker<P> {
         port: PortId,
         ethernet: &ethernet::Header,
         frame: P::Buf,
+        came: Came,
         sorted: &mut FromOutside<P::Buf>,
     ) -> Verdict {
         let fragment = frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
+        if let Some(mate) = self.home_of_fragment(port, fragment).filter(|_| came == Came::ByPort) {
+            return self.hand_over(mate, What::Frame { port, frame, came: Came::ByHandoff });
+        }
         let Some(mut whole) = self.reassemble(now, fragments::of_port(port), fragment)? else { return Ok(()) };
         whole.prepend(ethernet::HEADER_LEN)?;
         ethernet.emit(whole.data_mut())?;
-        self.outside(now, port, ethernet, whole, sorted)
+        self.outside(now, port, ethernet, whole, Came::ByPort, sorted)
     }
 
-    #[cold]
-    fn unknown_spi(&mut self, now: Instant, spi: u32, remote: IpAddr) {
+    /// ESP for an SA that this worker doesn't have.
+    fn esp_of_others(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        frame: P::Buf,
+        spi: u32,
+        remote: IpAddr,
+        came: Came,
+    ) -> Verdict {
+        if let Some(home) = self.sad.worker_of(spi).filter(|_| came == Came::ByPort) {
+            return self.hand_over(home, What::Frame { port, frame, came: Came::ByHandoff });
+        }
         if self.unknown_spi_policer.allows(now) {
             self.tell(Event::UnknownSpi { spi, remote });
         }
+        Err(DropReason::UnknownSpi)
+    }
+
+    /// Hands a packet over as the frame that it came in.
+    #[cold]
+    pub(super) fn hand_over_as_frame(
+        &mut self,
+        port: PortId,
+        home: WorkerId,
+        ethernet: &ethernet::Header,
+        mut packet: P::Buf,
+    ) -> Verdict {
+        packet.prepend(ethernet::HEADER_LEN)?;
+        ethernet.emit(packet.data_mut())?;
+        self.hand_over(home, What::Frame { port, frame: packet, came: Came::ByHandoff })
     }
 }
 

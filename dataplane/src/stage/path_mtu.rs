@@ -6,12 +6,15 @@ use vipsec_distribute::service::Origin;
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 use vipsec_wire::ip::{Address, Header, Version, protocol};
 use vipsec_wire::quote::Quote;
-use vipsec_wire::{icmp, icmpv6};
+use vipsec_wire::{ethernet, icmp, icmpv6};
 
 use super::inner::{Inner, Via};
 use super::outside::NAT_TRAVERSAL_PORT;
+use crate::api::PortId;
 use crate::drops::{DropReason, Tally};
 use crate::flow::{Flow, quoted_tuple};
+use crate::handoff::{Came, What};
+use crate::sad::SaIndex;
 use crate::worker::{Verdict, Worker};
 
 /// What an ICMP error says.
@@ -50,7 +53,15 @@ pub(super) fn is_icmp_error(header: &Header, packet: &[u8]) -> bool {
 impl<P: BufferPool> Worker<P> {
     /// Takes an ICMP error in the clear.
     #[cold]
-    pub(super) fn outside_error(&mut self, now: Instant, vip: u16, header: &Header, packet: P::Buf) -> Verdict {
+    pub(super) fn outside_error(
+        &mut self,
+        now: Instant,
+        (port, ethernet): (PortId, &ethernet::Header),
+        vip: u16,
+        header: &Header,
+        packet: P::Buf,
+        came: Came,
+    ) -> Verdict {
         let error = parse(header, packet.data())?;
         let quote = Quote::parse(error.quote).map_err(|_| DropReason::MalformedIcmp)?;
         if quote.source != header.destination {
@@ -58,10 +69,13 @@ impl<P: BufferPool> Worker<P> {
         }
         let in_udp = || quote.ports().filter(|(source, _)| *source == NAT_TRAVERSAL_PORT).and(quote.esp_in_udp_spi());
         if let Some(spi) = quote.esp_spi().or_else(in_udp) {
-            return self.lower_path_mtu(now, spi, quote.destination, error.mtu);
+            return self.path_mtu_of(now, spi, quote.destination, error.mtu);
         }
         // It belongs to the target that sent what it quotes, if that went out in the clear.
         let tuple = quoted_tuple(&quote);
+        if let Some(home) = self.home_of_clear(&tuple).filter(|_| came == Came::ByPort) {
+            return self.hand_over_as_frame(port, home, ethernet, packet);
+        }
         let service = self.lookup.services().service(&tuple).ok_or(DropReason::UnknownService)?;
         service.accepts.check(Origin::Clear)?;
         let target = self.connections.target_of(&tuple)?;
@@ -71,13 +85,21 @@ impl<P: BufferPool> Worker<P> {
 
     /// RFC 4301 §8.2: an unauthenticated message about the path MTU is taken when what it quotes fits an SA of ours, and not below what
     /// every link of that family carries.
-    fn lower_path_mtu(&mut self, now: Instant, spi: u32, remote: Address, mtu: Option<u32>) -> Verdict {
-        let index = self.sad.find_by_remote_spi(remote, spi).ok_or(DropReason::UnansweredIcmp)?;
+    fn path_mtu_of(&mut self, now: Instant, spi: u32, remote: Address, mtu: Option<u32>) -> Verdict {
         let mtu = mtu.ok_or(DropReason::UnansweredIcmp)?;
+        match self.sad.find_by_remote_spi(remote, spi) {
+            Some(index) => self.lower_path_mtu(now, index, mtu),
+            // The peer's SPIs are not known of other workers' SAs; they know themselves.
+            None if self.sad.knows_others() => self.tell_mates(|| What::PathMtu { remote, spi, mtu }),
+            None => return Err(DropReason::UnansweredIcmp),
+        }
+        Ok(())
+    }
+
+    pub(super) fn lower_path_mtu(&mut self, now: Instant, index: SaIndex, mtu: u32) {
         let nanos = self.nanos(now);
         if self.sad.lower_path_mtu(nanos, index, mtu) {
             self.counters.count(Tally::PathMtuLowered);
         }
-        Ok(())
     }
 }

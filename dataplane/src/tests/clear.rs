@@ -16,10 +16,10 @@ use crate::drops::{DropReason, Tally};
 use crate::worker::WorkerConfig;
 
 /// A host on the outside network without a tunnel.
-const CLIENT: std::net::Ipv4Addr = std::net::Ipv4Addr::new(198, 51, 100, 9);
+pub(super) const CLIENT: std::net::Ipv4Addr = std::net::Ipv4Addr::new(198, 51, 100, 9);
 
 /// The VIP's services take that.
-fn accepting(accepts: Accepts) -> Tables {
+pub(super) fn accepting(accepts: Accepts) -> Tables {
     let base = tables();
     let services = base.services.services().iter().map(|service| Service { accepts, ..service.clone() });
     let services = ServiceTable::new(base.services.targets().to_vec(), services.collect()).unwrap();

@@ -14,7 +14,8 @@ use crate::api::{Command, Event};
 use crate::counters::Counters;
 use crate::deadline::Deadline;
 use crate::drops::Tally;
-use crate::run::{Polling, run};
+use crate::mesh::Mesh;
+use crate::run::{Polling, Ties, run};
 use crate::worker::{Worker, WorkerConfig};
 
 struct Running {
@@ -43,7 +44,8 @@ fn start_with(near: VecPort, polling: Polling, events_max: usize) -> Running {
     let stopped = stop.clone();
     let thread = std::thread::spawn(move || {
         let mut ports = [(OUTSIDE, near), (INSIDE, inside)];
-        run(worker, &mut ports, &command_queue, &event_queue, Instant::now, polling, &stopped);
+        let ties = Ties { commands: command_queue, events: event_queue, mesh: Mesh::none() };
+        run(worker, &mut ports, ties, Instant::now, polling, &stopped);
     });
     Running { outside, commands, events, counters, stop, thread }
 }

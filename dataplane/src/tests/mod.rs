@@ -3,6 +3,7 @@
 mod advertise;
 mod arp;
 mod clear;
+mod crew;
 mod deadline;
 mod distribute;
 mod dual_stack;
@@ -22,4 +23,5 @@ mod parking;
 mod peer;
 mod policy;
 mod scene;
+mod several;
 mod transport;

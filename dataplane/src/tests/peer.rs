@@ -57,6 +57,7 @@ pub(super) fn child(n: u8) -> ChildSa {
             iv_prefix: iv_prefix(1),
         },
         succeeds: None,
+        lane: None,
         mode: Mode::default(),
         processing: Processing::default(),
         lifetime: Lifetime::default(),

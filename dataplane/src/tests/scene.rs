@@ -277,7 +277,7 @@ impl Scene {
 }
 
 /// The neighbour's answer to an ARP request or a neighbour solicitation, if it has one; `None`: it is another frame.
-fn answer_of_neighbour(frame: &[u8]) -> Option<Option<Vec<u8>>> {
+pub(super) fn answer_of_neighbour(frame: &[u8]) -> Option<Option<Vec<u8>>> {
     let (ethernet, payload) = Header::parse(frame).unwrap();
     if ethernet.ethertype == EtherType::ARP {
         let request = arp::Packet::parse(payload).ok()?;

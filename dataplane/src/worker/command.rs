@@ -20,6 +20,19 @@ impl<P: BufferPool> Worker<P> {
             Command::Tables { version, tables } => self.use_tables(now, version, tables),
             Command::InstallChild(child) => self.install(*child),
             Command::RemoveChild(spi) => self.remove(spi),
+            Command::Steer(steering) => {
+                // The same SPI may have been here, before its VIP was elsewhere.
+                if self.sad.find_inbound(steering.spi.get()).is_some() {
+                    self.remove(steering.spi);
+                }
+                self.sad.steer(&steering);
+                self.tell(Event::Steered { spi: steering.spi, token: steering.token });
+            }
+            Command::Unsteer(spi) => {
+                if self.sad.unsteer(spi).is_err() {
+                    self.counters.count(Tally::CommandsRefused);
+                }
+            }
             Command::Grant { spi, horizon, lease } => self.grant(now, spi, horizon, lease),
             Command::Bind(spi) => self.bind(spi),
             Command::SendIke(datagram) => {
@@ -50,12 +63,16 @@ impl<P: BufferPool> Worker<P> {
     }
 
     fn use_tables(&mut self, now: Instant, version: u64, tables: Arc<Tables>) {
-        self.ike_policer.set_limits(tables.ike_policer);
+        self.ike_policer.set_limits(tables.ike_policer.shared_by(self.mates.count()));
+        self.mates.use_services(&tables.services);
         let next = Lookup::new(tables);
         if self.lookup.loses_a_vip_to(&next) {
             self.drop_waiting();
+            self.vip_lost_in = version;
         }
-        if next.gains_a_vip_over(&self.lookup) {
+        self.tables_version = version;
+        // The first worker asks for all: the others hear the answers.
+        if self.mates.is_first() && next.gains_a_vip_over(&self.lookup) {
             // A takeover meets a stream of packets, not a first one: ask before they come.
             for NextHop { port, address } in next.expected_neighbours() {
                 self.neighbours.prepare(now, port, address);

@@ -3,6 +3,7 @@
 //! - [`Worker::handle_burst`]: packets that a port received.
 //! - [`Worker::handle_command`]: what the control core wants.
 //! - [`Worker::handle_completions`]: what a crypto device is done with, while [`Worker::in_crypto_device`] says that it has something.
+//! - [`Worker::handle_handoffs`], [`Worker::outgoing`]: from and to the other workers.
 //! - [`Worker::handle_timeout`]: call when [`Worker::poll_timeout`] says.
 //! - [`Worker::poll_transmit`], [`Worker::poll_event`]: what came of it.
 
@@ -16,11 +17,12 @@ use vipsec_esp::engine::EngineKind;
 use vipsec_wire::buffer::{BURST_MAX, BufferPool, Burst, PacketBuf};
 use vipsec_wire::crypto::CryptoIo;
 
-use crate::api::{Event, Policer, PortId, Tables, VipState};
+use crate::api::{Event, Policer, PortId, Tables, VipState, WorkerId};
 use crate::counters::{Counters, PORTS_MAX};
 use crate::deadline::Deadline;
 use crate::drops::{DropReason, Tally};
 use crate::events::EventQueue;
+use crate::handoff::{Came, Handoff, Mates, What};
 use crate::holding::Holding;
 use crate::lookaside::Lookaside;
 use crate::lookup::Lookup;
@@ -56,6 +58,8 @@ pub struct WorkerConfig {
     pub transmit_packets_max: usize,
     /// Most events waiting for the control core, those that must arrive apart.
     pub events_max: usize,
+    /// Most packets on their way to each other worker.
+    pub handoffs_max: usize,
 }
 
 impl Default for WorkerConfig {
@@ -71,6 +75,7 @@ impl Default for WorkerConfig {
             reassembly: reassembly::Limits::default(),
             transmit_packets_max: 1024,
             events_max: 1024,
+            handoffs_max: 1024,
         }
     }
 }
@@ -81,6 +86,9 @@ const ADVERTISEMENTS: Policer = Policer { rate: 2000, burst: 500 };
 const UNKNOWN_SPIS: Policer = Policer { rate: 10, burst: 10 };
 /// RFC 1812 §4.3.2.8: a router SHOULD be able to limit the rate at which it generates ICMP error messages.
 const ICMP_ERRORS: Policer = Policer { rate: 100, burst: 50 };
+
+/// How much longer each worker believes an answer of a neighbour than the one before it.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Time between two steps of housekeeping.
 const TICK: Duration = Duration::from_millis(10);
@@ -108,6 +116,11 @@ pub struct Worker<P: BufferPool> {
     tables_changes: u32,
     /// The version of the tables, while their being in force is not confirmed.
     tables_unconfirmed: Option<u64>,
+    /// The version of the tables.
+    pub(crate) tables_version: u64,
+    /// The version that took the last VIP from us.
+    pub(crate) vip_lost_in: u64,
+    pub(crate) mates: Mates<P::Buf>,
     pub(crate) events: EventQueue,
     transmit: [VecDeque<P::Buf>; PORTS_MAX],
     transmit_packets_max: usize,
@@ -151,6 +164,7 @@ impl<P: BufferPool> Worker<P> {
                 deadline.origin(),
                 tables.services.clone(),
             ),
+            mates: Mates::none(config.handoffs_max, config.hash_seed, &tables.services),
             lookup: Lookup::new(tables),
             deadline,
             counters,
@@ -165,6 +179,8 @@ impl<P: BufferPool> Worker<P> {
             reassembler: Reassembler::new(&config.reassembly, config.hash_seed),
             tables_changes: 1,
             tables_unconfirmed: None,
+            tables_version: 0,
+            vip_lost_in: 0,
             events: EventQueue::new(config.events_max),
             transmit: std::array::from_fn(queue),
             transmit_packets_max: config.transmit_packets_max,
@@ -192,13 +208,30 @@ impl<P: BufferPool> Worker<P> {
         self
     }
 
+    /// Is one of that many workers, which hand each other what belongs to another one. All have the same `hash_seed`.
+    #[must_use]
+    pub fn among(mut self, me: WorkerId, workers: usize) -> Self {
+        self.mates.join(me, workers);
+        self.ike_policer.set_limits(self.lookup.ike_policer().shared_by(workers));
+        self.neighbours.be_patient(PATIENCE * u32::from(me.0));
+        self.identification = u32::from(me.0);
+        self
+    }
+
+    /// Has no queue of a port: its frames leave by that worker's.
+    #[must_use]
+    pub fn leaving_by(mut self, port: PortId, worker: WorkerId) -> Self {
+        self.mates.leave_by(port, worker);
+        self
+    }
+
     /// Takes the packets that a port received.
     pub fn handle_burst(&mut self, now: Instant, port: PortId, burst: Burst<P::Buf>) {
         if let Some(counters) = self.counters.port(port) {
             counters.received.add(burst.len(), bytes_in(&burst));
         }
         let may_act = !self.deadline.has_passed(now);
-        self.receive(now, port, burst, may_act);
+        self.receive(now, port, burst, may_act, Came::ByPort);
         self.end_round(now);
     }
 
@@ -215,6 +248,11 @@ impl<P: BufferPool> Worker<P> {
     /// Packets in the crypto device: as long as there are any, [`handle_completions`](Self::handle_completions) has something to do.
     pub fn in_crypto_device(&self) -> usize {
         self.lookaside.as_ref().map_or(0, Lookaside::in_flight)
+    }
+
+    /// What another worker is to be handed, by [`handle_handoffs`](Self::handle_handoffs): empty it after every call of a `handle_*`.
+    pub fn outgoing(&mut self, to: WorkerId) -> Option<&mut VecDeque<Handoff<P::Buf>>> {
+        self.mates.outgoing(to)
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
@@ -339,6 +377,9 @@ impl<P: BufferPool> Worker<P> {
     /// Queues a complete frame.
     pub(crate) fn transmit(&mut self, port: PortId, frame: P::Buf) -> Verdict {
         self.lookup.port(port).ok_or(DropReason::UnknownPort)?;
+        if let Some(mate) = self.mates.leaves_by(port) {
+            return self.hand_over(mate, What::Leaving { port, frame });
+        }
         let queue = self.transmit.get_mut(usize::from(port.0)).ok_or(DropReason::UnknownPort)?;
         if queue.len() >= self.transmit_packets_max {
             return Err(DropReason::TransmitQueueFull);
@@ -356,15 +397,18 @@ impl<P: BufferPool> Worker<P> {
 
     /// Drops every frame that waits to leave: one of a VIP that isn't ours any more must not draw its traffic to us.
     pub(crate) fn drop_waiting(&mut self) {
-        let waiting = self.transmit.iter().map(VecDeque::len).sum::<usize>() + self.neighbours.forget_pending();
+        let waiting = self.transmit.iter().map(VecDeque::len).sum::<usize>()
+            + self.neighbours.forget_pending()
+            + self.mates.forget_judged();
         self.counters.count_drops(DropReason::VipNotOwned, waiting);
         self.transmit.iter_mut().for_each(VecDeque::clear);
     }
 
-    /// IPv4 takes the low half of it.
+    /// IPv4 takes the low half of it. No two workers use the same number within a round.
     #[inline]
     pub(crate) fn next_identification(&mut self) -> u32 {
-        self.identification = self.identification.wrapping_add(1);
+        let step = self.mates.count().next_power_of_two() as u32;
+        self.identification = self.identification.wrapping_add(step);
         self.identification
     }
 

@@ -150,6 +150,7 @@ pub(crate) fn child(n: usize) -> Result<ChildSa, BenchError> {
             iv_prefix: IvPrefix::new(ApplianceId::new(1).map_err(BenchError::setup)?, Epoch(1)),
         },
         succeeds: None,
+        lane: None,
         mode: Mode::Tunnel,
         processing: Processing::Cpu,
         lifetime: Lifetime::NONE,

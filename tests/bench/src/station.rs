@@ -14,7 +14,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use vipsec_dataplane::api::{Command, Event, PortId};
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
-use vipsec_dataplane::run::{self, Polling};
+use vipsec_dataplane::mesh::Mesh;
+use vipsec_dataplane::run::{self, Polling, Ties};
 use vipsec_dataplane::worker::{Worker, WorkerConfig};
 use vipsec_distribute::connection;
 use vipsec_esp::engine::EngineKind;
@@ -137,7 +138,8 @@ impl Station {
             cpu::pin();
             // Held: an end of the channel that is gone would end the loop.
             let _commands = commands;
-            run::run(worker, &mut ports, &inbox, &outbox, Instant::now, Polling::Busy, &stop);
+            let ties = Ties { commands: inbox, events: outbox, mesh: Mesh::none() };
+            run::run(worker, &mut ports, ties, Instant::now, Polling::Busy, &stop);
         });
         let thread = thread.map_err(BenchError::setup)?;
         Ok(Self { orders: Some(orders), outcomes, thread: Some(thread) })

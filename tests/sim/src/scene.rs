@@ -98,6 +98,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
             name,
             control_socket: PathBuf::new(),
             state_dir: PathBuf::new(),
+            workers: 1,
             polling: Polling::Adaptive,
             engine: EngineKind::auto(),
             log: LogLevel::Info,
