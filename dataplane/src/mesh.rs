@@ -1,15 +1,20 @@
 //! The rings between workers: one from each to each other, bounded, without locks.
 
+use std::time::Instant;
+
 use rtrb::{Consumer, Producer, RingBuffer};
+use vipsec_wire::buffer::{BURST_MAX, BufferPool};
 
 use crate::api::WorkerId;
+use crate::drops::DropReason;
 use crate::handoff::Handoff;
+use crate::worker::Worker;
 
 /// One worker's ends of the rings: what it hands over, what it is handed.
 #[derive(Debug)]
 pub struct Mesh<B> {
-    pub(crate) to: Vec<(WorkerId, Producer<Handoff<B>>)>,
-    pub(crate) from: Vec<Consumer<Handoff<B>>>,
+    to: Vec<(WorkerId, Producer<Handoff<B>>)>,
+    from: Vec<Consumer<Handoff<B>>>,
 }
 
 impl<B> Mesh<B> {
@@ -33,5 +38,41 @@ impl<B> Mesh<B> {
             }
         }
         meshes
+    }
+
+    /// Gives the worker what the rings to it hold now. Returns whether that was anything.
+    pub fn take<P>(&mut self, worker: &mut Worker<P>, clock: &mut impl FnMut() -> Instant) -> bool
+    where
+        P: BufferPool<Buf = B>,
+    {
+        let mut any = false;
+        for ring in &mut self.from {
+            let mut waiting = ring.slots();
+            while waiting > 0 {
+                let count = waiting.min(BURST_MAX);
+                let Ok(chunk) = ring.read_chunk(count) else { break };
+                worker.handle_handoffs(clock(), chunk);
+                waiting -= count;
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Puts what the worker has for others into the rings. What finds no room is lost: nothing stays behind that was judged before the
+    /// next command.
+    pub fn put<P>(&mut self, worker: &mut Worker<P>)
+    where
+        P: BufferPool<Buf = B>,
+    {
+        for (to, ring) in &mut self.to {
+            let Some(outgoing) = worker.outgoing(*to).filter(|outgoing| !outgoing.is_empty()) else { continue };
+            let count = outgoing.len().min(ring.slots());
+            if let Ok(chunk) = ring.write_chunk_uninit(count) {
+                chunk.fill_from_iter(outgoing.drain(..count));
+            }
+            let lost = outgoing.drain(..).filter(Handoff::is_packet).count();
+            worker.counters().count_drops(DropReason::HandoffQueueFull, lost);
+        }
     }
 }

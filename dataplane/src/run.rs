@@ -8,8 +8,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use vipsec_wire::buffer::{BURST_MAX, BufferPool, Burst, PortIo};
 
 use crate::api::{Command, Event, PortId};
-use crate::drops::{DropReason, Tally};
-use crate::handoff::Handoff;
+use crate::drops::Tally;
 use crate::mesh::Mesh;
 use crate::worker::{Worker, bytes_in};
 
@@ -105,9 +104,9 @@ pub fn run<P, Io>(
         }
         // What others handed over before a command was given is dealt with, and leaves, before the command is followed: once all
         // have followed it, nothing is under way between them that was judged before.
-        if take_handoffs(&mut worker, &mut mesh, &mut clock) {
+        if mesh.take(&mut worker, &mut clock) {
             was_busy = true;
-            hand_over(&mut worker, &mut mesh);
+            mesh.put(&mut worker);
             for (port, io) in &mut *ports {
                 transmit_waiting(&mut worker, &mut clock, *port, io);
             }
@@ -120,7 +119,7 @@ pub fn run<P, Io>(
             if io.receive(&mut received) > 0 {
                 // Before each burst, and not for all at once: rule R5.
                 worker.handle_burst(clock(), *port, std::mem::take(&mut received));
-                hand_over(&mut worker, &mut mesh);
+                mesh.put(&mut worker);
                 was_busy = true;
             }
         }
@@ -134,7 +133,7 @@ pub fn run<P, Io>(
         if worker.poll_timeout().is_some_and(|timeout| timeout <= now) {
             worker.handle_timeout(now);
         }
-        hand_over(&mut worker, &mut mesh);
+        mesh.put(&mut worker);
         for (port, io) in &mut *ports {
             was_busy |= transmit_waiting(&mut worker, &mut clock, *port, io);
         }
@@ -145,46 +144,6 @@ pub fn run<P, Io>(
         worker.counters().count(Tally::Loops);
         if let Some(sleep) = idle.after_round(was_busy) {
             std::thread::sleep(sleep);
-        }
-    }
-}
-
-/// Takes what the rings from the other workers hold now. Returns whether that was anything.
-fn take_handoffs<P: BufferPool>(
-    worker: &mut Worker<P>,
-    mesh: &mut Mesh<P::Buf>,
-    clock: &mut impl FnMut() -> Instant,
-) -> bool {
-    let mut any = false;
-    for ring in &mut mesh.from {
-        let mut waiting = ring.slots();
-        while waiting > 0 {
-            let count = waiting.min(BURST_MAX);
-            let Ok(chunk) = ring.read_chunk(count) else { break };
-            worker.handle_handoffs(clock(), chunk);
-            waiting -= count;
-            any = true;
-        }
-    }
-    any
-}
-
-/// Puts what the worker has for others into the rings. What finds no room is lost: nothing stays behind that was judged before the next
-/// command.
-fn hand_over<P: BufferPool>(worker: &mut Worker<P>, mesh: &mut Mesh<P::Buf>) {
-    for (to, ring) in &mut mesh.to {
-        let lost = match worker.outgoing(*to) {
-            Some(outgoing) if !outgoing.is_empty() => {
-                let count = outgoing.len().min(ring.slots());
-                if let Ok(chunk) = ring.write_chunk_uninit(count) {
-                    chunk.fill_from_iter(outgoing.drain(..count));
-                }
-                outgoing.drain(..).filter(Handoff::is_packet).count()
-            }
-            _ => 0,
-        };
-        if lost > 0 {
-            worker.counters().count_drops(DropReason::HandoffQueueFull, lost);
         }
     }
 }

@@ -7,6 +7,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use support::{BoxBuf, INSIDE, OUTSIDE, ROUTER_MAC, Scene, VIP_MAC, Way, framed, from_remote, from_target, sealed};
+use vipsec_dataplane::api::{Command, Steering, WorkerId};
+use vipsec_dataplane::drops::Tally;
+use vipsec_dataplane::mesh::Mesh;
 use vipsec_wire::buffer::{BURST_MAX, Burst};
 
 struct Counting;
@@ -70,4 +73,67 @@ fn a_packet_costs_no_allocation() {
             }
         }
     }
+}
+
+/// Every SA is on the first of two workers, and everything arrives at the second one. The connections are at their hash, so some packets
+/// cross a second time.
+#[test]
+fn a_packet_that_is_handed_over_costs_no_allocation() {
+    let mut scenes = [0, 1].map(|number| {
+        let way = if number == 0 { Way::Tunnel } else { Way::Clear };
+        Scene::with(HOSTS, way, |worker| worker.among(WorkerId(number), 2))
+    });
+    for n in 0..HOSTS {
+        let child = support::child(n);
+        let steering = Steering {
+            spi: child.inbound.spi,
+            worker: WorkerId::FIRST,
+            token: 0,
+            vip: child.vip,
+            lane: None,
+            local_selectors: child.local_selectors,
+            remote_selectors: child.remote_selectors,
+        };
+        scenes[1].worker.handle_command(scenes[1].now, Command::Steer(Box::new(steering)));
+    }
+    let mut meshes = Mesh::between(2, 4 * BURST_MAX);
+    let [first, second] = &mut scenes;
+    for round in 0..3 {
+        for at in (0..HOSTS).step_by(BURST_MAX) {
+            let (mut inbound, mut outbound) = (Burst::new(), Burst::new());
+            for n in at..at + BURST_MAX {
+                let (mut query, mut answer) = (BoxBuf::new(), BoxBuf::new());
+                sealed(&mut first.far[n], n, 200, &mut query);
+                answer.fill(&from_target(n, 200));
+                inbound.push(query);
+                outbound.push(answer);
+            }
+            let mut counts = Vec::with_capacity(2);
+            let before = ALLOCATIONS.get();
+            for (port, out, burst) in [(OUTSIDE, INSIDE, inbound), (INSIDE, OUTSIDE, outbound)] {
+                let mut count = 0;
+                second.worker.handle_burst(second.now, port, burst);
+                for _ in 0..2 {
+                    for (mesh, scene) in meshes.iter_mut().rev().zip([&mut *second, &mut *first]) {
+                        let now = scene.now;
+                        mesh.put(&mut scene.worker);
+                        mesh.take(&mut scene.worker, &mut || now);
+                        mesh.put(&mut scene.worker);
+                        let mut leaving = Burst::new();
+                        scene.worker.poll_transmit(now, out, &mut leaving);
+                        count += leaving.len();
+                    }
+                }
+                counts.push(count);
+            }
+            let allocations = ALLOCATIONS.get() - before;
+            assert_eq!(counts, [BURST_MAX; 2], "{:?} {:?}", first.drops(), second.drops());
+            if round > 0 {
+                assert_eq!(allocations, 0);
+            }
+        }
+    }
+    let [first, second] = scenes.map(|scene| scene.worker.counters().tally(Tally::HandedOver));
+    assert_eq!(second, 6 * HOSTS as u64, "all that arrived");
+    assert!(first > 0, "what was decrypted, to its connection");
 }

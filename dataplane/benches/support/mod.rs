@@ -275,12 +275,18 @@ pub(crate) struct Scene {
 impl Scene {
     /// With that many SAs, or with as many remote hosts without any.
     pub(crate) fn new(sas: usize, way: Way) -> Self {
+        Self::with(sas, way, |worker| worker)
+    }
+
+    /// `fit` gives the worker its last touch.
+    pub(crate) fn with(sas: usize, way: Way, fit: impl Fn(Worker<BoxPool>) -> Worker<BoxPool>) -> Self {
         let now = Instant::now();
         let config = WorkerConfig { sas_max: sas, ..WorkerConfig::default() };
         let counters = Arc::new(Counters::default());
         let device = SoftDevice::new(EngineKind::auto(), 2 * BURST_MAX, 2 * sas);
-        let mut worker = Worker::new(&config, Arc::new(tables()), Deadline::never(now), counters, BoxPool)
+        let worker = Worker::new(&config, Arc::new(tables()), Deadline::never(now), counters, BoxPool)
             .with_crypto_device(Box::new(device));
+        let mut worker = fit(worker);
         let processing = if way == Way::Lookaside { Processing::Lookaside } else { Processing::Cpu };
         for n in (0..sas).filter(|_| way != Way::Clear) {
             let child = ChildSa { processing, ..child(n) };

@@ -13,7 +13,7 @@ pub(crate) enum Step {
     /// A control core gets the processor: it takes one thing from its inbox, or does what is due.
     Core(ProcessId),
     /// A worker gets the processor: it takes commands, or a burst, or does what is due; or it transmits.
-    Worker(ProcessId),
+    Worker(ProcessId, usize),
     /// A frame reaches a station.
     Arrive { net: Net, station: StationId, frame: Vec<u8> },
     /// A message of the store link reaches a process.

@@ -1,17 +1,18 @@
-//! An appliance: its disk, and the process that runs on it, if one does. The process is the real control core and a real worker.
+//! An appliance: its disk, and the process that runs on it, if one does. The process is the real control core and real workers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{Rng, RngExt, SeedableRng};
 use vipsec_control::api::Request;
 use vipsec_control::config::Config;
 use vipsec_control::core::{Core, Facts, Surroundings};
-use vipsec_dataplane::api::{Command, Event, PortId};
+use vipsec_dataplane::api::{Command, Event, PortId, WorkerId};
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
+use vipsec_dataplane::handoff::Handoff;
 use vipsec_dataplane::worker::{Worker, WorkerConfig};
 use vipsec_distribute::connection::Limits;
 use vipsec_takeover::floor::Floor;
@@ -23,7 +24,7 @@ use crate::far::SharedFlight;
 use crate::link::{LinkEnd, short_incarnation};
 use crate::scene::{INSIDE, OUTSIDE};
 
-/// Frames that a device holds for a worker that doesn't come; later ones are lost.
+/// Frames that a device's queue holds for a worker that doesn't come; later ones are lost.
 const RING_FRAMES_MAX: usize = 256;
 /// Commands taken per turn, as in the worker's loop.
 const COMMANDS_PER_TURN: usize = 32;
@@ -38,7 +39,7 @@ pub(crate) struct ProcessId {
 /// What waits for the control core.
 #[derive(Debug)]
 pub(crate) enum Input {
-    Worker(Event),
+    Worker(usize, Event),
     LinkMessage {
         connection: u64,
         bytes: Vec<u8>,
@@ -81,6 +82,29 @@ impl Thread {
     }
 }
 
+/// A worker and what waits for it.
+pub(crate) struct WorkerThread {
+    pub(crate) worker: Worker<VecPool>,
+    pub(crate) thread: Thread,
+    pub(crate) commands: VecDeque<Command>,
+    /// Its queue of each device.
+    queues: [VecDeque<Vec<u8>>; 2],
+    /// By worker: what that one has handed over.
+    handoffs: Vec<VecDeque<Handoff<VecBuf>>>,
+    /// The next turn transmits.
+    has_worked: bool,
+}
+
+impl WorkerThread {
+    /// Has it something to do at once?
+    pub(crate) fn is_busy(&self) -> bool {
+        self.has_worked
+            || !self.commands.is_empty()
+            || self.queues.iter().any(|queue| !queue.is_empty())
+            || self.handoffs.iter().any(|ring| !ring.is_empty())
+    }
+}
+
 /// A running appliance.
 pub(crate) struct Process {
     pub(crate) id: ProcessId,
@@ -88,18 +112,13 @@ pub(crate) struct Process {
     pub(crate) core: Core,
     pub(crate) core_thread: Thread,
     pub(crate) inbox: VecDeque<Input>,
-    pub(crate) worker: Worker<VecPool>,
-    pub(crate) worker_thread: Thread,
-    pub(crate) commands: VecDeque<Command>,
-    rings: [VecDeque<Vec<u8>>; 2],
-    /// The next turn of the worker transmits.
-    has_worked: bool,
+    pub(crate) workers: Vec<WorkerThread>,
     pub(crate) link: LinkEnd,
     /// The way of our writes into the peer's region.
     pub(crate) flight: Option<SharedFlight>,
     /// Which epochs the appliance once used was known when the process began.
     pub(crate) floor_known: bool,
-    /// Looks in a row in which the worker stood still.
+    /// Looks in a row in which a worker stood still.
     standing_still: u32,
     /// How far the process's clock has fallen behind: only a planted fault sets it back.
     pub(crate) behind: Duration,
@@ -136,7 +155,6 @@ impl Appliance {
         let mut incarnation = [0; 16];
         rng.fill_bytes(&mut incarnation);
         let tables = self.config.tables(|_| MacAddr::default()).expect("services that don't contradict each other");
-        let counters = Arc::new(Counters::default());
         let deadline = Deadline::never(now);
         deadline.expire();
         let workers_deadline = if tampering.no_deadline { Deadline::never(now) } else { deadline.clone() };
@@ -148,13 +166,33 @@ impl Appliance {
             parked_packets_max: 64,
             transmit_packets_max: 256,
             events_max: 256,
+            handoffs_max: RING_FRAMES_MAX,
             ..WorkerConfig::default()
         };
-        let pool = VecPool::new(4096);
-        let worker = Worker::new(&worker_config, Arc::new(tables.clone()), workers_deadline, counters.clone(), pool);
+        let count = self.config.appliance.workers;
+        // A device may have fewer queues than there are workers: the rest leaves by the first worker's.
+        let one_queue = rng.random_bool(0.3);
+        let counters: Vec<_> = (0..count).map(|_| Arc::new(Counters::default())).collect();
+        let workers = counters.iter().zip(0u8..).map(|(counters, number)| {
+            let (tables, deadline) = (Arc::new(tables.clone()), workers_deadline.clone());
+            let mut worker = Worker::new(&worker_config, tables, deadline, counters.clone(), VecPool::new(4096))
+                .among(WorkerId(number), count);
+            if one_queue {
+                worker = worker.leaving_by(INSIDE, WorkerId::FIRST);
+            }
+            WorkerThread {
+                worker,
+                thread: Thread::default(),
+                commands: VecDeque::new(),
+                queues: Default::default(),
+                handoffs: (0..count).map(|_| VecDeque::new()).collect(),
+                has_worked: false,
+            }
+        });
+        let workers = workers.collect();
         let floor = Floor::from_disk(self.disk);
         let surroundings = Surroundings {
-            counters: vec![counters],
+            counters,
             tables,
             deadline,
             floors: vec![floor],
@@ -170,11 +208,7 @@ impl Appliance {
             core,
             core_thread: Thread::default(),
             inbox: VecDeque::new(),
-            worker,
-            worker_thread: Thread::default(),
-            commands: VecDeque::new(),
-            rings: Default::default(),
-            has_worked: false,
+            workers,
             link: LinkEnd::Idle,
             flight: None,
             floor_known: floor.is_known(),
@@ -189,69 +223,103 @@ impl Appliance {
 impl Process {
     /// Are its threads scheduled at all?
     pub(crate) fn runs(&self) -> bool {
-        self.core_thread.stopped == 0 && self.worker_thread.stopped == 0
+        self.core_thread.stopped == 0 && self.workers_run()
     }
 
-    /// A frame arrives at a port.
-    pub(crate) fn receive(&mut self, port: PortId, frame: Vec<u8>) {
-        let ring = &mut self.rings[usize::from(port.0)];
-        if ring.len() < RING_FRAMES_MAX {
-            ring.push_back(frame);
+    /// Are its workers scheduled?
+    pub(crate) fn workers_run(&self) -> bool {
+        self.workers.iter().all(|worker| worker.thread.stopped == 0)
+    }
+
+    /// A frame arrives at a port: at any of its queues.
+    pub(crate) fn receive(&mut self, port: PortId, frame: Vec<u8>) -> usize {
+        let number = self.rng.random_range(0..self.workers.len());
+        let queue = &mut self.workers[number].queues[usize::from(port.0)];
+        if queue.len() < RING_FRAMES_MAX {
+            queue.push_back(frame);
         }
+        number
     }
 
     /// Is this appliance fit to own anything? As the daemon judges at each look.
     pub(crate) fn is_healthy(&mut self, carriers_up: bool) -> bool {
-        self.standing_still = if self.worker_thread.stopped == 0 { 0 } else { self.standing_still + 1 };
+        self.standing_still = if self.workers_run() { 0 } else { self.standing_still + 1 };
         carriers_up && self.standing_still < 2
     }
 
-    /// One turn of the worker's loop: it takes commands, or a burst, or does what is due; the turn after that transmits what came
-    /// of it, and passes events on. Returns what leaves by which port.
-    pub(crate) fn worker_turn(&mut self, now: Instant) -> Vec<(PortId, Vec<u8>)> {
-        if self.has_worked {
-            self.has_worked = false;
-            return self.transmit(now);
+    /// One turn of a worker's loop: it takes commands, or a burst, or what others have handed over, or does what is due; the turn after
+    /// that transmits what came of it, and passes events on. Returns what leaves by which port.
+    pub(crate) fn worker_turn(&mut self, number: usize, now: Instant) -> Vec<(PortId, Vec<u8>)> {
+        let thread = &mut self.workers[number];
+        if thread.has_worked {
+            thread.has_worked = false;
+            return self.transmit(number, now);
         }
-        self.has_worked = true;
-        if !self.commands.is_empty() {
-            for command in self.commands.drain(..self.commands.len().min(COMMANDS_PER_TURN)) {
-                self.worker.handle_command(now, command);
+        thread.has_worked = true;
+        let mut frames = Vec::new();
+        let handed_over = thread.handoffs.iter().any(|ring| !ring.is_empty());
+        if !thread.commands.is_empty() {
+            let count = thread.commands.len().min(COMMANDS_PER_TURN);
+            let commands: Vec<_> = thread.commands.drain(..count).collect();
+            // As in the worker's loop: what was handed over before a command was given leaves before it.
+            self.take_handoffs(number, now);
+            frames = self.transmit(number, now);
+            for command in commands {
+                self.workers[number].worker.handle_command(now, command);
             }
+        } else if handed_over && self.rng.random_bool(0.5) {
+            self.take_handoffs(number, now);
         } else if let Some(port) =
-            [OUTSIDE, INSIDE].into_iter().find(|port| !self.rings[usize::from(port.0)].is_empty())
+            [OUTSIDE, INSIDE].into_iter().find(|port| !thread.queues[usize::from(port.0)].is_empty())
         {
-            let ring = &mut self.rings[usize::from(port.0)];
-            let burst = ring.drain(..ring.len().min(BURST_MAX)).map(|frame| VecBuf::from_bytes(&frame));
-            self.worker.handle_burst(now, port, burst.collect());
-        } else if self.worker.poll_timeout().is_some_and(|due| due <= now) {
-            self.worker.handle_timeout(now);
+            let queue = &mut thread.queues[usize::from(port.0)];
+            let burst = queue.drain(..queue.len().min(BURST_MAX)).map(|frame| VecBuf::from_bytes(&frame));
+            thread.worker.handle_burst(now, port, burst.collect());
+        } else if handed_over {
+            self.take_handoffs(number, now);
+        } else if thread.worker.poll_timeout().is_some_and(|due| due <= now) {
+            thread.worker.handle_timeout(now);
         } else {
-            self.has_worked = false;
+            thread.has_worked = false;
         }
-        Vec::new()
+        self.hand_over(number);
+        frames
     }
 
-    fn transmit(&mut self, now: Instant) -> Vec<(PortId, Vec<u8>)> {
+    /// The worker takes all that the others have handed over.
+    fn take_handoffs(&mut self, number: usize, now: Instant) {
+        let WorkerThread { worker, handoffs, .. } = &mut self.workers[number];
+        for ring in handoffs {
+            worker.handle_handoffs(now, ring.drain(..));
+        }
+        self.hand_over(number);
+    }
+
+    /// What the worker has for others gets into the rings.
+    fn hand_over(&mut self, from: usize) {
+        for to in 0..self.workers.len() {
+            let Some(outgoing) = self.workers[from].worker.outgoing(WorkerId(to as u8)) else { continue };
+            let outgoing: Vec<_> = outgoing.drain(..).collect();
+            self.workers[to].handoffs[from].extend(outgoing);
+        }
+    }
+
+    fn transmit(&mut self, number: usize, now: Instant) -> Vec<(PortId, Vec<u8>)> {
+        let worker = &mut self.workers[number].worker;
         let mut frames = Vec::new();
         for port in [OUTSIDE, INSIDE] {
             loop {
                 let mut burst = Burst::new();
-                self.worker.poll_transmit(now, port, &mut burst);
+                worker.poll_transmit(now, port, &mut burst);
                 if burst.is_empty() {
                     break;
                 }
                 frames.extend(burst.iter().map(|packet| (port, packet.data().to_vec())));
             }
         }
-        while let Some(event) = self.worker.poll_event() {
-            self.inbox.push_back(Input::Worker(event));
+        while let Some(event) = worker.poll_event() {
+            self.inbox.push_back(Input::Worker(number, event));
         }
         frames
-    }
-
-    /// Has the worker something to do at once?
-    pub(crate) fn worker_is_busy(&self) -> bool {
-        self.has_worked || !self.commands.is_empty() || self.rings.iter().any(|ring| !ring.is_empty())
     }
 }

@@ -59,6 +59,10 @@ pub(crate) fn appliance_id(appliance: usize) -> ApplianceId {
 pub(crate) struct Variant {
     /// What a successor does.
     pub(crate) takeover: TakeoverPolicy,
+    /// How many workers each appliance has.
+    pub(crate) workers: [usize; 2],
+    /// What the service takes: what takes clear packets, too, has its connections elsewhere than its SA.
+    pub(crate) accepts: Accepts,
     /// Ages at which the appliances rekey.
     pub(crate) rekey: Rekey,
     /// Ages at which the remote peer does.
@@ -98,7 +102,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
             name,
             control_socket: PathBuf::new(),
             state_dir: PathBuf::new(),
-            workers: 1,
+            workers: variant.workers[appliance],
             polling: Polling::Adaptive,
             engine: EngineKind::auto(),
             log: LogLevel::Info,
@@ -135,7 +139,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
             targets: vec![0, 1],
             method: Method::Maglev,
             affinity: None,
-            accepts: Accepts::Decrypted,
+            accepts: variant.accepts,
         }],
         policies: Vec::new(),
         connection_table: vipsec_distribute::connection::Limits::default(),

@@ -72,7 +72,7 @@ impl World {
             Fault::Kill { .. } => self.kill(appliance),
             Fault::Pause(_) => self.with_struck(process, |process| process.set_paused(true)),
             Fault::StallCore(_) => self.with_struck(process, |process| process.core_thread.stop(true)),
-            Fault::StallWorker(_) => self.with_struck(process, |process| process.worker_thread.stop(true)),
+            Fault::StallWorker(_) => self.with_struck(process, |process| process.set_stalled(index, true)),
             Fault::CutLink => self.break_link(),
             Fault::DelayLink(delay) => self.wires.delay = delay,
             Fault::Unplug { net, cable, .. } => self.networks[net.index()].cables[appliance] = cable,
@@ -114,7 +114,7 @@ impl World {
                 });
             }
             Fault::StallCore(_) => self.with_struck(process, |process| process.core_thread.stop(false)),
-            Fault::StallWorker(_) => self.with_struck(process, |process| process.worker_thread.stop(false)),
+            Fault::StallWorker(_) => self.with_struck(process, |process| process.set_stalled(index, false)),
             Fault::CutLink => self.wires.cut = false,
             Fault::DelayLink(_) => self.wires.delay = Default::default(),
             Fault::Unplug { net, .. } => self.networks[net.index()].cables[appliance] = Cable::Up,
@@ -128,7 +128,7 @@ impl World {
         tracing::warn!(fault = ?planned.fault, appliance = appliance + 1, "MENDED");
         for id in [self.running(0), self.running(1)].into_iter().flatten() {
             self.wake_core(id);
-            self.wake_worker(id);
+            self.wake_workers(id);
         }
     }
 
@@ -192,7 +192,7 @@ impl World {
             self.revive(appliance, false);
             if let Some(process) = &mut self.appliances[appliance].process {
                 process.core_thread.stopped = 0;
-                process.worker_thread.stopped = 0;
+                process.workers.iter_mut().for_each(|worker| worker.thread.stopped = 0);
             }
         }
         self.plan.faults.clear();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use vipsec_control::config::TakeoverPolicy;
+use vipsec_distribute::service::Accepts;
 
 use crate::adversary::Adversary;
 use crate::agenda::{Agenda, Step};
@@ -209,7 +210,7 @@ impl World {
         self.agenda.elapsed().hash(&mut self.digest);
         match step {
             Step::Core(id) => self.core_turn(id),
-            Step::Worker(id) => self.worker_turn(id),
+            Step::Worker(id, worker) => self.worker_turn(id, worker),
             Step::Arrive { net, station, frame } => self.arrive(net, station, frame),
             Step::LinkMessage { to, connection, bytes } => self.link_message(to, connection, bytes),
             Step::LinkClosed { to, connection } => self.link_closed(to, connection),
@@ -288,9 +289,9 @@ impl World {
         if let Some(appliance) = self.appliances.get_mut(station) {
             let port = [scene::OUTSIDE, scene::INSIDE][net.index()];
             if let Some(process) = &mut appliance.process {
-                process.receive(port, frame);
+                let worker = process.receive(port, frame);
                 let id = process.id;
-                self.wake_worker(id);
+                self.wake_worker(id, worker);
             }
             return;
         }
@@ -359,6 +360,16 @@ fn draw_variant(rng: &mut StdRng, planted: Option<Planted>) -> Variant {
         Rekey { ike: age(), child: age() }
     };
     let (ours, theirs) = (rekey(), rekey());
+    // Most appliances have one worker; the two of a pair need not have as many.
+    let workers = [0, 1].map(|_| if rng.random_bool(0.6) { 1 } else { rng.random_range(2..=3) });
+    let accepts = if rng.random_bool(0.3) { Accepts::Both } else { Accepts::Decrypted };
     let takeover = if rng.random_bool(0.1) { TakeoverPolicy::Renegotiate } else { TakeoverPolicy::Resume };
-    Variant { takeover, rekey: ours, remote_rekey: theirs, timing: Planted::timing(planted, scene::timing()) }
+    Variant {
+        takeover,
+        workers,
+        accepts,
+        rekey: ours,
+        remote_rekey: theirs,
+        timing: Planted::timing(planted, scene::timing()),
+    }
 }

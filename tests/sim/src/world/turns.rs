@@ -33,7 +33,7 @@ impl World {
         let clock = now - process.behind;
         let before = process.core.pair_status(clock);
         match process.inbox.pop_front() {
-            Some(Input::Worker(event)) => process.core.handle_event(clock, 0, event),
+            Some(Input::Worker(worker, event)) => process.core.handle_event(clock, worker, event),
             Some(Input::LinkMessage { connection, bytes }) => self.handle_link_message(id, connection, &bytes),
             Some(Input::LinkClosed { connection }) => self.handle_link_closed(id, connection),
             Some(Input::FloorOnDisk { vip, value }) => process.core.handle_floor_saved(clock, vip, value),
@@ -68,16 +68,16 @@ impl World {
         };
         self.owners.observe(id.appliance, status.as_ref());
         self.wake_core_at(id, next);
-        self.wake_worker(id);
+        self.wake_workers(id);
         self.launch_writes(id);
     }
 
     fn carry_out(&mut self, id: ProcessId, output: Output) {
         match output {
-            Output::Worker(_, command) => {
+            Output::Worker(worker, command) => {
                 let command = self.tamper(command);
-                if let Some(process) = self.process(id) {
-                    process.commands.push_back(command);
+                if let Some(thread) = self.process(id).and_then(|process| process.workers.get_mut(worker)) {
+                    thread.commands.push_back(command);
                 }
             }
             Output::SaveFloor { vip, value } => {
@@ -164,10 +164,9 @@ impl World {
             .all(|appliance| appliance.process.as_ref().is_none_or(|process| process.link.is_up()));
         let link_is_fast = linked && self.wires.delay.is_zero();
         let listening = self.appliances.iter().all(|appliance| {
-            appliance
-                .process
-                .as_ref()
-                .is_none_or(|process| process.worker_thread.stopped == process.core_thread.stopped)
+            appliance.process.as_ref().is_none_or(|process| {
+                process.workers.iter().all(|worker| worker.thread.stopped == process.core_thread.stopped)
+            })
         });
         let network_works = Net::ALL.iter().any(|net| {
             let network = &self.networks[net.index()];
@@ -179,17 +178,18 @@ impl World {
         }
     }
 
-    pub(super) fn worker_turn(&mut self, id: ProcessId) {
+    pub(super) fn worker_turn(&mut self, id: ProcessId, worker: usize) {
         let now = self.agenda.now();
         let Some(process) = self.process(id) else { return };
-        if process.worker_thread.wake != Some(now) {
+        let thread = &mut process.workers[worker].thread;
+        if thread.wake != Some(now) {
             return;
         }
-        process.worker_thread.wake = None;
-        if process.worker_thread.stopped > 0 {
+        thread.wake = None;
+        if thread.stopped > 0 {
             return;
         }
-        let frames = process.worker_turn(now - process.behind);
+        let frames = process.worker_turn(worker, now - process.behind);
         let has_news = !process.inbox.is_empty();
         for (port, frame) in frames {
             let net = if port == scene::OUTSIDE { Net::Outside } else { Net::Inside };
@@ -199,7 +199,8 @@ impl World {
         if has_news {
             self.wake_core(id);
         }
-        self.wake_worker(id);
+        // It may have handed something to others.
+        self.wake_workers(id);
     }
 
     /// An appliance puts a frame on a wire.
@@ -245,18 +246,24 @@ impl World {
         }
     }
 
-    /// Something may wait for the worker.
-    pub(super) fn wake_worker(&mut self, id: ProcessId) {
+    /// Something may wait for the workers.
+    pub(super) fn wake_workers(&mut self, id: ProcessId) {
+        let count = self.process(id).map_or(0, |process| process.workers.len());
+        for worker in 0..count {
+            self.wake_worker(id, worker);
+        }
+    }
+
+    /// Something may wait for a worker.
+    pub(super) fn wake_worker(&mut self, id: ProcessId, worker: usize) {
         let (now, delay) = (self.agenda.now(), self.micros(1, 12));
         let Some(process) = self.process(id) else { return };
-        let due = if process.worker_is_busy() {
-            Some(now)
-        } else {
-            process.worker.poll_timeout().map(|due| due + process.behind)
-        };
+        let behind = process.behind;
+        let thread = &mut process.workers[worker];
+        let due = if thread.is_busy() { Some(now) } else { thread.worker.poll_timeout().map(|due| due + behind) };
         let Some(when) = due.map(|due| due.max(now) + delay) else { return };
-        if process.worker_thread.is_due_earlier(when) {
-            self.agenda.at(when, Step::Worker(id));
+        if thread.thread.is_due_earlier(when) {
+            self.agenda.at(when, Step::Worker(id, worker));
         }
     }
 
@@ -278,10 +285,15 @@ fn is_owner(role: &Role) -> bool {
 }
 
 impl Process {
-    /// Both threads stop, or go on.
+    /// All threads stop, or go on.
     pub(super) fn set_paused(&mut self, paused: bool) {
-        for thread in [&mut self.core_thread, &mut self.worker_thread] {
-            thread.stop(paused);
-        }
+        let workers = self.workers.iter_mut().map(|worker| &mut worker.thread);
+        workers.chain([&mut self.core_thread]).for_each(|thread| thread.stop(paused));
+    }
+
+    /// One of the workers stops, or goes on.
+    pub(super) fn set_stalled(&mut self, worker: usize, stalled: bool) {
+        let count = self.workers.len();
+        self.workers[worker % count].thread.stop(stalled);
     }
 }
