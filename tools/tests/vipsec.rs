@@ -154,6 +154,7 @@ fn status() -> Status {
             connections: 7,
             esp_in_packets: 10,
             esp_out_packets: 8,
+            handed_over_packets: 3,
             dropped_packets: 2,
         }],
         hugepages: false,
@@ -210,8 +211,8 @@ Ports
   NAME     SIDE     LINK  MAC                RX PACKETS  RX BYTES  MISSED  TX PACKETS  TX BYTES  ERRORS
   outside  outside  up    02:00:00:00:01:0a        1000     64000       0           9       900       1
 Workers
-  ID  CPU  ALIVE  SAS  CONNECTIONS  ESP IN  ESP OUT  DROPPED
-   0    -  yes      1            7      10        8        2
+  ID  CPU  ALIVE  SAS  CONNECTIONS  ESP IN  ESP OUT  HANDED OVER  DROPPED
+   0    -  yes      1            7      10        8            3        2
 Dropped packets
   WHAT      COUNT
   replayed      2

@@ -179,6 +179,8 @@ pub struct Worker {
     pub esp_in_packets: u64,
     /// ESP packets sealed.
     pub esp_out_packets: u64,
+    /// Packets that it handed to other workers, because they belong there or leave there.
+    pub handed_over_packets: u64,
     /// Packets dropped, for all reasons.
     pub dropped_packets: u64,
 }

@@ -211,6 +211,7 @@ impl Core {
                 .saturating_sub(counters.tally(Tally::ConnectionsExpired)),
             esp_in_packets: counters.esp_in.packets(),
             esp_out_packets: counters.esp_out.packets(),
+            handed_over_packets: counters.tally(Tally::HandedOver),
             dropped_packets: counters.drops().map(|(_, count)| count).sum(),
         });
         workers.collect()

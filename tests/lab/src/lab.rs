@@ -48,6 +48,8 @@ pub struct LabConfig {
     pub peer_dpd_delay: Option<Duration>,
     /// What a successor does, where there are two appliances.
     pub takeover: TakeoverPolicy,
+    /// How many workers each appliance has.
+    pub workers: u8,
     /// How soon charons give up.
     pub retransmit: Retransmit,
     /// Where captures and logs go, to stay; without it they go away with the lab.
@@ -64,6 +66,7 @@ impl LabConfig {
             gateway_dpd_delay: Duration::from_secs(2),
             peer_dpd_delay: Some(Duration::from_secs(2)),
             takeover: TakeoverPolicy::default(),
+            workers: 1,
             retransmit: Retransmit::default(),
             out: None,
         }
@@ -322,7 +325,8 @@ fn launch_gateway(config: &LabConfig, plan: &AppliancePlan, host: &Namespace, ru
 
 fn launch_appliance(config: &LabConfig, plan: &AppliancePlan, host: &Namespace, run: &Run) -> Result<Appliance> {
     let prefix = run.name_of(&plan.name);
-    let mut settings = ApplianceConfig::new(&config.plan, plan, &config.ike, config.gateway_dpd_delay, prefix);
+    let mut settings = ApplianceConfig::new(&config.plan, plan, &config.ike, config.gateway_dpd_delay, prefix)
+        .with_workers(config.workers);
     let other = config.plan.appliances.iter().find(|other| other.id != plan.id);
     if let (Some(first), Some(other)) = (config.plan.appliances.first(), other) {
         let peer = PeerSettings {

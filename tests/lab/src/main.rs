@@ -35,6 +35,9 @@ enum Scenario {
         /// One appliance, and so no takeover.
         #[arg(long)]
         single: bool,
+        /// How many workers each appliance has.
+        #[arg(long, default_value_t = 1)]
+        workers: u8,
         /// Short TCP connections.
         #[arg(long, default_value_t = 1000)]
         connections: u32,
@@ -91,9 +94,10 @@ fn play(scenario: Scenario) -> Result<bool> {
     supervisor::clean_up_on_signals()?;
     let progress = Progress::default();
     match scenario {
-        Scenario::Demo { gateway, policy, single, connections, bulk_mib, keep, out } => {
+        Scenario::Demo { gateway, policy, single, workers, connections, bulk_mib, keep, out } => {
             let pair = gateway == GatewayKind::Vipsec && !single;
-            let config = DemoConfig { gateway, takeover: pair.then_some(policy), connections, bulk_mib, out };
+            let takeover = pair.then_some(policy);
+            let config = DemoConfig { gateway, takeover, workers, connections, bulk_mib, out };
             let (lab, report) = demo::play(&config, &progress)?;
             println!("\n{}", report.to_text());
             if pair {

@@ -45,6 +45,12 @@ fn two_hosts_share_a_network_for_the_store() {
     tell(Tale::TwoHosts);
 }
 
+/// The same with two workers in each appliance, between which most packets cross.
+#[test]
+fn appliances_have_two_workers() {
+    tell(Tale::TwoWorkers);
+}
+
 /// Every tunnel is kept.
 #[test]
 fn many_tunnels_are_kept() {

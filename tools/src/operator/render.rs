@@ -110,7 +110,17 @@ fn status(status: &Status, out: &mut impl Write) -> io::Result<()> {
     ports.write(2, out)?;
 
     writeln!(out, "Workers")?;
-    let mut workers = Table::new(&[">ID", ">CPU", "ALIVE", ">SAS", ">CONNECTIONS", ">ESP IN", ">ESP OUT", ">DROPPED"]);
+    let mut workers = Table::new(&[
+        ">ID",
+        ">CPU",
+        "ALIVE",
+        ">SAS",
+        ">CONNECTIONS",
+        ">ESP IN",
+        ">ESP OUT",
+        ">HANDED OVER",
+        ">DROPPED",
+    ]);
     for worker in &status.workers {
         let (sas, connections) = (worker.sas.to_string(), worker.connections.to_string());
         workers.row([
@@ -121,6 +131,7 @@ fn status(status: &Status, out: &mut impl Write) -> io::Result<()> {
             connections,
             worker.esp_in_packets.to_string(),
             worker.esp_out_packets.to_string(),
+            worker.handed_over_packets.to_string(),
             worker.dropped_packets.to_string(),
         ]);
     }

@@ -97,6 +97,7 @@ pub struct ApplianceConfig {
     pub(super) peer: Option<PeerSettings>,
     /// The id of the VIP's preferred owner, in a pair.
     preferred: Option<u8>,
+    workers: u8,
 }
 
 impl ApplianceConfig {
@@ -122,12 +123,18 @@ impl ApplianceConfig {
             file_prefix,
             peer: None,
             preferred: None,
+            workers: 1,
         }
     }
 
     /// Makes it one of a pair in which `preferred` is the id of the VIP's first owner.
     pub fn with_peer(self, peer: PeerSettings, preferred: u8) -> Self {
         Self { peer: Some(peer), preferred: Some(preferred), ..self }
+    }
+
+    /// Gives it that many workers, with a queue of each port for each.
+    pub fn with_workers(self, workers: u8) -> Self {
+        Self { workers, ..self }
     }
 
     pub(super) fn to_toml(&self, folder: &Path) -> Result<String> {
@@ -139,6 +146,7 @@ impl ApplianceConfig {
                 name: &self.plan.name,
                 control_socket: control_socket(folder),
                 state_dir: folder.join("state"),
+                workers: self.workers,
                 polling: "adaptive",
                 engine: "auto",
                 log: "info",
@@ -146,8 +154,8 @@ impl ApplianceConfig {
             eal: Eal { file_prefix: &self.file_prefix, memory_mib: 256, hugepages: "auto" },
             ike: Ike { retransmit_timeout: "500ms", retransmit_tries: 5 },
             port: vec![
-                Port::of("outside", "net_af_packet0,iface=out0", format!("{}/24", self.plan.outside)),
-                Port::of("inside", "net_af_packet1,iface=in0", format!("{}/24", self.plan.inside)),
+                Port::of("outside", self.device("net_af_packet0,iface=out0"), format!("{}/24", self.plan.outside)),
+                Port::of("inside", self.device("net_af_packet1,iface=in0"), format!("{}/24", self.plan.inside)),
             ],
             vip: vec![Vip {
                 name: "web",
@@ -171,6 +179,10 @@ impl ApplianceConfig {
             what: "writing vipsecd's configuration".to_owned(),
             answer: error.to_string(),
         })
+    }
+
+    fn device(&self, of_one_queue: &str) -> String {
+        if self.workers > 1 { format!("{of_one_queue},qpairs={}", self.workers) } else { of_one_queue.to_owned() }
     }
 
     fn connection<'a>(&'a self, connection: &'a ApplianceConnection) -> Connection<'a> {
@@ -226,6 +238,7 @@ struct ApplianceTable<'a> {
     name: &'a str,
     control_socket: PathBuf,
     state_dir: PathBuf,
+    workers: u8,
     polling: &'static str,
     engine: &'static str,
     log: &'static str,
@@ -259,13 +272,13 @@ struct Eal<'a> {
 struct Port {
     name: &'static str,
     side: &'static str,
-    device: &'static str,
+    device: String,
     addresses: [String; 1],
     mtu: u16,
 }
 
 impl Port {
-    fn of(side: &'static str, device: &'static str, address: String) -> Self {
+    fn of(side: &'static str, device: String, address: String) -> Self {
         Self { name: side, side, device, addresses: [address], mtu: 1500 }
     }
 }

@@ -18,6 +18,8 @@ pub struct DemoConfig {
     pub gateway: GatewayKind,
     /// With a second appliance, and its takeover by this policy.
     pub takeover: Option<TakeoverPolicy>,
+    /// How many workers each appliance has.
+    pub workers: u8,
     /// Short TCP connections.
     pub connections: u32,
     /// Bulk data each way, in MiB.
@@ -46,7 +48,8 @@ pub fn play(config: &DemoConfig, progress: &Progress) -> Result<(Lab, DemoReport
         None => LabConfig::new(config.gateway),
     };
     let targets = settings.plan.targets.len();
-    let mut lab = Lab::start(LabConfig { out: Some(config.out.clone()), ..settings }, &|step| progress.step(step))?;
+    let settings = LabConfig { out: Some(config.out.clone()), workers: config.workers, ..settings };
+    let mut lab = Lab::start(settings, &|step| progress.step(step))?;
     match demonstrate(&mut lab, config, targets, progress) {
         Ok(report) => {
             report::write_json(&config.out.join("report.json"), &report)?;

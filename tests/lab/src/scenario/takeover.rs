@@ -34,6 +34,8 @@ pub enum Tale {
     /// The appliances are two hosts, the store crosses a network between them: the owner is killed, comes back, and that network
     /// fails and heals.
     TwoHosts,
+    /// Both appliances have two workers: the owner is killed, comes back, and gets the VIP back by order.
+    TwoWorkers,
 }
 
 /// What is to be told.
@@ -87,6 +89,7 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
     progress.step(&format!("-- {name}"));
     let mut settings = LabConfig { out: Some(out.clone()), ..LabConfig::pair(policy, tunnels) };
     settings.plan.store_network = tale == Tale::TwoHosts;
+    settings.workers = if tale == Tale::TwoWorkers { 2 } else { 1 };
     let mut lab = Lab::start(settings, &|step| progress.step(step))?;
     // An appliance that is new resumes nothing from before it joined.
     lab.await_roles()?;
@@ -99,7 +102,7 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
             Tale::Renegotiate => teller.kill(1),
             Tale::Pause => teller.pause(),
             Tale::BackupDies => teller.backup_dies(),
-            Tale::GiveBack => teller.give_back(),
+            Tale::GiveBack | Tale::TwoWorkers => teller.give_back(),
             Tale::Hundred => teller.hundred(),
             Tale::TwoHosts => teller.two_hosts(config.runs),
         }
