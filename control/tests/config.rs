@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use vipsec_control::config::{
-    Check, Config, ConfigErrors, HttpProbe, Ike, Lanes, Probe, Reason, StartAction, StoreLink, TakeoverPolicy,
-    TestConfiguration, load,
+    Check, Config, ConfigErrors, CryptoDevice, HttpProbe, Ike, Lanes, Probe, Reason, StartAction, StoreLink,
+    TakeoverPolicy, TestConfiguration, load,
 };
 use vipsec_dataplane::api::VipState;
 use vipsec_distribute::connection::Limits;
 use vipsec_distribute::service::{Accepts, Forwarding, Method};
+use vipsec_esp::sa::{Algorithm, Processing};
 use vipsec_ike::{Encapsulation, Fragmentation, Identity, IdentityMatch, Pairs, TrafficSelector, Unique};
 use vipsec_takeover::timing::Timing;
 use vipsec_wire::ethernet::MacAddr;
@@ -86,6 +87,9 @@ fn example_loads_as_documented() {
         (rekey_time.checked_div(10), Some(rekey_time * 11 / 40))
     );
     assert_eq!((branch.unique, branch.pools.len()), (Unique::No, 0));
+    assert_eq!(config.child_options("branch", "net").processing, Processing::Cpu);
+    let device = CryptoDevice { device: "crypto_aesni_mb0".to_owned(), jobs_max: 1024, sas_max: 2048 };
+    assert_eq!(config.crypto_device, Some(device));
     assert!(config.peer.is_none());
     assert_eq!(web.owner, None);
     let [page, agent] = &config.targets[0].checks[..] else { panic!("two checks") };
@@ -239,6 +243,40 @@ fn every_mistake_is_named_with_its_line() {
         cases += 1;
     }
     assert!(cases >= 25, "{cases} cases found");
+}
+
+/// The example with other words for how the appliance's SAs are processed, and those of its child.
+fn processed(appliance: &str, child: &str) -> String {
+    let (before, after) = example().split_once("[[connection]]").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let key = "processing = \"cpu\"\n";
+    assert!(before.contains(key) && after.contains(key));
+    format!("{}[[connection]]{}", before.replace(key, appliance), after.replace(key, child))
+}
+
+const LOOKASIDE: &str = "processing = \"lookaside\"\n";
+
+#[test]
+fn child_sas_are_processed_as_the_appliance_unless_they_say_otherwise() {
+    for (appliance, child, expected) in [
+        ("", "", [Processing::Cpu; 2]),
+        (LOOKASIDE, "", [Processing::Lookaside; 2]),
+        ("", LOOKASIDE, [Processing::Lookaside, Processing::Cpu]),
+        (LOOKASIDE, "processing = \"cpu\"\n", [Processing::Cpu, Processing::Lookaside]),
+    ] {
+        let config = load_text(&processed(appliance, child)).unwrap();
+        // A child that is no longer configured may still come out of the store.
+        let found = ["net", "gone"].map(|child| config.child_options("branch", child).processing);
+        assert_eq!(found, expected, "{appliance}{child}");
+    }
+}
+
+#[test]
+fn what_the_crypto_device_lacks_is_named() {
+    let config = load_text(&processed("", LOOKASIDE)).unwrap();
+    assert_eq!(config.unsupported_by_device(&Algorithm::ALL), None);
+    let lacking = Some(("child net of connection branch".to_owned(), Algorithm::Aes128Gcm));
+    assert_eq!(config.unsupported_by_device(&[Algorithm::Aes256Gcm]), lacking);
+    assert_eq!(load_text(&example()).unwrap().unsupported_by_device(&[]), None);
 }
 
 #[test]
@@ -397,6 +435,8 @@ mod digest {
             ("memory_mib = 256", "memory_mib = 512"),
             ("[\"t1\", \"t2\"]", "[\"t2\", \"t1\"]"),
             ("log = \"info\"", "log = \"debug\""),
+            ("processing = \"cpu\"", "processing = \"lookaside\""),
+            ("jobs_max = 1024", "jobs_max = 2048"),
             ("tcp_established = \"124m\"", "tcp_established = \"3h\""),
             ("path = \"/health\"", "path = \"/other\""),
             ("via = \"192.0.2.254\"", "via = \"192.0.2.253\""),
@@ -557,7 +597,7 @@ keys.toml:6: child.key_in: expected 20 bytes in hexadecimal: the key, then 4 byt
 keys.toml:7: child.key_out: expected 20 bytes in hexadecimal: the key, then 4 bytes of salt
 keys.toml:8: child.local: 192.0.2.9 is not the address of a VIP
 keys.toml:14: child.window: \"65\" is not a multiple of 64
-keys.toml:15: child.colour: is not a key of this table (known: spi_in, spi_out, algorithm, key_in, key_out, local, remote, udp, local_ts, remote_ts, esn, window)";
+keys.toml:15: child.colour: is not a key of this table (known: spi_in, spi_out, algorithm, key_in, key_out, local, remote, udp, local_ts, remote_ts, esn, window, processing)";
         assert_eq!(errors, expected);
     }
 }

@@ -28,8 +28,29 @@ fn malformed_packets_are_dropped_each_for_its_reason() {
     play("malformed.py", "strongswan-aes256gcm");
 }
 
-/// Lets `script` make the inputs of `case`, vipsecd read them, and `script` judge what it wrote.
+#[test]
+fn a_session_through_the_crypto_device_aesni_gcm() {
+    play_by("session.py", "strongswan-aes256gcm", Some("crypto_aesni_gcm0"));
+}
+
+#[test]
+fn a_session_through_the_crypto_device_aesni_mb() {
+    play_by("session.py", "strongswan-aes128gcm", Some("crypto_aesni_mb0"));
+}
+
+#[test]
+fn malformed_packets_are_dropped_for_the_same_reasons_by_crypto_devices() {
+    for device in ["crypto_aesni_gcm0", "crypto_aesni_mb0"] {
+        play_by("malformed.py", "strongswan-aes256gcm", Some(device));
+    }
+}
+
 fn play(script: &str, case: &str) {
+    play_by(script, case, None);
+}
+
+/// Lets `script` make the inputs of `case`, vipsecd read them, on its core or through a crypto device, and `script` judge what it wrote.
+fn play_by(script: &str, case: &str, crypto_device: Option<&str>) {
     let (python, vipsecd) = (python(), vipsecd());
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance");
     let case = scripts.join(case);
@@ -44,19 +65,33 @@ fn play(script: &str, case: &str) {
         print!("{said}");
     };
     oracle("inputs");
-    configure(&scripts, &case, &run);
+    configure(&scripts, &case, &run, crypto_device);
     let status = run_vipsecd(vipsecd, &run);
     let log = fs::read_to_string(run.join("stderr")).unwrap_or_default();
     assert!(status.success(), "vipsecd: {status}, files in {}:\n{log}", run.display());
     oracle("check");
+    if crypto_device.is_some() {
+        let counters = fs::read_to_string(run.join("stdout")).expect("its counters");
+        let jobs = counters.split_once("\"crypto_jobs\":").and_then(|(_, rest)| rest.split([',', '}']).next());
+        let jobs: u64 =
+            jobs.and_then(|jobs| jobs.parse().ok()).unwrap_or_else(|| panic!("no crypto_jobs in {counters}"));
+        assert!(jobs > 0, "nothing went through the device");
+    }
     fs::remove_dir_all(&run).expect("removing the run's folder");
 }
 
-fn configure(scripts: &Path, case: &Path, run: &Path) {
+fn configure(scripts: &Path, case: &Path, run: &Path, crypto_device: Option<&str>) {
     let template = fs::read_to_string(scripts.join("vipsecd.toml")).expect("the configuration");
     // DPDK processes of one machine are told apart by it.
     let prefix = run.file_name().expect("a name").to_string_lossy();
     let config = template.replace("@FOLDER@", &run.to_string_lossy()).replace("@FILE_PREFIX@", &prefix);
+    let config = match crypto_device {
+        Some(device) => {
+            let config = config.replace("name = \"conformance\"", "name = \"conformance\"\nprocessing = \"lookaside\"");
+            format!("{config}\n[crypto_device]\ndevice = \"{device}\"\n")
+        }
+        None => config,
+    };
     fs::write(run.join("vipsecd.toml"), config).expect("writing the configuration");
     // vipsecd takes keys from a file that nobody else may read; git doesn't keep such modes.
     let keys = fs::read(case.join("keys.toml")).expect("the keys");

@@ -9,8 +9,9 @@ use std::thread;
 use crossbeam_channel::bounded;
 use tempfile::TempDir;
 use vipsec_control::api::{
-    ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, ErrorKind, EspSpi, HealthCheck, IkeSa, IkeSpi,
-    Limits, Neighbour, Port, Request, Response, Sas, Server, Service, ServiceTarget, Status, Target, Vip, Worker,
+    ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, CryptoDevice, ErrorKind, EspSpi, HealthCheck,
+    IkeSa, IkeSpi, Limits, Neighbour, Port, Request, Response, Sas, Server, Service, ServiceTarget, Status, Target,
+    Vip, Worker,
 };
 
 fn vipsec(socket: &Path, arguments: &[&str]) -> Output {
@@ -159,6 +160,14 @@ fn status() -> Status {
         }],
         hugepages: false,
         engine: "aws-lc-rs".into(),
+        crypto_device: Some(CryptoDevice {
+            device: "crypto_aesni_mb0".into(),
+            driver: "crypto_aesni_mb".into(),
+            hardware: false,
+            jobs: 18,
+            jobs_done: 17,
+            errors: 0,
+        }),
         drops: BTreeMap::from([("replayed".into(), 2)]),
     }
 }
@@ -182,6 +191,7 @@ fn ike_sa() -> IkeSa {
             spi_in: EspSpi(0x0100_00ab),
             spi_out: EspSpi(0xc000_0001),
             proposal: "aes256gcm16".into(),
+            processing: "lookaside".into(),
             remote: "198.51.100.7:4500".into(),
             local_ts: vec!["192.0.2.1/32".into()],
             remote_ts: vec!["10.9.0.0/16".into()],
@@ -204,6 +214,7 @@ fn answers_are_aligned_tables() {
         let expected = "\
 Appliance 1 (a), vipsecd 0.1.0, pid 42, up 1d 2h
 Engine aws-lc-rs, hugepages no
+Crypto device crypto_aesni_mb0 (software driver crypto_aesni_mb), 18 jobs, 17 done, 0 failed
 VIPs
   NAME  ADDRESS    MAC                STATE  OWNER  EPOCH  COPY     GATEWAYS
   web   192.0.2.1  02:76:c0:00:02:01  owner      1      3  counted  10.1.0.1
@@ -223,7 +234,7 @@ Dropped packets
 branch: established, responder, aes256gcm16-prfsha256-x25519, age 5s
   spi 0000000000000123 (peer ffffffffffffffff)
   192.0.2.1:4500 (web) <-> 198.51.100.7:4500 (branch.example)
-  net: installed, aes256gcm16, age 5s, peer 198.51.100.7:4500
+  net: installed, aes256gcm16, lookaside, age 5s, peer 198.51.100.7:4500
     192.0.2.1/32 === 10.9.0.0/16
          SPI       PACKETS  BYTES  NUMBER  GRANTED UP TO
     in   010000ab       10   1000      10             64

@@ -20,8 +20,8 @@ pub use client::{Client, ClientError};
 pub use distribution::{HealthCheck, Service, ServiceTarget, Target};
 pub use request::{CONNECTIONS_MAX, Request};
 pub use response::{
-    ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, ErrorKind, EspSpi, IkeSa, IkeSpi, Neighbour,
-    Port, Response, Sas, Status, Vip, Worker,
+    ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, CryptoDevice, ErrorKind, EspSpi, IkeSa, IkeSpi,
+    Neighbour, Port, Response, Sas, Status, Vip, Worker,
 };
 pub use server::{BindError, Call, Limits, Server};
 

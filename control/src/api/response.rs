@@ -91,8 +91,10 @@ pub struct Status {
     pub workers: Vec<Worker>,
     /// Does packet memory lie in hugepages?
     pub hugepages: bool,
-    /// What seals and opens packets.
+    /// What seals and opens packets on the workers' cores.
     pub engine: String,
+    /// The crypto device beside them, if there is one.
+    pub crypto_device: Option<CryptoDevice>,
     /// Packets dropped, by reason; only those that occurred.
     pub drops: BTreeMap<String, u64>,
 }
@@ -160,6 +162,23 @@ pub struct Port {
     pub tx_bytes: u64,
     /// Packets that could not be sent.
     pub tx_errors: u64,
+}
+
+/// A crypto device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CryptoDevice {
+    /// As configured.
+    pub device: String,
+    /// Its driver.
+    pub driver: String,
+    /// Is it a piece of hardware? Otherwise a library computes on the workers' cores.
+    pub hardware: bool,
+    /// Packets handed to it.
+    pub jobs: u64,
+    /// Packets that came back.
+    pub jobs_done: u64,
+    /// Packets that it failed on, wrong ICVs apart.
+    pub errors: u64,
 }
 
 /// A worker.
@@ -236,6 +255,8 @@ pub struct Child {
     pub spi_out: EspSpi,
     /// In swanctl's notation.
     pub proposal: String,
+    /// Who processes its packets: `cpu` or `lookaside`; empty while it is not installed.
+    pub processing: String,
     /// Where the remote peer is; with a port if ESP travels in UDP.
     pub remote: String,
     /// Our side's traffic selectors.

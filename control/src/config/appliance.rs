@@ -6,6 +6,7 @@ use vipsec_dataplane::api::WORKERS_MAX;
 use vipsec_esp::engine::EngineKind;
 use vipsec_wire::iv::ApplianceId;
 
+use super::crypto::Tiers;
 use super::error::Reason;
 use super::model::{Appliance, Eal, Hugepages, LogLevel, Polling};
 use super::read::Section;
@@ -38,8 +39,8 @@ pub(super) fn socket_path(text: &str) -> Result<PathBuf, Reason> {
     absolute(text)
 }
 
-/// Reads `[appliance]`.
-pub(super) fn appliance(root: &Section) -> Option<Appliance> {
+/// Reads `[appliance]`. Its SAs are processed on the CPU unless it says otherwise.
+pub(super) fn appliance(root: &Section, tiers: Tiers) -> Option<Appliance> {
     let section = root.required("appliance")?.table()?;
     let id = section.required("id").and_then(|field| field.number(1..=255));
     let name = section.required("name").and_then(|field| field.parse(value::name));
@@ -50,6 +51,7 @@ pub(super) fn appliance(root: &Section) -> Option<Appliance> {
     let engine = section
         .optional("engine")
         .map_or_else(|| Some(EngineKind::auto()), |field| field.parse(|name| name.parse().map_err(Reason::Engine)));
+    let processing = tiers.choose(&section);
     let log = section.optional("log").map_or(Some(LogLevel::Info), |field| field.choice(&LOG_LEVELS));
     section.finish();
     let name = name?;
@@ -61,6 +63,7 @@ pub(super) fn appliance(root: &Section) -> Option<Appliance> {
         workers: workers?,
         polling: polling?,
         engine: engine?,
+        processing: processing?,
         log: log?,
     })
 }

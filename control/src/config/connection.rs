@@ -15,6 +15,7 @@ use vipsec_ike::{
     Pairs, TrafficSelector, Unique,
 };
 
+use super::crypto::Tiers;
 use super::error::Reason;
 use super::keys::window;
 use super::model::{ChildOptions, Lanes, StartAction, Vip};
@@ -61,9 +62,10 @@ pub(super) fn connections(
     vip_names: &Names,
     vips: &[Option<Vip>],
     pools: &Pools,
+    tiers: Tiers,
 ) -> Vec<Option<Connection>> {
     let mut names = Names::new("connection");
-    let surroundings = Surroundings { folder, vip_names, vips, pools };
+    let surroundings = Surroundings { folder, vip_names, vips, pools, tiers };
     let sections = root.tables("connection", CONNECTIONS_MAX).into_iter().enumerate();
     sections.map(|(index, section)| connection(&mut names, index, section, &surroundings)).collect()
 }
@@ -74,6 +76,7 @@ struct Surroundings<'a> {
     vip_names: &'a Names,
     vips: &'a [Option<Vip>],
     pools: &'a Pools,
+    tiers: Tiers,
 }
 
 /// What of a connection its children have to know.
@@ -83,6 +86,7 @@ struct Around<'a> {
     pools: Option<&'a [Arc<AddressPool>]>,
     /// The peer has an address to call it at.
     callable: bool,
+    tiers: Tiers,
 }
 
 /// What IKE takes of a connection, and what of its children isn't negotiated, by their names.
@@ -92,7 +96,7 @@ fn connection(
     names: &mut Names,
     index: usize,
     section: Section,
-    Surroundings { folder, vip_names, vips, pools }: &Surroundings,
+    Surroundings { folder, vip_names, vips, pools, tiers }: &Surroundings,
 ) -> Option<Connection> {
     let name = names.declare(index, &section);
     let vip = section.required("vip").and_then(|field| vip_names.resolve(&field));
@@ -118,7 +122,7 @@ fn connection(
     let pools = section.optional("pools").map_or(Some(Vec::new()), |field| pools.resolve(&field, vip));
     section.refuse(&FOREIGN);
     let callable = remote.as_ref().is_none_or(|remote| remote.iter().any(|one| matches!(one, AddressMatch::Exact(_))));
-    let around = Around { vip: local, pools: pools.as_deref(), callable };
+    let around = Around { vip: local, pools: pools.as_deref(), callable, tiers: *tiers };
     let mut child_names = Names::new("child");
     let sections = section.tables("child", CHILDREN_MAX);
     if sections.is_empty() {
@@ -189,7 +193,7 @@ fn child(names: &mut Names, index: usize, section: Section, around: &Around) -> 
     let lanes = section
         .optional("per_cpu_sas")
         .map_or(Some(Lanes::One), |field| Some(if field.boolean()? { Lanes::PerWorker } else { Lanes::One }));
-    let (lifetime, outer) = (lifetime(&section), outer(&section));
+    let (lifetime, outer, processing) = (lifetime(&section), outer(&section), around.tiers.choose(&section));
     section.refuse(&FOREIGN_OF_CHILD);
     section.finish();
     let options = ChildOptions {
@@ -198,6 +202,7 @@ fn child(names: &mut Names, index: usize, section: Section, around: &Around) -> 
         replay_window: replay_window?,
         lifetime: lifetime?,
         outer: outer?,
+        processing: processing?,
     };
     let policy = ChildPolicy {
         name: name?,

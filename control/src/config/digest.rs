@@ -23,7 +23,7 @@ use super::service::{accepts_name, method_name};
 /// SHA-256 over VIPs, targets, services, connections, and what the pair does on a takeover.
 ///
 /// Left out is what may differ between appliances: which of the two ids is whose, name, ports and their addresses, routes, memory,
-/// sockets, logging, health checks. Secrets go in as hashes of their own (the pair's own proves itself when the two meet); still, a weak one
+/// crypto devices, sockets, logging, health checks. Secrets go in as hashes of their own (the pair's own proves itself when the two meet); still, a weak one
 /// could be guessed from the digest, so show it to nobody but the peer appliance.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConfigDigest([u8; 32]);
@@ -234,7 +234,8 @@ impl Canonical {
     }
 
     fn child_options(&mut self, options: &ChildOptions) {
-        let ChildOptions { start, lanes, replay_window, lifetime, outer } = options;
+        // Each appliance has crypto devices of its own, or none.
+        let ChildOptions { start, lanes, replay_window, lifetime, outer, processing: _ } = options;
         self.number(match start {
             StartAction::None => 0,
             StartAction::Start => 1,

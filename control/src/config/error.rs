@@ -306,6 +306,9 @@ pub enum Reason {
     /// No crypto engine, or none for this machine.
     #[error(transparent)]
     Engine(EngineError),
+    /// Lookaside without a device to look aside to.
+    #[error("\"lookaside\" needs a [crypto_device] table")]
+    NoCryptoDevice,
     /// Packets' own end of a static child SA.
     #[error("{0} is not the address of a VIP")]
     NotAVip(String),

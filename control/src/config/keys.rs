@@ -15,20 +15,22 @@
 //! remote_ts = ["10.9.0.0/16"]
 //! esn = false                    # default
 //! window = 1024                  # packets; a multiple of 64; default
+//! processing = "cpu"             # or lookaside; default: the appliance's
 //! ```
 
 use std::net::IpAddr;
 use std::path::Path;
 
 use vipsec_esp::sa::{
-    Algorithm, ChildSa, InboundParams, KeyMaterial, Lifetime, Mode, OutboundParams, Processing, SALT_LEN, Selector,
-    Spi, TunnelEnds, TunnelPolicy,
+    Algorithm, ChildSa, InboundParams, KeyMaterial, Lifetime, Mode, OutboundParams, SALT_LEN, Selector, Spi,
+    TunnelEnds, TunnelPolicy,
 };
 use vipsec_ike::TrafficSelector;
 use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix, NUMBER_MAX};
 use zeroize::Zeroizing;
 
 use super::connection::selectors;
+use super::crypto::Tiers;
 use super::error::{ConfigError, Reason};
 use super::model::Vip;
 use super::names::Once;
@@ -55,6 +57,7 @@ pub(super) fn static_children(
     folder: &Path,
     appliance: ApplianceId,
     vips: &[Option<Vip>],
+    tiers: Tiers,
 ) -> Result<Vec<ChildSa>, Vec<ConfigError>> {
     let mut path = folder.to_path_buf();
     let bytes = field.parse(|file| {
@@ -70,7 +73,7 @@ pub(super) fn static_children(
     let children = source.parse().and_then(|table| {
         let root = Section::root(&source, &table);
         let mut spis = Once::default();
-        let read = |section| child(section, &mut spis, appliance, vips);
+        let read = |section| child(section, &mut spis, appliance, vips, tiers);
         let sections = root.tables("child", STATIC_CHILDREN_MAX);
         if sections.is_empty() {
             root.report("child", Reason::Empty);
@@ -83,7 +86,13 @@ pub(super) fn static_children(
     children.filter(|_| problems.is_empty()).ok_or(problems)
 }
 
-fn child(section: Section, spis: &mut Once, appliance: ApplianceId, vips: &[Option<Vip>]) -> Option<ChildSa> {
+fn child(
+    section: Section,
+    spis: &mut Once,
+    appliance: ApplianceId,
+    vips: &[Option<Vip>],
+    tiers: Tiers,
+) -> Option<ChildSa> {
     let spi_in = section.required("spi_in").and_then(|field| {
         let spi = spi(&field)?;
         spis.claim(&field, &spi);
@@ -107,6 +116,7 @@ fn child(section: Section, spis: &mut Once, appliance: ApplianceId, vips: &[Opti
     let remote_selectors = section.required("remote_ts").and_then(|field| selectors(&field));
     let esn = section.optional("esn").map_or(Some(false), |field| field.boolean());
     let window = section.optional("window").map_or(Some(WINDOW_DEFAULT), |field| window(&field, WINDOW_MAX));
+    let processing = tiers.choose(&section);
     section.finish();
 
     let (vip, local) = vip?;
@@ -134,7 +144,7 @@ fn child(section: Section, spis: &mut Once, appliance: ApplianceId, vips: &[Opti
         succeeds: None,
         lane: None,
         mode: Mode::default(),
-        processing: Processing::default(),
+        processing: processing?,
         lifetime: Lifetime::default(),
         policy: TunnelPolicy::default(),
         tunnel: TunnelEnds { local, remote: remote?, udp: udp.map_or(Some(None), |udp| udp.map(Some))? },

@@ -5,6 +5,7 @@
 
 mod appliance;
 mod connection;
+mod crypto;
 mod digest;
 mod error;
 mod ike;
@@ -26,14 +27,16 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use vipsec_esp::sa::Processing;
+
 pub use connection::{CHILDREN_MAX, CONNECTIONS_MAX, PROPOSALS_MAX, SELECTORS_MAX};
 pub use digest::ConfigDigest;
 pub use error::{ConfigError, ConfigErrors, Reason};
 pub use keys::{KEYS_FILE_BYTES_MAX, STATIC_CHILDREN_MAX, esp_selector};
 pub use model::{
-    Appliance, Check, ChildOptions, Config, Eal, Floating, HttpProbe, Hugepages, Ike, Lanes, LogLevel, Peer, Policy,
-    Polling, Port, Probe, Route, Service, ServiceProtocol, StartAction, StoreLink, TakeoverPolicy, Target, Vip,
-    virtual_mac,
+    Appliance, Check, ChildOptions, Config, CryptoDevice, Eal, Floating, HttpProbe, Hugepages, Ike, Lanes, LogLevel,
+    Peer, Policy, Polling, Port, Probe, Route, Service, ServiceProtocol, StartAction, StoreLink, TakeoverPolicy,
+    Target, Vip, algorithm, virtual_mac,
 };
 pub use network::{GATEWAYS_MAX, PORT_ADDRESSES_MAX, PORTS_MAX, ROUTES_MAX, VIPS_MAX};
 pub use policy::POLICIES_MAX;
@@ -44,6 +47,7 @@ pub use service::{SERVICE_TARGETS_MAX, SERVICES_MAX};
 pub use tables::Standing;
 pub use target::{CHECKS_MAX, TARGETS_MAX};
 
+use crypto::Tiers;
 use network::Network;
 use peer::Appliances;
 use pool::Pools;
@@ -93,7 +97,11 @@ fn read(path: &Path) -> Result<String, Reason> {
 
 /// Reads every table before giving up, so that each says what is wrong with it.
 fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration) -> Option<Config> {
-    let appliance = appliance::appliance(root);
+    let crypto_device = crypto::crypto_device(root);
+    // With a mistake in it, it is there all the same.
+    let on_cpu = Tiers { default: Processing::Cpu, has_device: !matches!(crypto_device, Some(None)) };
+    let appliance = appliance::appliance(root, on_cpu);
+    let tiers = Tiers { default: appliance.as_ref().map_or(Processing::Cpu, |own| own.processing), ..on_cpu };
     let eal = appliance::eal(root, appliance.as_ref());
     let ike = ike::ike(root);
     let peer = peer::peer(root, folder, appliance.as_ref());
@@ -105,7 +113,7 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
     let policies = policy::policies(root);
     let connection_table = service::connection_table(root);
     let pools = Pools::read(root);
-    let connections = connection::connections(root, folder, &network.vip_names, &network.vips, &pools);
+    let connections = connection::connections(root, folder, &network.vip_names, &network.vips, &pools, tiers);
     let static_children = match root.optional("test") {
         None => Some(Vec::new()),
         Some(field) if test == TestConfiguration::Refused => {
@@ -115,7 +123,7 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
         Some(field) => field.table().and_then(|section| {
             let keys_file = section.required("keys_file");
             section.finish();
-            keys::static_children(&keys_file?, folder, appliance.as_ref()?.id, &network.vips)
+            keys::static_children(&keys_file?, folder, appliance.as_ref()?.id, &network.vips, tiers)
                 .map_err(|problems| source.adopt(problems))
                 .ok()
         }),
@@ -126,6 +134,7 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
     Some(Config {
         appliance: appliance?,
         eal: eal?,
+        crypto_device: crypto_device?,
         ike: ike?,
         ports: all(network.ports)?,
         routes: all(network.routes)?,

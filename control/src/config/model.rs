@@ -12,8 +12,8 @@ use vipsec_dataplane::api::{PolicyAction, PortId, Side};
 use vipsec_distribute::connection;
 use vipsec_distribute::service::{Accepts, Forwarding, Method};
 use vipsec_esp::engine::EngineKind;
-use vipsec_esp::sa::{ChildSa, DfPolicy, DscpPolicy, EcnPolicy, Lifetime, TunnelPolicy};
-use vipsec_ike::{ConnectionPolicy, Limits, Retransmission, Secret, TrafficSelector};
+use vipsec_esp::sa::{Algorithm, ChildSa, DfPolicy, DscpPolicy, EcnPolicy, Lifetime, Processing, TunnelPolicy};
+use vipsec_ike::{ConnectionPolicy, Encryption, Limits, Retransmission, Secret, TrafficSelector};
 use vipsec_store::fabric::Provider;
 use vipsec_takeover::timing::Timing;
 use vipsec_wire::ethernet::MacAddr;
@@ -27,6 +27,8 @@ pub struct Config {
     pub appliance: Appliance,
     /// `[eal]`
     pub eal: Eal,
+    /// `[crypto_device]`
+    pub crypto_device: Option<CryptoDevice>,
     /// `[ike]`
     pub ike: Ike,
     /// `[[port]]`, indexed by [`PortId`]; at least one.
@@ -83,7 +85,29 @@ impl Config {
 
     /// What a child SA is made with; the defaults where the configuration has no such child any more.
     pub fn child_options(&self, connection: &str, child: &str) -> ChildOptions {
-        self.child_options.get(connection).and_then(|children| children.get(child)).copied().unwrap_or_default()
+        let default = ChildOptions { processing: self.appliance.processing, ..ChildOptions::DEFAULT };
+        self.child_options.get(connection).and_then(|children| children.get(child)).copied().unwrap_or(default)
+    }
+
+    /// The first child SA that may ask the crypto device for an algorithm that is not among `supported`: what it is called, and the
+    /// algorithm.
+    pub fn unsupported_by_device(&self, supported: &[Algorithm]) -> Option<(String, Algorithm)> {
+        let lacks = |algorithm: &Algorithm| !supported.contains(algorithm);
+        let negotiated = self.connections.iter().flat_map(|connection| {
+            let children = connection.children.iter().map(move |child| (connection, child));
+            children.filter(|(connection, child)| {
+                self.child_options(&connection.name, &child.name).processing == Processing::Lookaside
+            })
+        });
+        let mut negotiated = negotiated.flat_map(|(connection, child)| {
+            let proposed = child.proposals.iter().flat_map(|proposal| proposal.encryptions());
+            proposed.map(|proposed| {
+                (format!("child {} of connection {}", child.name, connection.name), algorithm(*proposed))
+            })
+        });
+        let fixed = self.static_children.iter().filter(|child| child.processing == Processing::Lookaside);
+        let mut fixed = fixed.map(|child| (format!("static child {}", child.inbound.spi), child.inbound.algorithm));
+        negotiated.find(|(_, algorithm)| lacks(algorithm)).or_else(|| fixed.find(|(_, algorithm)| lacks(algorithm)))
     }
 }
 
@@ -144,6 +168,17 @@ pub struct ChildOptions {
     pub lifetime: Lifetime,
     /// How outer headers are made.
     pub outer: TunnelPolicy,
+    /// By whom it is processed: each appliance's own matter.
+    pub processing: Processing,
+}
+
+/// An algorithm of IKE's as a worker takes it.
+pub fn algorithm(encryption: Encryption) -> Algorithm {
+    match encryption {
+        Encryption::Aes128Gcm => Algorithm::Aes128Gcm,
+        Encryption::Aes256Gcm => Algorithm::Aes256Gcm,
+        Encryption::ChaCha20Poly1305 => Algorithm::ChaCha20Poly1305,
+    }
 }
 
 impl ChildOptions {
@@ -154,6 +189,7 @@ impl ChildOptions {
         replay_window: 1024,
         lifetime: Lifetime::NONE,
         outer: TunnelPolicy { dscp: DscpPolicy::Copy, df: DfPolicy::Clear, ecn: EcnPolicy::Normal },
+        processing: Processing::Cpu,
     };
 }
 
@@ -178,8 +214,10 @@ pub struct Appliance {
     pub workers: usize,
     /// How workers wait for packets.
     pub polling: Polling,
-    /// Which implementation seals and opens packets.
+    /// Which implementation seals and opens packets on the workers' cores.
     pub engine: EngineKind,
+    /// By whom SAs are processed where they don't say so themselves.
+    pub processing: Processing,
     /// How much is logged.
     pub log: LogLevel,
 }
@@ -230,6 +268,17 @@ pub struct Eal {
     pub memory_mib: u32,
     /// Where that memory comes from.
     pub hugepages: Hugepages,
+}
+
+/// A crypto device beside the workers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CryptoDevice {
+    /// DPDK's device string.
+    pub device: String,
+    /// Most packets in the device at a time, by worker.
+    pub jobs_max: u16,
+    /// Most child SAs whose keys the device has.
+    pub sas_max: u32,
 }
 
 /// Are hugepages used?

@@ -208,7 +208,7 @@ fn reaches(port: &Port, address: IpAddr) -> bool {
     port.addresses.iter().any(|(_, prefix)| prefix.contains(address))
 }
 
-fn device(text: &str) -> Result<String, Reason> {
+pub(super) fn device(text: &str) -> Result<String, Reason> {
     // One argument of DPDK's command line: a driver's name, a number, and arguments behind commas.
     if text.is_empty() || text.len() > 255 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Reason::Malformed {

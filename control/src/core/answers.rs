@@ -7,6 +7,7 @@ use std::time::Instant;
 use vipsec_dataplane::api::{Command, PortId, Report, ReportKind, SaReport};
 use vipsec_dataplane::drops::{DropReason, Tally};
 use vipsec_distribute::connection::{ConnectionReport, ConnectionState};
+use vipsec_esp::sa::Processing;
 use vipsec_ike::{ChildPhase, IkeSaId, IkeSaStatus, OperateError, Phase};
 use vipsec_takeover::pair::{Copy, PairStatus, Role};
 use vipsec_wire::ethernet::MacAddr;
@@ -160,6 +161,7 @@ impl Core {
             workers: self.worker_statuses(),
             hugepages: self.facts.hugepages,
             engine: self.facts.engine.clone(),
+            crypto_device: self.facts.crypto_device.clone(),
             drops: self.drops(|count| count > 0),
         }
     }
@@ -374,6 +376,7 @@ fn empty_child(spi: u32) -> api::Child {
         spi_in: EspSpi(spi),
         spi_out: EspSpi(0),
         proposal: String::new(),
+        processing: String::new(),
         remote: String::new(),
         local_ts: Vec::new(),
         remote_ts: Vec::new(),
@@ -389,10 +392,20 @@ fn empty_child(spi: u32) -> api::Child {
     }
 }
 
+const fn processing_name(processing: Processing) -> &'static str {
+    match processing {
+        Processing::Cpu => "cpu",
+        Processing::Lookaside => "lookaside",
+        Processing::InlineCrypto => "inline crypto",
+        Processing::InlineProtocol => "inline protocol",
+    }
+}
+
 /// What a worker knows of a child SA.
 fn static_child(report: &SaReport) -> api::Child {
     api::Child {
         state: "installed".to_owned(),
+        processing: processing_name(report.processing).to_owned(),
         remote: match report.tunnel.udp {
             Some((_, port)) => std::net::SocketAddr::new(report.tunnel.remote, port).to_string(),
             None => report.tunnel.remote.to_string(),

@@ -5,16 +5,15 @@ use std::time::Instant;
 
 use vipsec_dataplane::api::{ChildRefusal, Command, IkeDatagram, Numbers};
 use vipsec_esp::sa::{
-    Algorithm, ChildSa, InboundParams, KeyMaterial, Mode, OutboundParams, Processing, ReservedSpi, Spi, TunnelEnds,
-    WrongKeyLength,
+    ChildSa, InboundParams, KeyMaterial, Mode, OutboundParams, ReservedSpi, Spi, TunnelEnds, WrongKeyLength,
 };
-use vipsec_ike::{ChildSaInfo, Encryption, Event, IkeSaId, Role, Secret, Tunnel};
+use vipsec_ike::{ChildSaInfo, Event, IkeSaId, Role, Secret, Tunnel};
 use vipsec_store::CounterEntry;
 use vipsec_wire::iv::IvPrefix;
 use zeroize::Zeroizing;
 
 use super::{Core, Effect, InstalledChild, Output};
-use crate::config::{ChildOptions, esp_selector};
+use crate::config::{ChildOptions, algorithm, esp_selector};
 
 /// Numbers that a new child SA may use before its first report: outbound a block; inbound none, its first packet asks for more.
 pub(super) const FIRST_LEASE: u64 = 1 << 10;
@@ -46,11 +45,7 @@ pub(super) fn child_sa(
     prefix: IvPrefix,
     start: Start,
 ) -> Result<ChildSa, Unusable> {
-    let algorithm = match info.suite.encryption {
-        Encryption::Aes128Gcm => Algorithm::Aes128Gcm,
-        Encryption::Aes256Gcm => Algorithm::Aes256Gcm,
-        Encryption::ChaCha20Poly1305 => Algorithm::ChaCha20Poly1305,
-    };
+    let algorithm = algorithm(info.suite.encryption);
     let key = |secret: &Secret| KeyMaterial::new(algorithm, Zeroizing::new(secret.expose().to_vec()));
     Ok(ChildSa {
         vip: info.vip,
@@ -78,7 +73,7 @@ pub(super) fn child_sa(
             vipsec_ike::Mode::Tunnel => Mode::Tunnel,
             vipsec_ike::Mode::Transport => Mode::Transport,
         },
-        processing: Processing::default(),
+        processing: options.processing,
         lifetime: options.lifetime,
         policy: options.outer,
         tunnel: tunnel_ends(info.tunnel),

@@ -34,7 +34,7 @@ use vipsec_ike::{IkeSaId, KeyLog, Secret};
 use vipsec_takeover::floor::Floor;
 use vipsec_wire::iv::Epoch;
 
-use crate::api::{ApiError, Request, Response};
+use crate::api::{self, ApiError, Request, Response};
 use crate::config::{Check, Config};
 use crate::health::Run;
 use answers::Questions;
@@ -126,6 +126,8 @@ pub struct Facts {
     pub hugepages: bool,
     /// What seals and opens packets.
     pub engine: String,
+    /// The crypto device, if there is one.
+    pub crypto_device: Option<api::CryptoDevice>,
     /// In the order of the configuration.
     pub ports: Vec<crate::api::Port>,
     /// By worker: does its loop go round?

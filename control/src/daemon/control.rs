@@ -301,6 +301,7 @@ impl Daemon {
             hugepages: self.hardware.in_hugepages(),
             engine: self.config.appliance.engine.to_string(),
             ports: self.hardware.facts(&self.config),
+            crypto_device: self.hardware.crypto_facts(&self.config),
             workers_alive: self.workers.advanced(),
         }
     }

@@ -1,11 +1,14 @@
-//! DPDK's environment, packet memory, and the configured ports with a queue pair per worker where the device has so many.
+//! DPDK's environment, packet memory, the configured ports with a queue pair per worker where the device has so many, and the crypto
+//! device.
 
 use thiserror::Error;
 
+use vipsec_hw::crypto::{CryptoDevice, CryptoError, CryptoOptions, CryptoQueue};
 use vipsec_hw::{
     Eal, EalError, EalOptions, FewerQueues, Hugepages, MemoryBacking, Mempool, MempoolError, MempoolOptions, Port,
     PortError, PortOptions, QueuePair,
 };
+use vipsec_wire::crypto::Algorithm;
 use vipsec_wire::ethernet::MacAddr;
 
 use crate::api;
@@ -39,29 +42,48 @@ pub enum PortsError {
         /// Why not.
         source: PortError,
     },
+    /// The crypto device.
+    #[error("crypto device: {0}")]
+    Crypto(#[from] CryptoError),
+    /// A child SA may ask the crypto device for what it doesn't do.
+    #[error(
+        "crypto device {device}: doesn't do {algorithm:?}, which {who} may use (processing = \"lookaside\"); leave the algorithm out of \
+         its esp_proposals, or let the CPU process it"
+    )]
+    Algorithm {
+        /// As configured.
+        device: String,
+        /// What it lacks.
+        algorithm: Algorithm,
+        /// Whose.
+        who: String,
+    },
 }
 
 /// Everything of DPDK that the process holds. Dropped by the thread that made it, last.
 pub(super) struct Hardware {
-    /// Order matters: ports go first, then memory, then the environment.
+    /// Order matters: devices go first, then memory, then the environment.
     pub(super) ports: Vec<Port>,
+    pub(super) crypto: Option<CryptoDevice>,
     pub(super) pool: Mempool,
     /// For datagrams that arrive in fragments, put together.
     pub(super) large_pool: Mempool,
     pub(super) eal: Eal,
 }
 
-/// What a worker has of the ports.
+/// What a worker has of the devices.
 #[derive(Default)]
 pub(super) struct Share {
     /// Its own queue pairs.
     pub(super) queues: Vec<(PortId, QueuePair)>,
     /// Ports of which it has none, and the worker by whose its frames leave.
     pub(super) elsewhere: Vec<(PortId, WorkerId)>,
+    /// Its queue pair of the crypto device, if there is one.
+    pub(super) crypto: Option<CryptoQueue>,
 }
 
 impl Hardware {
-    /// Starts the environment and every port. Returns each worker's share.
+    /// Starts the environment, every port and the crypto device. Returns each worker's share.
     pub(super) fn start(config: &Config, workers: usize) -> Result<(Self, Vec<Share>), PortsError> {
         let mut options = EalOptions::new(config.eal.file_prefix.clone());
         options.memory_mib = config.eal.memory_mib;
@@ -94,7 +116,31 @@ impl Hardware {
             ports.push(started);
             deal(number, queues, &mut shares);
         }
-        Ok((Self { ports, pool, large_pool, eal }, shares))
+        let crypto = match &config.crypto_device {
+            Some(configured) => {
+                let (device, queues) = start_crypto(&eal, config, configured, workers)?;
+                for (share, queue) in shares.iter_mut().zip(queues) {
+                    share.crypto = Some(queue);
+                }
+                Some(device)
+            }
+            None => None,
+        };
+        Ok((Self { ports, crypto, pool, large_pool, eal }, shares))
+    }
+
+    /// The crypto device for the operator.
+    pub(super) fn crypto_facts(&self, config: &Config) -> Option<api::CryptoDevice> {
+        let (device, configured) = (self.crypto.as_ref()?, config.crypto_device.as_ref()?);
+        let stats = device.stats();
+        Some(api::CryptoDevice {
+            device: configured.device.clone(),
+            driver: device.driver().to_owned(),
+            hardware: device.is_hardware(),
+            jobs: stats.enqueued,
+            jobs_done: stats.dequeued,
+            errors: stats.enqueue_errors.saturating_add(stats.dequeue_errors),
+        })
     }
 
     /// Does packet memory lie in hugepages?
@@ -135,6 +181,25 @@ impl Hardware {
             }
         });
         facts.collect()
+    }
+}
+
+fn start_crypto(
+    eal: &Eal,
+    config: &Config,
+    configured: &config::CryptoDevice,
+    workers: usize,
+) -> Result<(CryptoDevice, Vec<CryptoQueue>), PortsError> {
+    let options = CryptoOptions {
+        queues: u16::try_from(workers).unwrap_or(u16::MAX),
+        jobs_max: configured.jobs_max,
+        // One to open with and one to seal with.
+        sessions_max: configured.sas_max.saturating_mul(2),
+    };
+    let (device, queues) = CryptoDevice::start(eal, &configured.device, &options)?;
+    match config.unsupported_by_device(&device.algorithms()) {
+        Some((who, algorithm)) => Err(PortsError::Algorithm { device: configured.device.clone(), algorithm, who }),
+        None => Ok((device, queues)),
     }
 }
 

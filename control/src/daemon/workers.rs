@@ -78,7 +78,7 @@ impl PortIo for WatchedQueue {
 }
 
 impl Workers {
-    /// Starts one worker per share of the ports.
+    /// Starts one worker per share of the devices.
     pub(super) fn start(
         hardware: &Hardware,
         shares: Vec<Share>,
@@ -87,7 +87,7 @@ impl Workers {
         deadline: &Deadline,
         polling: Polling,
     ) -> io::Result<Self> {
-        let Hardware { eal, pool, large_pool, ports } = hardware;
+        let Hardware { eal, pool, large_pool, ports, .. } = hardware;
         let stop = Arc::new(AtomicBool::new(false));
         let captures = Arc::new(Captures::default());
         let mut threads = Vec::new();
@@ -101,6 +101,10 @@ impl Workers {
                 .with_large_pool(large_pool.clone())
                 .among(WorkerId(number), count);
             let worker = share.elsewhere.into_iter().fold(worker, |worker, (port, by)| worker.leaving_by(port, by));
+            let worker = match share.crypto {
+                Some(crypto) => worker.with_crypto_device(Box::new(crypto)),
+                None => worker,
+            };
             let watched = share.queues.into_iter().map(|(port, queue)| {
                 let is_capture = ports.get(usize::from(port.0)).is_some_and(Port::input_is_finite);
                 (port, WatchedQueue { queue, is_capture, told: false, captures: captures.clone() })

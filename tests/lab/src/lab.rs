@@ -50,6 +50,8 @@ pub struct LabConfig {
     pub takeover: TakeoverPolicy,
     /// How many workers each appliance has.
     pub workers: u8,
+    /// The appliances' crypto device, if one processes their SAs.
+    pub crypto_device: Option<String>,
     /// How soon charons give up.
     pub retransmit: Retransmit,
     /// Where captures and logs go, to stay; without it they go away with the lab.
@@ -67,6 +69,7 @@ impl LabConfig {
             peer_dpd_delay: Some(Duration::from_secs(2)),
             takeover: TakeoverPolicy::default(),
             workers: 1,
+            crypto_device: None,
             retransmit: Retransmit::default(),
             out: None,
         }
@@ -326,7 +329,8 @@ fn launch_gateway(config: &LabConfig, plan: &AppliancePlan, host: &Namespace, ru
 fn launch_appliance(config: &LabConfig, plan: &AppliancePlan, host: &Namespace, run: &Run) -> Result<Appliance> {
     let prefix = run.name_of(&plan.name);
     let mut settings = ApplianceConfig::new(&config.plan, plan, &config.ike, config.gateway_dpd_delay, prefix)
-        .with_workers(config.workers);
+        .with_workers(config.workers)
+        .with_crypto_device(config.crypto_device.clone());
     let other = config.plan.appliances.iter().find(|other| other.id != plan.id);
     if let (Some(first), Some(other)) = (config.plan.appliances.first(), other) {
         let peer = PeerSettings {

@@ -32,6 +32,9 @@ enum Scenario {
         /// What the other appliance does with the SAs that it takes over.
         #[arg(long, value_enum, default_value_t = TakeoverPolicy::Resume)]
         policy: TakeoverPolicy,
+        /// Have a crypto device of DPDK process the SAs, such as crypto_aesni_mb0.
+        #[arg(long, value_name = "DEVICE")]
+        crypto_device: Option<String>,
         /// One appliance, and so no takeover.
         #[arg(long)]
         single: bool,
@@ -94,10 +97,10 @@ fn play(scenario: Scenario) -> Result<bool> {
     supervisor::clean_up_on_signals()?;
     let progress = Progress::default();
     match scenario {
-        Scenario::Demo { gateway, policy, single, workers, connections, bulk_mib, keep, out } => {
+        Scenario::Demo { gateway, policy, crypto_device, single, workers, connections, bulk_mib, keep, out } => {
             let pair = gateway == GatewayKind::Vipsec && !single;
             let takeover = pair.then_some(policy);
-            let config = DemoConfig { gateway, takeover, workers, connections, bulk_mib, out };
+            let config = DemoConfig { gateway, crypto_device, takeover, workers, connections, bulk_mib, out };
             let (lab, report) = demo::play(&config, &progress)?;
             println!("\n{}", report.to_text());
             if pair {

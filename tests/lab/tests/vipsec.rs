@@ -2,14 +2,15 @@
 
 mod common;
 
-use vipsec_lab::gateway::GatewayKind;
+use vipsec_lab::gateway::{Gateway, GatewayKind};
 use vipsec_lab::scenario::demo::{self, DemoConfig};
 use vipsec_lab::scenario::{Outcome, Progress, exercise};
 
-fn demonstrate(name: &str, workers: u8) {
+fn demonstrate(name: &str, workers: u8, crypto_device: Option<&str>) {
     let out = common::folder(name);
     let config = DemoConfig {
         gateway: GatewayKind::Vipsec,
+        crypto_device: crypto_device.map(str::to_owned),
         takeover: None,
         workers,
         connections: 100,
@@ -17,6 +18,14 @@ fn demonstrate(name: &str, workers: u8) {
         out: out.path(),
     };
     let (lab, report) = demo::play(&config, &Progress::default()).unwrap_or_else(|error| panic!("{error}"));
+    if crypto_device.is_some() {
+        let Gateway::Vipsec(appliance) = lab.gateway().unwrap() else { panic!("vipsecd") };
+        let sas = appliance.ike_sas().unwrap();
+        assert!(sas.iter().flat_map(|sa| &sa.children).all(|child| child.processing == "lookaside"), "{sas:#?}");
+        let jobs = appliance.counters().unwrap().counters["crypto_jobs"];
+        // Five mebibytes each way alone are some 7500 packets.
+        assert!(jobs > 7500, "{jobs} packets went through the device");
+    }
     drop(lab);
     assert_eq!(report.connections.total, 100);
     assert_eq!(report.bytes_each_way.to_client, 5 << 20);
@@ -27,13 +36,19 @@ fn demonstrate(name: &str, workers: u8) {
 /// A tunnel comes up, connections spread over both targets, content crosses intact, nothing readable is seen outside.
 #[test]
 fn the_main_job() {
-    demonstrate("main-job", 1);
+    demonstrate("main-job", 1, None);
 }
 
 /// The same with two workers, of which one has the SA; packets arrive at either.
 #[test]
 fn the_main_job_by_two_workers() {
-    demonstrate("two-workers", 2);
+    demonstrate("two-workers", 2, None);
+}
+
+/// The same with a crypto device that opens and seals all packets, a queue pair of it for each of two workers.
+#[test]
+fn the_main_job_through_a_crypto_device() {
+    demonstrate("lookaside", 2, Some("crypto_aesni_mb0"));
 }
 
 /// Rekeying by either end, liveness checks, deletion and coming back.

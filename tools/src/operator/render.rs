@@ -78,6 +78,14 @@ fn status(status: &Status, out: &mut impl Write) -> io::Result<()> {
         age(appliance.uptime_s)
     )?;
     writeln!(out, "Engine {}, hugepages {}", status.engine, yes_no(status.hugepages))?;
+    if let Some(device) = &status.crypto_device {
+        let kind = if device.hardware { "hardware" } else { "software" };
+        writeln!(
+            out,
+            "Crypto device {} ({kind} driver {}), {} jobs, {} done, {} failed",
+            device.device, device.driver, device.jobs, device.jobs_done, device.errors
+        )?;
+    }
 
     writeln!(out, "VIPs")?;
     let mut vips = Table::new(&["NAME", "ADDRESS", "MAC", "STATE", ">OWNER", ">EPOCH", "COPY", "GATEWAYS"]);
@@ -164,7 +172,16 @@ fn ike_sa(sa: &IkeSa, out: &mut impl Write) -> io::Result<()> {
 }
 
 fn child(sa: &Child, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "  {}: {}, {}, age {}, peer {}", sa.name, sa.state, sa.proposal, age(sa.age_s), sa.remote)?;
+    writeln!(
+        out,
+        "  {}: {}, {}, {}, age {}, peer {}",
+        sa.name,
+        sa.state,
+        sa.proposal,
+        or_dash((!sa.processing.is_empty()).then_some(&sa.processing)),
+        age(sa.age_s),
+        sa.remote
+    )?;
     writeln!(out, "    {} === {}", list(&sa.local_ts), list(&sa.remote_ts))?;
     let mut table = Table::new(&["", "SPI", ">PACKETS", ">BYTES", ">NUMBER", ">GRANTED UP TO"]);
     let count = |number: u64| number.to_string();

@@ -250,6 +250,11 @@ impl EspProposal {
         self.groups.contains(&group)
     }
 
+    /// The ciphers proposed.
+    pub fn encryptions(&self) -> &[Encryption] {
+        &self.encryption
+    }
+
     /// The proposal as IKE_AUTH makes it.
     pub fn without_groups(&self) -> Self {
         Self { groups: Vec::new(), ..self.clone() }

@@ -98,6 +98,7 @@ pub struct ApplianceConfig {
     /// The id of the VIP's preferred owner, in a pair.
     preferred: Option<u8>,
     workers: u8,
+    crypto_device: Option<String>,
 }
 
 impl ApplianceConfig {
@@ -124,7 +125,13 @@ impl ApplianceConfig {
             peer: None,
             preferred: None,
             workers: 1,
+            crypto_device: None,
         }
+    }
+
+    /// Has its SAs processed by a crypto device.
+    pub fn with_crypto_device(self, crypto_device: Option<String>) -> Self {
+        Self { crypto_device, ..self }
     }
 
     /// Makes it one of a pair in which `preferred` is the id of the VIP's first owner.
@@ -149,9 +156,11 @@ impl ApplianceConfig {
                 workers: self.workers,
                 polling: "adaptive",
                 engine: "auto",
+                processing: if self.crypto_device.is_some() { "lookaside" } else { "cpu" },
                 log: "info",
             },
             eal: Eal { file_prefix: &self.file_prefix, memory_mib: 256, hugepages: "auto" },
+            crypto_device: self.crypto_device.as_deref().map(|device| CryptoDevice { device }),
             ike: Ike { retransmit_timeout: "500ms", retransmit_tries: 5 },
             port: vec![
                 Port::of("outside", self.device("net_af_packet0,iface=out0"), format!("{}/24", self.plan.outside)),
@@ -222,6 +231,8 @@ pub(super) fn secret_file(connection: &ApplianceConnection) -> String {
 struct File<'a> {
     appliance: ApplianceTable<'a>,
     eal: Eal<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crypto_device: Option<CryptoDevice<'a>>,
     ike: Ike,
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<Peer<'a>>,
@@ -241,7 +252,13 @@ struct ApplianceTable<'a> {
     workers: u8,
     polling: &'static str,
     engine: &'static str,
+    processing: &'static str,
     log: &'static str,
+}
+
+#[derive(Serialize)]
+struct CryptoDevice<'a> {
+    device: &'a str,
 }
 
 #[derive(Serialize)]

@@ -16,6 +16,8 @@ use crate::report::{self, Bulk, BytesEachWay, DemoReport};
 pub struct DemoConfig {
     /// Which gateway.
     pub gateway: GatewayKind,
+    /// The crypto device that processes its SAs; `None`: its cores do.
+    pub crypto_device: Option<String>,
     /// With a second appliance, and its takeover by this policy.
     pub takeover: Option<TakeoverPolicy>,
     /// How many workers each appliance has.
@@ -48,7 +50,12 @@ pub fn play(config: &DemoConfig, progress: &Progress) -> Result<(Lab, DemoReport
         None => LabConfig::new(config.gateway),
     };
     let targets = settings.plan.targets.len();
-    let settings = LabConfig { out: Some(config.out.clone()), workers: config.workers, ..settings };
+    let settings = LabConfig {
+        out: Some(config.out.clone()),
+        workers: config.workers,
+        crypto_device: config.crypto_device.clone(),
+        ..settings
+    };
     let mut lab = Lab::start(settings, &|step| progress.step(step))?;
     match demonstrate(&mut lab, config, targets, progress) {
         Ok(report) => {
