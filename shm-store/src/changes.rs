@@ -8,7 +8,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use crate::geometry::Geometry;
 use crate::history::History;
-use crate::place::{Content, Copied, Header, Look, look_at};
+use crate::place::{Content, Copied, Header, Look, look_at, version_at};
 use crate::region::Words;
 use crate::seal::{Opener, Reason, Rejected};
 use crate::snapshot::{Bounds, Copier, Opened, RegionCopy};
@@ -77,7 +77,11 @@ impl Watch {
             }
             Self::Opening { bounds, records } => {
                 for versions in records.by_ref().take(places_max as usize) {
-                    match RegionCopy::open(*bounds, opener, history.floors(), &versions) {
+                    let opened = RegionCopy::open(*bounds, opener, history.floors(), &versions);
+                    if opened.is_ok() {
+                        versions.iter().for_each(|copied| history.saw(copied.place, copied.version()));
+                    }
+                    match opened {
                         // The newer version moved while we copied; the journal will say where to.
                         Err(Rejected { reason: Reason::Rollback, .. }) => {}
                         Err(rejected) => changes.push(Change::Rejected(rejected)),
@@ -100,6 +104,31 @@ impl Watch {
         }
         changes
     }
+}
+
+/// Brings a follower to the fence: what changed since it looked last, up to the write that is returned with it, if then all it was
+/// told is exactly what the region holds. `None`: it isn't, or it was behind; only a copy of the whole region tells.
+///
+/// The journal isn't authenticated, so that the follower may have been kept from looking. But a place's version is: so each place is
+/// asked for the version that it holds, and there must be none that wasn't read, and none missing.
+pub(crate) fn conclude(
+    watch: &mut Watch,
+    words: &impl Words,
+    geometry: &Geometry,
+    opener: &Opener,
+    history: &mut History,
+) -> Option<(u64, Vec<Change>)> {
+    let Watch::Following(seen) = watch else { return None };
+    let mut changes = Vec::new();
+    let cut = follow(*seen, words, geometry, opener, history, u32::MAX, &mut changes).ok()?;
+    *seen = cut;
+    let is_whole = geometry.record_places().all(|(place, at)| match version_at(words, at) {
+        // Who writes on behind the fence writes where nothing is that counts.
+        Some(version) if version > cut => history.agrees(place, 0),
+        Some(version) => history.agrees(place, version),
+        None => history.agrees(place, 0),
+    });
+    is_whole.then_some((cut, changes))
 }
 
 struct Lapped;

@@ -143,7 +143,7 @@ impl Geometry {
     }
 
     pub(crate) fn is_counter_place(&self, place: u32) -> bool {
-        place < 2 * self.sizes.counter_blocks
+        place < self.counter_places()
     }
 
     pub(crate) fn place(&self, place: u32) -> Option<Place> {
@@ -155,6 +155,18 @@ impl Geometry {
         let nth = place - first;
         (nth < class.places())
             .then(|| Place { at: at + nth as usize * class.place_words(), bytes_max: class.bytes as usize })
+    }
+
+    /// The places of records, each with the word offset of its header.
+    pub(crate) fn record_places(&self) -> impl Iterator<Item = (u32, usize)> {
+        self.runs.iter().flat_map(|(first, at, class)| {
+            (0..class.places()).map(move |nth| (first + nth, at + nth as usize * class.place_words()))
+        })
+    }
+
+    /// Places of counter blocks.
+    pub(crate) fn counter_places(&self) -> u32 {
+        2 * self.sizes.counter_blocks
     }
 
     /// Each size class with its places.

@@ -46,6 +46,12 @@
 //! one adds to it: it is beyond the cut. And none takes from it: a place is emptied only when an acknowledged write has
 //! superseded what it held.
 //!
+//! # A warm copy
+//!
+//! A reader that follows the journal gets each record when it is written. At the fence it is told the rest, and each place is
+//! asked for its version: if there is none that was not read, and none is missing, then what it was told is what the region holds at
+//! the cut. Otherwise, and when the writer was too fast for it, it takes the snapshot.
+//!
 //! # What the store doesn't do
 //!
 //! It authenticates what is in the region, not what is missing: who can write into the region (with RDMA: anyone on an
@@ -88,7 +94,7 @@ pub use geometry::{
 pub use grant::{Grant, ReaderKeys, WriterKeys};
 pub use link::{Link, Owner, wait_readable};
 pub use one_sided::{Answer, LocalMemory, OneSided};
-pub use reader::{Reader, ReaderError, Shutter};
+pub use reader::{Conclusion, Reader, ReaderError, Shutter};
 pub use record::{Record, RecordKey, WriteId};
 pub use region::{NotTheRegion, Region, RegionId};
 pub use seal::{Reason, Rejected, WRITES_MAX};

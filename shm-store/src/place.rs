@@ -134,6 +134,17 @@ impl Marks {
 
 const _: () = assert!(crate::seal::WRITES_MAX < 1 << 48);
 
+/// The version in a place, without a look at what it belongs to. `None`: not a whole version.
+pub(crate) fn version_at(words: &impl Words, at: usize) -> Option<u64> {
+    let word = words.load(at);
+    let (marks, version) = Marks::split(word);
+    match marks {
+        Marks::BOTH => Some(version),
+        _ if word == 0 => Some(0),
+        _ => None,
+    }
+}
+
 /// Copies a place out.
 ///
 /// A place is only overwritten after its version was set to 0, and versions never return: when the version is the same

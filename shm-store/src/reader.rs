@@ -6,12 +6,13 @@ use std::sync::Arc;
 use rand_core::CryptoRng;
 use thiserror::Error;
 
-use crate::changes::{Change, Watch};
+use crate::changes::{self, Change, Watch};
 use crate::grant::{Grant, ReaderKeys};
 use crate::history::History;
 use crate::region::{Region, Words};
-use crate::seal::Opener;
+use crate::seal::{Opener, Rejected};
 use crate::snapshot::{Copier, Snapshot};
+use crate::{CounterBlock, WriteId};
 
 /// The region can't be copied, or joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -42,14 +43,36 @@ pub struct Reader {
     opener: Option<Arc<Opener>>,
     history: History,
     watch: Watch,
+    /// The follower was told of something that was left out.
+    has_rejected: bool,
     standing: bool,
+}
+
+/// What a follower still has to be told at the fence; then it knows all that the region holds, and nothing else.
+#[derive(Debug)]
+pub struct Conclusion {
+    /// The newest write that belongs to it.
+    pub cut: WriteId,
+    /// What changed since it looked last.
+    pub changes: Vec<Change>,
+    /// Each counter block that was ever written.
+    pub counters: Vec<Result<CounterBlock, Rejected>>,
 }
 
 impl Reader {
     /// Takes a fresh region. Nobody can write into it before [`Self::join`].
     pub fn new(region: Arc<Region>, keys: ReaderKeys) -> Self {
         let history = History::new(region.geometry().places());
-        Self { shutter: None, region, keys, opener: None, history, watch: Watch::default(), standing: false }
+        Self {
+            shutter: None,
+            region,
+            keys,
+            opener: None,
+            history,
+            watch: Watch::default(),
+            has_rejected: false,
+            standing: false,
+        }
     }
 
     /// The same, where the writer can be shut out.
@@ -67,6 +90,7 @@ impl Reader {
         self.region.empty();
         self.history = History::new(self.region.geometry().places());
         self.watch = Watch::default();
+        self.has_rejected = false;
         self.opener = Some(Arc::new(opener));
         self.region.set_grant(grant.word());
         self.standing = true;
@@ -101,11 +125,52 @@ impl Reader {
         Snapshot::new(copy, opener.clone(), self.history.floors().to_vec())
     }
 
+    /// Ends a follower's work at the fence: what it hasn't been told yet, and the counters. `None`: what it was told isn't all that
+    /// the region holds; the truth is [`Self::copy`].
+    ///
+    /// Takes a look at each place instead of a copy, so that a takeover isn't the longer the more there is to take over.
+    pub fn conclude(&mut self) -> Result<Option<Conclusion>, ReaderError> {
+        let opener = self.opener.clone().ok_or(ReaderError::NothingGranted)?;
+        if self.standing {
+            return Err(ReaderError::NotFenced);
+        }
+        Ok(self.conclude_from(&*self.region.clone(), &opener))
+    }
+
+    fn conclude_from(&mut self, words: &impl Words, opener: &Arc<Opener>) -> Option<Conclusion> {
+        let Self { region, watch, history, has_rejected, .. } = self;
+        let geometry = region.geometry();
+        let (cut, changes) = changes::conclude(watch, words, geometry, opener, history)?;
+        if *has_rejected || changes.iter().any(|change| matches!(change, Change::Rejected(_))) {
+            return None;
+        }
+        let mut copier = Copier::upto(cut);
+        copier.step(words, geometry, geometry.counter_places());
+        let snapshot = Snapshot::new(copier.finish(words, geometry), opener.clone(), history.floors().to_vec());
+        Some(Conclusion { cut: WriteId(cut), changes, counters: snapshot.counters().collect() })
+    }
+
     /// Follows the writer while the grant stands: what changed since the last call, looking at `places_max` places at
-    /// most. A convenience that keeps a warm copy; the truth is [`Self::copy`].
+    /// most. A convenience that keeps a warm copy, which [`Self::conclude`] has to confirm; the truth is [`Self::copy`].
     pub fn poll_changes(&mut self, places_max: u32) -> Vec<Change> {
-        let Some(opener) = self.opener.as_ref().filter(|_| self.standing) else { return Vec::new() };
-        self.watch.poll(&*self.region, self.region.geometry(), opener, &mut self.history, places_max)
+        if !self.standing {
+            return Vec::new();
+        }
+        let region = self.region.clone();
+        self.follow_in(&*region, places_max)
+    }
+
+    fn follow_in(&mut self, words: &impl Words, places_max: u32) -> Vec<Change> {
+        let Some(opener) = &self.opener else { return Vec::new() };
+        let changes = self.watch.poll(words, self.region.geometry(), opener, &mut self.history, places_max);
+        for change in &changes {
+            match change {
+                Change::Resync => self.has_rejected = false,
+                Change::Rejected(_) => self.has_rejected = true,
+                Change::Stored(_) | Change::Removed(_) => {}
+            }
+        }
+        changes
     }
 
     /// The region.
@@ -130,5 +195,16 @@ impl Reader {
     /// The snapshot that a fenced reader would make of this memory.
     pub(crate) fn copy_of(&self, words: &impl Words) -> Snapshot {
         self.copy_from(words, self.opener.as_ref().expect("joined"))
+    }
+
+    /// [`Self::poll_changes`] in this memory.
+    pub(crate) fn follow(&mut self, words: &impl Words, places_max: u32) -> Vec<Change> {
+        self.follow_in(words, places_max)
+    }
+
+    /// [`Self::conclude`] in this memory.
+    pub(crate) fn conclude_in(&mut self, words: &impl Words) -> Option<Conclusion> {
+        let opener = self.opener.clone().expect("joined");
+        self.conclude_from(words, &opener)
     }
 }

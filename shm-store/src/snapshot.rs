@@ -27,6 +27,11 @@ impl Copier {
     pub(crate) fn new(words: &impl Words) -> Self {
         let cut = words.last();
         fence(Ordering::Acquire);
+        Self::upto(cut)
+    }
+
+    /// A copy that ends with a write that was published before.
+    pub(crate) fn upto(cut: u64) -> Self {
         Self { cut, next: 0, copied: Vec::new(), unfinished: 0 }
     }
 
