@@ -4,14 +4,14 @@
 //! that was lapped looks at the whole region and goes on from there. The journal isn't authenticated: it says where to
 //! look, never what to believe.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use crate::geometry::Geometry;
 use crate::history::History;
 use crate::place::{Content, Copied, Header, Look, look_at, version_at};
-use crate::region::Words;
 use crate::seal::{Opener, Reason, Rejected};
 use crate::snapshot::{Bounds, Copier, Opened, RegionCopy};
+use crate::words::Words;
 use crate::{Record, RecordKey};
 
 /// A change that a live reader saw.
@@ -143,14 +143,14 @@ fn follow(
     changes: &mut Vec<Change>,
 ) -> Result<u64, Lapped> {
     let last = words.last();
-    fence(Ordering::Acquire);
+    words.fence(Ordering::Acquire);
     if last < seen || last - seen > geometry.journal_entries() {
         return Err(Lapped);
     }
     let upto = last.min(seen.saturating_add(u64::from(places_max)));
     let entries: Vec<(u64, u64)> =
         (seen.saturating_add(1)..=upto).map(|version| (version, words.load(geometry.journal_at(version)))).collect();
-    fence(Ordering::Acquire);
+    words.fence(Ordering::Acquire);
     // The entry of write n + entries overwrites that of write n, before the head says so.
     let now = words.last();
     if now.saturating_sub(seen) >= geometry.journal_entries() && !entries.is_empty() {

@@ -81,6 +81,7 @@ mod seal;
 mod setup;
 mod snapshot;
 mod stream;
+mod words;
 mod writer;
 
 pub use changes::Change;

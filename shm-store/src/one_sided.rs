@@ -1,10 +1,10 @@
 //! What the owner needs from a link to a region in another process: ordered one-sided writes, and a look at the grant.
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
-use crate::geometry::{AT_GRANT, Geometry};
+use crate::geometry::Geometry;
 use crate::region::Region;
+use crate::words;
 use crate::{StoreError, WriteId};
 
 /// The grant word, as it stood after all writes up to `upto` were in place.
@@ -60,20 +60,15 @@ impl OneSided for LocalMemory {
     }
 
     fn write(&mut self, at: usize, words: &[u64]) -> Result<(), StoreError> {
-        // Pairs with the readers' acquire fences: who sees one of these stores sees everything before this line.
-        fence(Ordering::Release);
-        let target = at.checked_add(words.len()).and_then(|end| self.region.words().get(at..end));
-        for (into, word) in target.ok_or(StoreError::LinkLost)?.iter().zip(words) {
-            into.store(*word, Ordering::Relaxed);
+        if at.checked_add(words.len()).is_none_or(|end| end > self.region.words().len()) {
+            return Err(StoreError::LinkLost);
         }
+        words::write(&*self.region, at, words);
         Ok(())
     }
 
     fn ask(&mut self, upto: WriteId) -> Result<(), StoreError> {
-        // The reader swaps the grant, passes its own full fence, and then reads. When the load below misses the swap,
-        // this fence comes before that one, and the reader sees all stores above it.
-        fence(Ordering::SeqCst);
-        let grant = self.region.word(AT_GRANT).ok_or(StoreError::LinkLost)?.load(Ordering::Relaxed);
+        let grant = words::ask(&*self.region);
         self.answer = Some(Answer { upto, grant });
         Ok(())
     }

@@ -12,13 +12,13 @@
 //! Words 0 to 3 and the number of the place are authenticated with the bytes. The marks are the lowest and the
 //! highest byte of word 0: where the link moves bytes (TCP), in their order, a version that was cut off halfway lacks one of them.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use crate::RecordKey;
 use crate::geometry::{Geometry, HEADER_WORDS};
-use crate::region::Words;
+use crate::words::Words;
 
 /// The numbers are part of the layout: kept in the flags of word 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +157,7 @@ pub(crate) fn look_at(words: &impl Words, geometry: &Geometry, place: u32) -> Lo
         return Look::Empty;
     }
     let (marks, version) = Marks::split(word);
-    fence(Ordering::Acquire);
+    words.fence(Ordering::Acquire);
     let [meta, id, len_writer, tag_low, tag_high] = [1, 2, 3, 4, 5].map(|nth| words.load(bounds.at + nth));
     let len = len_writer as u32 as usize;
     let sealed = (len <= bounds.bytes_max && marks == Marks::BOTH).then(|| {
@@ -168,7 +168,7 @@ pub(crate) fn look_at(words: &impl Words, geometry: &Geometry, place: u32) -> Lo
         bytes.truncate(len);
         bytes
     });
-    fence(Ordering::Acquire);
+    words.fence(Ordering::Acquire);
     if words.load(bounds.at) != word || marks == Marks::CUT_OFF_FILLING || marks == Marks::CUT_OFF_EMPTYING {
         return Look::Torn;
     }

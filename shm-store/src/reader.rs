@@ -9,9 +9,10 @@ use thiserror::Error;
 use crate::changes::{self, Change, Watch};
 use crate::grant::{Grant, ReaderKeys};
 use crate::history::History;
-use crate::region::{Region, Words};
+use crate::region::Region;
 use crate::seal::{Opener, Rejected};
 use crate::snapshot::{Copier, Snapshot};
+use crate::words::{Words, set_grant};
 use crate::{CounterBlock, WriteId};
 
 /// The region can't be copied, or joined.
@@ -92,7 +93,7 @@ impl Reader {
         self.watch = Watch::default();
         self.has_rejected = false;
         self.opener = Some(Arc::new(opener));
-        self.region.set_grant(grant.word());
+        set_grant(&*self.region, grant.word());
         self.standing = true;
         Ok(grant)
     }
@@ -104,7 +105,7 @@ impl Reader {
         if let Some(shutter) = &mut self.shutter {
             shutter.shut();
         }
-        self.region.set_grant(0);
+        set_grant(&*self.region, 0);
         self.standing = false;
     }
 

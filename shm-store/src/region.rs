@@ -1,14 +1,14 @@
 //! The memory of a region: 64-bit words at offsets, touched with atomics only.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
 
 use crate::geometry::{
-    AT_GRANT, AT_LAST, AT_LAYOUT_VERSION, AT_MAGIC, AT_REGION_ID, AT_SIZES, Geometry, LAST_WORDS, LAYOUT_VERSION,
-    MAGIC, Sizes,
+    AT_GRANT, AT_LAYOUT_VERSION, AT_MAGIC, AT_REGION_ID, AT_SIZES, Geometry, LAYOUT_VERSION, MAGIC, Sizes,
 };
 use crate::local::Mapping;
+use crate::words::{Words, WordsMut};
 
 /// A random name, fresh for every region. A pairing binds its keys to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,15 +95,6 @@ impl Region {
         self.words().get(at)
     }
 
-    /// Grants to whom this word was given; 0: to nobody. What was acknowledged before is visible to all loads after.
-    pub(crate) fn set_grant(&self, grant: u64) {
-        if let Some(word) = self.word(AT_GRANT) {
-            word.swap(grant, Ordering::SeqCst);
-        }
-        // Pairs with the fence in LocalMemory::ask.
-        fence(Ordering::SeqCst);
-    }
-
     /// Forgets everything behind the header. Nobody must be granted to write.
     pub(crate) fn empty(&self) {
         for word in self.words().get(AT_GRANT..self.geometry.words()).unwrap_or_default() {
@@ -137,41 +128,22 @@ impl Region {
     }
 }
 
-/// Where a write announces itself, and with what words.
-pub(crate) fn last_entry(version: u64) -> (usize, [u64; 2]) {
-    (AT_LAST + 2 * (version % 2) as usize, [version, !version])
-}
-
-/// Memory as a reader sees it: one relaxed load at a time.
-pub(crate) trait Words {
-    /// The word at an offset, which the geometry keeps within the region; 0 beyond its end.
-    fn load(&self, at: usize) -> u64;
-
-    /// Number of the newest published write; 0: none.
-    ///
-    /// Of its two places one is whole at any time. Where both are, none that was there before this call is missed; where one isn't,
-    /// the writer is at work, or its link broke: then nothing changes from one look to the next.
-    fn last(&self) -> u64 {
-        let mut before = None;
-        for _ in 0..LAST_LOOKS_MAX {
-            let words: [u64; LAST_WORDS] = std::array::from_fn(|nth| self.load(AT_LAST + nth));
-            let [even, odd] = [[words[0], words[1]], [words[2], words[3]]].map(|[number, complement]| {
-                (number == !complement || (number, complement) == (0, 0)).then_some(number)
-            });
-            if (even.is_some() && odd.is_some()) || before == Some(words) {
-                return even.max(odd).unwrap_or(0);
-            }
-            before = Some(words);
-        }
-        0
-    }
-}
-
-/// A writer who spoils that many looks, one write each, writes for a millisecond without ever asking whether it still may.
-const LAST_LOOKS_MAX: u32 = 10_000;
-
 impl Words for Region {
     fn load(&self, at: usize) -> u64 {
         self.word(at).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+}
+
+impl WordsMut for Region {
+    fn store(&self, at: usize, word: u64) {
+        if let Some(place) = self.word(at) {
+            place.store(word, Ordering::Relaxed);
+        }
+    }
+
+    fn swap(&self, at: usize, word: u64) {
+        if let Some(place) = self.word(at) {
+            place.swap(word, Ordering::SeqCst);
+        }
     }
 }

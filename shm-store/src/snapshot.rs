@@ -1,7 +1,7 @@
 //! A private copy of a region, and what is authentic in it.
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use zeroize::Zeroizing;
 
@@ -9,8 +9,8 @@ use crate::counters::{self, CounterBlock};
 use crate::geometry::Geometry;
 use crate::history;
 use crate::place::{Content, Copied, Header, Look, look_at};
-use crate::region::Words;
 use crate::seal::{Opener, Reason, Rejected};
+use crate::words::Words;
 use crate::{Record, WriteId};
 
 /// Copies a region place by place.
@@ -26,7 +26,7 @@ impl Copier {
     /// Notes the newest published write first: that is where the copy ends, whatever is written while it is made.
     pub(crate) fn new(words: &impl Words) -> Self {
         let cut = words.last();
-        fence(Ordering::Acquire);
+        words.fence(Ordering::Acquire);
         Self::upto(cut)
     }
 
@@ -53,7 +53,7 @@ impl Copier {
     }
 
     pub(crate) fn finish(self, words: &impl Words, geometry: &Geometry) -> RegionCopy {
-        fence(Ordering::Acquire);
+        words.fence(Ordering::Acquire);
         // Whoever writes while we copy may be in the middle of one more write.
         let end = words.last().max(self.cut).saturating_add(1);
         let Self { cut, copied, mut unfinished, .. } = self;

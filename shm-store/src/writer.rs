@@ -14,8 +14,8 @@ use crate::grant::{Grant, WriterKeys};
 use crate::one_sided::OneSided;
 use crate::place::{Content, Header, version_word};
 use crate::pool::Pool;
-use crate::region::last_entry;
 use crate::seal::Sealer;
+use crate::words::last_entry;
 use crate::{RecordKey, StoreError, WriteId};
 
 /// The owner's view of a copy, over any transport.

@@ -9,8 +9,8 @@ use vipsec_wire::iv::{ApplianceId, Epoch};
 use super::support::{Model, Op, Pair, contents, key, op, small_sizes};
 use crate::geometry::{AT_GRANT, AT_LAST, HEADER_WORDS, LAST_WORDS};
 use crate::place::{Content, Header, version_word};
-use crate::region::{Words, last_entry};
 use crate::seal::Sealer;
+use crate::words::{Words, last_entry};
 use crate::{Change, Reason, Region, StoreWriter};
 
 fn image(region: &Region) -> Vec<u64> {

@@ -143,7 +143,7 @@ fn a_new_join_starts_empty_and_old_grants_write_nothing_into_it() {
 #[test]
 fn no_write_that_saw_its_grant_is_missed() {
     use crate::geometry::{AT_GRANT, Geometry};
-    use crate::region::{Words, last_entry};
+    use crate::words::{Words, last_entry, set_grant};
     use crate::{OneSided, Region, RegionId, WriteId};
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -174,11 +174,11 @@ fn no_write_that_saw_its_grant_is_missed() {
         });
         let mut visible = Vec::new();
         for number in 1..=RACES {
-            region.set_grant(number);
+            set_grant(&*region, number);
             round.store(number, Ordering::Release);
             // Meet the writer at different steps.
             (0..number % 64).for_each(|_| std::hint::spin_loop());
-            region.set_grant(0);
+            set_grant(&*region, 0);
             visible.push(region.last() == number);
             while done.load(Ordering::Acquire) < number {
                 std::thread::yield_now();

@@ -183,7 +183,7 @@ fn what_is_missing_or_was_put_back_is_not_concluded() {
     writer.put(key(0), Epoch(3), b"old").unwrap();
     writer.poll_acknowledged().unwrap();
     let old: Vec<u64> =
-        (0..pair.region.geometry().words()).map(|at| crate::region::Words::load(&*pair.region, at)).collect();
+        (0..pair.region.geometry().words()).map(|at| crate::words::Words::load(&*pair.region, at)).collect();
     writer.put(key(0), Epoch(3), b"new").unwrap();
     writer.poll_acknowledged().unwrap();
     assert_eq!(pair.reader.poll_changes(100).len(), 1, "the older version is gone already");
@@ -197,7 +197,7 @@ fn what_is_missing_or_was_put_back_is_not_concluded() {
     assert!(pair.reader.conclude().unwrap().is_none(), "the old version was put back");
     word(*emptied).store(0, std::sync::atomic::Ordering::SeqCst);
     assert!(pair.reader.conclude().unwrap().is_some());
-    let (_, full) = places.iter().find(|(_, at)| crate::region::Words::load(&*pair.region, *at) != 0).unwrap();
+    let (_, full) = places.iter().find(|(_, at)| crate::words::Words::load(&*pair.region, *at) != 0).unwrap();
     word(*full).store(0, std::sync::atomic::Ordering::SeqCst);
     assert!(pair.reader.conclude().unwrap().is_none(), "the record was blanked");
 }

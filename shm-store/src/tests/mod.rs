@@ -5,5 +5,6 @@ mod damage;
 mod fence;
 mod follow;
 mod limits;
+mod orderings;
 mod pairing;
 mod support;

@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 
 use crate::geometry::AT_GRANT;
 use crate::pairing::{Handshake, Pairing, PairingSecret, Side};
-use crate::region::Words;
 use crate::snapshot::Snapshot;
+use crate::words::Words;
 use crate::{
     Answer, CounterEntry, Geometry, LocalMemory, OneSided, Reader, RecordKey, Region, RegionId, SizeClass, Sizes,
     StoreError, StoreWriter, WriteId, Writer,
