@@ -19,8 +19,9 @@ use crate::{StoreError, WriteId};
 const RING_WORDS: usize = 1 << 18;
 /// Operations that the device has at once.
 pub(super) const OPERATIONS_MAX: usize = 256;
-/// Words that wait for the ring: beyond that the peer doesn't keep up, and is no copy.
-const WAITING_WORDS_MAX: usize = 1 << 24;
+/// Words that may wait for the ring, whatever the region's size. Of a large region as much may wait as it holds, for a join writes all of
+/// it in one go; beyond that the peer doesn't keep up, and is no copy.
+const WAITING_WORDS_MIN: usize = 1 << 20;
 /// An operation that takes longer has failed: a cut link gives no error by itself.
 const OPERATION_MAX: Duration = Duration::from_secs(2);
 
@@ -168,7 +169,7 @@ impl FabricMemory {
                 Err(error) => return Err(self.end(error)),
             }
         }
-        if self.waiting_words.len() + words.len() > WAITING_WORDS_MAX {
+        if self.waiting_words.len() + words.len() > WAITING_WORDS_MIN.max(self.geometry.words()) {
             return Err(self.end(FabricError::Behind));
         }
         self.waiting.push_back(operation);

@@ -1,4 +1,4 @@
-//! What a packet costs: ESP, distribution and the whole path, beside plain forwarding and the bare cipher.
+//! What a packet costs: ESP, distribution and the whole path, beside plain forwarding and the bare cipher; and what the store does.
 //!
 //! Everything is measured in one run, in short windows that take turns: what disturbs the machine disturbs all alike. A figure is
 //! the least of its windows, what the code costs when nothing disturbs it; the median stands beside it.
@@ -18,6 +18,7 @@ use crate::error::BenchError;
 use crate::machine::Machine;
 use crate::report::PeerRow;
 use crate::result::Row;
+use crate::store::StoreRow;
 use crate::traffic::Traffic;
 
 mod aead;
@@ -32,6 +33,7 @@ mod result;
 mod ring;
 mod scene;
 mod station;
+mod store;
 mod traffic;
 
 /// Measures what a packet costs and writes the figures down.
@@ -56,6 +58,9 @@ struct Arguments {
     /// Few windows of few cases: does it still work?
     #[arg(long)]
     smoke: bool,
+    /// Only this part.
+    #[arg(long)]
+    only: Option<Part>,
     /// Where the figures go.
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
@@ -67,9 +72,19 @@ struct Arguments {
     write_docs: Option<PathBuf>,
 }
 
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// What a packet costs.
+    Packets,
+    /// What the store does.
+    Store,
+}
+
 /// The files of figures; the last is what `make bench-peers` leaves.
 const ROWS: &str = "dataplane.json";
 const MACHINE: &str = "machine.json";
+const STORE: &str = "store.json";
 const PEERS: &str = "peers.json";
 
 const SIZES: [usize; 4] = [64, 256, 512, 1420];
@@ -89,18 +104,31 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), BenchError> {
-    let (rows, machine) = (arguments.output.join(ROWS), arguments.output.join(MACHINE));
-    if !arguments.read {
+    let (rows, machine, store) =
+        (arguments.output.join(ROWS), arguments.output.join(MACHINE), arguments.output.join(STORE));
+    if !arguments.read && arguments.only != Some(Part::Packets) {
+        // Its threads move into network namespaces: not this one.
+        let plan = if arguments.smoke { store::Plan::SMOKE } else { store::Plan::FULL };
+        let figures = std::thread::spawn(move || store::measure(plan)).join();
+        let figures = figures.map_err(|_| BenchError::setup("the store's measurement panicked"))??;
+        write(&store, &serde_json::to_string_pretty(&figures).map_err(BenchError::setup)?)?;
+        print!("{}", report::store_table(&figures));
+    }
+    if !arguments.read && arguments.only != Some(Part::Store) {
         let figures = take_figures(arguments)?;
         write(&rows, &serde_json::to_string_pretty(&figures.0).map_err(BenchError::setup)?)?;
         write(&machine, &serde_json::to_string_pretty(&figures.1).map_err(BenchError::setup)?)?;
+    }
+    if arguments.only == Some(Part::Store) && arguments.write_docs.is_none() {
+        return Ok(());
     }
     let (rows, machine): (Vec<Row>, Machine) = (read(&rows)?, read(&machine)?);
     print!("{}", report::tables(&machine, &rows));
     if let Some(folder) = &arguments.write_docs {
         let peers = arguments.output.join(PEERS);
         let peers: Vec<PeerRow> = if peers.exists() { read(&peers)? } else { Vec::new() };
-        write(&folder.join("benchmarks.md"), &report::page(&machine, &rows, &peers))?;
+        let store: Vec<StoreRow> = if store.exists() { read(&store)? } else { Vec::new() };
+        write(&folder.join("benchmarks.md"), &report::page(&machine, &rows, &peers, &store))?;
         write(&folder.join("benchmarks.svg"), &report::picture(&machine, &rows))?;
     }
     Ok(())

@@ -75,6 +75,13 @@ impl Samples {
         sorted.sort_by(f64::total_cmp);
         sorted.get(sorted.len() / 2).copied()
     }
+
+    /// What that many of a hundred samples stay below; `None`: there are fewer than a hundred.
+    pub(crate) fn percentile(&self, percent: usize) -> Option<f64> {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        (sorted.len() >= 100).then(|| sorted.get(sorted.len() * percent / 100).copied())?
+    }
 }
 
 #[cfg(test)]
@@ -87,5 +94,8 @@ mod tests {
         assert_eq!((samples.best(), samples.median()), (None, None));
         [5.0, 1.0, 9.0, 3.0, 3.5].into_iter().for_each(|sample| samples.add(sample));
         assert_eq!((samples.best(), samples.median()), (Some(1.0), Some(3.5)));
+        assert_eq!(samples.percentile(99), None);
+        (0..200).for_each(|n| samples.add(f64::from(n)));
+        assert_eq!(samples.percentile(99), Some(197.0));
     }
 }

@@ -40,6 +40,15 @@ fn a_short_run_writes_all_figures_down() {
         assert_eq!(ns("aead_ns").is_some_and(|ns| ns > 0.0), row["case"] == "esp", "{row}");
     }
 
+    let store: Vec<Value> = serde_json::from_slice(&fs::read(folder.path().join("store.json")).unwrap()).unwrap();
+    for figure in ["record_us", "block_us", "resync_ms", "warm_takeover_ms", "owner_cpu_percent", "region_mib"] {
+        let of_figure = store.iter().filter(|row| row["figure"] == figure);
+        assert!(
+            of_figure.clone().count() > 0 && of_figure.clone().all(|row| row["median"].as_f64() > Some(0.0)),
+            "{store:?}"
+        );
+    }
+
     let machine: Value = serde_json::from_slice(&fs::read(folder.path().join("machine.json")).unwrap()).unwrap();
     assert!(machine["dpdk"].as_str().unwrap().starts_with("DPDK "), "{machine}");
     let page = fs::read_to_string(folder.path().join("benchmarks.md")).unwrap();

@@ -14,6 +14,7 @@ mod ike;
 mod packet;
 mod reassembly;
 mod repair;
+mod store;
 mod transport;
 mod worker;
 
@@ -43,6 +44,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "worker", run: worker::worker },
     Target { name: "ike", run: ike::message },
     Target { name: "ike_payloads", run: ike::payloads },
+    Target { name: "store_pairing", run: store::pairing },
+    Target { name: "store_message", run: store::message },
+    Target { name: "store_region", run: store::region },
 ];
 
 /// Runs the target of that name; a name that is none is a mistake of the caller.

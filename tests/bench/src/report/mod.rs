@@ -4,25 +4,29 @@ use std::fmt::Write;
 
 use crate::machine::Machine;
 use crate::result::{Case, Row, Way};
+use crate::store::StoreRow;
 
 mod goals;
 mod peers;
 mod picture;
+mod store;
 
 pub(crate) use peers::PeerRow;
 pub(crate) use picture::picture;
+pub(crate) use store::table as store_table;
 
 /// The page, with places for what is measured.
 const PAGE: &str = include_str!("page.md");
 
 /// The whole page.
-pub(crate) fn page(machine: &Machine, rows: &[Row], peers: &[PeerRow]) -> String {
+pub(crate) fn page(machine: &Machine, rows: &[Row], peers: &[PeerRow], store: &[StoreRow]) -> String {
     PAGE.replace("{machine}", &machine_text(machine))
         .replace("{esp}", &esp(machine, rows))
         .replace("{path}", &path(machine, rows))
         .replace("{distribution}", &distribution(machine, rows))
         .replace("{goals}", &goals::table(machine, rows))
         .replace("{peers}", &peers::table(peers))
+        .replace("{store}", &store::table(store))
 }
 
 /// The tables alone.
@@ -198,7 +202,10 @@ mod tests {
             forward_ns: None,
             added_cycles: 99.6,
         };
-        let page = page(&machine, &[row], &[peer]);
+        let figure =
+            StoreRow { figure: crate::store::Figure::BlockUs, way: crate::store::Way::Local, median: 0.75, p99: None };
+        let page = page(&machine, &[row], &[peer], &[figure]);
+        assert!(page.contains("| shared memory | 0.75 | – | us | 0.5 us: missed |"), "{page}");
         assert!(page.contains("| another | 1,420 | in | – | – | 100 |"), "{page}");
         assert!(!page.contains('{'), "{page}");
         assert!(page.contains("| an engine | 1 | 64 | out | 150.0 | 160.0 | 30.0 | 50.0 | 240 | 2.40 |"), "{page}");
