@@ -229,7 +229,7 @@ impl<B> Mates<B> {
 
     /// Which worker a hash stands for.
     pub(crate) fn pick(&self, hash: u64) -> WorkerId {
-        WorkerId(((hash >> 32) * self.count() as u64 >> 32) as u8)
+        WorkerId((((hash >> 32) * self.count() as u64) >> 32) as u8)
     }
 }
 

@@ -32,6 +32,13 @@ pub(super) struct Reply<B> {
     pub(super) was_fragmented: bool,
 }
 
+/// A target's packet that came in by a port, and its way.
+pub(super) struct Leaving<B> {
+    pub(super) port: PortId,
+    pub(super) way: Way,
+    pub(super) reply: Reply<B>,
+}
+
 /// How a packet goes to its remote host.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Way {
@@ -86,7 +93,10 @@ impl<P: BufferPool> Worker<P> {
             return Err(if is_gateway_here { DropReason::OtherStation } else { DropReason::SourceNotVip });
         }
         if header.is_fragment() {
-            return self.inside_fragment(now, port, vip, ethernet, frame, came, replies);
+            if let Some(mate) = self.home_of_fragment(port, bytes).filter(|_| came == Came::ByPort) {
+                return self.hand_over(mate, What::Frame { port, frame, came: Came::ByHandoff });
+            }
+            return self.inside_fragment(now, port, vip, ethernet, frame, replies);
         }
         frame.trim_back(padding)?;
         self.at_home(port, Reply { frame, flow, vip, was_fragmented: came == Came::Reassembled }, came, replies)
@@ -135,13 +145,9 @@ impl<P: BufferPool> Worker<P> {
         vip: u16,
         ethernet: &ethernet::Header,
         frame: P::Buf,
-        came: Came,
         replies: &mut Stage<Reply<P::Buf>>,
     ) -> Verdict {
         let fragment = frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
-        if let Some(mate) = self.home_of_fragment(port, fragment).filter(|_| came == Came::ByPort) {
-            return self.hand_over(mate, What::Frame { port, frame, came: Came::ByHandoff });
-        }
         let Some(mut frame) = self.reassemble(now, fragments::of_port(port), fragment)? else { return Ok(()) };
         let flow = Flow::parse(frame.data()).map_err(|_| DropReason::MalformedIp)?;
         frame.prepend(ethernet::HEADER_LEN)?;
@@ -161,7 +167,7 @@ impl<P: BufferPool> Worker<P> {
             let origin = self.connections.to_remote(connection, &reply.flow.packet_info());
             unknown += usize::from(origin.is_none());
             if let Some(way) = self.passed(self.way(origin, &reply)) {
-                found.push((port, way, reply));
+                found.push(Leaving { port, way, reply });
             }
         }
         if unknown > 0 {
@@ -171,17 +177,17 @@ impl<P: BufferPool> Worker<P> {
     }
 
     /// Sends packets of targets the way that was found for them.
-    pub(super) fn send_replies(&mut self, now: Instant, found: &mut Stage<(PortId, Way, Reply<P::Buf>)>) {
+    pub(super) fn send_replies(&mut self, now: Instant, found: &mut Stage<Leaving<P::Buf>>) {
         if found.is_empty() {
             return;
         }
         let keys: Stage<(Way, usize)> =
-            found.iter().map(|(_, way, reply)| (*way, reply.flow.header.total_len)).collect();
+            found.iter().map(|leaving| (leaving.way, leaving.reply.flow.header.total_len)).collect();
         for key in keys.iter().take(KEY_AHEAD) {
             self.prefetch_outbound_key(Some(key));
         }
         let (mut packets, mut bytes) = (0, 0);
-        for (n, (port, way, reply)) in found.drain(..).enumerate() {
+        for (n, Leaving { port, way, reply }) in found.drain(..).enumerate() {
             self.prefetch_outbound_key(keys.get(n + KEY_AHEAD));
             let total_len = reply.flow.header.total_len;
             let verdict = match way {

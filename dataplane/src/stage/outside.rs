@@ -79,7 +79,10 @@ impl<P: BufferPool> Worker<P> {
             return Err(DropReason::OtherStation);
         }
         if header.is_fragment() {
-            return self.outside_fragment(now, port, ethernet, frame, came, sorted);
+            if let Some(mate) = self.home_of_fragment(port, bytes).filter(|_| came == Came::ByPort) {
+                return self.hand_over(mate, What::Frame { port, frame, came: Came::ByHandoff });
+            }
+            return self.outside_fragment(now, port, ethernet, frame, sorted);
         }
         let vip = own.vip.filter(|_| own.is_vip);
         let kind = match vip {
@@ -135,13 +138,9 @@ impl<P: BufferPool> Worker<P> {
         port: PortId,
         ethernet: &ethernet::Header,
         frame: P::Buf,
-        came: Came,
         sorted: &mut FromOutside<P::Buf>,
     ) -> Verdict {
         let fragment = frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
-        if let Some(mate) = self.home_of_fragment(port, fragment).filter(|_| came == Came::ByPort) {
-            return self.hand_over(mate, What::Frame { port, frame, came: Came::ByHandoff });
-        }
         let Some(mut whole) = self.reassemble(now, fragments::of_port(port), fragment)? else { return Ok(()) };
         whole.prepend(ethernet::HEADER_LEN)?;
         ethernet.emit(whole.data_mut())?;

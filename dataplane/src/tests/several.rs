@@ -66,12 +66,10 @@ fn wherever_esp_arrives_the_worker_that_has_the_sa_takes_it() {
         }
     }
     assert_eq!(crew.connections(), [2, 2]);
-    for worker in 0..2 {
+    for (worker, peer) in peers.iter().enumerate() {
         let sas = crew.sas(worker);
-        assert_eq!(
-            sas.iter().map(|sa| (sa.spi, sa.edge, sa.packets_in)).collect::<Vec<_>>(),
-            [(peers[worker].spi(), 2, 2)]
-        );
+        let seen: Vec<_> = sas.iter().map(|sa| (sa.spi, sa.edge, sa.packets_in)).collect();
+        assert_eq!(seen, [(peer.spi(), 2, 2)]);
         assert_eq!(crew.tally_of(worker, Tally::HandedOver), 1);
         assert_eq!(crew.tally_of(worker, Tally::TakenFromOthers), 1);
     }
