@@ -60,6 +60,34 @@ fn esp_both_ways_through_a_vipsecd_loses_nothing() {
     assert_untouched(&second);
 }
 
+/// Wherever packets arrive and however many queues there are to leave by, workers lose, repeat and reorder nothing.
+#[test]
+fn esp_both_ways_through_several_workers_loses_nothing() {
+    if !is_root() {
+        return;
+    }
+    for (workers, queues) in [(2, [2, 2]), (3, [2, 1])] {
+        let wires = Wires::new(&WIRES);
+        let vipsecd = Vipsecd::with_workers(&wires, &keys(9), workers, queues);
+        let (peers, targets) = (device(0, "peer0"), device(1, "target0"));
+        let config = vipsecd.config.to_string_lossy().into_owned();
+        let world = ["--vdev", &peers, "--vdev", &targets, "--appliance", &config];
+        let both = [&world[..], &["--flowgen-flows=90", "--imix=64:3,590:2,1400:1", "--pps=2000", "--count=3000"]];
+        let report = generate(&wires, "both", &both.concat());
+        for stream in 0..2 {
+            assert_all_arrived(&report, stream, 3000);
+        }
+        assert_untouched(&report);
+        assert_eq!(report.pointer("/appliance/drops"), Some(&Value::Object(Default::default())));
+        let status = vipsecd.status();
+        let sum = |count: fn(&vipsec_control::api::Worker) -> u64| status.workers.iter().map(count).sum::<u64>();
+        assert_eq!((sum(|worker| worker.esp_in_packets), sum(|worker| worker.esp_out_packets)), (3000, 3000));
+        let by_worker: Vec<_> = status.workers.iter().map(|worker| (worker.sas, worker.connections)).collect();
+        assert!(by_worker.iter().all(|(sas, connections)| *sas > 0 && *connections > 0), "{by_worker:?}");
+        assert!(sum(|worker| worker.handed_over_packets) > 1000, "where they arrive, they don't all belong");
+    }
+}
+
 /// Peers and targets in a process each, as on two machines.
 #[test]
 fn targets_in_another_process_reflect_until_they_are_told_to_stop() {

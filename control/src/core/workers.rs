@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque, btree_map, hash_ma
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use vipsec_dataplane::api::{Command, Event, IkeDatagram, PortId, Report, ReportKind, Steering, Tables, WorkerId};
+use vipsec_dataplane::api::{
+    Command, Event, IkeDatagram, PortId, Report, ReportKind, Steering, Tables, VipState, WorkerId,
+};
 use vipsec_esp::sa::{ChildSa, Selector, Spi};
 use vipsec_wire::ethernet::MacAddr;
 
@@ -24,6 +26,8 @@ pub(super) struct WorkerSet {
     tables_confirmed: u64,
     /// Tables that the first worker has not confirmed yet; the others get them then.
     tables_held: VecDeque<(u64, Arc<Tables>)>,
+    /// The newest that we were given.
+    tables_given: Option<Arc<Tables>>,
     placed: BTreeMap<Spi, Placed>,
     /// By worker: how many child SAs it has.
     loads: Vec<usize>,
@@ -77,6 +81,7 @@ impl WorkerSet {
             tables_in_force: vec![0; workers.max(1)],
             tables_confirmed: 0,
             tables_held: VecDeque::new(),
+            tables_given: None,
             placed: BTreeMap::new(),
             loads: vec![0; workers.max(1)],
             traffic: HashMap::new(),
@@ -110,6 +115,7 @@ impl WorkerSet {
                 // The announcement of a VIP leaves before any packet of it: the first worker announces, in the order of its
                 // commands, and so has to confirm before the others may serve the VIP.
                 if self.len() > 1 {
+                    self.prepare_others(&tables);
                     self.tables_held.push_back((version, tables.clone()));
                 }
                 self.tell(FIRST, Command::Tables { version, tables });
@@ -142,6 +148,32 @@ impl WorkerSet {
                     self.tell(worker, Command::Report { token, what });
                 }
             }
+        }
+    }
+
+    /// Until the first worker has announced a VIP, the others hold what arrives for it: a peer that hands it over may have heard the
+    /// announcement before they know.
+    fn prepare_others(&mut self, next: &Arc<Tables>) {
+        let before = self.tables_given.replace(next.clone());
+        let was_owned = |vip: usize| {
+            let before = before.as_ref().and_then(|before| before.vips.get(vip));
+            before.is_some_and(|before| before.state == VipState::Owned)
+        };
+        let comes = |vip: usize, state: VipState| state == VipState::Owned && !was_owned(vip);
+        // Tables that are still held would undo it.
+        if !self.tables_held.is_empty() || !(0..).zip(&next.vips).any(|(vip, table)| comes(vip, table.state)) {
+            return;
+        }
+        let mut tables = Tables::clone(next);
+        for (vip, table) in (0..).zip(&mut tables.vips) {
+            if comes(vip, table.state) {
+                table.state = VipState::HandingOver;
+            }
+        }
+        let tables = Arc::new(tables);
+        for other in FIRST + 1..self.len() {
+            let version = self.tables_in_force.get(other).copied().unwrap_or_default();
+            self.tell(other, Command::Tables { version, tables: tables.clone() });
         }
     }
 
@@ -361,7 +393,7 @@ fn merge(what: ReportKind, reports: Vec<Report>) -> Report {
 
 #[cfg(test)]
 mod tests {
-    use vipsec_dataplane::api::ChildRefusal;
+    use vipsec_dataplane::api::{ChildRefusal, FloatingAddress, VipTable};
     use vipsec_esp::sa::{
         Algorithm, InboundParams, KeyMaterial, Lifetime, Mode, OutboundParams, Processing, SALT_LEN, TunnelEnds,
         TunnelPolicy,
@@ -574,6 +606,39 @@ mod tests {
             };
             assert_eq!((confirmed, set.tables_in_force()), (version, version));
         }
+    }
+
+    /// A peer that hands a VIP over passes frames on once it has heard the announcement: no worker may drop them then.
+    #[test]
+    fn until_a_vip_is_announced_the_other_workers_hold_its_frames() {
+        let with = |state| {
+            let floating =
+                FloatingAddress { address: [192, 0, 2, 1].into(), mac: MacAddr([2, 0, 0, 0, 0, 1]), port: PortId(0) };
+            let vip = VipTable { vip: floating, more: Vec::new(), gateways: Vec::new(), state };
+            Arc::new(Tables { vips: vec![vip], ..Tables::clone(&tables()) })
+        };
+        let told = |set: &mut WorkerSet| -> Vec<_> {
+            let told = std::iter::from_fn(|| set.poll_command()).map(|(worker, command)| match command {
+                Command::Tables { version, tables } => (worker, version, tables.vips[0].state),
+                other => panic!("{other:?}"),
+            });
+            told.collect()
+        };
+        let mut set = WorkerSet::new(2);
+        set.handle_command(Command::Tables { version: 1, tables: with(VipState::Elsewhere) });
+        assert_eq!(told(&mut set), [(0, 1, VipState::Elsewhere)]);
+        set.handle_event(0, Event::TablesInForce(1));
+        assert_eq!(told(&mut set), [(1, 1, VipState::Elsewhere)]);
+        set.handle_event(1, Event::TablesInForce(1));
+        set.handle_command(Command::Tables { version: 2, tables: with(VipState::Owned) });
+        assert_eq!(told(&mut set), [(1, 1, VipState::HandingOver), (0, 2, VipState::Owned)]);
+        assert!(set.handle_event(1, Event::TablesInForce(1)).is_none(), "that is no news");
+        assert!(set.handle_event(0, Event::TablesInForce(2)).is_none());
+        assert_eq!(told(&mut set), [(1, 2, VipState::Owned)]);
+        assert!(matches!(set.handle_event(1, Event::TablesInForce(2)), Some(Event::TablesInForce(2))));
+        /* what is ours already is not held again */
+        set.handle_command(Command::Tables { version: 3, tables: with(VipState::Owned) });
+        assert_eq!(told(&mut set), [(0, 3, VipState::Owned)]);
     }
 
     #[test]

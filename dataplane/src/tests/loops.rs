@@ -10,7 +10,7 @@ use vipsec_wire::ethernet::{EtherType, Header};
 
 use super::peer::{Peer, child};
 use super::scene::*;
-use crate::api::{Command, Event};
+use crate::api::{Command, Event, Steering, WorkerId};
 use crate::counters::Counters;
 use crate::deadline::Deadline;
 use crate::drops::Tally;
@@ -50,16 +50,20 @@ fn start_with(near: VecPort, polling: Polling, events_max: usize) -> Running {
     Running { outside, commands, events, counters, stop, thread }
 }
 
+fn take(outside: &VecPort) -> VecBuf {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match outside.take() {
+            Some(frame) => return frame,
+            None if Instant::now() > end => panic!("nothing came"),
+            None => std::thread::sleep(Duration::from_micros(100)),
+        }
+    }
+}
+
 impl Running {
     fn receive(&self) -> VecBuf {
-        let end = Instant::now() + Duration::from_secs(10);
-        loop {
-            match self.outside.take() {
-                Some(frame) => return frame,
-                None if Instant::now() > end => panic!("nothing came"),
-                None => std::thread::sleep(Duration::from_micros(100)),
-            }
-        }
+        take(&self.outside)
     }
 
     fn end(self) {
@@ -88,6 +92,57 @@ fn moves_packets_commands_and_events() {
         assert!(running.counters.tally(Tally::Loops) > 0);
         running.end();
     }
+}
+
+/// The first worker has the port, the second one the SA.
+#[test]
+fn two_threads_answer_together() {
+    let near = VecPort::new(64);
+    let outside = near.other_end();
+    let (now, stop) = (Instant::now(), Arc::new(AtomicBool::new(false)));
+    let mut peer = Peer::new(child(1));
+    let meshes = Mesh::between(2, 64);
+    let mut threads = Vec::new();
+    let mut controls = Vec::new();
+    for ((number, mesh), ports) in (0u8..).zip(meshes).zip([vec![(OUTSIDE, near)], Vec::new()]) {
+        let config = WorkerConfig::default();
+        let (counters, pool) = (Arc::new(Counters::default()), VecPool::new(1024));
+        let worker = Worker::new(&config, Arc::new(tables()), Deadline::never(now), counters.clone(), pool)
+            .among(WorkerId(number), 2)
+            .leaving_by(OUTSIDE, WorkerId::FIRST);
+        let (commands, inbox) = bounded(64);
+        let (outbox, events) = bounded(64);
+        let (mut ports, stop) = (ports, stop.clone());
+        let ties = Ties { commands: inbox, events: outbox, mesh };
+        threads.push(std::thread::spawn(move || {
+            run(worker, &mut ports, ties, Instant::now, Polling::ADAPTIVE, &stop);
+        }));
+        controls.push((commands, events, counters));
+    }
+    let steering = Steering {
+        spi: peer.spi(),
+        worker: WorkerId(1),
+        token: 3,
+        vip: 0,
+        lane: None,
+        local_selectors: peer.child.local_selectors.clone(),
+        remote_selectors: peer.child.remote_selectors.clone(),
+    };
+    controls[0].0.send(Command::Steer(Box::new(steering))).unwrap();
+    controls[1].0.send(peer.install()).unwrap();
+    let limit = Duration::from_secs(10);
+    assert!(matches!(controls[0].1.recv_timeout(limit), Ok(Event::Steered { token: 3, .. })));
+    assert!(matches!(controls[1].1.recv_timeout(limit), Ok(Event::ChildInstalled(_))));
+    outside.send(VecBuf::from_bytes(&peer.seal(&echo_request(REMOTE, VIP)))).unwrap();
+    let request = take(&outside);
+    let (_, payload) = Header::parse(request.data()).unwrap();
+    let reply = vipsec_wire::arp::Packet::parse(payload).unwrap().reply_from(ROUTER_MAC).to_frame(OUTSIDE_MAC);
+    outside.send(VecBuf::from_bytes(&reply)).unwrap();
+    peer.open(take(&outside).data());
+    assert_eq!(controls[0].2.tally(Tally::HandedOver), 1, "the question");
+    assert_eq!(controls[1].2.tally(Tally::HandedOver), 2, "the ARP request and the answer");
+    stop.store(true, Ordering::Relaxed);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
 #[test]

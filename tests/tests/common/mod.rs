@@ -193,13 +193,18 @@ pub(crate) struct Vipsecd {
 
 impl Vipsecd {
     pub(crate) fn start(wires: &Wires, keys: &str) -> Self {
+        Self::with_workers(wires, keys, 1, [1, 1])
+    }
+
+    /// With that many workers, and that many queues of the outside and the inside port.
+    pub(crate) fn with_workers(wires: &Wires, keys: &str, workers: usize, queues: [usize; 2]) -> Self {
         let folder = wires.folder();
         let mut private = OpenOptions::new();
         private.write(true).create_new(true).mode(0o600);
         let written = private.open(folder.join("keys.toml")).and_then(|mut file| file.write_all(keys.as_bytes()));
         written.expect("writing the keys");
         let (config, socket) = (folder.join("vipsecd.toml"), folder.join("control.sock"));
-        fs::write(&config, configuration(wires)).expect("writing the configuration");
+        fs::write(&config, configuration(wires, workers, queues)).expect("writing the configuration");
         let mut command = wires.command(program("vipsec-control", "vipsecd"));
         command.arg("--config").arg(&config).arg("--test-configuration");
         let mut process = Process::start(command, folder, "vipsecd");
@@ -226,12 +231,13 @@ impl Vipsecd {
     }
 }
 
-fn configuration(wires: &Wires) -> String {
+fn configuration(wires: &Wires, workers: usize, [outside, inside]: [usize; 2]) -> String {
     let (folder, prefix) = (wires.folder().display(), wires.file_prefix("vipsecd"));
     format!(
         r#"
         [appliance]
         id = 7
+        workers = {workers}
         name = "a"
         control_socket = "{folder}/control.sock"
         state_dir = "{folder}/state"
@@ -242,12 +248,12 @@ fn configuration(wires: &Wires) -> String {
         [[port]]
         name = "outside"
         side = "outside"
-        device = "net_af_packet0,iface=out0,{ROOMY}"
+        device = "net_af_packet0,iface=out0,qpairs={outside},{ROOMY}"
         addresses = ["192.0.2.11/24"]
         [[port]]
         name = "inside"
         side = "inside"
-        device = "net_af_packet1,iface=in0,{ROOMY}"
+        device = "net_af_packet1,iface=in0,qpairs={inside},{ROOMY}"
         addresses = ["10.1.0.11/24"]
         [[route]]
         prefix = "0.0.0.0/0"
