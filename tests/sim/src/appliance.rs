@@ -113,6 +113,8 @@ pub(crate) struct Process {
     pub(crate) core_thread: Thread,
     pub(crate) inbox: VecDeque<Input>,
     pub(crate) workers: Vec<WorkerThread>,
+    /// What crossed from one worker to another since somebody asked.
+    pub(crate) handed_over: u64,
     pub(crate) link: LinkEnd,
     /// The way of our writes into the peer's region.
     pub(crate) flight: Option<SharedFlight>,
@@ -209,6 +211,7 @@ impl Appliance {
             core_thread: Thread::default(),
             inbox: VecDeque::new(),
             workers,
+            handed_over: 0,
             link: LinkEnd::Idle,
             flight: None,
             floor_known: floor.is_known(),
@@ -300,6 +303,7 @@ impl Process {
         for to in 0..self.workers.len() {
             let Some(outgoing) = self.workers[from].worker.outgoing(WorkerId(to as u8)) else { continue };
             let outgoing: Vec<_> = outgoing.drain(..).collect();
+            self.handed_over += outgoing.iter().filter(|handoff| handoff.is_packet()).count() as u64;
             self.workers[to].handoffs[from].extend(outgoing);
         }
     }

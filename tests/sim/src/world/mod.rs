@@ -66,6 +66,8 @@ pub struct Tally {
     pub found_dead: u64,
     /// Packets that each of two owners in a full partition delivered.
     pub excused: u64,
+    /// Packets that crossed from one worker to another.
+    pub handed_over: u64,
 }
 
 impl Tally {
@@ -77,6 +79,7 @@ impl Tally {
         self.begun_anew += other.begun_anew;
         self.found_dead += other.found_dead;
         self.excused += other.excused;
+        self.handed_over += other.handed_over;
     }
 }
 
@@ -103,6 +106,7 @@ pub(crate) struct World {
     owners: Owners,
     heirs: Heirs,
     next_token: u64,
+    handed_over: u64,
     violation: Option<Violation>,
     steps: u64,
     digest: DefaultHasher,
@@ -147,6 +151,7 @@ impl World {
             owners: Owners::default(),
             heirs: Heirs::default(),
             next_token: 0,
+            handed_over: 0,
             violation: None,
             steps: 0,
             digest: DefaultHasher::new(),
@@ -179,6 +184,7 @@ impl World {
             begun_anew: self.heirs.begun_anew,
             found_dead: self.remote.found_dead,
             excused: self.deliveries.excused() as u64,
+            handed_over: self.handed_over,
         };
         let (steps, elapsed) = (self.steps, self.agenda.elapsed());
         Outcome {

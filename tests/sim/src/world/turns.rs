@@ -191,6 +191,8 @@ impl World {
         }
         let frames = process.worker_turn(worker, now - process.behind);
         let has_news = !process.inbox.is_empty();
+        let handed_over = std::mem::take(&mut process.handed_over);
+        self.handed_over += handed_over;
         for (port, frame) in frames {
             let net = if port == scene::OUTSIDE { Net::Outside } else { Net::Inside };
             self.observe(id, net, &frame);
