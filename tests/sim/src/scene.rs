@@ -12,6 +12,7 @@ use vipsec_control::config::{
 use vipsec_dataplane::api::{PortId, Side};
 use vipsec_distribute::service::{Accepts, Forwarding, Method};
 use vipsec_esp::engine::EngineKind;
+use vipsec_esp::sa::Processing;
 use vipsec_ike::{AddressMatch, ChildPolicy, ConnectionPolicy, Limits, Retransmission, Secret};
 use vipsec_store::{SizeClass, Sizes};
 use vipsec_takeover::timing::Timing;
@@ -105,8 +106,10 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
             workers: variant.workers[appliance],
             polling: Polling::Adaptive,
             engine: EngineKind::auto(),
+            processing: Processing::Cpu,
             log: LogLevel::Info,
         },
+        crypto_device: None,
         eal: Eal { file_prefix: String::new(), memory_mib: 64, hugepages: Hugepages::Never },
         ports: vec![
             port("outside", Side::Outside, [192, 0, 2, host], [2, 0, 0, 0, 1, host]),
