@@ -72,8 +72,8 @@ impl Endpoint {
             }
             Some(group) => {
                 let theirs = contents.key_exchange.as_ref().map_or(&[][..], |(_, public)| public);
-                let exchanged = KeyPair::generate(group, &mut *self.rng)
-                    .and_then(|pair| Ok((Payload::KeyExchange(group.number(), pair.public()?), pair.agree(theirs)?)));
+                let exchanged = KeyPair::answer(group, theirs, &mut *self.rng)
+                    .map(|(ours, shared)| (Payload::KeyExchange(group.number(), ours), shared));
                 let Ok((public, shared)) = exchanged else {
                     return Err(self.refuse_child(sa, NotifyType::NO_PROPOSAL_CHOSEN));
                 };

@@ -109,19 +109,20 @@ impl Endpoint {
 
     /// Replaces a child SA by a new one.
     pub fn rekey_child(&mut self, spi_in: u32, now: Instant) -> Result<(), OperateError> {
-        self.on_child(spi_in, now, Task::RekeyChild { spi: spi_in, group: None })
+        self.on_child(spi_in, now, &[ChildPhase::Installed], Task::RekeyChild { spi: spi_in, group: None })
     }
 
     /// Deletes a child SA at both ends.
     pub fn delete_child(&mut self, spi_in: u32, now: Instant) -> Result<(), OperateError> {
-        self.on_child(spi_in, now, Task::DeleteChildren(vec![spi_in]))
+        // One that the peer has replaced, too: it should delete it, and may forget to.
+        let allowed = [ChildPhase::Installed, ChildPhase::Rekeyed];
+        self.on_child(spi_in, now, &allowed, Task::DeleteChildren(vec![spi_in]))
     }
 
-    fn on_child(&mut self, spi_in: u32, now: Instant, task: Task) -> Result<(), OperateError> {
+    fn on_child(&mut self, spi_in: u32, now: Instant, allowed: &[ChildPhase], task: Task) -> Result<(), OperateError> {
         let owner = *self.child_owner.get(&spi_in).ok_or(OperateError::UnknownChildSa)?;
         self.on_established(owner, now, |sa| {
-            let installed = sa.children.get(&spi_in).is_some_and(|child| child.phase == ChildPhase::Installed);
-            if !installed {
+            if sa.children.get(&spi_in).is_none_or(|child| !allowed.contains(&child.phase)) {
                 return Err(OperateError::UnknownChildSa);
             }
             sa.enqueue(task);

@@ -74,8 +74,7 @@ impl Endpoint {
         if ke_group != Some(suite.group) {
             return vec![Payload::notify(NotifyType::INVALID_KE_PAYLOAD, suite.group.number().to_be_bytes().to_vec())];
         }
-        let exchanged =
-            KeyPair::generate(suite.group, &mut *self.rng).and_then(|pair| Ok((pair.public()?, pair.agree(public)?)));
+        let exchanged = KeyPair::answer(suite.group, public, &mut *self.rng);
         let Ok((our_public, shared)) = exchanged else { return vec![NotifyType::NO_PROPOSAL_CHOSEN.into()] };
         let id = self.new_ike_spi();
         let nonce_r = self.nonce();
