@@ -9,6 +9,7 @@ use std::sync::Arc;
 use vipsec_distribute::service::ServiceTable;
 use vipsec_esp::lifetime::LifetimeDue;
 use vipsec_esp::sa::{ChildSa, Processing, Selector, Spi};
+use vipsec_wire::cookie::Cookies;
 use vipsec_wire::crypto::SessionError;
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::Prefix;
@@ -142,6 +143,17 @@ impl Policer {
     }
 }
 
+/// How requests for an IKE SA get to the control core: from callers that nobody knows yet.
+#[derive(Debug, Clone)]
+pub struct IkeCalls {
+    /// Requests without a good cookie. Who is above has to show one (RFC 7296 §2.6): the worker says so.
+    pub unproven: Policer,
+    /// Requests with a good cookie.
+    pub proven: Policer,
+    /// What cookies are made with. `None`: what is above the limit is dropped.
+    pub cookies: Option<Cookies>,
+}
+
 /// Everything that all workers read: an immutable snapshot that a worker picks up between two bursts.
 #[derive(Debug, Clone)]
 pub struct Tables {
@@ -155,8 +167,10 @@ pub struct Tables {
     pub policies: Vec<Policy>,
     /// Services behind the VIPs and their targets.
     pub services: Arc<ServiceTable>,
-    /// Limit for IKE datagrams.
+    /// Limit for IKE datagrams of those who have an IKE SA with us, or say so.
     pub ike_policer: Policer,
+    /// How others get one.
+    pub ike_calls: IkeCalls,
 }
 
 /// An IKE message on its way between the wire and the control core, without IP and UDP headers and without the non-ESP marker.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use vipsec_distribute::service::ServiceTable;
+use vipsec_wire::cookie::Cookies;
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::Address;
 
@@ -93,8 +94,15 @@ impl Lookup {
         targets.chain(self.routes.routers())
     }
 
-    pub(crate) fn ike_policer(&self) -> Policer {
-        self.tables.ike_policer
+    /// What all workers let through together: messages of IKE SAs, calls without a cookie, calls with one.
+    pub(crate) fn ike_policers(&self) -> [Policer; 3] {
+        let calls = &self.tables.ike_calls;
+        [self.tables.ike_policer, calls.unproven, calls.proven]
+    }
+
+    /// What callers of IKE are asked for under a flood.
+    pub(crate) fn cookies(&self) -> Option<&Cookies> {
+        self.tables.ike_calls.cookies.as_ref()
     }
 
     pub(crate) fn services(&self) -> &Arc<ServiceTable> {

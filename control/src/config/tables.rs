@@ -1,6 +1,6 @@
 //! From the configuration to what the workers read.
 
-use vipsec_dataplane::api::{self, FloatingAddress, Policer, PortId, PortTable, Tables, VipState, VipTable};
+use vipsec_dataplane::api::{self, FloatingAddress, IkeCalls, Policer, PortId, PortTable, Tables, VipState, VipTable};
 use vipsec_distribute::service::{self, ServiceError, ServiceTable, TargetId, TargetState};
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::protocol;
@@ -8,9 +8,13 @@ use vipsec_wire::ip::protocol;
 use super::keys::esp_selector;
 use super::model::{Config, Floating, Policy, Service, ServiceProtocol};
 
-/// IKE datagrams that a worker lets through to the control core. A remote peer's whole call takes about four; a flood of more costs
-/// the control core less than a tenth of its time.
-const IKE_POLICER: Policer = Policer { rate: 2000, burst: 500 };
+/// IKE datagrams of IKE SAs that a worker lets through to the control core. Forged ones cost it a look-up, and a flood of them less than a
+/// tenth of its time.
+const IKE_POLICER: Policer = Policer { rate: 10_000, burst: 2000 };
+/// Requests for an IKE SA, each of which costs the control core a key exchange: so many are let through without a cookie, and so many with
+/// a good one. The two together are less than a quarter of its time.
+const UNPROVEN_CALLS: Policer = Policer { rate: 500, burst: 500 };
+const PROVEN_CALLS: Policer = Policer { rate: 2000, burst: 500 };
 
 impl Config {
     /// The workers' tables: no VIP is owned yet, every target is up.
@@ -41,6 +45,8 @@ impl Config {
             policies: self.policies.iter().flat_map(policy_rules).collect(),
             services: self.service_table(|_| Standing::default())?.into(),
             ike_policer: IKE_POLICER,
+            // The core makes the secret.
+            ike_calls: IkeCalls { unproven: UNPROVEN_CALLS, proven: PROVEN_CALLS, cookies: None },
         })
     }
 

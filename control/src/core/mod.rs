@@ -7,6 +7,7 @@
 mod announce;
 mod answers;
 mod calls;
+mod cookies;
 mod distribution;
 mod inheritance;
 mod keying;
@@ -24,13 +25,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::hmac;
 use vipsec_dataplane::api::{Command, Event, Tables, VipState};
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
 use vipsec_esp::lifetime::LifetimeDue;
 use vipsec_esp::sa::Spi;
-use vipsec_ike::{IkeSaId, KeyLog, Secret};
+use vipsec_ike::{IkeSaId, KeyLog};
 use vipsec_takeover::floor::Floor;
 use vipsec_wire::iv::Epoch;
 
@@ -39,6 +39,7 @@ use crate::config::{Check, Config};
 use crate::health::Run;
 use answers::Questions;
 use calls::Calls;
+use cookies::cookies;
 use ownership::Ownership;
 pub use pairing::Paired;
 use publishing::Publications;
@@ -46,9 +47,6 @@ use replica::Replica;
 use succession::Succession;
 use targets::Targets;
 use workers::WorkerSet;
-
-/// The version of the cookie secret that two appliances share; 0 is that of one's own.
-const SHARED_COOKIES: u8 = 1;
 
 /// How often an owner repeats its gratuitous ARP.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
@@ -172,12 +170,12 @@ pub struct Core {
 impl Core {
     /// An appliance that owns nothing yet.
     pub fn new(config: Arc<Config>, surroundings: Surroundings, now: Instant) -> Self {
-        let Surroundings { counters, tables, deadline, floors, incarnation, health_seed, rng, facts } = surroundings;
+        let Surroundings { counters, tables, deadline, floors, incarnation, health_seed, mut rng, facts } =
+            surroundings;
+        let cookies = cookies(config.peer.as_ref().map(|peer| &peer.secret), &mut *rng);
         let mut ike = vipsec_ike::Endpoint::new(Arc::new(config.ike_config(counters.len())), rng);
         ike.set_key_log(config.ike.key_log.is_some());
-        if let Some(peer) = &config.peer {
-            ike.set_cookie_secret(SHARED_COOKIES, cookie_secret(&peer.secret));
-        }
+        ike.set_cookies(cookies.clone());
         let mut core = Self {
             started: now,
             ike,
@@ -200,6 +198,7 @@ impl Core {
             outputs: VecDeque::new(),
             config,
         };
+        core.tables.ike_calls.cookies = Some(cookies);
         core.publish_tables();
         core.install_static_children();
         core.settle(now);
@@ -376,11 +375,4 @@ impl Core {
     fn epoch_of(&self, vip: u16) -> Option<Epoch> {
         self.ownership.epoch_of_sas(vip)
     }
-}
-
-/// What both appliances of a pair make IKE's cookies from (RFC 7296 §2.6): a remote peer that got one from the owner shows it to the
-/// successor.
-fn cookie_secret(pairing: &Secret) -> Secret {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, pairing.expose());
-    Secret::new(hmac::sign(&key, b"vipsec IKE cookies").as_ref().to_vec())
 }

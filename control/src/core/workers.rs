@@ -468,6 +468,11 @@ mod tests {
             policies: Vec::new(),
             services: Default::default(),
             ike_policer: vipsec_dataplane::api::Policer { rate: 1, burst: 1 },
+            ike_calls: vipsec_dataplane::api::IkeCalls {
+                unproven: vipsec_dataplane::api::Policer { rate: 1, burst: 1 },
+                proven: vipsec_dataplane::api::Policer { rate: 1, burst: 1 },
+                cookies: None,
+            },
         })
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use vipsec_dataplane::api::{
-    Command, FloatingAddress, Policer, PortId, PortTable, Route, Side, Tables, VipState, VipTable,
+    Command, FloatingAddress, IkeCalls, Policer, PortId, PortTable, Route, Side, Tables, VipState, VipTable,
 };
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
@@ -216,6 +216,11 @@ pub(crate) fn tables() -> Tables {
         policies: Vec::new(),
         services: ServiceTable::new(vec![target], vec![service]).unwrap().into(),
         ike_policer: Policer { rate: 10, burst: 5 },
+        ike_calls: IkeCalls {
+            unproven: Policer { rate: 10, burst: 5 },
+            proven: Policer { rate: 10, burst: 5 },
+            cookies: None,
+        },
     }
 }
 

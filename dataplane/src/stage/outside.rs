@@ -10,6 +10,7 @@ use vipsec_wire::ip::{Header, Version, protocol};
 use vipsec_wire::udp::{self, ChecksumState, Datagram};
 
 use super::esp::Sealed;
+use super::ike::IkeFrame;
 use super::inner::Inner;
 use super::path_mtu::is_icmp_error;
 use super::{Stage, fragments, ndp};
@@ -120,7 +121,10 @@ impl<P: BufferPool> Worker<P> {
                 self.counters.count(Tally::NatKeepalives);
                 Ok(())
             }
-            (Kind::Ike { headers, local, remote }, _) => self.punt_ike(now, frame.data().get(headers..), local, remote),
+            (Kind::Ike { headers, local, remote }, _) => {
+                let ike = IkeFrame { port, ethernet, header: &header, frame, headers, local, remote };
+                self.punt_ike(now, ike)
+            }
             (Kind::IcmpError, Some(vip)) => {
                 frame.trim_front(ethernet::HEADER_LEN)?;
                 self.outside_error(now, (port, ethernet), vip, &header, frame, came)

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use vipsec_wire::cookie::Caller;
 use vipsec_wire::ethernet::Header;
 use vipsec_wire::ip::protocol;
 use vipsec_wire::ipv4::Packet;
@@ -10,6 +11,7 @@ use vipsec_wire::udp::Datagram;
 use super::scene::*;
 use crate::api::{Command, Event, IkeDatagram};
 use crate::drops::{DropReason, Tally};
+use crate::worker::WorkerConfig;
 
 const PEER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 5);
 
@@ -64,6 +66,123 @@ fn ike_is_policed() {
     scene.advance(SECOND / 10);
     scene.receive(OUTSIDE, &message);
     assert_eq!(scene.events().len(), 1);
+}
+
+/// An IKE_SA_INIT request of RFC 7296 §1.2, with a cookie in front if there is one (§2.6).
+fn call(spi: u64, cookie: Option<&[u8]>) -> Vec<u8> {
+    let cookie = cookie.map(|cookie| (41, [b"\0\0\x40\x06".as_slice(), cookie].concat()));
+    let payloads: Vec<(u8, Vec<u8>)> =
+        cookie.into_iter().chain([(33, vec![0; 40]), (34, vec![0; 36]), (40, NONCE.to_vec())]).collect();
+    let mut message = spi.to_be_bytes().to_vec();
+    message.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, payloads[0].0, 0x20, 34, 0x08, 0, 0, 0, 0]);
+    let len = 28 + payloads.iter().map(|(_, content)| 4 + content.len()).sum::<usize>();
+    message.extend_from_slice(&u32::try_from(len).unwrap().to_be_bytes());
+    for (n, (_, content)) in payloads.iter().enumerate() {
+        let next = payloads.get(n + 1).map_or(0, |(kind, _)| *kind);
+        message.extend_from_slice(&[next, 0]);
+        message.extend_from_slice(&u16::try_from(4 + content.len()).unwrap().to_be_bytes());
+        message.extend_from_slice(content);
+    }
+    message
+}
+
+const NONCE: [u8; 32] = [0x11; 32];
+
+fn call_from(port: u16, local_port: u16, message: &[u8]) -> Vec<u8> {
+    let marker: &[u8] = if local_port == 4500 { &[0; 4] } else { &[] };
+    to_vip(&udp((PEER, port), (VIP, local_port), &[marker, message].concat()))
+}
+
+/// Those who have shown nothing yet use their share up.
+fn flood(scene: &mut Scene) {
+    scene.receive_burst(OUTSIDE, &vec![call_from(500, 500, &call(1, None)); 3]);
+    assert_eq!(scene.events().len(), 3);
+}
+
+#[test]
+fn above_the_limit_callers_have_to_show_a_cookie() {
+    for (port, local_port) in [(500, 500), (61000, 4500)] {
+        let mut scene = Scene::new();
+        flood(&mut scene);
+        scene.receive(OUTSIDE, &call_from(port, local_port, &call(7, None)));
+        assert!(scene.events().is_empty());
+        let answer = scene.one_sent(OUTSIDE);
+        let (ethernet, packet) = Header::parse(&answer).unwrap();
+        // To where the request came from: nobody is asked who that is.
+        assert_eq!((ethernet.source, ethernet.destination), (VIP_MAC, ROUTER_MAC));
+        let packet = Packet::parse(packet).unwrap();
+        assert_eq!((packet.source(), packet.destination()), (VIP, PEER));
+        let datagram = Datagram::parse(packet.payload()).unwrap();
+        assert!(datagram.checksum() != 0 && datagram.checksum_is_valid_v4(VIP, PEER));
+        assert_eq!((datagram.source_port(), datagram.destination_port()), (local_port, port));
+        let message = datagram.payload().strip_prefix(if local_port == 4500 { &[0; 4][..] } else { &[] }).unwrap();
+        let cookie = message.last_chunk::<17>().unwrap();
+        let mut expected = vec![0; vipsec_wire::ike::COOKIE_REQUEST_LEN];
+        vipsec_wire::ike::emit_cookie_request(7, cookie, &mut expected).unwrap();
+        assert_eq!(message, expected);
+        assert_eq!(scene.counters.tally(Tally::CookiesAsked), 1);
+        scene.assert_nothing_dropped();
+        // With it the caller is let through, cookie and all: the control core may want to see it as well.
+        let again = call(7, Some(cookie));
+        scene.receive(OUTSIDE, &call_from(port, local_port, &again));
+        assert_eq!(ike(&mut scene).payload, again);
+    }
+}
+
+#[test]
+fn a_cookie_of_another_caller_is_as_good_as_none() {
+    let mut scene = Scene::new();
+    flood(&mut scene);
+    let caller = Caller { nonce: &NONCE, address: PEER.into(), spi: 7 };
+    for caller in [Caller { spi: 8, ..caller }, Caller { address: ROUTER.into(), ..caller }] {
+        scene.receive(OUTSIDE, &call_from(500, 500, &call(7, Some(&COOKIES.make(caller)))));
+        assert!(scene.events().is_empty());
+        assert_eq!(scene.sent(OUTSIDE).len(), 1, "another cookie");
+    }
+}
+
+/// Each kind has a limit of its own.
+#[test]
+fn a_flood_of_calls_takes_nothing_from_ike_sas_and_from_callers_with_cookies() {
+    let mut scene = Scene::new();
+    for spi in 0..100 {
+        scene.receive(OUTSIDE, &call_from(500, 500, &call(spi, None)));
+    }
+    scene.events();
+    scene.sent(OUTSIDE);
+    let of_an_ike_sa = [&[1; 16][..], &[46, 0x20, 37, 8, 0, 0, 0, 1, 0, 0, 0, 28]].concat();
+    scene.receive_burst(OUTSIDE, &vec![call_from(500, 4500, &of_an_ike_sa); 5]);
+    assert_eq!(scene.events().len(), 5);
+    let cookie = COOKIES.make(Caller { nonce: &NONCE, address: PEER.into(), spi: 7 });
+    scene.receive_burst(OUTSIDE, &vec![call_from(500, 500, &call(7, Some(&cookie))); 5]);
+    assert_eq!(scene.events().len(), 4);
+    scene.assert_dropped(DropReason::IkeCallPoliced);
+}
+
+#[test]
+fn calls_that_are_not_worth_an_answer() {
+    let mut scene = Scene::new();
+    flood(&mut scene);
+    let mut without_nonce = call(7, None);
+    without_nonce.truncate(28 + 44);
+    // Shorter than the answer would be.
+    let mut short = call(7, None);
+    short[16] = 40;
+    short.splice(28.., [&[0, 0, 0, 20][..], &NONCE[..16]].concat());
+    for message in [without_nonce, short] {
+        scene.receive(OUTSIDE, &call_from(500, 500, &message));
+        scene.assert_dropped(DropReason::IkeCallPoliced);
+    }
+}
+
+#[test]
+fn without_a_secret_nobody_is_asked_for_cookies() {
+    let mut tables = tables();
+    tables.ike_calls.cookies = None;
+    let mut scene = Scene::with(tables, &WorkerConfig::default());
+    flood(&mut scene);
+    scene.receive(OUTSIDE, &call_from(500, 500, &call(7, None)));
+    scene.assert_dropped(DropReason::IkeCallPoliced);
 }
 
 #[test]

@@ -11,13 +11,14 @@ use vipsec_esp::soft_device::SoftDevice;
 use vipsec_wire::arp;
 use vipsec_wire::buffer::{BufferPool, Burst, PacketBuf, VecBuf, VecPool};
 use vipsec_wire::checksum::Sum;
+use vipsec_wire::cookie::Cookies;
 use vipsec_wire::ethernet::{EtherType, Header, MacAddr};
 use vipsec_wire::ip::{self as wire_ip, parse_interface, protocol};
 use vipsec_wire::tcp::Flags;
 use vipsec_wire::{icmp, icmpv6, ipv4, ndp, udp};
 
 use crate::api::{
-    Command, Event, FloatingAddress, Policer, PortId, PortTable, Route, Side, Tables, VipState, VipTable,
+    Command, Event, FloatingAddress, IkeCalls, Policer, PortId, PortTable, Route, Side, Tables, VipState, VipTable,
 };
 use crate::counters::Counters;
 use crate::deadline::Deadline;
@@ -54,6 +55,9 @@ pub(super) const TARGET6_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 23]);
 pub(super) const REMOTE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 7);
 /// A host behind the remote peer.
 pub(super) const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 7);
+
+/// What callers are asked for under a flood.
+pub(super) const COOKIES: Cookies = Cookies::new(1, [0x5e; 16]);
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
@@ -102,6 +106,11 @@ pub(super) fn tables() -> Tables {
         policies: Vec::new(),
         services: services([TargetState::Up; 2]).into(),
         ike_policer: Policer { rate: 10, burst: 5 },
+        ike_calls: IkeCalls {
+            unproven: Policer { rate: 10, burst: 3 },
+            proven: Policer { rate: 10, burst: 4 },
+            cookies: Some(COOKIES),
+        },
     }
 }
 

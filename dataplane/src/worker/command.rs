@@ -63,7 +63,6 @@ impl<P: BufferPool> Worker<P> {
     }
 
     fn use_tables(&mut self, now: Instant, version: u64, tables: Arc<Tables>) {
-        self.ike_policer.set_limits(tables.ike_policer.shared_by(self.mates.count()));
         self.mates.use_services(&tables.services);
         let next = Lookup::new(tables);
         if self.lookup.loses_a_vip_to(&next) {
@@ -79,6 +78,7 @@ impl<P: BufferPool> Worker<P> {
             }
         }
         self.lookup = next;
+        self.limit_ike();
         self.tables_changed(version);
         self.connections.use_services(self.lookup.services().clone());
         self.release_held(now);

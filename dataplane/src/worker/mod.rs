@@ -127,6 +127,8 @@ pub struct Worker<P: BufferPool> {
     /// SAs whose numbers moved in the burst at hand.
     touched: ArrayVec<SaIndex, BURST_MAX>,
     pub(crate) ike_policer: TokenBucket,
+    pub(crate) calls_policer: TokenBucket,
+    pub(crate) proven_calls_policer: TokenBucket,
     pub(crate) advertisement_policer: TokenBucket,
     pub(crate) unknown_spi_policer: TokenBucket,
     pub(crate) icmp_error_policer: TokenBucket,
@@ -158,6 +160,8 @@ impl<P: BufferPool> Worker<P> {
         let queue = |port| VecDeque::with_capacity(if port < ports { config.transmit_packets_max } else { 0 });
         Self {
             ike_policer: TokenBucket::new(tables.ike_policer),
+            calls_policer: TokenBucket::new(tables.ike_calls.unproven),
+            proven_calls_policer: TokenBucket::new(tables.ike_calls.proven),
             connections: ConnectionTable::new(
                 &config.connections,
                 config.hash_seed,
@@ -212,10 +216,19 @@ impl<P: BufferPool> Worker<P> {
     #[must_use]
     pub fn among(mut self, me: WorkerId, workers: usize) -> Self {
         self.mates.join(me, workers);
-        self.ike_policer.set_limits(self.lookup.ike_policer().shared_by(workers));
+        self.limit_ike();
         self.neighbours.be_patient(PATIENCE * u32::from(me.0));
         self.identification = u32::from(me.0);
         self
+    }
+
+    /// Its part of what may come to the control core.
+    pub(crate) fn limit_ike(&mut self) {
+        let workers = self.mates.count();
+        let [of_ike_sas, unproven, proven] = self.lookup.ike_policers().map(|all| all.shared_by(workers));
+        self.ike_policer.set_limits(of_ike_sas);
+        self.calls_policer.set_limits(unproven);
+        self.proven_calls_policer.set_limits(proven);
     }
 
     /// Has no queue of a port: its frames leave by that worker's.

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use vipsec_dataplane::api::{FloatingAddress, Policer, PortId, PortTable, Route, Side, Tables, VipState, VipTable};
+use vipsec_dataplane::api::{
+    FloatingAddress, IkeCalls, Policer, PortId, PortTable, Route, Side, Tables, VipState, VipTable,
+};
 use vipsec_distribute::service::{Accepts, Service, ServiceTable, Target, TargetId};
 use vipsec_esp::sa::{
     Algorithm, ChildSa, InboundParams, KeyMaterial, Lifetime, Mode, OutboundParams, Processing, Selector, Spi,
@@ -108,6 +110,11 @@ pub(crate) fn tables() -> Result<Tables, BenchError> {
         policies: Vec::new(),
         services: Arc::new(ServiceTable::new(targets, services).map_err(BenchError::setup)?),
         ike_policer: Policer { rate: 10, burst: 5 },
+        ike_calls: IkeCalls {
+            unproven: Policer { rate: 10, burst: 5 },
+            proven: Policer { rate: 10, burst: 5 },
+            cookies: None,
+        },
     })
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use vipsec_wire::cookie::Caller;
+
 use super::contents::Contents;
 use super::receive::Ends;
 use super::timers::after;
@@ -115,15 +117,15 @@ impl Endpoint {
         let Ends { local, remote } = ends;
         let limits = self.config.limits;
         if self.half_open.len() >= limits.half_open_cookie_threshold {
-            let verified = contents
-                .notifies(NotifyType::COOKIE)
-                .any(|cookie| self.cookies.verify(&cookie.data, nonce, remote, header.initiator_spi));
+            let caller = Caller { nonce, address: remote.ip(), spi: header.initiator_spi };
+            let verified =
+                contents.notifies(NotifyType::COOKIE).any(|cookie| self.cookies.verify(&cookie.data, caller));
             if !verified {
                 // RFC 7296 §2.6: a wrong cookie is treated as none: the answer is a new one.
                 let wrong = contents.has(NotifyType::COOKIE);
                 let reason = if wrong { Drop::CookieWrong } else { Drop::CookieAsked };
                 self.drop_unauthenticated(reason, local, remote);
-                let cookie = self.cookies.make(nonce, remote, header.initiator_spi);
+                let cookie = self.cookies.make(caller).to_vec();
                 self.answer_init(header, ends, Payload::notify(NotifyType::COOKIE, cookie));
                 return false;
             }
@@ -161,8 +163,7 @@ impl Endpoint {
         datagram: &[u8],
     ) -> Option<(IkeSaId, HalfOpen)> {
         let Accepted { vip, suite, chosen, public, nonce: nonce_i } = *accepted;
-        let pair = KeyPair::generate(suite.group, &mut *self.rng).ok()?;
-        let shared = pair.agree(public).ok()?;
+        let (our_public, shared) = KeyPair::answer(suite.group, public, &mut *self.rng).ok()?;
         let id = self.new_ike_spi();
         let nonce_r = self.nonce();
         let spis = IkeSpis { initiator: header.initiator_spi, responder: id.0 };
@@ -171,7 +172,7 @@ impl Endpoint {
         self.log_ike_keys(&channel);
         let mut payloads = vec![
             Payload::Sa(vec![suite.answer(chosen, &[])]),
-            Payload::KeyExchange(suite.group.number(), pair.public().ok()?),
+            Payload::KeyExchange(suite.group.number(), our_public),
             Payload::Nonce(nonce_r.clone()),
         ];
         // Who the peer is, and so which connection is meant, only IKE_AUTH tells.

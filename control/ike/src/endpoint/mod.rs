@@ -4,7 +4,6 @@ mod assign;
 mod auth;
 mod child;
 mod contents;
-mod cookie;
 mod create_child;
 mod informational;
 mod init;
@@ -30,17 +29,16 @@ use std::time::{Duration, Instant};
 
 use rand_core::CryptoRng;
 use thiserror::Error;
+use vipsec_wire::cookie::{Cookies, SECRET_LEN};
 use vipsec_wire::iv::{Epoch, IvPrefix};
 
 use crate::config::Config;
 use crate::counters::{Counters, Drop};
-use crate::crypto::Secret;
 use crate::event::{Event, GoneReason, Transmit};
 use crate::identity::Identity;
 use crate::keylog;
 use crate::pool::Leases;
 use crate::sa::{Channel, Datagrams, IkeSa, IkeSaId};
-use cookie::Cookies;
 use init::HalfOpen;
 use init_response::Initiation;
 use rate::RateLimit;
@@ -113,7 +111,8 @@ pub struct EpochWentBack {
 impl Endpoint {
     /// An endpoint that owns no VIP yet.
     pub fn new(config: Arc<Config>, mut rng: Box<dyn CryptoRng + Send>) -> Self {
-        let cookies = Cookies::new(&mut *rng);
+        let mut cookie_secret = [0; SECRET_LEN];
+        rng.fill_bytes(&mut cookie_secret);
         let answers = RateLimit::new(config.limits.unprotected_answers_per_second);
         Self {
             config,
@@ -127,7 +126,7 @@ impl Endpoint {
             by_peer: BTreeMap::new(),
             by_init: BTreeMap::new(),
             timers: BTreeSet::new(),
-            cookies,
+            cookies: Cookies::new(0, cookie_secret),
             answers,
             complaints: RateLimit::new(COMPLAINTS_PER_SECOND),
             leases: Leases::default(),
@@ -156,10 +155,10 @@ impl Endpoint {
         self.config = config;
     }
 
-    /// The secret behind our cookies (RFC 7296 §2.6), at least 32 bytes. Appliances that share it accept each other's cookies.
-    /// The one before stays valid until the next call. `version` names the secret and differs from the one before.
-    pub fn set_cookie_secret(&mut self, version: u8, secret: Secret) {
-        self.cookies.set(version, secret);
+    /// Our cookies from now on (RFC 7296 §2.6); until then they are our own. Appliances that share their secret accept each other's,
+    /// and what stands before us may ask for them in our stead.
+    pub fn set_cookies(&mut self, cookies: Cookies) {
+        self.cookies = cookies;
     }
 
     /// From now on the keys of all new SAs come as [`Event::KeyLog`], or no longer. For debugging: whoever has them reads everything.

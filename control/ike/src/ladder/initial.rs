@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use vipsec_wire::cookie::Cookies;
+
 use super::bench::lose_nth;
 use super::{ALICE, BOB, Bench, Setup};
 use crate::message::NotifyType;
@@ -306,7 +308,7 @@ fn cookies_of_a_shared_secret() {
     let limits = Limits { half_open_cookie_threshold: 0, ..Limits::default() };
     let mut bench = Bench::new(Setup { limits, ..Setup::default() });
     let share = |bench: &mut Bench| {
-        bench.sides[BOB].endpoint.set_cookie_secret(7, crate::Secret::new(vec![9; 32]));
+        bench.sides[BOB].endpoint.set_cookies(Cookies::new(7, [9; 16]));
     };
     share(&mut bench);
     bench.call();

@@ -4,10 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, OnceLock};
 
 use vipsec_dataplane::api::{
-    FloatingAddress, Policer, Policy, PolicyAction, PortId, PortTable, Route, Side, Tables, VipState, VipTable,
+    FloatingAddress, IkeCalls, Policer, Policy, PolicyAction, PortId, PortTable, Route, Side, Tables, VipState,
+    VipTable,
 };
 use vipsec_distribute::service::{Accepts, Forwarding, Method, Service, ServiceTable, Target, TargetId, TargetState};
 use vipsec_esp::sa::Selector;
+use vipsec_wire::cookie::Cookies;
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::{parse_interface, protocol};
 
@@ -72,6 +74,11 @@ pub(super) fn tables(kind: u8) -> Tables {
         policies: if kind & 8 != 0 { policies() } else { Vec::new() },
         services: services(kind >> 4),
         ike_policer: Policer { rate: 10, burst: 5 },
+        ike_calls: IkeCalls {
+            unproven: Policer { rate: 10, burst: 5 },
+            proven: Policer { rate: 10, burst: 5 },
+            cookies: Some(Cookies::new(1, [7; 16])),
+        },
     }
 }
 
