@@ -10,7 +10,7 @@ help:
 	@echo 'make test   all tests'
 	@echo 'make sim    N=100000 SEED=1: that many simulated schedules from that seed on; failing seeds are printed'
 	@echo 'make store-soak  N=5000: that many owners of a store killed or fenced while they write, on one host and between two (root)'
-	@echo 'make bench  what a packet costs on this machine, into target/bench; DOCS=1: into docs/benchmarks.md, too'
+	@echo 'make bench  what a packet and an IKE SA cost on this machine, into target/bench; DOCS=1: into docs/benchmarks.md, too'
 	@echo 'make bench-peers  the same of DPDK'"'"'s ipsec-secgw and crypto drivers (fetches and builds the former)'
 	@echo 'make interop  IKE against a stock strongSwan, all cases in both roles (root); target/interop/report.json'
 	@echo 'make lint   formatting, clippy, and who may know whom'
@@ -33,7 +33,8 @@ store-soak: deps
 	$(AS_ROOT) env PATH="$$PATH" VIPSEC_STORE_OWNERS=$(or $(N),5000) cargo test --locked -p vipsec-store --test two_processes
 
 bench: deps
-	cargo build --locked --release -p vipsec-bench
+	cargo build --locked --release -p vipsec-bench -p vipsec-control -p vipsec-ikegen -p vipsec-lab
+	$(AS_ROOT) target/release/vipsec-lab ike
 	$(AS_ROOT) target/release/vipsec-bench $(if $(DOCS),--write-docs)
 
 bench-peers: deps

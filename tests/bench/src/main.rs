@@ -16,7 +16,7 @@ use vipsec_hw::{Eal, EalOptions, Hugepages, Mempool, MempoolOptions};
 use crate::distribution::Distribution;
 use crate::error::BenchError;
 use crate::machine::Machine;
-use crate::report::PeerRow;
+use crate::report::{IkeRow, PeerRow};
 use crate::result::Row;
 use crate::store::StoreRow;
 use crate::traffic::Traffic;
@@ -81,11 +81,12 @@ enum Part {
     Store,
 }
 
-/// The files of figures; the last is what `make bench-peers` leaves.
+/// The files of figures; the last two are what `make bench-peers` and `vipsec-lab ike` leave.
 const ROWS: &str = "dataplane.json";
 const MACHINE: &str = "machine.json";
 const STORE: &str = "store.json";
 const PEERS: &str = "peers.json";
+const IKE: &str = "ike.json";
 
 const SIZES: [usize; 4] = [64, 256, 512, 1420];
 const PATH_SIZES: [usize; 3] = [64, 512, 1420];
@@ -125,10 +126,10 @@ fn run(arguments: &Arguments) -> Result<(), BenchError> {
     let (rows, machine): (Vec<Row>, Machine) = (read(&rows)?, read(&machine)?);
     print!("{}", report::tables(&machine, &rows));
     if let Some(folder) = &arguments.write_docs {
-        let peers = arguments.output.join(PEERS);
-        let peers: Vec<PeerRow> = if peers.exists() { read(&peers)? } else { Vec::new() };
-        let store: Vec<StoreRow> = if store.exists() { read(&store)? } else { Vec::new() };
-        write(&folder.join("benchmarks.md"), &report::page(&machine, &rows, &peers, &store))?;
+        let peers: Vec<PeerRow> = read_if_there(&arguments.output.join(PEERS))?;
+        let store: Vec<StoreRow> = read_if_there(&store)?;
+        let ike: Vec<IkeRow> = read_if_there(&arguments.output.join(IKE))?;
+        write(&folder.join("benchmarks.md"), &report::page(&machine, &rows, &peers, &store, &ike))?;
         write(&folder.join("benchmarks.svg"), &report::picture(&machine, &rows))?;
     }
     Ok(())
@@ -191,6 +192,10 @@ fn take_turns(
     }
     let rows = traffic.iter().flat_map(Traffic::rows);
     Ok(rows.chain(distributions.iter().filter_map(Distribution::row)).collect())
+}
+
+fn read_if_there<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, BenchError> {
+    if path.exists() { read(path) } else { Ok(Vec::new()) }
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T, BenchError> {

@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 
-pub use config::{CharonConfig, Child, Connection, DpdAction, RemoteAddress, Retransmit};
+pub use config::{CharonConfig, Child, Connection, DpdAction, RemoteAddress, Retransmit, Scale};
 
 use crate::command::{self, HOUSEKEEPING_LIMIT};
 use crate::error::{Context, LabError, Result};
@@ -210,6 +210,11 @@ impl Charon {
         self.process.kill().context(|| "killing charon".to_owned())?;
         self.process.wait().context(|| "waiting for charon's end".to_owned())?;
         Ok(())
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {

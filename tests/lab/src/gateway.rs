@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::appliance::{Appliance, IkeSettings};
-use crate::charon::{Charon, CharonConfig, Child, Connection, DpdAction, RemoteAddress, Retransmit};
+use crate::charon::{Charon, CharonConfig, Child, Connection, DpdAction, RemoteAddress, Retransmit, Scale};
 use crate::error::Result;
 use crate::netns::Namespace;
 use crate::topology::{INNER_NETWORK, INSIDE_GATEWAY, Plan, TunnelPlan, VIP};
@@ -151,7 +151,7 @@ pub fn strongswan_config(
             dpd_action: DpdAction::Clear,
         }],
     };
-    CharonConfig { connections: plan.tunnels().map(connection).collect(), retransmit }
+    CharonConfig { connections: plan.tunnels().map(connection).collect(), retransmit, scale: Scale::Few }
 }
 
 /// Makes the kernel of the appliance's namespace forward what strongSwan decrypts to the targets, although the VIP is its own

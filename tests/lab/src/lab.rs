@@ -9,7 +9,9 @@ use crate::appliance::{Appliance, ApplianceConfig, IkeSettings, PeerSettings, St
 use crate::capture::{Capture, Direction, Exchange, PortSocket};
 pub use pair::Roles;
 
-use crate::charon::{Charon, CharonConfig, Child, ChildSa, Connection, DpdAction, IkeSa, RemoteAddress, Retransmit};
+use crate::charon::{
+    Charon, CharonConfig, Child, ChildSa, Connection, DpdAction, IkeSa, RemoteAddress, Retransmit, Scale,
+};
 use crate::client::{self, BulkReport, ConnectionsReport, PingPong, UdpProbe};
 use crate::clock::Stamp;
 use crate::command;
@@ -373,6 +375,6 @@ fn start_peer(config: &LabConfig, peer: &PeerPlan, host: &Namespace, run: &Run) 
         }],
     };
     let connections = peer.tunnels.iter().map(connection).collect();
-    let settings = CharonConfig { connections, retransmit: config.retransmit };
+    let settings = CharonConfig { connections, retransmit: config.retransmit, scale: Scale::Few };
     Charon::start(host, &run.folder().join(&peer.name), &settings)
 }

@@ -9,6 +9,7 @@ use vipsec_lab::appliance::TakeoverPolicy;
 use vipsec_lab::error::Result;
 use vipsec_lab::gateway::GatewayKind;
 use vipsec_lab::scenario::demo::{self, DemoConfig};
+use vipsec_lab::scenario::ike::{self, IkeConfig};
 use vipsec_lab::scenario::takeover::{self, TakeoverConfig, Tale};
 use vipsec_lab::scenario::{Outcome, Progress, exercise};
 use vipsec_lab::{command, supervisor};
@@ -61,6 +62,27 @@ enum Scenario {
         gateway: GatewayKind,
         /// Folder for the report, the captures and the logs.
         #[arg(long, default_value = "target/exercise")]
+        out: PathBuf,
+    },
+    /// What an IKE SA with a child SA costs the gateway: vipsecd and strongSwan in turns, called by the same initiators.
+    Ike {
+        /// How often each starts afresh.
+        #[arg(long, default_value_t = 3)]
+        turns: u32,
+        /// Initiators in a batch.
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+        initiators: u32,
+        /// Batches in a turn; the SAs of those before stay.
+        #[arg(long, default_value_t = 3)]
+        batches: u32,
+        /// In a last turn of vipsecd alone: until it has so many IKE SAs. 0: no such turn.
+        #[arg(long, default_value_t = 12_000, value_parser = clap::value_parser!(u32).range(0..=19_000))]
+        many: u32,
+        /// Handshakes under way at a time.
+        #[arg(long, default_value_t = 32)]
+        parallel: u32,
+        /// File for the figures.
+        #[arg(long, default_value = "target/bench/ike.json")]
         out: PathBuf,
     },
     /// What becomes of tunnels and connections when one of two appliances dies, sleeps, comes back, or gives the VIP away.
@@ -118,6 +140,12 @@ fn play(scenario: Scenario) -> Result<bool> {
             let failed = results.iter().filter(|case| case.result == Outcome::Failed).count();
             println!("\n{} cases, {failed} failed; report, captures and logs: {}", results.len(), out.display());
             Ok(failed == 0)
+        }
+        Scenario::Ike { turns, initiators, batches, many, parallel, out } => {
+            let config = IkeConfig { turns, initiators, batches, many, parallel, out };
+            ike::play(&config, &progress)?;
+            println!("\nfigures: {}", config.out.display());
+            Ok(true)
         }
         Scenario::Takeover { case, runs, tunnels, out } => {
             let tales = if case.is_empty() { Tale::value_variants().to_vec() } else { case };

@@ -2,6 +2,8 @@
 
 pub mod demo;
 pub mod exercise;
+pub mod flood;
+pub mod ike;
 pub mod takeover;
 
 use std::time::Instant;

@@ -7,10 +7,12 @@ use crate::result::{Case, Row, Way};
 use crate::store::StoreRow;
 
 mod goals;
+mod ike;
 mod peers;
 mod picture;
 mod store;
 
+pub(crate) use ike::IkeRow;
 pub(crate) use peers::PeerRow;
 pub(crate) use picture::picture;
 pub(crate) use store::table as store_table;
@@ -19,7 +21,7 @@ pub(crate) use store::table as store_table;
 const PAGE: &str = include_str!("page.md");
 
 /// The whole page.
-pub(crate) fn page(machine: &Machine, rows: &[Row], peers: &[PeerRow], store: &[StoreRow]) -> String {
+pub(crate) fn page(machine: &Machine, rows: &[Row], peers: &[PeerRow], store: &[StoreRow], ike: &[IkeRow]) -> String {
     PAGE.replace("{machine}", &machine_text(machine))
         .replace("{esp}", &esp(machine, rows))
         .replace("{path}", &path(machine, rows))
@@ -27,6 +29,7 @@ pub(crate) fn page(machine: &Machine, rows: &[Row], peers: &[PeerRow], store: &[
         .replace("{goals}", &goals::table(machine, rows))
         .replace("{peers}", &peers::table(peers))
         .replace("{store}", &store::table(store))
+        .replace("{ike}", &ike::table(ike))
 }
 
 /// The tables alone.
@@ -204,7 +207,7 @@ mod tests {
         };
         let figure =
             StoreRow { figure: crate::store::Figure::BlockUs, way: crate::store::Way::Local, median: 0.75, p99: None };
-        let page = page(&machine, &[row], &[peer], &[figure]);
+        let page = page(&machine, &[row], &[peer], &[figure], &[]);
         assert!(page.contains("| shared memory | 0.75 | – | us | 0.5 us: missed |"), "{page}");
         assert!(page.contains("| another | 1,420 | in | – | – | 100 |"), "{page}");
         assert!(!page.contains('{'), "{page}");

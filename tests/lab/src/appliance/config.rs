@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::error::{LabError, Result};
+use crate::fleet::FleetPlan;
 use crate::target::{ECHO_PORT, HTTP_PORT, SOURCE_PORT};
 use crate::topology::{AppliancePlan, INNER_NETWORK, INSIDE_GATEWAY, Plan, TunnelPlan, VIP};
 
@@ -82,6 +83,7 @@ pub struct PeerSettings {
 pub(super) struct ApplianceConnection {
     pub(super) name: String,
     pub(super) remote_id: String,
+    pub(super) remote_ts: String,
     pub(super) secret: String,
 }
 
@@ -99,6 +101,8 @@ pub struct ApplianceConfig {
     preferred: Option<u8>,
     workers: u8,
     crypto_device: Option<String>,
+    routes: Vec<Route>,
+    log: &'static str,
 }
 
 impl ApplianceConfig {
@@ -113,6 +117,7 @@ impl ApplianceConfig {
         let connection = |tunnel: &TunnelPlan| ApplianceConnection {
             name: tunnel.connection.clone(),
             remote_id: tunnel.identity.clone(),
+            remote_ts: INNER_NETWORK.to_owned(),
             secret: settings.secret.clone(),
         };
         Self {
@@ -126,12 +131,27 @@ impl ApplianceConfig {
             preferred: None,
             workers: 1,
             crypto_device: None,
+            routes: Vec::new(),
+            log: "info",
         }
     }
 
     /// Has its SAs processed by a crypto device.
     pub fn with_crypto_device(self, crypto_device: Option<String>) -> Self {
         Self { crypto_device, ..self }
+    }
+
+    /// Lets a fleet of initiators in as well, from behind a remote peer's address. A line in the log for each would be most of the work.
+    pub fn with_fleet(mut self, fleet: &FleetPlan) -> Self {
+        self.connections.push(ApplianceConnection {
+            name: "fleet".to_owned(),
+            remote_id: format!("*.{}", fleet.domain),
+            remote_ts: fleet.inner_network.clone(),
+            secret: self.settings.secret.clone(),
+        });
+        self.routes.push(Route { prefix: fleet.network.clone(), via: fleet.host.to_string(), port: "outside" });
+        self.log = "warn";
+        self
     }
 
     /// Makes it one of a pair in which `preferred` is the id of the VIP's first owner.
@@ -157,7 +177,7 @@ impl ApplianceConfig {
                 polling: "adaptive",
                 engine: "auto",
                 processing: if self.crypto_device.is_some() { "lookaside" } else { "cpu" },
-                log: "info",
+                log: self.log,
             },
             eal: Eal { file_prefix: &self.file_prefix, memory_mib: 256, hugepages: "auto" },
             crypto_device: self.crypto_device.as_deref().map(|device| CryptoDevice { device }),
@@ -166,6 +186,7 @@ impl ApplianceConfig {
                 Port::of("outside", self.device("net_af_packet0,iface=out0"), format!("{}/24", self.plan.outside)),
                 Port::of("inside", self.device("net_af_packet1,iface=in0"), format!("{}/24", self.plan.inside)),
             ],
+            route: &self.routes,
             vip: vec![Vip {
                 name: "web",
                 address: VIP.to_string(),
@@ -208,7 +229,7 @@ impl ApplianceConfig {
             child: [Child {
                 name: "net",
                 local_ts: [format!("{VIP}/32")],
-                remote_ts: [INNER_NETWORK],
+                remote_ts: [&connection.remote_ts],
                 esp_proposals: &self.settings.esp_proposals,
                 rekey_time: "1h",
             }],
@@ -237,6 +258,7 @@ struct File<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<Peer<'a>>,
     port: Vec<Port>,
+    route: &'a [Route],
     vip: Vec<Vip>,
     target: Vec<Target<'a>>,
     service: Vec<Service<'a>>,
@@ -300,6 +322,13 @@ impl Port {
     }
 }
 
+#[derive(Clone, Serialize)]
+struct Route {
+    prefix: String,
+    via: String,
+    port: &'static str,
+}
+
 #[derive(Serialize)]
 struct Vip {
     name: &'static str,
@@ -348,7 +377,7 @@ struct Connection<'a> {
 struct Child<'a> {
     name: &'static str,
     local_ts: [String; 1],
-    remote_ts: [&'static str; 1],
+    remote_ts: [&'a str; 1],
     esp_proposals: &'a [String],
     rekey_time: &'static str,
 }
@@ -389,6 +418,12 @@ mod tests {
         let config = loaded("single", settings(&Plan::new(2, 3, 2)));
         assert_eq!((config.targets.len(), config.connections.len(), config.services.len()), (3, 2, 3));
         assert!(config.peer.is_none());
+    }
+
+    #[test]
+    fn vipsecd_takes_the_configuration_with_a_fleet() {
+        let config = loaded("fleet", settings(&Plan::new(1, 1, 2)).with_fleet(&FleetPlan::default()));
+        assert_eq!(config.connections.len(), 2);
     }
 
     #[test]

@@ -12,6 +12,41 @@ pub struct CharonConfig {
     pub connections: Vec<Connection>,
     /// How often and how long it asks before it gives a peer up.
     pub retransmit: Retransmit,
+    /// How many SAs it is set up for.
+    pub scale: Scale,
+}
+
+/// How many SAs a charon is set up for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scale {
+    /// A handful, each step in the log.
+    #[default]
+    Few,
+    /// Thousands, as its documentation advises: hash tables of their size, no protection against callers, no routes, a quiet log.
+    Thousands,
+}
+
+impl Scale {
+    const fn settings(self) -> &'static str {
+        match self {
+            Self::Few => "",
+            Self::Thousands => {
+                "ikesa_table_size = 4096
+  ikesa_table_segments = 16
+  dos_protection = no
+  install_routes = no
+  threads = 32
+"
+            }
+        }
+    }
+
+    const fn log_level(self) -> i32 {
+        match self {
+            Self::Few => 1,
+            Self::Thousands => -1,
+        }
+    }
 }
 
 /// strongSwan's retransmission timers: the nth waits `timeout * base^n`.
@@ -118,6 +153,7 @@ pub(super) fn strongswan_conf(config: &CharonConfig, log: &Path) -> String {
         "charon {{
   load = random nonce openssl pem pkcs1 pkcs8 pubkey x509 constraints revocation kdf sha1 sha2 hmac aes gcm curve25519 \
 kernel-libipsec kernel-netlink socket-default vici updown error-notify
+  {scale}
   retransmit_timeout = {timeout}
   retransmit_base = {base}.{tenth}
   retransmit_tries = {tries}
@@ -137,7 +173,7 @@ kernel-libipsec kernel-netlink socket-default vici updown error-notify
       path = {log}
       time_format = %H:%M:%S
       time_add_ms = yes
-      default = 1
+      default = {level}
       flush_line = yes
     }}
   }}
@@ -147,6 +183,8 @@ kernel-libipsec kernel-netlink socket-default vici updown error-notify
         base = base_tenths / 10,
         tenth = base_tenths % 10,
         log = log.display(),
+        scale = config.scale.settings(),
+        level = config.scale.log_level(),
     )
 }
 
