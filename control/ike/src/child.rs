@@ -23,6 +23,8 @@ pub enum ChildPhase {
 pub(crate) struct ChildSa {
     pub(crate) info: ChildSaInfo,
     pub(crate) phase: ChildPhase,
+    /// Nobody knows where its numbers stand: it waits, shut, to be replaced.
+    pub(crate) stale: bool,
     pub(crate) age: Age,
     pub(crate) rekey_at: Option<Instant>,
     pub(crate) expires_at: Option<Instant>,

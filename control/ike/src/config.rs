@@ -36,7 +36,7 @@ pub struct Config {
 pub const PACKET_BYTES_MAX: usize = 1280;
 
 /// With whom an IKE SA may be set up, and how.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionPolicy {
     /// Its name, unique in the configuration and the same on all appliances: records refer to it.
     pub name: String,
@@ -77,7 +77,7 @@ pub struct ConnectionPolicy {
 }
 
 /// A child SA that may be set up.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChildPolicy {
     /// Its name, unique in its connection.
     pub name: String,

@@ -17,7 +17,7 @@ use crate::sa::{IkeSaId, IkeSaState};
 
 /// Counts up when the layout of a record changes. A record of another version is refused: both appliances of a pair run the same
 /// one, or renegotiate.
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 
 /// Bytes that are no record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -45,6 +45,7 @@ pub struct IkeSaRecord {
 pub struct ChildSaRecord {
     pub(crate) age: Duration,
     pub(crate) phase: ChildPhase,
+    pub(crate) stale: bool,
     pub(crate) info: ChildSaInfo,
 }
 
@@ -94,6 +95,12 @@ impl ChildSaRecord {
     /// Our inbound SPI: the key of the record.
     pub const fn spi_in(&self) -> u32 {
         self.info.spi_in
+    }
+
+    /// It comes from a copy that may have been stale, and was not replaced since: nobody knows where its numbers stand, so it must not
+    /// be used.
+    pub const fn is_stale(&self) -> bool {
+        self.stale
     }
 
     /// What a data plane needs to install it.

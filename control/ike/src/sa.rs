@@ -348,6 +348,9 @@ pub(crate) struct IkeSaState {
     pub(crate) sync_seen: Option<u32>,
     /// Inside addresses that the peer has from us.
     pub(crate) assigned: Vec<Assigned>,
+    /// Of an IKE SA that the peer made to replace this one, while a request of ours to replace it is under way (RFC 7296 §2.8.2): who has
+    /// the child SAs is not known yet.
+    pub(crate) rival_heir_of: Option<IkeSaId>,
     /// Digest of the IKE_SA_INIT request that we answered, for late retransmissions of it.
     pub(crate) init_digest: Option<[u8; 32]>,
 }

@@ -68,6 +68,8 @@ pub enum Request {
         /// Name or id of the appliance that shall own it.
         to: String,
     },
+    /// Read the configuration anew. Answered by [`Response::Reloaded`](super::Response::Reloaded); with an error nothing has changed.
+    Reload,
     /// End the daemon.
     Shutdown,
 }

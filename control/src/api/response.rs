@@ -37,6 +37,11 @@ pub enum Response {
         /// In the order of the configuration.
         entries: Vec<Target>,
     },
+    /// To [`Request::Reload`](super::Request::Reload).
+    Reloaded {
+        /// What is not what it was, a line for each.
+        changes: Vec<String>,
+    },
     /// The order is carried out, or under way where that takes a remote peer.
     Done,
 }
@@ -247,7 +252,7 @@ pub struct IkeSa {
 pub struct Child {
     /// Configured child.
     pub name: String,
-    /// `installed`, `rekeying`, …
+    /// `installed`, `rekeyed`, `deleting`.
     pub state: String,
     /// Our SPI; commands name the SA by it.
     pub spi_in: EspSpi,

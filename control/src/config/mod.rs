@@ -4,6 +4,7 @@
 //! `examples/vipsec.toml` shows every key.
 
 mod appliance;
+mod changes;
 mod connection;
 mod crypto;
 mod digest;

@@ -467,7 +467,7 @@ pub enum ServiceProtocol {
 }
 
 /// The other appliance of a pair.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// Its id; not ours.
     pub id: ApplianceId,

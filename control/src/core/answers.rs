@@ -64,6 +64,7 @@ impl Core {
             Request::RekeyIke { spi } => done(self.ike.rekey_ike(IkeSaId::from(spi.0), now)),
             Request::Delete { spi } => done(self.ike.delete_ike(IkeSaId::from(spi.0), now)),
             Request::MoveVip { vip, to } => self.move_vip(&vip, &to),
+            Request::Reload => return self.outputs.push_back(Output::Reload(token)),
             Request::Shutdown => {
                 self.outputs.push_back(Output::Reply(token, Ok(Response::Done)));
                 return self.handle_shutdown(now);

@@ -157,11 +157,14 @@ impl Inheritance {
         self.sets.push(Inherited { ike, children: own, born });
     }
 
-    /// The child SAs as workers take them, each with its birth.
+    /// The child SAs as workers take them, each with its birth. A stale one stays shut: nobody knows where its numbers stand.
     pub(super) fn children(&self, config: &Config, epoch: Epoch) -> Vec<(ChildSa, u64)> {
         let prefix = IvPrefix::new(config.appliance.id, epoch);
         let mut all = Vec::new();
         for InheritedChild { record, start, born } in self.sets.iter().flat_map(|set| &set.children) {
+            if record.is_stale() {
+                continue;
+            }
             let info = record.info();
             match child_sa(info, config.child_options(&info.connection, &info.child), prefix, *start) {
                 Ok(child) => all.push((child, *born)),

@@ -184,6 +184,11 @@ impl Core {
         if let Some(child) = self.children.remove(&spi) {
             self.tell(Command::RemoveChild(spi));
             self.withdraw_child(child.vip, spi);
+        } else {
+            // One that IKE alone had: of an untrusted copy, or to be renegotiated.
+            for vip in (0..).take(self.config.vips.len()) {
+                self.withdraw_child(vip, spi);
+            }
         }
     }
 

@@ -14,6 +14,7 @@ mod keying;
 mod ownership;
 mod pairing;
 mod publishing;
+mod reload;
 mod replica;
 mod shutdown;
 mod standings;
@@ -43,6 +44,7 @@ use cookies::cookies;
 use ownership::Ownership;
 pub use pairing::Paired;
 use publishing::Publications;
+pub use reload::ReloadError;
 use replica::Replica;
 use succession::Succession;
 use targets::Targets;
@@ -63,6 +65,8 @@ pub enum Output {
         /// The number.
         value: u32,
     },
+    /// Read the configuration anew and give it to [`Core::reload`]; then answer the request.
+    Reload(u64),
     /// Answer a request.
     Reply(u64, Result<Response, ApiError>),
     /// Send over the store link.

@@ -42,7 +42,7 @@ struct Replaced {
 
 #[derive(Debug)]
 enum Task {
-    RekeyChild(Spi),
+    RekeyChild(u32),
     RekeyIke(IkeSaId),
     Renegotiate(IkeSaId),
 }
@@ -90,22 +90,22 @@ impl Core {
     fn resume(&mut self, now: Instant, set: Inherited) {
         let Inherited { ike, children, born } = set;
         let (id, vip) = (ike.id(), ike.vip());
-        let starts: Vec<(u32, _)> = children.iter().map(|child| (child.record.info().spi_in, child.start)).collect();
+        let spis: Vec<u32> = children.iter().map(|child| child.record.info().spi_in).collect();
         let records = children.into_iter().map(|child| child.record).collect();
         if let Err(error) = self.ike.import(ike, records, now) {
             tracing::error!(ike_sa = %id, %error, "IKE SA can't be resumed");
-            starts.iter().for_each(|(spi, _)| self.uninstall(*spi));
+            spis.iter().for_each(|spi| self.uninstall(*spi));
             return;
         }
         self.publications.adopt(id, born);
-        for (spi, _) in starts {
-            let Ok(spi) = Spi::new(spi) else { continue };
+        for number in spis {
+            self.succession.tasks.push_back(Task::RekeyChild(number));
+            let Ok(spi) = Spi::new(number) else { continue };
             let Some(child) = self.children.get_mut(&spi) else { continue };
             child.ike = Some(id);
             child.vip = vip;
             // Nobody has a copy yet: no limits until a backup joins.
             self.tell(Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX });
-            self.succession.tasks.push_back(Task::RekeyChild(spi));
         }
         self.succession.tasks.push_back(Task::RekeyIke(id));
     }
@@ -157,7 +157,7 @@ impl Core {
 
     fn do_task(&mut self, now: Instant, task: Task) {
         let result = match task {
-            Task::RekeyChild(spi) => self.ike.rekey_child(spi.get(), now),
+            Task::RekeyChild(spi) => self.ike.rekey_child(spi, now),
             Task::RekeyIke(id) => self.ike.rekey_ike(id, now),
             Task::Renegotiate(id) => self.call_anew(now, id),
         };
@@ -167,7 +167,7 @@ impl Core {
     }
 
     fn call_anew(&mut self, now: Instant, old: IkeSaId) -> Result<(), OperateError> {
-        let mut children = self.ike.sas(now).find(|sa| sa.id == old).map(|sa| sa.children).unwrap_or_default();
+        let mut children = self.ike.sa(old, now).map(|sa| sa.children).unwrap_or_default();
         // The first worker's brings those of the others with it.
         children.retain(|child| child.lane.is_none_or(|lane| lane == 0));
         let new = self.ike.renegotiate(old, now)?;

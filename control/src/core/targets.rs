@@ -20,7 +20,7 @@ pub(super) struct Targets {
     targets: Vec<Target>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Target {
     order: TargetOrder,
     /// As the table in force has it.
@@ -47,6 +47,22 @@ impl Targets {
             monitor: Monitor::new(checks, seed, now),
             targets: config.targets.iter().map(|_| Target::default()).collect(),
         }
+    }
+
+    /// Other targets from now on. One of the same name and address goes on from how it stood.
+    pub(super) fn follow(&mut self, before: &Config, config: &Config, now: Instant) {
+        let same = |number: usize| {
+            let new = config.targets.get(number)?;
+            before.targets.iter().position(|old| (&old.name, old.address) == (&new.name, new.address))
+        };
+        let targets = config.targets.iter().enumerate();
+        let checks =
+            targets.flat_map(|(number, target)| target.checks.iter().map(move |check| (number, check.clone())));
+        self.monitor.replace(checks, same, now);
+        let old = std::mem::take(&mut self.targets);
+        let kept = |number| same(number).and_then(|number| old.get(number)).copied().unwrap_or_default();
+        self.targets = (0..config.targets.len()).map(kept).collect();
+        self.settle();
     }
 
     pub(super) fn monitor(&self) -> &Monitor {

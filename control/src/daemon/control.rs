@@ -19,10 +19,11 @@ use super::keylog::KeyLogFiles;
 use super::link::{self, Link, LinkEvent};
 use super::ports::Hardware;
 use super::prober::Prober;
+use super::reload::{ConfigSource, Reloader};
 use super::workers::Workers;
 use super::{hardening, signals};
-use crate::api::{Call, Limits, Request, Server};
-use crate::config::{self, Config};
+use crate::api::{ApiError, Call, ErrorKind, Limits, Request, Response, Server};
+use crate::config::{self, Config, ConfigErrors};
 use crate::core::{Core, Facts, Output, Surroundings};
 
 /// Requests of operators that may wait.
@@ -44,6 +45,7 @@ struct Daemon {
     link: Option<Link>,
     health: Health,
     key_log: Option<KeyLogFiles>,
+    reloader: Reloader,
     shutdown: bool,
     // Last, so that they go last.
     hardware: Hardware,
@@ -65,11 +67,11 @@ impl Health {
 }
 
 /// Runs an appliance until it is told to end.
-pub(super) fn serve(config: Arc<Config>, exit_at_end: bool) -> Result<(), DaemonError> {
+pub(super) fn serve(source: ConfigSource, config: Arc<Config>, exit_at_end: bool) -> Result<(), DaemonError> {
     let signals = signals::catch()?;
     let (calls, inbox) = bounded(CALLS_LEN);
     let server = Server::bind(&config.appliance.control_socket, calls, Limits::default())?;
-    let mut daemon = Daemon::start(config)?;
+    let mut daemon = Daemon::start(source, config)?;
     hardening::protect_memory();
     hardening::prefer_this_thread();
     let ends = exit_at_end.then(|| daemon.hardware.finite_inputs());
@@ -87,7 +89,7 @@ pub(super) fn serve(config: Arc<Config>, exit_at_end: bool) -> Result<(), Daemon
 }
 
 impl Daemon {
-    fn start(config: Arc<Config>) -> Result<Self, DaemonError> {
+    fn start(source: ConfigSource, config: Arc<Config>) -> Result<Self, DaemonError> {
         let files = FloorFiles::open(&config.appliance.state_dir)?;
         let floors = config.vips.iter().map(|vip| files.load(&vip.name)).collect::<Result<Vec<_>, _>>()?;
         let names = config.vips.iter().map(|vip| vip.name.clone()).collect();
@@ -153,6 +155,7 @@ impl Daemon {
             link,
             health: Health::default(),
             key_log,
+            reloader: Reloader::new(source),
             shutdown: false,
             hardware,
         })
@@ -200,6 +203,7 @@ impl Daemon {
     ) -> Result<bool, DaemonError> {
         let saved = self.floors.done().clone();
         let checked = self.prober.results().clone();
+        let loaded = self.reloader.loaded().clone();
         let events: Vec<_> = self.workers.events().cloned().collect();
         let mut select = Select::new();
         for events in &events {
@@ -209,6 +213,7 @@ impl Daemon {
         let at_signals = select.recv(signals);
         let at_saved = select.recv(&saved);
         let at_checked = select.recv(&checked);
+        let at_loaded = select.recv(&loaded);
         let notices = self.link.as_ref().map(|link| link.notices().clone());
         let at_link = notices.as_ref().map(|notices| select.recv(notices));
         let Ok(ready) = select.select_deadline(until) else {
@@ -230,6 +235,10 @@ impl Daemon {
             }
         } else if index == at_signals {
             if let Ok(signal) = ready.recv(signals) {
+                if signal == nix::sys::signal::Signal::SIGHUP {
+                    self.reloader.begin(None);
+                    return Ok(true);
+                }
                 tracing::info!(%signal, "told to end");
                 self.core.handle_shutdown(Instant::now());
             }
@@ -240,6 +249,10 @@ impl Daemon {
         } else if index == at_checked {
             if let Ok((run, outcome)) = ready.recv(&checked) {
                 self.core.handle_check_result(Instant::now(), run, outcome);
+            }
+        } else if index == at_loaded {
+            if let Ok((token, loaded)) = ready.recv(&loaded) {
+                self.take_configuration(token, loaded);
             }
         } else if let Some(events) = events.get(index) {
             match ready.recv(events) {
@@ -296,6 +309,48 @@ impl Daemon {
         self.core.handle_request(now, token, request);
     }
 
+    fn reply(&mut self, token: u64, answer: Result<Response, ApiError>) {
+        if let Some(call) = self.calls.remove(&token) {
+            call.answer(answer);
+        }
+    }
+
+    /// The configuration was read anew: it is taken as a whole, or nothing changes.
+    fn take_configuration(&mut self, token: Option<u64>, loaded: Result<Config, ConfigErrors>) {
+        self.reloader.end();
+        let taken = loaded.map_err(|errors| errors.to_string()).and_then(|config| self.reload(config));
+        let answer = match taken {
+            Ok(changes) => {
+                tracing::info!(?changes, "configuration reloaded");
+                Ok(Response::Reloaded { changes })
+            }
+            Err(error) => {
+                tracing::error!(%error, "configuration not reloaded; nothing has changed");
+                Err(ApiError::new(ErrorKind::Refused, error))
+            }
+        };
+        if let Some(token) = token {
+            self.reply(token, answer);
+        }
+    }
+
+    fn reload(&mut self, config: Config) -> Result<Vec<String>, String> {
+        let config = Arc::new(config);
+        let key_log = config.ike.key_log.as_deref().filter(|_| config.ike.key_log != self.config.ike.key_log);
+        let key_log = key_log.map(KeyLogFiles::open).transpose().map_err(|error| error.to_string())?;
+        let checks = config.targets.iter().map(|target| target.checks.len()).sum();
+        self.prober.grow(checks).map_err(|error| error.to_string())?;
+        let changes = self.core.reload(Instant::now(), config.clone()).map_err(|error| error.to_string())?;
+        if config.ike.key_log != self.config.ike.key_log {
+            self.key_log = key_log;
+        }
+        if let Some(link) = &mut self.link {
+            link.set_digest(config.digest());
+        }
+        self.config = config;
+        Ok(changes)
+    }
+
     fn facts(&mut self) -> Facts {
         Facts {
             hugepages: self.hardware.in_hugepages(),
@@ -315,11 +370,15 @@ impl Daemon {
                     }
                 }
                 Output::SaveFloor { vip, value } => self.floors.save(vip, value),
-                Output::Reply(token, answer) => {
-                    if let Some(call) = self.calls.remove(&token) {
-                        call.answer(answer);
+                Output::Reload(token) => {
+                    if !self.reloader.begin(Some(token)) {
+                        self.reply(
+                            token,
+                            Err(ApiError::new(ErrorKind::Busy, "the configuration is being read already")),
+                        );
                     }
                 }
+                Output::Reply(token, answer) => self.reply(token, answer),
                 Output::LinkSend(message) => {
                     if let Some(link) = &mut self.link {
                         link.send(&message);

@@ -5,6 +5,7 @@
 //! control core's thread, which from then on reads and writes it; the other thread only wakes it when there is something to read.
 
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use vipsec_store::{BLOCK_ENTRIES_MAX, Control, Grant, LinkError, Setup, SizeClas
 
 use super::DaemonError;
 use super::meeting::{PAIRING_MAX, Way};
-use crate::config::{Config, Peer};
+use crate::config::{Config, ConfigDigest, Peer};
 use crate::core::Paired;
 
 /// Sizes of records, and which part of `store_records` may be of that size, as a divisor: child SAs; IKE SAs; those with an
@@ -50,7 +51,7 @@ pub(super) enum LinkEvent {
 /// What the thread has to say.
 pub(super) enum Notice {
     /// A finished link.
-    Paired(Box<(Control, Paired)>),
+    Paired(Box<(Control, Paired, ConfigDigest)>),
     /// The link can be read.
     Readable,
 }
@@ -63,6 +64,9 @@ enum Order {
     Pair,
 }
 
+/// A digest that changes with the configuration.
+type SharedDigest = Arc<Mutex<ConfigDigest>>;
+
 /// The link, as the control core's thread has it.
 pub(super) struct Link {
     control: Option<Control>,
@@ -72,8 +76,10 @@ pub(super) struct Link {
     paired: Option<Box<Paired>>,
     /// The thread waits for the link to become readable.
     watched: bool,
-    /// Something could not be sent.
+    /// Something could not be sent, or was agreed on that isn't so any more.
     broken: bool,
+    /// Of our configuration, for the thread to compare with the peer's.
+    digest: SharedDigest,
 }
 
 impl Link {
@@ -94,12 +100,19 @@ impl Link {
             },
         };
         let way = Way::to(peer, setup.appliance)?;
+        let digest = Arc::new(Mutex::new(config.digest()));
         let (orders, inbox) = bounded(8);
         let (outbox, notices) = bounded(8);
-        let matchmaker =
-            Matchmaker { way, setup, secret: Zeroizing::new(peer.secret.expose().to_vec()), rng, logged: None };
+        let matchmaker = Matchmaker {
+            way,
+            setup,
+            secret: Zeroizing::new(peer.secret.expose().to_vec()),
+            rng,
+            logged: None,
+            digest: digest.clone(),
+        };
         thread::Builder::new().name("store-link".into()).spawn(move || matchmaker.run(&inbox, &outbox))?;
-        Ok(Self { control: None, orders, notices, paired: None, watched: false, broken: false })
+        Ok(Self { control: None, orders, notices, paired: None, watched: false, broken: false, digest })
     }
 
     /// What the thread has to say: for [`Link::take`].
@@ -112,10 +125,14 @@ impl Link {
         match notice {
             Notice::Readable => self.watched = false,
             Notice::Paired(paired) => {
-                let (control, paired) = *paired;
+                let (control, paired, digest) = *paired;
                 self.control = Some(control);
                 self.paired = Some(Box::new(paired));
                 self.watched = false;
+                if digest != current(&self.digest) {
+                    // The configuration changed while the two paired.
+                    self.close();
+                }
             }
         }
     }
@@ -159,6 +176,15 @@ impl Link {
         }
     }
 
+    /// The configuration is another one: what the two agreed on at pairing says nothing any more, so they pair anew.
+    pub(super) fn set_digest(&mut self, digest: ConfigDigest) {
+        if digest != current(&self.digest) {
+            tracing::info!("the configuration has changed where it matters to the other appliance: pair anew");
+            *self.digest.lock().unwrap_or_else(PoisonError::into_inner) = digest;
+            self.broken = true;
+        }
+    }
+
     /// Closes the link, to begin anew.
     pub(super) fn close(&mut self) {
         self.paired = None;
@@ -176,6 +202,10 @@ impl Link {
     }
 }
 
+fn current(digest: &SharedDigest) -> ConfigDigest {
+    *digest.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Meets the peer and pairs, on a thread of its own.
 struct Matchmaker {
     way: Way,
@@ -183,13 +213,14 @@ struct Matchmaker {
     secret: Zeroizing<Vec<u8>>,
     rng: StdRng,
     logged: Option<(LinkError, Instant)>,
+    digest: SharedDigest,
 }
 
 impl Matchmaker {
     /// Until the control core's thread is gone.
     fn run(mut self, orders: &Receiver<Order>, notices: &Sender<Notice>) {
         loop {
-            let (control, paired) = loop {
+            let (control, paired, digest) = loop {
                 match self.pair() {
                     Ok(Some(link)) => break link,
                     Ok(None) => {}
@@ -198,7 +229,7 @@ impl Matchmaker {
                 thread::sleep(CALL_INTERVAL);
             };
             let Ok(socket) = control.as_fd().try_clone_to_owned() else { continue };
-            if notices.send(Notice::Paired(Box::new((control, paired)))).is_err() {
+            if notices.send(Notice::Paired(Box::new((control, paired, digest)))).is_err() {
                 return;
             }
             loop {
@@ -218,7 +249,9 @@ impl Matchmaker {
     }
 
     /// One attempt: from a connection to a link with a grant each way. `None`: nobody there.
-    fn pair(&mut self) -> Result<Option<(Control, Paired)>, LinkError> {
+    fn pair(&mut self) -> Result<Option<(Control, Paired, ConfigDigest)>, LinkError> {
+        let digest = current(&self.digest);
+        self.setup.config_digest = *digest.as_bytes();
         let secret = PairingSecret::new(self.secret.clone())?;
         let Some(mut link) = self.way.pair(&self.setup, secret, &mut self.rng)? else { return Ok(None) };
         // The region that we keep for the peer is open to it from now on: its grant is the first message.
@@ -245,7 +278,7 @@ impl Matchmaker {
             writer,
             reader,
         };
-        Ok(Some((control, paired)))
+        Ok(Some((control, paired, digest)))
     }
 
     fn log(&mut self, error: LinkError) {

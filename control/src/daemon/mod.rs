@@ -9,6 +9,7 @@ mod link;
 mod meeting;
 mod ports;
 mod prober;
+mod reload;
 mod signals;
 mod workers;
 
@@ -21,12 +22,13 @@ use thiserror::Error;
 use vipsec_store::LinkError;
 
 use crate::api::BindError;
-use crate::config::{self, ConfigErrors, TestConfiguration};
+use crate::config::{Config, ConfigErrors, TestConfiguration};
 
 pub use args::Args;
 use floors::FloorError;
 use keylog::KeyLogError;
 use ports::PortsError;
+use reload::ConfigSource;
 
 /// Why the daemon could not start, or had to end.
 #[derive(Debug, Error)]
@@ -77,16 +79,17 @@ pub fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), DaemonError> {
     let test = if args.test_configuration { TestConfiguration::Accepted } else { TestConfiguration::Refused };
-    let config = config::load(&args.config, test)?;
+    let source = ConfigSource { path: args.config.clone(), test };
+    let config = source.load()?;
     if args.check {
         println!("{}: the configuration is valid", args.config.display());
         return Ok(());
     }
     start_log(&config);
-    control::serve(Arc::new(config), args.exit_at_end)
+    control::serve(source, Arc::new(config), args.exit_at_end)
 }
 
-fn start_log(config: &config::Config) {
+fn start_log(config: &Config) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("VIPSEC_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(config.appliance.log.as_str()));
     tracing_subscriber::fmt()

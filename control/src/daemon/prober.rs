@@ -15,9 +15,11 @@ const STACK_BYTES: usize = 256 << 10;
 pub(super) struct Prober {
     orders: Sender<(Run, Box<Check>)>,
     results: Receiver<(Run, Outcome)>,
+    inbox: Receiver<(Run, Box<Check>)>,
+    threads: usize,
     /// Without a sender the results would be at their end, which is always ready to be received: with nothing to check, the control
     /// core would never sleep.
-    _open: Sender<(Run, Outcome)>,
+    outbox: Sender<(Run, Outcome)>,
 }
 
 impl Prober {
@@ -25,8 +27,15 @@ impl Prober {
     pub(super) fn start(checks: usize) -> io::Result<Self> {
         let (orders, inbox) = bounded::<(Run, Box<Check>)>(RUNNING_MAX);
         let (outbox, results) = bounded(RUNNING_MAX);
-        for number in 0..checks.min(RUNNING_MAX) {
-            let (inbox, outbox) = (inbox.clone(), outbox.clone());
+        let mut prober = Self { orders, results, inbox, threads: 0, outbox };
+        prober.grow(checks)?;
+        Ok(prober)
+    }
+
+    /// Starts more threads, if that many checks need them.
+    pub(super) fn grow(&mut self, checks: usize) -> io::Result<()> {
+        for number in self.threads..checks.min(RUNNING_MAX) {
+            let (inbox, outbox) = (self.inbox.clone(), self.outbox.clone());
             let thread = thread::Builder::new().name(format!("health-{number}")).stack_size(STACK_BYTES);
             thread.spawn(move || {
                 for (run, check) in inbox {
@@ -35,8 +44,9 @@ impl Prober {
                     }
                 }
             })?;
+            self.threads = number + 1;
         }
-        Ok(Self { orders, results, _open: outbox })
+        Ok(())
     }
 
     /// Runs a check, later. There are never more than fit: so many may run at once.

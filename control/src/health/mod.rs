@@ -152,6 +152,31 @@ impl Monitor {
         monitor
     }
 
+    /// Other checks from now on. One that was there before goes on from how it stood; `before`: the number that its target had.
+    pub fn replace(
+        &mut self,
+        checks: impl IntoIterator<Item = (usize, Check)>,
+        before: impl Fn(usize) -> Option<usize>,
+        now: Instant,
+    ) {
+        let old = std::mem::replace(self, Self::new([], self.seed, now));
+        *self = Self::new(checks, old.seed, now);
+        // So that the result of a run that is under way is left out: checks have other numbers now.
+        let attempts = old.checks.iter().map(|watched| watched.attempt).max().unwrap_or(0);
+        for watched in &mut self.checks {
+            watched.attempt = attempts;
+            let same = |other: &&Watched| Some(other.target) == before(watched.target) && other.check == watched.check;
+            if let Some(other) = old.checks.iter().find(same) {
+                watched.is_up = other.is_up;
+                watched.contrary = other.contrary;
+                watched.failure.clone_from(&other.failure);
+                watched.results = other.results;
+                watched.welcomes = other.welcomes;
+                watched.share_percent = other.share_percent;
+            }
+        }
+    }
+
     /// A part of `whole`, between nothing and all of it, that differs from check to check and from run to run.
     fn part_of(&self, whole: Duration, check: usize, attempt: u64) -> Duration {
         let mut hasher = SipHasher13::new_with_keys(self.seed, 0);
@@ -296,6 +321,22 @@ mod tests {
             assert_eq!(monitor.health(0).works, works, "after result {number}");
         }
         assert!(monitor.health(1).works, "a target without checks works");
+    }
+
+    /// A reload: the target that is down stays down, under whatever number, and a late result is nobody's.
+    #[test]
+    fn other_checks_go_on_from_how_they_stood() {
+        let mut now = Instant::now();
+        let one = Check { fall: 1, ..check(Probe::Tcp) };
+        let mut monitor = Monitor::new([(0, one.clone())], 1, now);
+        step(&mut monitor, &mut now, Err(Failure::Timeout));
+        now = monitor.poll_timeout().unwrap();
+        let (late, _) = monitor.poll_check(now).unwrap();
+        let other = Check { timeout: Duration::from_millis(10), ..one.clone() };
+        monitor.replace([(0, other), (1, one)], |number| number.checked_sub(1), now);
+        assert_eq!([0, 1].map(|target| monitor.health(target).works), [true, false]);
+        monitor.handle_result(now, late, Err(Failure::Timeout));
+        assert!(monitor.health(0).works);
     }
 
     #[test]

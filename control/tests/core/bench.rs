@@ -323,6 +323,9 @@ impl Bench {
                 self.children.insert(spi, (worker, child));
                 self.events.push_back((worker, Event::ChildInstalled(spi)));
             }
+            Command::Steer(steering) => {
+                self.events.push_back((worker, Event::Steered { spi: steering.spi, token: steering.token }));
+            }
             Command::RemoveChild(spi) => drop(self.children.remove(&spi)),
             Command::SendIke(datagram) => self.deliver(datagram),
             Command::Report { token, what } => {

@@ -66,6 +66,8 @@ pub enum Command {
     Target(TargetCommand),
     /// Check a configuration, without a daemon
     CheckConfig(CheckConfig),
+    /// Have the vipsecd read its configuration anew; SAs of connections that didn't change stay as they are
+    Reload,
     /// End the vipsecd
     Shutdown,
 }
@@ -154,6 +156,7 @@ impl Command {
             Self::Targets => Request::Targets,
             Self::Neighbours => Request::Neighbours,
             Self::Counters => Request::Counters,
+            Self::Reload => Request::Reload,
             Self::Shutdown => Request::Shutdown,
             Self::Ike(IkeCommand::Initiate { connection, child }) => {
                 Request::Initiate { connection: connection.clone(), child: child.clone() }

@@ -23,6 +23,8 @@ pub(super) fn response(response: &Response, out: &mut impl Write) -> io::Result<
             writeln!(out, "Dropped packets")?;
             counts(&answer.drops, out)
         }
+        Response::Reloaded { changes } if changes.is_empty() => writeln!(out, "nothing has changed"),
+        Response::Reloaded { changes } => changes.iter().try_for_each(|change| writeln!(out, "{change}")),
         Response::Done => writeln!(out, "done"),
     }
 }

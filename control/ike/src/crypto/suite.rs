@@ -201,6 +201,15 @@ impl IkeProposal {
     }
 }
 
+impl EspProposal {
+    /// Could this suite come out of this proposal? The first child SA of an IKE SA has no key exchange of its own, so whether there
+    /// was one says nothing.
+    pub(crate) fn allows(&self, suite: &EspSuite) -> bool {
+        self.encryption.contains(&suite.encryption)
+            && self.numbers.iter().any(|numbers| (*numbers == SequenceNumbers::Extended) == suite.esn)
+    }
+}
+
 impl Ciphers {
     fn select(&self, theirs: &Proposal) -> Option<Cipher> {
         match self {

@@ -177,6 +177,7 @@ impl Endpoint {
             sync: None,
             sync_seen: None,
             assigned: Vec::new(),
+            rival_heir_of: None,
             init_digest: Some(half.digest),
         };
         let children = policy.children.clone();

@@ -264,6 +264,7 @@ impl Endpoint {
             sync: None,
             sync_seen: None,
             assigned: Vec::new(),
+            rival_heir_of: None,
             init_digest: None,
         };
         let mut sa = IkeSa::new(state, Arc::clone(policy), now);

@@ -13,6 +13,7 @@ mod nat;
 mod operate;
 mod rate;
 mod receive;
+mod reconfigure;
 mod records;
 mod rekey_ike;
 mod renegotiate;
@@ -148,11 +149,6 @@ impl Endpoint {
                 Ok(())
             }
         }
-    }
-
-    /// Another configuration for IKE SAs from now on. Those that stand keep the policy that they were made under.
-    pub fn set_config(&mut self, config: Arc<Config>) {
-        self.config = config;
     }
 
     /// Our cookies from now on (RFC 7296 §2.6); until then they are our own. Appliances that share their secret accept each other's,

@@ -11,7 +11,7 @@ use crate::counters::Drop;
 use crate::event::{Event, GoneReason, Transmit};
 use crate::fragments::{Assembled, Assembly, Place};
 use crate::message::{
-    Direction, ExchangeType, Header, NotifyType, ParseError, Part, Payload, Received, Role, encode_clear,
+    Delete, Direction, ExchangeType, Header, NotifyType, ParseError, Part, Payload, Received, Role, encode_clear,
 };
 use crate::sa::{Answered, Channel, Datagrams, IkeSa, IkeSaId, Phase};
 
@@ -250,6 +250,10 @@ impl Endpoint {
 
     /// The payloads that answer a request.
     fn answer(&mut self, now: Instant, sa: &mut IkeSa, exchange: ExchangeType, contents: Contents) -> Vec<Payload> {
+        let about_children = |delete: &Delete| matches!(delete, Delete::Esp(_));
+        if exchange == ExchangeType::CreateChildSa || contents.deletes.iter().any(about_children) {
+            self.resolve_collision(now, sa);
+        }
         match exchange {
             ExchangeType::CreateChildSa => self.on_create_child_sa(now, sa, &contents),
             ExchangeType::Informational => self.on_informational(now, sa, &contents),

@@ -66,7 +66,12 @@ impl Endpoint {
         let children = sa
             .children
             .values()
-            .map(|child| ChildSaRecord { age: child.age.at(now), phase: child.phase, info: child.info.clone() })
+            .map(|child| ChildSaRecord {
+                age: child.age.at(now),
+                phase: child.phase,
+                stale: child.stale,
+                info: child.info.clone(),
+            })
             .collect();
         Some((record, children))
     }
@@ -91,7 +96,8 @@ impl Endpoint {
 
     /// The same with a copy that may be stale: agrees on new message IDs with the peer (RFC 6311) before it takes or sends any request.
     /// [`Event::Synchronised`](crate::Event::Synchronised) tells when that is done; then the child SAs are to be rekeyed, since
-    /// nobody knows where their numbers stand. They must not be used before: don't install them.
+    /// nobody knows where their numbers stand. They must not be used before: don't install them. Their records say so, too, until they
+    /// are replaced: see [`ChildSaRecord::is_stale`].
     pub fn import_stale(
         &mut self,
         record: IkeSaRecord,
@@ -105,6 +111,7 @@ impl Endpoint {
         }
         let mut sa = self.revive(record, children, now)?;
         let id = sa.id();
+        sa.children.values_mut().for_each(|child| child.stale = true);
         // Whether the peer has seen what was in progress can't be known.
         self.ask_again(now, &mut sa);
         sa.state.answered = None;
@@ -149,7 +156,7 @@ impl Endpoint {
             let (rekey_at, expires_at) = self.lifetime(now, child.age, lifetime);
             let age = Age::of(child.age, now);
             self.child_owner.insert(child.info.spi_in, id);
-            let child = ChildSa { info: child.info, phase: child.phase, age, rekey_at, expires_at };
+            let child = ChildSa { info: child.info, phase: child.phase, stale: child.stale, age, rekey_at, expires_at };
             by_spi.insert(child.info.spi_in, child);
         }
         sa.children = by_spi;

@@ -90,6 +90,7 @@ impl Endpoint {
         {
             // RFC 7296 §2.8.2: who inherits is known when our answer is here.
             exchange.collision = Some((id, nonce_i.min(&nonce_r).clone()));
+            heir.state.rival_heir_of = Some(sa.id());
         } else {
             self.inherit(now, sa, &mut heir);
         }
@@ -117,6 +118,13 @@ impl Endpoint {
         let lowest = exchange.nonce.as_slice().min(nonce_r);
         let rival = exchange.collision.and_then(|(id, nonce)| Some((self.take(id)?, nonce)));
         match rival {
+            // The peer went on with its own before our answer was here: see `resolve_collision`.
+            rival if matches!(sa.state.phase, Phase::Rekeyed { .. }) => {
+                if let Some((theirs, _)) = rival {
+                    self.settle(theirs, now);
+                }
+                ours.enqueue_delete();
+            }
             // RFC 7296 §2.8.2: the new IKE SA with the lowest nonce SHOULD be deleted by the node that created it.
             Some((mut theirs, nonce)) if lowest < nonce.as_slice() => {
                 tracing::info!(ike_sa = %sa.id(), "simultaneous IKE SA rekeying: the peer's survives");
@@ -158,6 +166,9 @@ impl Endpoint {
         {
             return sa.state.queue.push_front(Task::RekeyIke { group: Some(group) });
         }
+        if matches!(sa.state.phase, Phase::Rekeyed { .. }) {
+            return;
+        }
         // RFC 7296 §2.8.2: the peer had rekeyed it before our request came; its new IKE SA inherits.
         if let Some((heir, _)) = &exchange.collision
             && let Some(mut heir) = self.take(*heir)
@@ -167,6 +178,16 @@ impl Endpoint {
         }
         // RFC 7296 §2.25: MUST NOT immediately retry.
         sa.rekey_at = Some(now + self.retry_delay());
+    }
+
+    /// The peer speaks of child SAs over the IKE SA that it has made while our own request for one is under way: so for the peer that one
+    /// has inherited them (RFC 7296 §2.8.2), whatever becomes of ours.
+    pub(super) fn resolve_collision(&mut self, now: Instant, heir: &mut IkeSa) {
+        if let Some(mut old) = heir.state.rival_heir_of.take().and_then(|old| self.take(old)) {
+            tracing::info!(ike_sa = %old.id(), heir = %heir.id(), "simultaneous IKE SA rekeying: the peer goes on with its own");
+            self.inherit(now, &mut old, heir);
+            self.settle(old, now);
+        }
     }
 
     /// A new IKE SA of the same pair of peers, without child SAs.
@@ -201,6 +222,7 @@ impl Endpoint {
             sync: None,
             sync_seen: None,
             assigned: Vec::new(),
+            rival_heir_of: None,
             init_digest: None,
             vip: old.state.vip,
             connection: old.state.connection.clone(),
@@ -222,6 +244,10 @@ impl Endpoint {
 
     /// RFC 7296 §2.8: the new IKE SA inherits all child SAs, and what we still wanted to ask.
     pub(super) fn inherit(&mut self, now: Instant, old: &mut IkeSa, heir: &mut IkeSa) {
+        // It has one already.
+        if matches!(old.state.phase, Phase::Rekeyed { .. }) {
+            return;
+        }
         let id = heir.id();
         for (spi_in, mut child) in std::mem::take(&mut old.children) {
             child.info.ike_sa = id;
@@ -238,6 +264,7 @@ impl Endpoint {
             // The operator wants it gone, not rekeyed.
             heir.enqueue_delete();
         }
+        heir.state.rival_heir_of = None;
         old.state.phase = Phase::Rekeyed { heir: id };
         old.rekey_at = None;
         // Should the peer forget to delete it, it ends by itself.

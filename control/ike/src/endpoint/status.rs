@@ -10,7 +10,7 @@ use super::Endpoint;
 use crate::child::ChildPhase;
 use crate::event::Tunnel;
 use crate::message::Role;
-use crate::sa::{IkeSaId, Phase};
+use crate::sa::{IkeSa, IkeSaId, Phase};
 
 /// An IKE SA. Names of algorithms, identities and selectors as they stand in a configuration.
 #[derive(Debug, Clone, Serialize)]
@@ -75,6 +75,8 @@ pub struct ChildSaStatus {
     pub child: String,
     /// Where it stands.
     pub phase: ChildPhase,
+    /// It came from a copy that may be stale: it must not be used, and waits to be replaced.
+    pub stale: bool,
     /// The worker that it is for, where each has one of its own (RFC 9611).
     pub lane: Option<u16>,
     /// Our inbound SPI.
@@ -98,43 +100,12 @@ pub struct ChildSaStatus {
 impl Endpoint {
     /// All IKE SAs whose keys are known.
     pub fn sas(&self, now: Instant) -> impl Iterator<Item = IkeSaStatus> + '_ {
-        let until = move |at: Option<Instant>| at.map(|at| at.saturating_duration_since(now));
-        self.sas.values().map(move |sa| {
-            let children = sa.children.values().map(move |child| ChildSaStatus {
-                child: child.info.child.clone(),
-                phase: child.phase,
-                lane: child.info.lane,
-                spi_in: child.info.spi_in,
-                spi_out: child.info.spi_out,
-                suite: child.info.suite.to_string(),
-                local_selectors: child.info.local_selectors.iter().map(ToString::to_string).collect(),
-                remote_selectors: child.info.remote_selectors.iter().map(ToString::to_string).collect(),
-                tunnel: child.info.tunnel,
-                age: child.age.at(now),
-                rekey_in: until(child.rekey_at),
-            });
-            IkeSaStatus {
-                id: sa.id(),
-                remote_spi: sa.state.channel.remote_spi,
-                role: sa.state.channel.role,
-                phase: sa.state.phase,
-                connection: sa.state.connection.clone(),
-                vip: sa.state.vip,
-                local: sa.state.local,
-                remote: sa.state.remote,
-                nat: sa.state.nat.found(),
-                local_id: sa.state.local_id.to_string(),
-                remote_id: sa.state.remote_id.as_ref().map(ToString::to_string),
-                suite: sa.state.channel.suite.to_string(),
-                age: sa.age.at(now),
-                rekey_in: until(sa.rekey_at),
-                silent: now.saturating_duration_since(sa.heard),
-                next_request: sa.state.next_request,
-                next_expected: sa.state.next_expected,
-                waiting: sa.state.pending.is_some(),
-                children: children.collect(),
-            }
-        })
+        self.sas.values().map(move |sa| status(sa, now))
+    }
+
+    /// One of them.
+    pub fn sa(&self, id: IkeSaId, now: Instant) -> Option<IkeSaStatus> {
+        self.sas.get(&id).map(|sa| status(sa, now))
     }
 
     /// What stands of the connections that `wanted` picks by name, for whoever sets up what is missing.
@@ -162,5 +133,44 @@ impl Endpoint {
     /// Calls of ours that have no answer yet.
     pub fn calling(&self) -> usize {
         self.initiations.len()
+    }
+}
+
+fn status(sa: &IkeSa, now: Instant) -> IkeSaStatus {
+    let until = move |at: Option<Instant>| at.map(|at| at.saturating_duration_since(now));
+    let children = sa.children.values().map(move |child| ChildSaStatus {
+        child: child.info.child.clone(),
+        phase: child.phase,
+        stale: child.stale,
+        lane: child.info.lane,
+        spi_in: child.info.spi_in,
+        spi_out: child.info.spi_out,
+        suite: child.info.suite.to_string(),
+        local_selectors: child.info.local_selectors.iter().map(ToString::to_string).collect(),
+        remote_selectors: child.info.remote_selectors.iter().map(ToString::to_string).collect(),
+        tunnel: child.info.tunnel,
+        age: child.age.at(now),
+        rekey_in: until(child.rekey_at),
+    });
+    IkeSaStatus {
+        id: sa.id(),
+        remote_spi: sa.state.channel.remote_spi,
+        role: sa.state.channel.role,
+        phase: sa.state.phase,
+        connection: sa.state.connection.clone(),
+        vip: sa.state.vip,
+        local: sa.state.local,
+        remote: sa.state.remote,
+        nat: sa.state.nat.found(),
+        local_id: sa.state.local_id.to_string(),
+        remote_id: sa.state.remote_id.as_ref().map(ToString::to_string),
+        suite: sa.state.channel.suite.to_string(),
+        age: sa.age.at(now),
+        rekey_in: until(sa.rekey_at),
+        silent: now.saturating_duration_since(sa.heard),
+        next_request: sa.state.next_request,
+        next_expected: sa.state.next_expected,
+        waiting: sa.state.pending.is_some(),
+        children: children.collect(),
     }
 }

@@ -21,7 +21,7 @@ pub(crate) fn after(now: Instant, time: Duration) -> Instant {
 }
 
 /// The ages at which an SA is rekeyed and at which it ends.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lifetime {
     rekey: Option<Duration>,
     end: Option<Duration>,

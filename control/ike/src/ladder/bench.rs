@@ -95,7 +95,7 @@ impl Default for Setup {
 }
 
 impl Setup {
-    fn config(&self, side: usize, appliance: u8) -> Arc<Config> {
+    pub(crate) fn config(&self, side: usize, appliance: u8) -> Arc<Config> {
         let other = 1 - side;
         let children = ["net", "spare"].map(|name| {
             let nets = [self.alice_net, if side == BOB { self.bob_net } else { self.bob_net_for_alice }];

@@ -246,3 +246,34 @@ fn delete_payloads_of_other_protocols() {
     bench.hand_over(&forged);
     assert_eq!(bench.sa(BOB).children.len(), 1);
 }
+
+/// Bob has his answer and goes on with the new IKE SA, before Alice's own request to rekey the old one is there.
+#[test]
+fn the_peer_goes_on_over_its_own_heir_while_our_rekeying_is_under_way() {
+    let mut bench = Bench::established(Setup::default());
+    let old = [ALICE, BOB].map(|side| bench.sa(side).id);
+    for side in [ALICE, BOB] {
+        bench.sides[side].endpoint.rekey_ike(old[side], bench.now).unwrap();
+    }
+    bench.collect();
+    let (alices, bobs): (Vec<_>, Vec<_>) = bench.wire.drain(..).partition(|flying| flying.to == BOB);
+    /* <-- CREATE_CHILD_SA { SA, Ni, KEi } */
+    bench.hand_over(&bobs[0]);
+    /* CREATE_CHILD_SA { SA, Nr, KEr } --> */
+    let answer = bench.wire.pop_front().unwrap();
+    let spi = bench.child(BOB).spi_in;
+    bench.hand_over(&answer);
+    bench.sides[BOB].endpoint.delete_child(spi, bench.now).unwrap();
+    /* <-- INFORMATIONAL { D } over the new IKE SA, and one that deletes the old one */
+    bench.run();
+    assert!(
+        bench.sides.iter().all(|side| side.installed.is_empty()),
+        "a child SA that only one end has is a black hole"
+    );
+    /* CREATE_CHILD_SA { SA, Ni, KEi } -->, <-- N(TEMPORARY_FAILURE), at last */
+    bench.hand_over(&alices[0]);
+    bench.pass(Duration::from_secs(60));
+    bench.assert_children_match();
+    assert_eq!(bench.phases(), [vec![Phase::Established], vec![Phase::Established]]);
+    assert!(bench.sa(ALICE).id != old[ALICE] && bench.sa(BOB).id != old[BOB]);
+}

@@ -14,6 +14,7 @@ mod kinds;
 mod memory;
 mod policies;
 mod pools;
+mod reconfigure;
 mod sync;
 mod takeover;
 

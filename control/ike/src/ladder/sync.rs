@@ -380,3 +380,30 @@ fn replay_counters_beside_message_ids() {
     }
     assert_eq!(bench.sa(BOB).next_expected, 13);
 }
+
+/// A child SA of a stale copy stays one in the records of whoever imported it, until it is replaced.
+#[test]
+fn stale_child_sas_are_recorded_as_such() {
+    let mut bench = Bench::established(Setup::default());
+    let stale = records(&bench, BOB);
+    three_exchanges(&mut bench);
+    fail_over(&mut bench, BOB, stale);
+    let is_stale = |bench: &Bench| {
+        let id = bench.sa(BOB).id;
+        let (_, children) = bench.sides[BOB].endpoint.export(id, bench.now).unwrap();
+        let recorded: Vec<bool> = children.iter().map(|child| child.is_stale()).collect();
+        let shown: Vec<bool> = bench.sa(BOB).children.iter().map(|child| child.stale).collect();
+        assert_eq!(recorded, shown);
+        recorded
+    };
+    assert_eq!(is_stale(&bench), [true]);
+    // A successor with a trusted copy of that knows it, too.
+    bench.replace(BOB);
+    assert_eq!(is_stale(&bench), [true]);
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(is_stale(&bench), [true], "message IDs are agreed on; that says nothing of ESP's numbers");
+    let spi = bench.sa(BOB).children[0].spi_in;
+    bench.sides[BOB].endpoint.rekey_child(spi, bench.now).unwrap();
+    bench.run();
+    assert_eq!(is_stale(&bench), [false]);
+}

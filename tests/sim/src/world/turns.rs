@@ -92,7 +92,7 @@ impl World {
                 self.check(judged);
             }
             // The simulated targets have no health checks.
-            Output::Reply(..) | Output::Check { .. } | Output::KeyLog(_) | Output::Shutdown => {}
+            Output::Reply(..) | Output::Reload(_) | Output::Check { .. } | Output::KeyLog(_) | Output::Shutdown => {}
         }
     }
 
