@@ -32,9 +32,11 @@ pub struct CounterBlock {
 /// Four little-endian 64-bit words per entry: SPI, lease, edge, horizon.
 pub(crate) fn encode(entries: &[CounterEntry], out: &mut Vec<u8>) {
     out.clear();
-    for entry in entries {
-        for word in [u64::from(entry.spi), entry.lease, entry.edge, entry.horizon] {
-            out.extend_from_slice(&word.to_le_bytes());
+    out.resize(entries.len() * ENTRY_BYTES, 0);
+    for (bytes, entry) in out.as_chunks_mut::<ENTRY_BYTES>().0.iter_mut().zip(entries) {
+        let words = [u64::from(entry.spi), entry.lease, entry.edge, entry.horizon];
+        for (into, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *into = word.to_le_bytes();
         }
     }
 }

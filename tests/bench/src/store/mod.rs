@@ -212,12 +212,15 @@ fn write_all(writer: &mut dyn StoreWriter, sas: u32) -> Result<WriteId, BenchErr
 }
 
 /// Follows until so many records were opened.
-fn follow(reader: &mut Reader, mut records: usize) {
-    while records > 0 {
+fn follow(reader: &mut Reader, records: usize) {
+    let mut missing = records;
+    while missing > 0 {
         for change in reader.poll_changes(1024) {
             match change {
-                Change::Stored(_) => records = records.saturating_sub(1),
-                Change::Resync | Change::Removed(_) | Change::Rejected(_) => {}
+                Change::Stored(_) => missing = missing.saturating_sub(1),
+                // It was too slow, and looks at everything once more.
+                Change::Resync => missing = records,
+                Change::Removed(_) | Change::Rejected(_) => {}
             }
         }
         thread::yield_now();
