@@ -91,7 +91,7 @@ fn example_loads_as_documented() {
     let device = CryptoDevice { device: "crypto_aesni_mb0".to_owned(), jobs_max: 1024, sas_max: 2048 };
     assert_eq!(config.crypto_device, Some(device));
     assert!(config.peer.is_none());
-    assert_eq!(web.owner, None);
+    assert_eq!(config.groups[usize::from(web.group)].owner, None);
     let [page, agent] = &config.targets[0].checks[..] else { panic!("two checks") };
     let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(1));
     let http = HttpProbe { path: "/health".into(), host: Some("www.example".into()), status: 200..=200 };
@@ -113,7 +113,7 @@ fn example_of_a_pair_loads_as_documented() {
     assert_eq!(peer.store, StoreLink::Local("/run/vipsec/pair.sock".into()));
     assert_eq!(peer.secret.expose(), b"0123456789abcdef0123456789abcdef");
     assert_eq!((peer.takeover, peer.timing, peer.store_records), (TakeoverPolicy::Resume, Timing::default(), 4096));
-    assert_eq!(config.vips[0].owner.map(|owner| owner.get()), Some(1));
+    assert_eq!(config.groups[0].owner.map(|owner| owner.get()), Some(1));
 }
 
 #[test]
@@ -127,10 +127,28 @@ fn defaults_of_a_pair_are_as_documented() {
     for (own, others) in [("id = 1\n", "id = 2\n"), ("id = 7\n", "id = 1\n")] {
         let text = text.replace("id = 2\n", "id = other\n").replace("id = 1\n", own).replace("id = other\n", others);
         let config = load_text(&text).unwrap();
-        assert_eq!(config.vips[0].owner.map(|owner| owner.get()), Some(1), "the lower id");
+        assert_eq!(config.groups[0].owner.map(|owner| owner.get()), Some(1), "the lower id");
         let peer = config.peer.unwrap();
         assert_eq!((peer.name, peer.timing, peer.store_records), (None, Timing::default(), 4096));
     }
+}
+
+#[test]
+fn vips_move_alone_or_with_their_group() {
+    let vip = |name, last, more| {
+        format!("[[vip]]\nname = \"{name}\"\naddress = \"192.0.2.{last}\"\nport = \"outside\"\n{more}")
+    };
+    let sip = vip("sip", 3, "group = \"phones\"\nowner = 2\n");
+    let mail = vip("mail", 4, "");
+    let rtp = vip("rtp", 5, "group = \"phones\"\n");
+    let config = load_text(&format!("{}{sip}{mail}{rtp}", paired_example())).unwrap();
+    let groups: Vec<_> = config
+        .groups
+        .iter()
+        .map(|group| (group.name.as_str(), group.vips.as_slice(), group.owner.map(|owner| owner.get())))
+        .collect();
+    assert_eq!(groups, [("web", [0].as_slice(), Some(1)), ("phones", &[1, 3], Some(2)), ("mail", &[2], Some(1))]);
+    assert_eq!(config.vips.iter().map(|vip| vip.group).collect::<Vec<_>>(), [0, 1, 2, 1]);
 }
 
 /// Who sets a slower detection gets claims that still wait longer than it.
@@ -514,6 +532,18 @@ mod digest {
             |name, last| format!("[[vip]]\nname = \"{name}\"\naddress = \"192.0.2.{last}\"\nport = \"outside\"\n");
         let (c, d) = (vip("c", 3), vip("d", 4));
         assert_ne!(of(&format!("{}{c}{d}", example())), of(&format!("{}{d}{c}", example())));
+    }
+
+    #[test]
+    fn differs_with_what_moves_together() {
+        let vip = |group| {
+            format!("{}[[vip]]\nname = \"c\"\naddress = \"192.0.2.3\"\nport = \"outside\"\n{group}", paired_example())
+        };
+        let together = vip("group = \"g\"\n").replace("name = \"web\"\n", "name = \"web\"\ngroup = \"g\"\n");
+        let all = [of(&vip("")), of(&vip("group = \"g\"\n")), of(&vip("owner = 2\n")), of(&together)];
+        for (at, digest) in all.iter().enumerate() {
+            assert!(!all[..at].contains(digest), "{at}");
+        }
     }
 
     #[test]

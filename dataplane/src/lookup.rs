@@ -80,6 +80,12 @@ impl Lookup {
         self.tables.vips.iter().any(|vip| vip.state != VipState::Elsewhere && !stays(vip.vip.address))
     }
 
+    /// Is that the virtual MAC address of a VIP that is here, or of one of its gateways?
+    pub(crate) fn is_virtual_mac_here(&self, mac: MacAddr) -> bool {
+        let here = self.tables.vips.iter().filter(|vip| vip.state != VipState::Elsewhere);
+        here.flat_map(|vip| vip.addresses().chain(&vip.gateways)).any(|floating| floating.mac == mac)
+    }
+
     /// Is a VIP ours here that isn't in `before`?
     pub(crate) fn gains_a_vip_over(&self, before: &Self) -> bool {
         let owned_before = |address| before.vip_at(address).is_some_and(|(_, vip)| vip.state == VipState::Owned);

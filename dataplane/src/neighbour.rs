@@ -241,9 +241,14 @@ impl<B> NeighbourCache<B> {
         in_vain
     }
 
-    /// Frees the packets that wait. Returns how many there were.
-    pub(crate) fn forget_pending(&mut self) -> usize {
-        self.entries.values_mut().map(|entry| entry.pending.drain(..).count()).sum()
+    /// Frees the packets that wait, but those to be kept. Returns how many it were.
+    pub(crate) fn forget_pending(&mut self, keep: impl Fn(&B) -> bool) -> usize {
+        let forget = |entry: &mut Entry<B>| {
+            let before = entry.pending.len();
+            entry.pending.retain(|packet| keep(packet));
+            before - entry.pending.len()
+        };
+        self.entries.values_mut().map(forget).sum()
     }
 
     /// The next request to send.

@@ -129,6 +129,7 @@ fn status() -> Status {
             address: [192, 0, 2, 1].into(),
             mac: "02:76:c0:00:02:01".into(),
             gateways: vec![[10, 1, 0, 1].into()],
+            group: "branches".into(),
             owner: Some(1),
             state: "owner".into(),
             epoch: 3,
@@ -216,8 +217,8 @@ Appliance 1 (a), vipsecd 0.1.0, pid 42, up 1d 2h
 Engine aws-lc-rs, hugepages no
 Crypto device crypto_aesni_mb0 (software driver crypto_aesni_mb), 18 jobs, 17 done, 0 failed
 VIPs
-  NAME  ADDRESS    MAC                STATE  OWNER  EPOCH  COPY     GATEWAYS
-  web   192.0.2.1  02:76:c0:00:02:01  owner      1      3  counted  10.1.0.1
+  NAME  GROUP     ADDRESS    MAC                STATE  OWNER  EPOCH  COPY     GATEWAYS
+  web   branches  192.0.2.1  02:76:c0:00:02:01  owner      1      3  counted  10.1.0.1
 Ports
   NAME     SIDE     LINK  MAC                RX PACKETS  RX BYTES  MISSED  TX PACKETS  TX BYTES  ERRORS
   outside  outside  up    02:00:00:00:01:0a        1000     64000       0           9       900       1

@@ -130,6 +130,9 @@ pub struct Vip {
     pub mac: String,
     /// Inside gateways that move with it.
     pub gateways: Vec<IpAddr>,
+    /// The group that it moves with: its own name, where it moves alone.
+    #[serde(default)]
+    pub group: String,
     /// The owner's appliance id, if known.
     pub owner: Option<u8>,
     /// What this appliance is to it: `owner`, `backup`, …

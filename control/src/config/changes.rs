@@ -13,7 +13,7 @@ impl Config {
             ("appliance", self.appliance != running.appliance),
             ("eal", self.eal != running.eal),
             ("port", self.ports != running.ports),
-            ("vip", self.vips != running.vips),
+            ("vip", self.vips != running.vips || self.groups != running.groups),
             ("peer", self.peer != running.peer),
             ("connection_table", text(&self.connection_table) != text(&running.connection_table)),
             // Static child SAs have no keys to compare.

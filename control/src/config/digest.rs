@@ -55,7 +55,11 @@ impl Config {
             canonical.text(&vip.name);
             canonical.floating(&vip.floating);
             canonical.list(&vip.gateways, Canonical::floating);
-            canonical.number(vip.owner.map_or(0, |owner| owner.get().into()));
+            canonical.number(vip.group.into());
+        });
+        canonical.list(&self.groups, |canonical, group| {
+            canonical.text(&group.name);
+            canonical.number(group.owner.map_or(0, |owner| owner.get().into()));
         });
 
         let mut services: Vec<_> = self.services.iter().collect();

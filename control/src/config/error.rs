@@ -289,9 +289,23 @@ pub enum Reason {
     /// The other appliance has our id.
     #[error("{0} is the id of this appliance; the peer has another one")]
     OwnId(u8),
-    /// More VIPs than a pair can keep apart in its store.
-    #[error("a pair of appliances takes one VIP for now; {0} are configured")]
-    PairTakesOneVip(usize),
+    /// Each group has two ports of the store link.
+    #[error("each of the {groups} groups of VIPs needs two ports, from {port} on: there are not so many")]
+    NoPortsForGroups {
+        /// The first one.
+        port: u16,
+        /// How many groups there are.
+        groups: usize,
+    },
+    /// VIPs of a group that name different owners.
+    #[error("the VIPs of group {group:?} move together, and the first of them gives another owner")]
+    OwnersDiffer {
+        /// Which.
+        group: String,
+    },
+    /// A group that would be mistaken for a VIP that moves alone.
+    #[error("{0:?} is the name of a VIP that isn't in this group")]
+    GroupIsAVip(String),
     /// Times that can't keep what a takeover promises.
     #[error(transparent)]
     BadTiming(TimingError),

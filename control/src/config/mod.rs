@@ -37,7 +37,7 @@ pub use keys::{KEYS_FILE_BYTES_MAX, STATIC_CHILDREN_MAX, esp_selector};
 pub use model::{
     Appliance, Check, ChildOptions, Config, CryptoDevice, Eal, Floating, HttpProbe, Hugepages, Ike, Lanes, LogLevel,
     Peer, Policy, Polling, Port, Probe, Route, Service, ServiceProtocol, StartAction, StoreLink, TakeoverPolicy,
-    Target, Vip, algorithm, virtual_mac,
+    Target, Vip, VipGroup, algorithm, virtual_mac,
 };
 pub use network::{GATEWAYS_MAX, PORT_ADDRESSES_MAX, PORTS_MAX, ROUTES_MAX, VIPS_MAX};
 pub use policy::POLICIES_MAX;
@@ -107,9 +107,10 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
     let ike = ike::ike(root);
     let peer = peer::peer(root, folder, appliance.as_ref());
     let network = Network::read(root, &Appliances::of(appliance.as_ref(), peer.as_ref()));
-    // Region, grant and fence are the pair's, not the VIP's: with several, a move of one would cost the others their SAs.
-    if matches!(peer, Some(Some(_))) && network.vips.len() > 1 {
-        root.report("peer", Reason::PairTakesOneVip(network.vips.len()));
+    if let Some(Some(peer)) = &peer
+        && let Some(short) = peer.store.lacks_ports_for(network.groups.len())
+    {
+        root.report("peer", Reason::NoPortsForGroups { port: short, groups: network.groups.len() });
     }
     let policies = policy::policies(root);
     let connection_table = service::connection_table(root);
@@ -140,6 +141,7 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
         ports: all(network.ports)?,
         routes: all(network.routes)?,
         vips: all(network.vips)?,
+        groups: network.groups,
         targets: all(network.targets)?,
         services: all(network.services)?,
         policies: all(policies)?,

@@ -37,6 +37,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// `[[vip]]`; the index is [`ChildSa::vip`].
     pub vips: Vec<Vip>,
+    /// Which of them move together; each is in one.
+    pub groups: Vec<VipGroup>,
     /// `[[target]]`
     pub targets: Vec<Target>,
     /// `[[service]]`
@@ -329,6 +331,17 @@ pub struct Vip {
     pub floating: Floating,
     /// Inside gateways that move with it.
     pub gateways: Vec<Floating>,
+    /// Index into [`Config::groups`].
+    pub group: u16,
+}
+
+/// VIPs that move together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VipGroup {
+    /// The VIPs' `group`, or the name of the only one.
+    pub name: String,
+    /// Indices into [`Config::vips`]; at least one.
+    pub vips: Vec<u16>,
     /// The appliance that takes it first when nobody owns it: ours or the peer's, by default the one with the lower id.
     /// Without a peer it may be `None`.
     pub owner: Option<ApplianceId>,
@@ -481,20 +494,21 @@ pub struct Peer {
     pub takeover: TakeoverPolicy,
     /// The protocol's times; checked.
     pub timing: Timing,
-    /// How many records each appliance keeps room for in the region that the other one writes.
+    /// How many records each appliance keeps room for in the region that the other one writes, for each group.
     pub store_records: u32,
 }
 
 /// How two appliances reach each other's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreLink {
-    /// On one host: they meet at a socket, whose folder exists or can be made.
+    /// On one host: they meet at a socket, whose folder exists or can be made. For groups beyond the first their number follows
+    /// the path, behind a dot.
     Local(PathBuf),
     /// On two hosts.
     Fabric {
         /// What carries writes.
         provider: Provider,
-        /// Our own address and port; the port above it is used, too.
+        /// Our own address and port; the port above it is used, too, and so are two more for each further group.
         listen: SocketAddr,
         /// The other appliance's `listen`.
         connect: SocketAddr,

@@ -8,7 +8,7 @@ use vipsec_dataplane::api::{PortId, Side};
 use vipsec_wire::ip::Prefix;
 
 use super::error::Reason;
-use super::model::{Floating, Port, Route, Service, Target, Vip, virtual_mac};
+use super::model::{Floating, Port, Route, Service, Target, Vip, VipGroup, virtual_mac};
 use super::names::{Names, Once};
 use super::peer::Appliances;
 use super::read::{Field, Section, every};
@@ -32,6 +32,7 @@ pub(super) struct Network {
     pub(super) ports: Vec<Option<Port>>,
     pub(super) routes: Vec<Option<Route>>,
     pub(super) vips: Vec<Option<Vip>>,
+    pub(super) groups: Vec<VipGroup>,
     pub(super) targets: Vec<Option<Target>>,
     pub(super) services: Vec<Option<Service>>,
     pub(super) vip_names: Names,
@@ -47,10 +48,10 @@ impl Network {
         };
         reader.read_ports(root);
         let routes = reader.read_routes(root);
-        let (vips, vip_names) = reader.read_vips(root, appliances);
+        let (vips, groups, vip_names) = reader.read_vips(root, appliances);
         let (targets, target_names) = target::targets(root, &mut reader);
         let services = service::services(root, &vip_names, &target_names);
-        Self { ports: reader.ports, routes, vips, targets, services, vip_names }
+        Self { ports: reader.ports, routes, vips, groups, targets, services, vip_names }
     }
 }
 
@@ -161,9 +162,9 @@ impl Reader {
         root.tables("route", ROUTES_MAX).into_iter().map(read).collect()
     }
 
-    fn read_vips(&mut self, root: &Section, appliances: &Appliances) -> (Vec<Option<Vip>>, Names) {
+    fn read_vips(&mut self, root: &Section, appliances: &Appliances) -> (Vec<Option<Vip>>, Vec<VipGroup>, Names) {
         let mut names = Names::new("vip");
-        let mut vips = Vec::new();
+        let (mut vips, mut groups) = (Vec::new(), Groups::default());
         for (index, section) in root.tables("vip", VIPS_MAX).into_iter().enumerate() {
             let name = names.declare(index, &section);
             let floating = self.floating(&section, Side::Outside);
@@ -174,11 +175,11 @@ impl Reader {
                 section.finish();
                 floating
             }));
-            let owner = appliances.owner(&section);
+            let group = groups.add(index, name.as_deref(), &section, appliances);
             section.finish();
-            vips.push((|| Some(Vip { name: name?, floating: floating?, gateways: gateways?, owner: owner? }))());
+            vips.push((|| Some(Vip { name: name?, floating: floating?, gateways: gateways?, group: group? }))());
         }
-        (vips, names)
+        (vips, groups.known, names)
     }
 
     /// `address`, `port` and perhaps `mac` of an address that moves.
@@ -201,6 +202,55 @@ impl Reader {
         let reaches = |port: &Port| port.side == Side::Inside && reaches(port, address);
         let index = self.ports.iter().position(|port| port.as_ref().is_some_and(reaches))?;
         u8::try_from(index).ok().map(PortId)
+    }
+}
+
+/// Groups of VIPs, in the order of their first ones.
+#[derive(Default)]
+struct Groups {
+    known: Vec<VipGroup>,
+    /// Names of VIPs that move alone.
+    alone: Vec<String>,
+    /// Names that `group` gives.
+    named: Vec<String>,
+}
+
+impl Groups {
+    /// Takes the VIP at `index` into the group that it names, or one of its own. Returns the group's place.
+    fn add(&mut self, index: usize, name: Option<&str>, vip: &Section, appliances: &Appliances) -> Option<u16> {
+        let owner_field = vip.optional("owner");
+        let owner = appliances.owner(vip);
+        let index = u16::try_from(index).ok()?;
+        let field = vip.optional("group");
+        let group = match &field {
+            Some(field) => field.parse(value::name)?,
+            None => name?.to_owned(),
+        };
+        let at = self.known.iter().position(|known| known.name == group);
+        let (names, others) = match &field {
+            Some(_) => (&mut self.named, &self.alone),
+            None => (&mut self.alone, &self.named),
+        };
+        if others.contains(&group) {
+            vip.report("group", Reason::GroupIsAVip(group));
+            return None;
+        }
+        names.push(group.clone());
+        match at.and_then(|at| self.known.get_mut(at)) {
+            Some(known) => {
+                known.vips.push(index);
+                if let Some(field) = owner_field
+                    && owner != Some(known.owner)
+                {
+                    field.report(Reason::OwnersDiffer { group });
+                }
+                at.and_then(|at| u16::try_from(at).ok())
+            }
+            None => {
+                self.known.push(VipGroup { name: group, vips: vec![index], owner: owner? });
+                u16::try_from(self.known.len() - 1).ok()
+            }
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use vipsec_wire::iv::ApplianceId;
 use super::appliance::socket_path;
 use super::error::Reason;
 use super::model::{Appliance, Peer, StoreLink, TakeoverPolicy};
+use super::network::VIPS_MAX;
 use super::read::{Field, Section};
 use super::secret::secret;
 use super::value;
@@ -60,7 +61,7 @@ impl Appliances {
         Self(ids)
     }
 
-    /// Reads the `owner` of a VIP.
+    /// Reads the `owner` of a VIP; by default the lowest.
     pub(super) fn owner(&self, vip: &Section) -> Option<Option<ApplianceId>> {
         let Some(field) = vip.optional("owner") else {
             return Some(self.0.first().copied().filter(|_| self.0.len() > 1));
@@ -123,13 +124,23 @@ fn store_address(text: &str) -> Result<SocketAddr, Reason> {
     usable.then_some(address).ok_or_else(malformed)
 }
 
-/// A socket's path in a folder that exists or can be made.
+/// A socket's path in a folder that exists or can be made. There is room for a group's number behind it.
 fn store_socket(text: &str) -> Result<PathBuf, Reason> {
+    socket_path(&format!("{text}.{}", VIPS_MAX - 1))?;
     let path = socket_path(text)?;
     let existing = path.ancestors().skip(1).find(|ancestor| ancestor.exists());
     match existing {
         Some(folder) if folder.is_dir() => Ok(path),
         _ => Err(Reason::NoFolder(text.to_owned())),
+    }
+}
+
+impl StoreLink {
+    /// The first port, if that many groups need more ports from it on than there are.
+    pub(super) fn lacks_ports_for(&self, groups: usize) -> Option<u16> {
+        let Self::Fabric { listen, connect, .. } = self else { return None };
+        let port = listen.port().max(connect.port());
+        (usize::from(port) + 2 * groups > usize::from(u16::MAX) + 1).then_some(port)
     }
 }
 

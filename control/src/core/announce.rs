@@ -77,7 +77,7 @@ mod tests {
             name: "web".to_owned(),
             floating: floating("2001:db8::1", 0),
             gateways: vec![floating("2001:db8:2::1", 1)],
-            owner: None,
+            group: 0,
         };
         let frames: Vec<_> = announcements(&vip).collect();
         assert_eq!(frames.iter().map(|(port, _)| port.0).collect::<Vec<_>>(), [0, 1]);

@@ -12,7 +12,7 @@ use vipsec_ike::{ChildPhase, IkeSaId, IkeSaStatus, OperateError, Phase};
 use vipsec_takeover::pair::{Copy, PairStatus, Role};
 use vipsec_wire::ethernet::MacAddr;
 
-use super::ownership::Ownership;
+use super::groups::side;
 use super::targets::TargetOrder;
 use super::{Core, Output};
 use crate::api::{
@@ -37,8 +37,8 @@ enum Asker {
     Operator(u64),
     /// The same, about services, when the report is about targets.
     Services(u64),
-    /// A move of that VIP.
-    Move(u16),
+    /// A move of that group.
+    Move(usize),
 }
 
 impl Core {
@@ -74,22 +74,22 @@ impl Core {
     }
 
     fn move_vip(&mut self, name: &str, to: &str) -> Result<Response, ApiError> {
-        let vip = self.config.vips.iter().position(|vip| vip.name == name).and_then(|index| u16::try_from(index).ok());
+        let vip = self.config.vips.iter().find(|vip| vip.name == name);
         let vip = vip.ok_or_else(|| ApiError::new(ErrorKind::NotFound, format!("no VIP {name:?}")))?;
         let me = &self.config.appliance;
         let here = to == me.name || to == me.id.to_string();
-        let Ownership::Pair(side) = &mut self.ownership else {
+        let Some(side) = side(&mut self.groups, vip.group.into()) else {
             return Err(ApiError::new(ErrorKind::Refused, "this appliance has no peer"));
         };
         let peer_name = self.config.peer.as_ref().and_then(|peer| peer.name.as_deref());
         if !here && to != side.peer().to_string() && Some(to) != peer_name {
             return Err(ApiError::new(ErrorKind::NotFound, format!("no appliance {to:?} in this pair")));
         }
-        let ordered = if here { side.pair.order_here(vip) } else { side.pair.order_move(vip) };
+        let ordered = if here { side.pair.order_here() } else { side.pair.order_move() };
         if ordered {
             return Ok(Response::Done);
         }
-        let reason = if side.pair.owned_epoch(vip).is_some() == here {
+        let reason = if side.pair.owned_epoch().is_some() == here {
             "it is there already"
         } else {
             "no copy that counts: the other appliance isn't paired, or hasn't joined"
@@ -120,15 +120,15 @@ impl Core {
         self.tell(Command::Report { token: number, what });
     }
 
-    /// Where do the SAs of a VIP stand that has stopped?
-    pub(super) fn ask_exact_numbers(&mut self, vip: u16) {
-        self.ask_workers(Asker::Move(vip), ReportKind::Sas);
+    /// Where do the SAs of a group stand that has stopped?
+    pub(super) fn ask_exact_numbers(&mut self, group: usize) {
+        self.ask_workers(Asker::Move(group), ReportKind::Sas);
     }
 
     pub(super) fn handle_report(&mut self, now: Instant, number: u64, report: Report) {
         let Some(asker) = self.questions.open.remove(&number) else { return };
         let (token, response) = match (asker, report) {
-            (Asker::Move(vip), Report::Sas(sas)) => return self.publish_exact_numbers(vip, sas),
+            (Asker::Move(group), Report::Sas(sas)) => return self.publish_exact_numbers(group, sas),
             (Asker::Services(token), Report::Targets(connections)) => {
                 (token, self.answer_services(&connections.into_iter().collect()))
             }
@@ -168,25 +168,22 @@ impl Core {
     }
 
     fn vip_statuses(&self, now: Instant) -> Vec<api::Vip> {
-        let pair = match &self.ownership {
-            Ownership::Pair(side) => Some((side.peer(), side.pair.status(now))),
-            Ownership::Solo(_) => None,
-        };
-        let vips = self.config.vips.iter().enumerate().map(|(index, vip)| {
-            let number = u16::try_from(index).unwrap_or(u16::MAX);
-            let owned = self.ownership.owned_epoch(number);
+        let vips = self.config.vips.iter().map(|vip| {
+            let number = usize::from(vip.group);
+            let group = self.groups.get(number);
+            let owned = group.and_then(|group| group.ownership.owned_epoch());
+            let pair = self.pair_status(now, number).zip(self.config.peer.as_ref());
             let (state, owner, epoch) = match (&pair, owned) {
                 (_, Some(epoch)) => ("owner", Some(self.config.appliance.id.get()), epoch.0),
                 (None, None) => ("starting", None, 0),
-                (Some((peer, status)), None) => {
-                    let (peer_owns, seen) = status.peer_owns.get(index).copied().unwrap_or_default();
-                    let state = match status.roles.get(index) {
-                        Some(Role::Taking { .. }) => "taking over",
-                        Some(Role::HandingOver { .. }) => "handing over",
+                (Some((status, peer)), None) => {
+                    let state = match status.role {
+                        Role::Taking { .. } => "taking over",
+                        Role::HandingOver { .. } => "handing over",
                         _ if status.trusted => "backup",
                         _ => "backup, without a trusted copy",
                     };
-                    (state, peer_owns.then_some(peer.get()), seen.0)
+                    (state, status.peer_owns.then_some(peer.id.get()), status.seen.0)
                 }
             };
             api::Vip {
@@ -194,10 +191,11 @@ impl Core {
                 address: vip.floating.address,
                 mac: vip.floating.mac.to_string(),
                 gateways: vip.gateways.iter().map(|gateway| gateway.address).collect(),
+                group: group.map_or_else(String::new, |group| group.name.clone()),
                 owner,
                 state: state.to_owned(),
                 epoch,
-                copy: pair.as_ref().map(|(_, status)| copy_state(status, owned.is_some()).to_owned()),
+                copy: pair.as_ref().map(|(status, _)| copy_state(status, owned.is_some()).to_owned()),
             }
         });
         vips.collect()

@@ -29,7 +29,7 @@ pub(super) struct InheritedChild {
     pub(super) born: u64,
 }
 
-/// Everything that a copy holds of one VIP.
+/// Everything that a copy holds of a group.
 #[derive(Default)]
 pub(super) struct Inheritance {
     pub(super) sets: Vec<Inherited>,
@@ -57,10 +57,10 @@ impl Heir {
 }
 
 impl Inheritance {
-    /// Copies the fenced region out and opens every record of the VIP.
-    pub(super) fn read(reader: &Reader, vip: u16, heir: Heir) -> Self {
+    /// Copies the fenced region out and opens every record of these VIPs.
+    pub(super) fn read(reader: &Reader, vips: &[u16], heir: Heir) -> Self {
         match reader.copy() {
-            Ok(snapshot) => Self::open(&snapshot, vip, heir),
+            Ok(snapshot) => Self::open(&snapshot, vips, heir),
             Err(error) => {
                 tracing::error!(%error, "the copy can't be read");
                 Self::default()
@@ -68,7 +68,7 @@ impl Inheritance {
         }
     }
 
-    fn open(snapshot: &Snapshot, vip: u16, heir: Heir) -> Self {
+    fn open(snapshot: &Snapshot, vips: &[u16], heir: Heir) -> Self {
         let mut left_out = 0;
         let mut ikes = Vec::new();
         let mut children = HashMap::new();
@@ -82,7 +82,7 @@ impl Inheritance {
                     continue;
                 }
             };
-            if record.key.vip != vip {
+            if !vips.contains(&record.key.vip) {
                 continue;
             }
             let read = match record.key.kind {

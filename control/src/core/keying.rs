@@ -1,9 +1,9 @@
 //! From IKE to the workers: child SAs, messages, numbers; published first while a copy counts.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use vipsec_dataplane::api::{ChildRefusal, Command, IkeDatagram, Numbers};
+use vipsec_dataplane::api::{ChildRefusal, Command, IkeDatagram, Numbers, VipTable};
 use vipsec_esp::sa::{
     ChildSa, InboundParams, KeyMaterial, Mode, OutboundParams, ReservedSpi, Spi, TunnelEnds, WrongKeyLength,
 };
@@ -104,10 +104,10 @@ impl Core {
                 payload: transmit.payload,
             });
             // Retransmissions too: the first copy of these bytes may still be waiting, and an adversary may send the request again.
-            if transmit.ike_sa.is_some() {
-                self.replica.after(Effect::Command(command));
-            } else {
-                self.tell(command);
+            let vip = self.vip_at(transmit.local.ip());
+            match vip.and_then(|vip| self.replica_of(vip)).filter(|_| transmit.ike_sa.is_some()) {
+                Some(replica) => replica.after(Effect::Command(command)),
+                None => self.tell(command),
             }
         }
         any
@@ -156,16 +156,18 @@ impl Core {
     fn handle_new_child(&mut self, info: &ChildSaInfo) {
         let Some(epoch) = self.epoch_of(info.vip) else { return };
         // What a successor assumes of a child SA that has not reported yet is what it starts with.
-        let lease = if self.replica.is_on() { FIRST_LEASE } else { u64::MAX };
+        let replicated = self.is_replicated(info.vip);
+        let lease = if replicated { FIRST_LEASE } else { u64::MAX };
         let start = Start { horizon: 0, sent: 0, lease };
         let prefix = IvPrefix::new(self.config.appliance.id, epoch);
         match child_sa(info, self.config.child_options(&info.connection, &info.child), prefix, start) {
             Ok(mut child) => {
-                if !self.replica.is_on() {
+                if !replicated {
                     child.inbound.horizon = u64::MAX;
                 }
                 let replaces = info.replaces.and_then(|spi| Spi::new(spi).ok());
-                self.install_child(child, replaces, Some(info.ike_sa), self.publications.peer_process);
+                let born = self.groups.get(self.group_of(info.vip)).map_or(0, |group| group.peer_process);
+                self.install_child(child, replaces, Some(info.ike_sa), born);
             }
             Err(error) => tracing::error!(ike_sa = %info.ike_sa, %error, "child SA can't be installed"),
         }
@@ -220,18 +222,27 @@ impl Core {
     /// A worker wants numbers: they are published, then granted (R3, R4).
     pub(super) fn handle_numbers(&mut self, numbers: Numbers) {
         let Numbers { spi, edge, horizon_wanted, lease_wanted, .. } = numbers;
-        if !self.children.contains_key(&spi) {
-            return;
+        let Some(vip) = self.children.get(&spi).map(|child| child.vip) else { return };
+        let group = self.group_of(vip);
+        let Some(group) = self.groups.get_mut(group) else { return };
+        // Does a join wait for it?
+        if let Some(binding) = &mut group.binding {
+            binding.remove(&spi);
         }
-        self.note_bound(spi);
-        if self.replica.is_on() {
+        if group.replica.is_on() {
             let entry = CounterEntry { spi: spi.get(), lease: lease_wanted, edge, horizon: horizon_wanted };
             let grant = Command::Grant { spi, horizon: horizon_wanted, lease: lease_wanted };
-            self.replica.publish_numbers(entry, Some(Effect::Command(grant)));
+            group.replica.publish_numbers(entry, Some(Effect::Command(grant)));
         } else {
             let grant = Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX };
             self.tell(grant);
         }
+    }
+
+    /// The VIP that has the address, or one that moves with it.
+    fn vip_at(&self, address: IpAddr) -> Option<u16> {
+        let has = |vip: &VipTable| vip.vip.address == address || vip.more.iter().any(|more| more.address == address);
+        self.tables.vips.iter().position(has).and_then(|vip| u16::try_from(vip).ok())
     }
 
     pub(super) fn install_static_children(&mut self) {

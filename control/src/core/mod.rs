@@ -8,7 +8,9 @@ mod announce;
 mod answers;
 mod calls;
 mod cookies;
+mod deadlines;
 mod distribution;
+mod groups;
 mod inheritance;
 mod keying;
 mod ownership;
@@ -22,7 +24,7 @@ mod succession;
 mod targets;
 mod workers;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,7 +35,6 @@ use vipsec_esp::lifetime::LifetimeDue;
 use vipsec_esp::sa::Spi;
 use vipsec_ike::{IkeSaId, KeyLog};
 use vipsec_takeover::floor::Floor;
-use vipsec_wire::iv::Epoch;
 
 use crate::api::{self, ApiError, Request, Response};
 use crate::config::{Check, Config};
@@ -41,11 +42,11 @@ use crate::health::Run;
 use answers::Questions;
 use calls::Calls;
 use cookies::cookies;
-use ownership::Ownership;
+use deadlines::Deadlines;
+use groups::Group;
 pub use pairing::Paired;
 use publishing::Publications;
 pub use reload::ReloadError;
-use replica::Replica;
 use succession::Succession;
 use targets::Targets;
 use workers::WorkerSet;
@@ -69,10 +70,18 @@ pub enum Output {
     Reload(u64),
     /// Answer a request.
     Reply(u64, Result<Response, ApiError>),
-    /// Send over the store link.
-    LinkSend(Vec<u8>),
-    /// Close the store link; pair anew.
-    LinkClose,
+    /// Send over a group's store link.
+    LinkSend {
+        /// The group's place in the configuration.
+        group: usize,
+        /// What.
+        message: Vec<u8>,
+    },
+    /// Close a group's store link; pair anew.
+    LinkClose {
+        /// The group's place in the configuration.
+        group: usize,
+    },
     /// Run a health check, then call [`Core::handle_check_result`].
     Check {
         /// Comes back with the result.
@@ -86,19 +95,19 @@ pub enum Output {
     Shutdown,
 }
 
-/// What waits for an acknowledgement of the store.
+/// What waits for an acknowledgement of a group's store.
 #[derive(Debug)]
 enum Effect {
     /// Tell the data plane.
     Command(Command),
-    /// Give the workers the tables as they are.
-    Tables,
+    /// As far as this group is concerned, give the workers the distribution table of that version.
+    Tables(u64),
     /// The join's last record was written before.
     Joined,
-    /// The exact numbers of a VIP that stopped were written before.
-    Stopped(u16),
-    /// The old numbers of a VIP whose move was not taken were written before.
-    Reopen(u16),
+    /// The exact numbers of the group, that stopped, were written before.
+    Stopped,
+    /// The old numbers of the group, whose move was not taken, were written before.
+    Reopen,
 }
 
 /// What the core has to know of the process around it.
@@ -150,12 +159,15 @@ pub struct Core {
     config: Arc<Config>,
     started: Instant,
     ike: vipsec_ike::Endpoint,
-    ownership: Ownership,
-    replica: Replica,
-    deadline: Deadline,
+    groups: Vec<Group>,
+    deadlines: Deadlines,
     counters: Vec<Arc<Counters>>,
     tables: Tables,
     tables_version: u64,
+    /// Groups whose copies have not acknowledged the distribution table yet that the workers are to get.
+    tables_await: BTreeSet<usize>,
+    /// Counts up with every distribution table.
+    standings_version: u64,
     workers: WorkerSet,
     /// In order: what follows from them is the same in every run.
     children: BTreeMap<Spi, InstalledChild>,
@@ -183,13 +195,14 @@ impl Core {
         let mut core = Self {
             started: now,
             ike,
-            ownership: Ownership::new(&config, floors, incarnation, now),
-            replica: Replica::new(),
+            groups: groups::groups(&config, &floors, incarnation, now),
+            deadlines: Deadlines::new(deadline, config.groups.len()),
             workers: WorkerSet::new(counters.len()),
-            deadline,
             counters,
             tables,
             tables_version: 0,
+            tables_await: BTreeSet::new(),
+            standings_version: 0,
             children: BTreeMap::new(),
             publications: Publications::default(),
             succession: Succession::default(),
@@ -232,7 +245,10 @@ impl Core {
             }
             Event::ChildInstalled(spi) => self.confirm_staged(now, spi),
             Event::ChildRefused(spi, refusal) => self.handle_child_refused(now, spi, refusal),
-            Event::TablesInForce(_) => self.check_stopped(),
+            Event::TablesInForce(version) => {
+                self.deadlines.confirm(version);
+                self.check_stopped();
+            }
             // The workers' set has made one of all of them.
             Event::Steered { .. } => {}
             // RFC 7296 §1.5: an INVALID_SPI outside an IKE SA is only a hint, and a successor that isn't loaded yet must
@@ -275,7 +291,7 @@ impl Core {
     pub fn poll_timeout(&self) -> Instant {
         [
             self.ike.poll_timeout(),
-            self.ownership.poll_timeout(),
+            self.groups.iter().filter_map(|group| group.ownership.poll_timeout()).min(),
             self.succession_timeout(),
             self.targets.monitor().poll_timeout(),
             self.calls.poll_timeout(),
@@ -316,10 +332,19 @@ impl Core {
 
     /// Does what is acknowledged, and notices when nothing ever will be.
     fn pump_replica(&mut self, now: Instant) -> bool {
-        self.finish_join();
-        let result = self.replica.flush_numbers().and_then(|()| {
+        let mut busy = false;
+        for group in 0..self.groups.len() {
+            self.finish_join(group);
+            busy |= self.pump_replica_of(now, group);
+        }
+        busy
+    }
+
+    fn pump_replica_of(&mut self, now: Instant, group: usize) -> bool {
+        let Some(replica) = self.groups.get_mut(group).map(|group| &mut group.replica) else { return false };
+        let result = replica.flush_numbers().and_then(|()| {
             let mut effects = Vec::new();
-            while let Some(effect) = self.replica.poll()? {
+            while let Some(effect) = replica.poll()? {
                 effects.push(effect);
             }
             Ok(effects)
@@ -330,18 +355,27 @@ impl Core {
                 for effect in effects {
                     match effect {
                         Effect::Command(command) => self.tell(command),
-                        Effect::Tables => self.publish_tables(),
-                        Effect::Joined => self.handle_join_published(),
-                        Effect::Stopped(vip) => self.handle_stopped(now, vip),
-                        Effect::Reopen(vip) => self.reopen_vip(now, vip),
+                        // A newer one waits for its own acknowledgement.
+                        Effect::Tables(version) if version < self.standings_version => {}
+                        Effect::Tables(_) => self.note_tables_known(group),
+                        Effect::Joined => self.handle_join_published(group),
+                        Effect::Stopped => self.handle_stopped(now, group),
+                        Effect::Reopen => self.reopen(now, group),
                     }
                 }
                 any
             }
             Err(error) => {
-                self.handle_store_error(now, error);
+                self.handle_store_error(now, group, error);
                 true
             }
+        }
+    }
+
+    /// A successor of the group would distribute as we are about to: the table is in force when that holds for all.
+    fn note_tables_known(&mut self, group: usize) {
+        if self.tables_await.remove(&group) && self.tables_await.is_empty() {
+            self.publish_tables();
         }
     }
 
@@ -373,10 +407,5 @@ impl Core {
         for (port, frame) in announce::announcements(vip) {
             self.tell(Command::SendFrame { port, frame });
         }
-    }
-
-    /// Under which epoch the VIP's SAs are ours: also while it is being handed over, because that may be taken back.
-    fn epoch_of(&self, vip: u16) -> Option<Epoch> {
-        self.ownership.epoch_of_sas(vip)
     }
 }

@@ -1,6 +1,6 @@
-//! The pair's decisions, carried out: what its actions mean for IKE, workers, store and wire.
+//! The pair's decisions about a group, carried out: what its actions mean for IKE, workers, store and wire.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use vipsec_dataplane::api::{Command, PortId, VipState};
@@ -11,6 +11,7 @@ use vipsec_takeover::message::Message;
 use vipsec_takeover::pair::{Action, Pair, PairStatus, Role, StepDownReason};
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
+use super::groups::side;
 use super::inheritance::{Heir, Inheritance};
 use super::ownership::Ownership;
 use super::{Core, Output, announce};
@@ -27,7 +28,7 @@ pub struct Paired {
     pub reader: Reader,
 }
 
-/// This appliance's side of a pair.
+/// This appliance's side of a pair, for one group.
 pub(super) struct PairSide {
     pub(super) pair: Pair,
     me: ApplianceId,
@@ -41,25 +42,25 @@ pub(super) struct PairSide {
     /// The region whose join was completed: what a takeover reads.
     held: Option<Reader>,
     /// What a takeover has read, until it is judged.
-    staged: BTreeMap<u16, Staged>,
-    /// VIPs that were told to stop, and the version of the tables that says so.
-    stopping: BTreeMap<u16, u64>,
-    /// VIPs on their way to the peer.
-    leaving: BTreeMap<u16, Leaving>,
+    staged: Option<Staged>,
+    /// It was told to stop: the version of the tables that says so.
+    stopping: Option<u64>,
+    /// It is on its way to the peer.
+    leaving: Option<Leaving>,
 }
 
-/// A VIP on its way to the peer: its frames are held until every network knows where it is now.
+/// On its way to the peer: the group's frames are held until every network knows where it is now.
 struct Leaving {
     /// Under which it was ours.
     epoch: Epoch,
-    /// Where the new owner has not been heard yet. Until its advertisement came by, the network would bring a frame that is passed
-    /// on back to us; and frames may be under way that it had sent to us before.
-    unheard: BTreeSet<PortId>,
+    /// VIPs, and where their new owner has not been heard yet. Until its advertisement came by, the network would bring a frame that
+    /// is passed on back to us; and frames may be under way that it had sent to us before.
+    unheard: BTreeSet<(u16, PortId)>,
     /// We have stepped down, and frames can be passed on until then.
     until: Option<Instant>,
 }
 
-/// What was read of a VIP, and the child SAs whose installation is not confirmed yet.
+/// What was read of the group, and the child SAs whose installation is not confirmed yet.
 struct Staged {
     inheritance: Inheritance,
     unconfirmed: BTreeSet<Spi>,
@@ -77,9 +78,9 @@ impl PairSide {
             writer: None,
             reader: None,
             held: None,
-            staged: BTreeMap::new(),
-            stopping: BTreeMap::new(),
-            leaving: BTreeMap::new(),
+            staged: None,
+            stopping: None,
+            leaving: None,
         }
     }
 
@@ -88,9 +89,9 @@ impl PairSide {
         self.peer
     }
 
-    /// Is a VIP on its way to the peer, or are frames of one still to be passed on?
+    /// Is it on its way to the peer, or are frames of it still to be passed on?
     pub(super) fn is_leaving(&self) -> bool {
-        !self.leaving.is_empty()
+        self.leaving.is_some()
     }
 
     /// The link is closed from our side.
@@ -102,36 +103,40 @@ impl PairSide {
 }
 
 impl Core {
-    /// The store link is paired.
-    pub fn handle_link_up(&mut self, now: Instant, paired: Paired) {
-        if let Ownership::Pair(side) = &mut self.ownership {
-            tracing::info!(agreed = paired.agreed, "paired with the other appliance");
-            self.publications.peer_process = paired.incarnation;
-            side.writer = Some(paired.writer);
-            side.reader = Some(paired.reader);
-            side.pair.handle_link_up(now, paired.incarnation, paired.agreed);
+    /// A group's store link is paired.
+    pub fn handle_link_up(&mut self, now: Instant, group: usize, paired: Paired) {
+        if let Some(entry) = self.groups.get_mut(group) {
+            tracing::info!(group = entry.name, agreed = paired.agreed, "paired with the other appliance");
+            entry.peer_process = paired.incarnation;
+            if let Some(side) = entry.side() {
+                side.writer = Some(paired.writer);
+                side.reader = Some(paired.reader);
+                side.pair.handle_link_up(now, paired.incarnation, paired.agreed);
+            }
         }
         // What the dead process left is taken before it is let go.
         self.settle(now);
-        if let Ownership::Pair(side) = &mut self.ownership
+        if let Some(side) = side(&mut self.groups, group)
             && !side.pair.holds_copy()
         {
             side.held = None;
         }
     }
 
-    /// The store link is gone.
-    pub fn handle_link_down(&mut self, now: Instant) {
-        if let Ownership::Pair(side) = &mut self.ownership {
-            self.replica.strand();
-            side.close(now);
+    /// A group's store link is gone.
+    pub fn handle_link_down(&mut self, now: Instant, group: usize) {
+        if let Some(entry) = self.groups.get_mut(group) {
+            entry.replica.strand();
+            if let Some(side) = entry.side() {
+                side.close(now);
+            }
         }
         self.settle(now);
     }
 
-    /// A message over the store link: authenticated, numbered, in order.
-    pub fn handle_link_message(&mut self, now: Instant, bytes: &[u8]) {
-        if let Ownership::Pair(side) = &mut self.ownership {
+    /// A message over a group's store link: authenticated, numbered, in order.
+    pub fn handle_link_message(&mut self, now: Instant, group: usize, bytes: &[u8]) {
+        if let Some(side) = side(&mut self.groups, group) {
             match Message::decode(bytes) {
                 Ok(message) => {
                     if message == Message::Joined {
@@ -146,9 +151,9 @@ impl Core {
         self.settle(now);
     }
 
-    /// Where the pair stands; `None` without a peer.
-    pub fn pair_status(&self, now: Instant) -> Option<PairStatus> {
-        match &self.ownership {
+    /// Where the pair stands with a group; `None` without a peer.
+    pub fn pair_status(&self, now: Instant, group: usize) -> Option<PairStatus> {
+        match &self.groups.get(group)?.ownership {
             Ownership::Pair(side) => Some(side.pair.status(now)),
             Ownership::Solo(_) => None,
         }
@@ -156,184 +161,209 @@ impl Core {
 
     /// Carriers and workers, as the daemon sees them.
     pub fn handle_health(&mut self, healthy: bool) {
-        if let Ownership::Pair(side) = &mut self.ownership {
+        for side in self.groups.iter_mut().filter_map(|group| group.side()) {
             side.pair.handle_health(healthy);
         }
     }
 
     pub(super) fn ownership_timeout(&mut self, now: Instant) {
-        if let Err(error) = self.replica.check() {
-            self.handle_store_error(now, error);
+        for group in 0..self.groups.len() {
+            let Some(entry) = self.groups.get_mut(group) else { return };
+            if let Err(error) = entry.replica.check() {
+                self.handle_store_error(now, group, error);
+            }
+            if let Some(side) = side(&mut self.groups, group) {
+                side.pair.handle_timeout(now);
+            }
+            self.check_left(now, group);
         }
-        if let Ownership::Pair(side) = &mut self.ownership {
-            side.pair.handle_timeout(now);
-        }
-        // A VIP whose SAs waited for grants when it stopped is asked about again.
+        // A group whose SAs waited for grants when it stopped is asked about again.
         self.check_stopped();
-        self.check_left(now);
     }
 
     pub(super) fn handle_advertisement(&mut self, now: Instant, port: PortId, frame: &[u8]) {
-        let Ownership::Pair(side) = &mut self.ownership else { return };
         let Some(payload) = announce::advertisement_payload(frame) else { return };
-        match side.key.decode(payload) {
+        // All groups have the pair's key.
+        let Some(any) = side(&mut self.groups, 0) else { return };
+        let advertisement = match any.key.decode(payload) {
             // A switch may hand our own multicast back.
-            Ok(advertisement) if advertisement.owner == side.me => {}
-            Ok(advertisement) => {
-                if let Some(leaving) = side.leaving.get_mut(&advertisement.vip)
-                    && advertisement.epoch > leaving.epoch
-                {
-                    leaving.unheard.remove(&port);
-                }
-                if let Err(error) = side.pair.handle_advertisement(now, &advertisement) {
-                    tracing::debug!(%error, "advertisement left out");
-                }
-            }
-            Err(error) => tracing::debug!(%error, "advertisement left out"),
+            Ok(advertisement) if advertisement.owner == any.me => return,
+            Ok(advertisement) => advertisement,
+            Err(error) => return tracing::debug!(%error, "advertisement left out"),
+        };
+        let group = self.group_of(advertisement.vip);
+        let Some(side) = side(&mut self.groups, group) else { return };
+        if let Some(leaving) = &mut side.leaving
+            && advertisement.epoch > leaving.epoch
+        {
+            leaving.unheard.remove(&(advertisement.vip, port));
         }
-        self.check_left(now);
+        if let Err(error) = side.pair.handle_advertisement(now, &advertisement) {
+            tracing::debug!(%error, "advertisement left out");
+        }
+        self.check_left(now, group);
     }
 
-    /// Carries out what the pair decided. True if there was anything.
-    pub(super) fn pump_pair(&mut self, now: Instant) -> bool {
+    /// Carries out what the pair decided about a group. True if there was anything.
+    pub(super) fn pump_pair(&mut self, now: Instant, group: usize) -> bool {
         let mut any = false;
-        while let Ownership::Pair(side) = &mut self.ownership
-            && let Some(action) = side.pair.poll_action()
-        {
+        while let Some(action) = side(&mut self.groups, group).and_then(|side| side.pair.poll_action()) {
             any = true;
-            self.carry_out(now, action);
+            self.carry_out(now, group, action);
         }
         any
     }
 
-    fn carry_out(&mut self, now: Instant, action: Action) {
-        let Ownership::Pair(side) = &mut self.ownership else { return };
+    fn carry_out(&mut self, now: Instant, group: usize, action: Action) {
         match action {
-            Action::Send(message) => self.outputs.push_back(Output::LinkSend(message.encode())),
-            Action::Advertise { vip, epoch, protected } => self.advertise(vip, epoch, protected),
-            Action::Deadline(Some(until)) => self.deadline.renew(until),
-            Action::Deadline(None) => self.deadline.expire(),
-            Action::ReserveFloor { vip, value } => self.outputs.push_back(Output::SaveFloor { vip, value }),
+            Action::Send(message) => self.outputs.push_back(Output::LinkSend { group, message: message.encode() }),
+            Action::Advertise { epoch, protected } => self.advertise(group, epoch, protected),
+            Action::Deadline(until) => self.deadlines.renew(group, until),
+            Action::ReserveFloor(value) => self.save_floor(group, value),
             Action::CloseLink => {
-                side.writer = None;
-                side.reader = None;
-                self.replica.strand();
-                self.outputs.push_back(Output::LinkClose);
+                if let Some(entry) = self.groups.get_mut(group) {
+                    entry.replica.strand();
+                    if let Some(side) = entry.side() {
+                        side.writer = None;
+                        side.reader = None;
+                    }
+                }
+                self.outputs.push_back(Output::LinkClose { group });
             }
-            Action::Join => self.begin_join(now),
-            Action::Unprotected => self.end_protection(),
-            Action::Stage { vip, epoch, .. } => self.stage(now, vip, epoch),
-            Action::Activate { vip, epoch, trusted } => self.activate(now, vip, epoch, trusted),
-            Action::Stop { vip } => self.stop_vip(now, vip),
-            Action::TakeBack { vip } => self.take_back(vip),
-            Action::StepDown { vip, reason } => self.carry_out_step_down(now, vip, reason),
+            Action::Join => self.begin_join(now, group),
+            Action::Unprotected => self.end_protection(group),
+            Action::Stage { epoch } => self.stage(now, group, epoch),
+            Action::Activate { epoch, trusted } => self.activate(now, group, epoch, trusted),
+            Action::Stop => self.stop(group),
+            Action::TakeBack => self.take_back(group),
+            Action::StepDown(reason) => self.carry_out_step_down(now, group, reason),
         }
     }
 
-    fn carry_out_step_down(&mut self, now: Instant, vip: u16, reason: StepDownReason) {
-        let name = self.config.vips.get(usize::from(vip)).map_or("?", |vip| vip.name.as_str());
+    fn carry_out_step_down(&mut self, now: Instant, group: usize, reason: StepDownReason) {
+        let name = self.group_name(group);
         match reason {
-            StepDownReason::Moved => tracing::info!(vip = name, "the VIP moved to the other appliance"),
-            StepDownReason::Deposed => tracing::warn!(vip = name, "deposed: the other appliance owns the VIP"),
+            StepDownReason::Moved => tracing::info!(group = name, "moved to the other appliance"),
+            StepDownReason::Deposed => tracing::warn!(group = name, "deposed: the other appliance owns it"),
             StepDownReason::Refused => {
-                tracing::warn!(vip = name, "deposed: the other appliance took our store grant back")
+                tracing::warn!(group = name, "deposed: the other appliance took our store grant back")
             }
             StepDownReason::Uncertain => {
-                tracing::warn!(vip = name, "deposed: it can't be excluded that the other appliance took over");
+                tracing::warn!(group = name, "deposed: it can't be excluded that the other appliance took over");
             }
         }
-        self.replica.abandon();
-        self.abandon_join();
-        self.forget_sas(now, vip);
-        if let Ownership::Pair(side) = &mut self.ownership {
-            side.stopping.remove(&vip);
-            side.staged.remove(&vip);
+        self.abandon_copy(group);
+        self.forget_sas(now, group);
+        if let Some(side) = side(&mut self.groups, group) {
+            side.stopping = None;
+            side.staged = None;
             if reason == StepDownReason::Moved
-                && let Some(leaving) = side.leaving.get_mut(&vip)
+                && let Some(leaving) = &mut side.leaving
             {
                 // A beat may have told us of the new owner before it advertises.
                 leaving.until = self.config.peer.as_ref().map(|peer| now + peer.timing.deadline);
-                return self.check_left(now);
+                self.deadlines.let_go(group);
+                return self.check_left(now, group);
             }
-            side.leaving.remove(&vip);
+            side.leaving = None;
         }
-        self.set_vip_state(vip, VipState::Elsewhere);
+        self.set_state(group, VipState::Elsewhere);
+        self.deadlines.leave(group, self.tables_version);
     }
 
-    /// From here on the VIP's frames are held, until it has moved or is ours again.
-    fn stop_vip(&mut self, now: Instant, vip: u16) {
-        self.set_vip_state(vip, VipState::HandingOver);
+    /// Nothing that waited for the group's copy may happen any more.
+    fn abandon_copy(&mut self, group: usize) {
+        if let Some(entry) = self.groups.get_mut(group) {
+            entry.replica.abandon();
+            entry.binding = None;
+        }
+        self.note_tables_known(group);
+    }
+
+    /// From here on the group's frames are held, until it has moved or is ours again.
+    fn stop(&mut self, group: usize) {
+        self.set_state(group, VipState::HandingOver);
         let version = self.tables_version;
-        let Some(entry) = self.tables.vips.get(usize::from(vip)) else { return };
-        let unheard = std::iter::once(&entry.vip).chain(&entry.gateways).map(|floating| floating.port).collect();
-        let Ownership::Pair(side) = &mut self.ownership else { return };
-        side.stopping.insert(vip, version);
-        if let Some(&Role::HandingOver { epoch, .. }) = side.pair.status(now).roles.get(usize::from(vip)) {
-            side.leaving.insert(vip, Leaving { epoch, unheard, until: None });
+        let mut unheard = BTreeSet::new();
+        for vip in self.vips_of(group) {
+            let Some(entry) = self.tables.vips.get(usize::from(vip)) else { continue };
+            let addresses = std::iter::once(&entry.vip).chain(&entry.more).chain(&entry.gateways);
+            unheard.extend(addresses.map(|floating| (vip, floating.port)));
+        }
+        let Some(side) = side(&mut self.groups, group) else { return };
+        side.stopping = Some(version);
+        if let Role::HandingOver { epoch, .. } = side.pair.role() {
+            side.leaving = Some(Leaving { epoch, unheard, until: None });
         }
     }
 
-    /// Lets the held frames of VIPs go that have arrived at the peer, as far as can be heard.
-    fn check_left(&mut self, now: Instant) {
-        let Ownership::Pair(side) = &mut self.ownership else { return };
+    /// Lets the held frames go of a group that has arrived at the peer, as far as can be heard.
+    fn check_left(&mut self, now: Instant, group: usize) {
+        let Some(side) = side(&mut self.groups, group) else { return };
         let has_left =
-            |leaving: &Leaving| leaving.until.is_some_and(|until| leaving.unheard.is_empty() || until <= now);
-        let left: Vec<u16> =
-            side.leaving.iter().filter(|(_, leaving)| has_left(leaving)).map(|(vip, _)| *vip).collect();
-        for vip in left {
-            if let Ownership::Pair(side) = &mut self.ownership {
-                side.leaving.remove(&vip);
-            }
-            self.set_vip_state(vip, VipState::Elsewhere);
+            |leaving: &mut Leaving| leaving.until.is_some_and(|until| leaving.unheard.is_empty() || until <= now);
+        if side.leaving.take_if(has_left).is_some() {
+            self.set_state(group, VipState::Elsewhere);
         }
     }
 
-    fn advertise(&mut self, vip: u16, epoch: Epoch, protected: bool) {
-        let Ownership::Pair(side) = &mut self.ownership else { return };
+    fn advertise(&mut self, group: usize, epoch: Epoch, protected: bool) {
         let config = self.config.clone();
-        let Some(entry) = config.vips.get(usize::from(vip)) else { return };
-        side.advertisements += 1;
-        let payload = side.key.encode(&Advertisement {
-            owner: side.me,
-            vip,
-            epoch,
-            protected,
-            incarnation: side.incarnation,
-            number: side.advertisements,
-        });
-        for (port, frame) in announce::advertisements(entry, &payload) {
-            self.tell(Command::SendFrame { port, frame });
+        for vip in self.vips_of(group) {
+            let Some(entry) = config.vips.get(usize::from(vip)) else { continue };
+            let Some(side) = side(&mut self.groups, group) else { return };
+            side.advertisements += 1;
+            let payload = side.key.encode(&Advertisement {
+                owner: side.me,
+                vip,
+                epoch,
+                protected,
+                incarnation: side.incarnation,
+                number: side.advertisements,
+            });
+            for (port, frame) in announce::advertisements(entry, &payload) {
+                self.tell(Command::SendFrame { port, frame });
+            }
         }
     }
 
     /// Every SA is bound, written, acknowledged; then the mark follows.
-    fn begin_join(&mut self, now: Instant) {
-        let Ownership::Pair(side) = &mut self.ownership else { return };
-        let Some(writer) = side.writer.take() else { return };
-        self.replica.begin(writer);
-        self.replicate_all(now);
+    fn begin_join(&mut self, now: Instant, group: usize) {
+        let Some(entry) = self.groups.get_mut(group) else { return };
+        let Some(writer) = entry.side().and_then(|side| side.writer.take()) else { return };
+        entry.replica.begin(writer);
+        self.replicate_all(now, group);
     }
 
-    fn end_protection(&mut self) {
-        self.replica.end();
-        self.abandon_join();
-        for spi in self.children.keys().copied().collect::<Vec<_>>() {
+    fn end_protection(&mut self, group: usize) {
+        let Some(entry) = self.groups.get_mut(group) else { return };
+        entry.replica.end();
+        entry.binding = None;
+        for spi in self.children_of(group) {
             self.tell(Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX });
         }
     }
 
-    /// Reads the copy and installs what it holds, shut: the VIP is not open.
-    fn stage(&mut self, now: Instant, vip: u16, epoch: Epoch) {
-        let Ownership::Pair(side) = &mut self.ownership else { return };
-        let heir = Heir { floor_known: side.pair.floor_is_known(vip), process: side.incarnation };
+    /// The child SAs of a group's VIPs.
+    pub(super) fn children_of(&self, group: usize) -> Vec<Spi> {
+        let children = self.children.iter().filter(|(_, child)| self.group_of(child.vip) == group);
+        children.map(|(spi, _)| *spi).collect()
+    }
+
+    /// Reads the copy and installs what it holds, shut: the group is not open.
+    fn stage(&mut self, now: Instant, group: usize, epoch: Epoch) {
+        let vips = self.vips_of(group);
+        let Some(side) = side(&mut self.groups, group) else { return };
+        let heir = Heir { floor_known: side.pair.floor_is_known(), process: side.incarnation };
         let inheritance = match &mut side.held {
             Some(reader) => {
                 reader.fence();
-                Inheritance::read(reader, vip, heir)
+                Inheritance::read(reader, &vips, heir)
             }
             None => Inheritance::default(),
         };
         tracing::info!(
+            group = self.group_name(group),
             %epoch,
             ike_sas = inheritance.sets.len(),
             left_out = inheritance.left_out,
@@ -345,79 +375,77 @@ impl Core {
             unconfirmed.insert(child.inbound.spi);
             self.install_child(child, None, None, born);
         }
+        let Some(side) = super::groups::side(&mut self.groups, group) else { return };
         let done = unconfirmed.is_empty();
-        if let Ownership::Pair(side) = &mut self.ownership {
-            side.staged.insert(vip, Staged { inheritance, unconfirmed });
-            if done {
-                side.pair.handle_staged(now, vip);
-            }
+        side.staged = Some(Staged { inheritance, unconfirmed });
+        if done {
+            side.pair.handle_staged(now);
         }
     }
 
-    /// A worker has a child SA. True if a takeover waited for it.
+    /// A worker has a child SA: did a takeover wait for it?
     pub(super) fn confirm_staged(&mut self, now: Instant, spi: Spi) {
-        let Ownership::Pair(side) = &mut self.ownership else { return };
-        for (vip, staged) in &mut side.staged {
-            if staged.unconfirmed.remove(&spi) && staged.unconfirmed.is_empty() {
-                side.pair.handle_staged(now, *vip);
+        for side in self.groups.iter_mut().filter_map(|group| group.side()) {
+            if let Some(staged) = &mut side.staged
+                && staged.unconfirmed.remove(&spi)
+                && staged.unconfirmed.is_empty()
+            {
+                side.pair.handle_staged(now);
             }
         }
     }
 
     /// Trust is judged: resume what was staged, or forget it.
-    fn activate(&mut self, now: Instant, vip: u16, epoch: Epoch, trusted: bool) {
-        let Ownership::Pair(side) = &mut self.ownership else { return };
-        let staged = side.staged.remove(&vip);
+    fn activate(&mut self, now: Instant, group: usize, epoch: Epoch, trusted: bool) {
+        let Some(side) = side(&mut self.groups, group) else { return };
+        let staged = side.staged.take();
         side.held = None;
-        self.replica.abandon();
+        self.abandon_copy(group);
         if let Some(staged) = staged.as_ref().filter(|_| trusted) {
-            self.adopt_standings(&staged.inheritance.standings);
+            self.adopt_standings(group, &staged.inheritance.standings);
         }
-        self.open_vip(now, vip, epoch);
+        self.open(now, group, epoch);
         if let Some(staged) = staged {
-            self.inherit(now, vip, staged.inheritance, trusted);
+            self.inherit(now, group, staged.inheritance, trusted);
         }
     }
 
-    /// Exact numbers of a VIP that stopped can't be had before the next tick.
-    pub(super) fn stop_later(&mut self, vip: u16) {
-        if let Ownership::Pair(side) = &mut self.ownership
-            && side.leaving.get(&vip).is_some_and(|leaving| leaving.until.is_none())
+    /// Exact numbers of a group that stopped can't be had before the next tick.
+    pub(super) fn stop_later(&mut self, group: usize) {
+        let version = self.tables_version;
+        if let Some(side) = side(&mut self.groups, group)
+            && side.leaving.as_ref().is_some_and(|leaving| leaving.until.is_none())
         {
-            side.stopping.insert(vip, self.tables_version);
+            side.stopping = Some(version);
         }
     }
 
-    /// The VIP is ours, whatever was to become of it.
-    pub(super) fn stay(&mut self, vip: u16) {
-        if let Ownership::Pair(side) = &mut self.ownership {
-            side.leaving.remove(&vip);
+    /// The group is ours, whatever was to become of it.
+    pub(super) fn stay(&mut self, group: usize) {
+        if let Some(side) = side(&mut self.groups, group) {
+            side.leaving = None;
         }
     }
 
-    /// Workers confirm tables, or time goes by: has a VIP stopped everywhere?
+    /// Workers confirm tables, or time goes by: has a group stopped everywhere?
     pub(super) fn check_stopped(&mut self) {
         let version = self.workers.tables_in_force();
-        let Ownership::Pair(side) = &mut self.ownership else { return };
-        let stopped: Vec<u16> =
-            side.stopping.iter().filter(|(_, wanted)| **wanted <= version).map(|(vip, _)| *vip).collect();
-        for vip in stopped {
-            if let Ownership::Pair(side) = &mut self.ownership {
-                side.stopping.remove(&vip);
+        for group in 0..self.groups.len() {
+            if side(&mut self.groups, group).is_some_and(|side| side.stopping.take_if(|it| *it <= version).is_some()) {
+                self.ask_exact_numbers(group);
             }
-            self.ask_exact_numbers(vip);
         }
     }
 
-    pub(super) fn handle_join_published(&mut self) {
-        if let Ownership::Pair(side) = &mut self.ownership {
+    pub(super) fn handle_join_published(&mut self, group: usize) {
+        if let Some(side) = side(&mut self.groups, group) {
             side.pair.handle_join_published();
         }
     }
 
-    pub(super) fn handle_stopped(&mut self, now: Instant, vip: u16) {
-        if let Ownership::Pair(side) = &mut self.ownership {
-            side.pair.handle_stopped(now, vip);
+    pub(super) fn handle_stopped(&mut self, now: Instant, group: usize) {
+        if let Some(side) = side(&mut self.groups, group) {
+            side.pair.handle_stopped(now);
         }
     }
 }

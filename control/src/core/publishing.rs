@@ -40,18 +40,12 @@ fn unwrap_envelope(bytes: &[u8]) -> Option<(u64, &[u8])> {
 /// What the copy knows and what it has to learn.
 #[derive(Debug, Default)]
 pub(super) struct Publications {
-    /// The process that is paired now; 0: none.
-    pub(super) peer_process: u64,
     /// IKE SAs whose record has to be written before the next message of theirs leaves.
     pub(super) changed: BTreeSet<IkeSaId>,
     /// Under which of the peer's processes an SA was made.
     born: BTreeMap<IkeSaId, u64>,
     /// Records of child SAs that are gone: removed after the IKE record that doesn't name them any more is written.
     orphans: BTreeSet<RecordKey>,
-    /// A join waits for these SAs to be bound.
-    binding: Option<BTreeSet<Spi>>,
-    /// VIPs that stopped for a move: what was published of their SAs before.
-    stopped: BTreeMap<u16, Vec<CounterEntry>>,
 }
 
 impl Publications {
@@ -73,7 +67,8 @@ fn child_key(vip: u16, spi: Spi) -> RecordKey {
 impl Core {
     /// An SA is new: which process of the peer was there?
     pub(super) fn note_birth(&mut self, id: IkeSaId) {
-        let process = self.publications.peer_process;
+        let group = self.ike.vip_of(id).and_then(|vip| self.groups.get(self.group_of(vip)));
+        let process = group.map_or(0, |group| group.peer_process);
         self.publications.born.entry(id).or_insert(process);
     }
 
@@ -82,37 +77,48 @@ impl Core {
         let changed = std::mem::take(&mut self.publications.changed);
         let orphans = std::mem::take(&mut self.publications.orphans);
         let any = !changed.is_empty() || !orphans.is_empty();
-        let written = self
-            .publish_ike_sas(now, changed)
-            .and_then(|()| orphans.into_iter().try_for_each(|key| self.replica.remove(key)));
-        if let Err(error) = written {
-            self.handle_store_error(now, error);
+        self.publish_ike_sas(now, changed);
+        for key in orphans {
+            let removed = self.replica_of(key.vip).map_or(Ok(()), |replica| replica.remove(key));
+            if let Err(error) = removed {
+                self.handle_store_error(now, self.group_of(key.vip), error);
+            }
         }
         any
     }
 
     /// Writes IKE SAs, an heir before its elder: the elder's record, that gives the child SAs away, is what makes a rekeying count.
-    fn publish_ike_sas(&mut self, now: Instant, ids: BTreeSet<IkeSaId>) -> Result<(), StoreError> {
-        if !self.replica.is_on() {
-            return Ok(());
-        }
-        let mut sets: Vec<_> = ids.into_iter().filter_map(|id| self.ike.export(id, now)).collect();
+    fn publish_ike_sas(&mut self, now: Instant, ids: BTreeSet<IkeSaId>) {
+        let ike = &self.ike;
+        let replicated = |id: &IkeSaId| ike.vip_of(*id).is_some_and(|vip| self.is_replicated(vip));
+        let mut sets: Vec<_> = ids.into_iter().filter(replicated).filter_map(|id| ike.export(id, now)).collect();
         sets.sort_by_key(|(ike, _)| ike.age());
-        sets.into_iter().try_for_each(|(ike, children)| self.publish_set(&ike, &children))
+        let mut failed = BTreeSet::new();
+        for (ike, children) in sets {
+            let group = self.group_of(ike.vip());
+            if !failed.contains(&group)
+                && let Err(error) = self.publish_set(&ike, &children)
+            {
+                failed.insert(group);
+                self.handle_store_error(now, group, error);
+            }
+        }
     }
 
     /// Writes an IKE SA with its children. Its own record comes last: it is the commit point of the set.
     fn publish_set(&mut self, ike: &IkeSaRecord, children: &[ChildSaRecord]) -> Result<(), StoreError> {
         let Some(epoch) = self.epoch_of(ike.vip()) else { return Ok(()) };
         let born = self.publications.born.get(&ike.id()).copied().unwrap_or(0);
+        let group = self.group_of(ike.vip());
+        let Some(replica) = self.groups.get_mut(group).map(|group| &mut group.replica) else { return Ok(()) };
         for child in children {
             let Ok(spi) = Spi::new(child.spi_in()) else { continue };
             let born = self.children.get(&spi).map_or(born, |child| child.born);
             let bytes = envelope(born, &child.encode());
-            self.replica.put(child_key(ike.vip(), spi), epoch, &bytes)?;
+            replica.put(child_key(ike.vip(), spi), epoch, &bytes)?;
         }
         let bytes = envelope(born, &ike.encode());
-        self.replica.put(ike_key(ike.vip(), ike.id()), epoch, &bytes)
+        replica.put(ike_key(ike.vip(), ike.id()), epoch, &bytes)
     }
 
     /// An IKE SA is gone.
@@ -126,77 +132,73 @@ impl Core {
 
     /// A child SA is gone.
     pub(super) fn withdraw_child(&mut self, vip: u16, spi: Spi) {
-        self.replica.forget_numbers(spi);
         self.publications.orphans.insert(child_key(vip, spi));
-        if let Some(binding) = &mut self.publications.binding {
+        let group = self.group_of(vip);
+        let Some(group) = self.groups.get_mut(group) else { return };
+        group.replica.forget_numbers(spi);
+        if let Some(binding) = &mut group.binding {
             binding.remove(&spi);
         }
     }
 
     /// A join: SA by SA, each counts from before its numbers are read.
-    pub(super) fn replicate_all(&mut self, now: Instant) {
-        let ids: Vec<IkeSaId> = self.ike.sas(now).map(|sa| sa.id).collect();
+    pub(super) fn replicate_all(&mut self, now: Instant, group: usize) {
+        let ids = self.ike.sas(now).filter(|sa| self.group_of(sa.vip) == group).map(|sa| sa.id);
+        let ids: Vec<IkeSaId> = ids.collect();
         self.publications.changed.extend(ids);
-        let negotiated = self.children.iter().filter(|(_, child)| child.ike.is_some());
-        let binding: BTreeSet<Spi> = negotiated.map(|(spi, _)| *spi).collect();
+        let mut binding: BTreeSet<Spi> = self.children_of(group).into_iter().collect();
+        binding.retain(|spi| self.children.get(spi).is_some_and(|child| child.ike.is_some()));
         for spi in &binding {
             self.tell(Command::Bind(*spi));
         }
-        self.publications.binding = Some(binding);
-        if let Err(error) = self.put_standings() {
-            return self.handle_store_error(now, error);
+        if let Some(group) = self.groups.get_mut(group) {
+            group.binding = Some(binding);
+        }
+        if let Err(error) = self.put_standings(group) {
+            return self.handle_store_error(now, group, error);
         }
         self.publish_changed(now);
     }
 
-    /// A worker has told where an SA stands: does the join still wait for it?
-    pub(super) fn note_bound(&mut self, spi: Spi) {
-        if let Some(binding) = &mut self.publications.binding {
-            binding.remove(&spi);
-        }
-    }
-
     /// Everything is bound and written: the mark follows the last acknowledgement.
-    pub(super) fn finish_join(&mut self) {
-        if self.publications.binding.as_ref().is_some_and(BTreeSet::is_empty)
+    pub(super) fn finish_join(&mut self, group: usize) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        if group.binding.as_ref().is_some_and(BTreeSet::is_empty)
             && self.publications.changed.is_empty()
-            && !self.replica.has_unwritten_numbers()
+            && !group.replica.has_unwritten_numbers()
         {
-            self.publications.binding = None;
-            self.replica.after(Effect::Joined);
+            group.binding = None;
+            group.replica.after(Effect::Joined);
         }
-    }
-
-    /// No join is under way any more.
-    pub(super) fn abandon_join(&mut self) {
-        self.publications.binding = None;
     }
 
     /// They stand there: the successor starts right behind.
-    pub(super) fn publish_exact_numbers(&mut self, vip: u16, sas: Vec<SaReport>) {
+    pub(super) fn publish_exact_numbers(&mut self, group: usize, sas: Vec<SaReport>) {
         let mut stopped = sas;
-        stopped.retain(|sa| self.children.get(&sa.spi).is_some_and(|child| child.vip == vip));
+        stopped.retain(|sa| self.children.get(&sa.spi).is_some_and(|child| self.group_of(child.vip) == group));
         // What is parked is delivered with the grant that is still to come: the numbers are exact only then. And what the store is
         // told when the move is not taken must not be less than what the worker was granted.
         if stopped.iter().any(|sa| sa.awaits_grant) {
-            return self.stop_later(vip);
+            return self.stop_later(group);
         }
+        let Some(group) = self.groups.get_mut(group) else { return };
         let before = stopped.iter().map(|sa: &SaReport| {
             let spi = sa.spi.get();
             let exact = CounterEntry { spi, lease: sa.sent, edge: sa.edge, horizon: sa.edge };
             let unreported = CounterEntry { spi, lease: FIRST_LEASE, edge: 0, horizon: 0 };
-            self.replica.publish_exact_numbers(exact).unwrap_or(unreported)
+            group.replica.publish_exact_numbers(exact).unwrap_or(unreported)
         });
-        self.publications.stopped.insert(vip, before.collect());
-        self.replica.after_numbers(Effect::Stopped(vip));
+        group.stopped = before.collect();
+        group.replica.after_numbers(Effect::Stopped);
     }
 
-    /// The move was not taken. The workers still have their old grants, so the store has to know those again before the VIP opens.
-    pub(super) fn take_back(&mut self, vip: u16) {
-        for before in self.publications.stopped.remove(&vip).unwrap_or_default() {
-            self.replica.publish_numbers(before, None);
+    /// The move was not taken. The workers still have their old grants, so the store has to know those again before the VIPs open.
+    pub(super) fn take_back(&mut self, group: usize) {
+        let Some(group) = self.groups.get_mut(group) else { return };
+        for before in std::mem::take(&mut group.stopped) {
+            group.replica.publish_numbers(before, None);
         }
-        self.replica.after_numbers(Effect::Reopen(vip));
+        group.replica.after_numbers(Effect::Reopen);
     }
 }
 

@@ -45,9 +45,7 @@ impl Core {
         self.ike.reconfigure(Arc::new(self.config.ike_config(self.counters.len())), now);
         self.calls.look(now);
         // A successor knows of the table before it is in force.
-        if let Err(error) = self.publish_standings() {
-            self.handle_store_error(now, error);
-        }
+        self.publish_standings(now);
         self.settle(now);
         Ok(changes)
     }

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use vipsec_takeover::pair::Role;
 
-use super::ownership::Ownership;
 use super::{Core, Output};
 
 /// For a backup to take our VIPs over. An operator's order takes a few ten milliseconds.
@@ -20,14 +19,13 @@ impl Core {
         self.check_end(now);
     }
 
-    /// Orders every VIP of ours to the peer. True if one is on its way.
+    /// Orders every group of ours to the peer. True if one is on its way.
     fn hand_over_all(&mut self) -> bool {
-        let Ownership::Pair(side) = &mut self.ownership else { return false };
-        for vip in (0..).take(self.config.vips.len()) {
-            side.pair.order_move(vip);
+        let mut any = false;
+        for side in self.groups.iter_mut().filter_map(|group| group.side()) {
+            side.pair.order_move();
+            any |= matches!(side.pair.role(), Role::HandingOver { .. });
         }
-        let on_its_way = |vip| matches!(side.pair.role(vip), Some(Role::HandingOver { .. }));
-        let any = (0..).take(self.config.vips.len()).any(on_its_way);
         if any {
             tracing::info!("hand over before the end");
         }
@@ -37,11 +35,10 @@ impl Core {
     /// Is what was to be handed over gone, its last frames included?
     pub(super) fn check_end(&mut self, now: Instant) {
         let Some(ends_at) = self.ends_at else { return };
-        let busy = match &self.ownership {
-            Ownership::Solo(_) => false,
-            // Workers confirm that a VIP isn't ours any more once they have passed on what they held of it.
-            Ownership::Pair(side) => side.is_leaving() || self.workers.tables_in_force() != self.tables_version,
-        };
+        // Workers confirm that a VIP isn't ours any more once they have passed on what they held of it.
+        let confirmed = self.workers.tables_in_force() == self.tables_version;
+        let mut sides = self.groups.iter_mut().filter_map(|group| group.side()).peekable();
+        let busy = sides.peek().is_some() && (sides.any(|side| side.is_leaving()) || !confirmed);
         if !busy || now >= ends_at {
             if busy {
                 tracing::warn!("the other appliance did not take over in time: end all the same");

@@ -1,10 +1,12 @@
 //! The targets' standings as a record in the store: how a successor distributes as the owner did (docs/takeover.md, I5).
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use vipsec_store::{RecordKey, StoreError};
 
+use super::groups::Group;
 use super::publishing::KIND_STANDINGS;
 use super::targets::TargetOrder;
 use super::{Core, Effect};
@@ -21,18 +23,27 @@ pub(super) struct TargetRecord {
 }
 
 impl Core {
-    /// The distribution table changed: it takes effect once a successor would know.
-    pub(super) fn publish_standings(&mut self) -> Result<(), StoreError> {
-        self.put_standings()?;
-        self.replica.after(Effect::Tables);
-        Ok(())
+    /// The distribution table changed: it takes effect once every group's successor would know.
+    pub(super) fn publish_standings(&mut self, now: Instant) {
+        self.tables_await = (0..self.groups.len()).collect();
+        self.standings_version += 1;
+        let version = self.standings_version;
+        for group in 0..self.groups.len() {
+            let written = self.put_standings(group);
+            if let Some(group) = self.groups.get_mut(group) {
+                group.replica.after(Effect::Tables(version));
+            }
+            if let Err(error) = written {
+                self.handle_store_error(now, group, error);
+            }
+        }
     }
 
-    /// Writes the standings of each VIP that is ours.
-    pub(super) fn put_standings(&mut self) -> Result<(), StoreError> {
-        if !self.replica.is_on() {
+    /// Writes the standings of a group's VIPs, if it is ours.
+    pub(super) fn put_standings(&mut self, group: usize) -> Result<(), StoreError> {
+        let Some(epoch) = self.groups.get(group).and_then(|group| group.ownership.epoch_of_sas()) else {
             return Ok(());
-        }
+        };
         let targets = self.config.targets.iter().enumerate().take(TARGETS_MAX);
         let records: Vec<TargetRecord> = targets
             .map(|(number, target)| TargetRecord {
@@ -43,18 +54,21 @@ impl Core {
             .collect();
         // Plain data has no way to fail; a successor leaves out what it can't read.
         let bytes = rmp_serde::to_vec(&records).unwrap_or_default();
-        for vip in (0..).take(self.config.vips.len()) {
-            let Some(epoch) = self.epoch_of(vip) else { continue };
-            self.replica.put(RecordKey { kind: KIND_STANDINGS, vip, id: 0 }, epoch, &bytes)?;
-        }
-        Ok(())
+        let Some(group) = self.groups.get_mut(group).filter(|group| group.replica.is_on()) else { return Ok(()) };
+        group
+            .vips
+            .iter()
+            .try_for_each(|vip| group.replica.put(RecordKey { kind: KIND_STANDINGS, vip: *vip, id: 0 }, epoch, &bytes))
     }
 
-    /// Goes on from the last owner's standings.
-    pub(super) fn adopt_standings(&mut self, records: &[TargetRecord]) {
+    /// Goes on from the last owner's standings. Who serves other groups already keeps what it was told itself.
+    pub(super) fn adopt_standings(&mut self, group: usize, records: &[TargetRecord]) {
+        let serves = |(number, other): (usize, &Group)| number != group && other.ownership.owned_epoch().is_some();
+        let serves_others = self.groups.iter().enumerate().any(serves);
         for TargetRecord { address, drained, share_percent } in records {
             if let Some(number) = self.config.targets.iter().position(|target| target.address == *address) {
-                let order = if *drained { TargetOrder::Drained } else { TargetOrder::Enabled };
+                let keeps = serves_others && self.targets.order(number) == TargetOrder::Drained;
+                let order = if *drained || keeps { TargetOrder::Drained } else { TargetOrder::Enabled };
                 self.targets.adopt(number, order, *share_percent);
             }
         }

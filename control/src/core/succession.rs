@@ -48,8 +48,8 @@ enum Task {
 }
 
 impl Core {
-    /// The VIP is ours and open: what becomes of the SAs that were read?
-    pub(super) fn inherit(&mut self, now: Instant, vip: u16, inheritance: Inheritance, trusted: bool) {
+    /// The group is ours and open: what becomes of the SAs that were read?
+    pub(super) fn inherit(&mut self, now: Instant, group: usize, inheritance: Inheritance, trusted: bool) {
         let policy = self.config.peer.as_ref().map_or(TakeoverPolicy::Resume, |peer| peer.takeover);
         let count = inheritance.sets.len();
         if !trusted {
@@ -70,7 +70,7 @@ impl Core {
             }
         }
         self.succession.due = Some(now + if policy == TakeoverPolicy::Resume { FIRST_STEP } else { STEP });
-        tracing::info!(vip, ike_sas = count, ?policy, "SAs taken over");
+        tracing::info!(group = self.group_name(group), ike_sas = count, ?policy, "SAs taken over");
     }
 
     fn forget_staged(&mut self, inheritance: &Inheritance) {

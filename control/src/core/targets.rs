@@ -157,9 +157,7 @@ impl Core {
             }
         }
         self.rebuild_services();
-        if let Err(error) = self.publish_standings() {
-            self.handle_store_error(now, error);
-        }
+        self.publish_standings(now);
     }
 
     /// Makes the distribution table that follows from how the targets stand.

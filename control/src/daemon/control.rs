@@ -42,7 +42,8 @@ struct Daemon {
     prober: Prober,
     calls: HashMap<u64, Call>,
     next_call: u64,
-    link: Option<Link>,
+    /// One per group; none without a peer.
+    links: Vec<Link>,
     health: Health,
     key_log: Option<KeyLogFiles>,
     reloader: Reloader,
@@ -118,10 +119,12 @@ impl Daemon {
         };
         let workers = Workers::start(&hardware, shares, &worker_config, &Arc::new(tables.clone()), &deadline, polling)?;
         let incarnation: [u8; 16] = std::array::from_fn(|_| rng.next_u32() as u8);
-        let link = match &config.peer {
-            Some(peer) => Some(Link::start(&config, peer, incarnation, StdRng::from_rng(&mut rng))?),
-            None => None,
-        };
+        let mut links = Vec::new();
+        if let Some(peer) = &config.peer {
+            for group in 0..config.groups.len() {
+                links.push(Link::start(&config, peer, group, incarnation, StdRng::from_rng(&mut rng))?);
+            }
+        }
         let surroundings = Surroundings {
             counters: workers.counters(),
             tables,
@@ -152,7 +155,7 @@ impl Daemon {
             prober,
             calls: HashMap::new(),
             next_call: 0,
-            link,
+            links,
             health: Health::default(),
             key_log,
             reloader: Reloader::new(source),
@@ -214,8 +217,8 @@ impl Daemon {
         let at_saved = select.recv(&saved);
         let at_checked = select.recv(&checked);
         let at_loaded = select.recv(&loaded);
-        let notices = self.link.as_ref().map(|link| link.notices().clone());
-        let at_link = notices.as_ref().map(|notices| select.recv(notices));
+        let notices: Vec<_> = self.links.iter().map(|link| link.notices().clone()).collect();
+        let at_links: Vec<usize> = notices.iter().map(|notices| select.recv(notices)).collect();
         let Ok(ready) = select.select_deadline(until) else {
             self.pass_time(Instant::now());
             if !self.workers.send_backlogs() {
@@ -224,11 +227,13 @@ impl Daemon {
             return Ok(false);
         };
         let index = ready.index();
-        if let (Some(notices), true) = (&notices, Some(index) == at_link) {
-            if let (Ok(notice), Some(link)) = (ready.recv(notices), &mut self.link) {
+        if let Some(group) = at_links.iter().position(|at| *at == index)
+            && let (Some(notices), Some(link)) = (notices.get(group), self.links.get_mut(group))
+        {
+            if let Ok(notice) = ready.recv(notices) {
                 link.take(notice);
             }
-            self.poll_link();
+            self.poll_link(group);
         } else if index == at_calls {
             if let Ok(call) = ready.recv(calls) {
                 self.take_call(call);
@@ -270,13 +275,15 @@ impl Daemon {
 
     /// A timer is due. Everything that arrived before comes first: silence is judged only then.
     fn pass_time(&mut self, now: Instant) {
-        self.poll_link();
+        for group in 0..self.links.len() {
+            self.poll_link(group);
+        }
         for worker in 0..self.workers.len() {
             while let Some(event) = self.workers.try_event(worker) {
                 self.core.handle_event(now, worker, event);
             }
         }
-        if self.link.is_some() {
+        if !self.links.is_empty() {
             let advanced = self.workers.advanced();
             let healthy = self.health.judge(&advanced, self.hardware.links_up());
             self.core.handle_health(healthy);
@@ -284,14 +291,14 @@ impl Daemon {
         self.core.handle_timeout(now);
     }
 
-    fn poll_link(&mut self) {
-        let Some(link) = &mut self.link else { return };
+    fn poll_link(&mut self, group: usize) {
+        let Some(link) = self.links.get_mut(group) else { return };
         let now = Instant::now();
         while let Some(event) = link.poll() {
             match event {
-                LinkEvent::Up(paired) => self.core.handle_link_up(now, *paired),
-                LinkEvent::Message(message) => self.core.handle_link_message(now, &message),
-                LinkEvent::Down => self.core.handle_link_down(now),
+                LinkEvent::Up(paired) => self.core.handle_link_up(now, group, *paired),
+                LinkEvent::Message(message) => self.core.handle_link_message(now, group, &message),
+                LinkEvent::Down => self.core.handle_link_down(now, group),
             }
         }
     }
@@ -344,7 +351,7 @@ impl Daemon {
         if config.ike.key_log != self.config.ike.key_log {
             self.key_log = key_log;
         }
-        if let Some(link) = &mut self.link {
+        for link in &mut self.links {
             link.set_digest(config.digest());
         }
         self.config = config;
@@ -379,13 +386,13 @@ impl Daemon {
                     }
                 }
                 Output::Reply(token, answer) => self.reply(token, answer),
-                Output::LinkSend(message) => {
-                    if let Some(link) = &mut self.link {
+                Output::LinkSend { group, message } => {
+                    if let Some(link) = self.links.get_mut(group) {
                         link.send(&message);
                     }
                 }
-                Output::LinkClose => {
-                    if let Some(link) = &mut self.link {
+                Output::LinkClose { group } => {
+                    if let Some(link) = self.links.get_mut(group) {
                         link.close();
                     }
                 }

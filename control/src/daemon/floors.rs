@@ -12,8 +12,10 @@ use thiserror::Error;
 
 use vipsec_takeover::floor::Floor;
 
-/// Writes that may wait; the core asks for few.
-const QUEUE_LEN: usize = 64;
+use crate::config::VIPS_MAX;
+
+/// Writes that may wait: at its start the core asks for every VIP's.
+const QUEUE_LEN: usize = 4 * VIPS_MAX;
 /// Between two attempts to save.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -105,7 +107,7 @@ pub(super) struct FloorSaver {
 }
 
 impl FloorSaver {
-    /// Puts a VIP's floor on disk, later. The queue is longer than there are orders under way: the core asks once per VIP.
+    /// Puts a VIP's floor on disk, later. The queue is longer than there are orders under way: the core asks again only for more.
     pub(super) fn save(&self, vip: u16, value: u32) {
         if self.orders.try_send((vip, value)).is_err() {
             tracing::error!("the floor's saver is gone or stuck");

@@ -1,4 +1,4 @@
-//! The store link to the other appliance: found, paired, kept, lost, and found again.
+//! A group's store link to the other appliance: found, paired, kept, lost, and found again.
 //!
 //! The appliances look for each other again and again. Meeting and pairing happen on a thread of their
 //! own, because they take memory from the system and lock it, for longer than a worker's deadline. A finished link goes to the
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::hmac;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::sys::socket::{Shutdown, shutdown};
 use rand::rngs::StdRng;
@@ -16,6 +17,7 @@ use zeroize::Zeroizing;
 
 use vipsec_store::pairing::{Agreement, PairingSecret};
 use vipsec_store::{BLOCK_ENTRIES_MAX, Control, Grant, LinkError, Setup, SizeClass, Sizes, wait_readable};
+use vipsec_wire::iv::ApplianceId;
 
 use super::DaemonError;
 use super::meeting::{PAIRING_MAX, Way};
@@ -83,8 +85,14 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Starts to look for `peer`.
-    pub(super) fn start(config: &Config, peer: &Peer, incarnation: [u8; 16], rng: StdRng) -> Result<Self, DaemonError> {
+    /// Starts to look for `peer`, for the group at that place in the configuration.
+    pub(super) fn start(
+        config: &Config,
+        peer: &Peer,
+        group: usize,
+        incarnation: [u8; 16],
+        rng: StdRng,
+    ) -> Result<Self, DaemonError> {
         let records = peer.store_records;
         let classes = RECORD_CLASSES.iter();
         let setup = Setup {
@@ -99,19 +107,22 @@ impl Link {
                 journal_entries: JOURNAL_ENTRIES,
             },
         };
-        let way = Way::to(peer, setup.appliance)?;
+        let number = u16::try_from(group).unwrap_or(u16::MAX);
+        let name = config.groups.get(group).map_or("", |group| group.name.as_str());
+        let way = Way::to(peer, number, setup.appliance)?;
         let digest = Arc::new(Mutex::new(config.digest()));
         let (orders, inbox) = bounded(8);
         let (outbox, notices) = bounded(8);
         let matchmaker = Matchmaker {
             way,
             setup,
-            secret: Zeroizing::new(peer.secret.expose().to_vec()),
+            peer: peer.id,
+            secret: secret_of(peer, name),
             rng,
             logged: None,
             digest: digest.clone(),
         };
-        thread::Builder::new().name("store-link".into()).spawn(move || matchmaker.run(&inbox, &outbox))?;
+        thread::Builder::new().name(format!("store-link-{number}")).spawn(move || matchmaker.run(&inbox, &outbox))?;
         Ok(Self { control: None, orders, notices, paired: None, watched: false, broken: false, digest })
     }
 
@@ -206,10 +217,20 @@ fn current(digest: &SharedDigest) -> ConfigDigest {
     *digest.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The pairing secret of a group: no link of one group can be taken for another's, wherever its bytes are led.
+fn secret_of(peer: &Peer, group: &str) -> Zeroizing<Vec<u8>> {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, peer.secret.expose());
+    let mut context = hmac::Context::with_key(&key);
+    context.update(b"vipsec store link of group ");
+    context.update(group.as_bytes());
+    Zeroizing::new(context.sign().as_ref().to_vec())
+}
+
 /// Meets the peer and pairs, on a thread of its own.
 struct Matchmaker {
     way: Way,
     setup: Setup,
+    peer: ApplianceId,
     secret: Zeroizing<Vec<u8>>,
     rng: StdRng,
     logged: Option<(LinkError, Instant)>,
@@ -254,6 +275,10 @@ impl Matchmaker {
         self.setup.config_digest = *digest.as_bytes();
         let secret = PairingSecret::new(self.secret.clone())?;
         let Some(mut link) = self.way.pair(&self.setup, secret, &mut self.rng)? else { return Ok(None) };
+        if link.peer.appliance != self.peer {
+            tracing::warn!(id = %link.peer.appliance, "another appliance than the configured peer knows the pairing secret");
+            return Ok(None);
+        }
         // The region that we keep for the peer is open to it from now on: its grant is the first message.
         let grant = link.reader.join(&mut self.rng).map_err(|_| LinkError::Malformed)?;
         link.control.send(&grant.to_bytes())?;

@@ -43,17 +43,23 @@ pub(super) struct Network {
 }
 
 impl Way {
-    /// From the configuration. Makes the socket's folder.
-    pub(super) fn to(peer: &config::Peer, own: vipsec_wire::iv::ApplianceId) -> std::io::Result<Self> {
+    /// The way for a group, by its place in the configuration. Makes the socket's folder.
+    pub(super) fn to(peer: &config::Peer, group: u16, own: vipsec_wire::iv::ApplianceId) -> std::io::Result<Self> {
         let calls = own > peer.id;
         match peer.store.clone() {
-            StoreLink::Local(path) => {
+            StoreLink::Local(mut path) => {
+                if group > 0 {
+                    path.as_mut_os_string().push(format!(".{group}"));
+                }
                 if let Some(folder) = path.parent() {
                     std::fs::create_dir_all(folder)?;
                 }
                 Ok(if calls { Self::Call { path } } else { Self::Listen { path, listener: None } })
             }
             StoreLink::Fabric { provider, listen, connect } => {
+                // One port for messages, the one above for the region. The configuration has room for all groups.
+                let [listen, connect] = [listen, connect]
+                    .map(|first| SocketAddr::new(first.ip(), first.port().saturating_add(group.saturating_mul(2))));
                 Ok(Self::Fabric(Network { provider, listen, connect, calls, messages: None, data: None }))
             }
         }

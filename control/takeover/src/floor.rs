@@ -1,4 +1,4 @@
-//! The highest epoch that this appliance ever took, per VIP: what keeps it from using one twice.
+//! The highest epoch that this appliance ever took, per VIP on disk and per group in use: what keeps it from using one twice.
 //!
 //! The number on disk is *reserved ahead*, so that a takeover never waits for a disk: everything up to it counts as taken after
 //! a restart.
@@ -8,7 +8,7 @@ use vipsec_wire::iv::Epoch;
 /// How many epochs are reserved on disk beyond the newest one taken.
 pub const RESERVE_AHEAD: u32 = 16;
 
-/// Epochs taken and reserved, for one VIP.
+/// Epochs taken and reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Floor {
     taken: u32,
@@ -22,6 +22,13 @@ impl Floor {
     pub fn from_disk(reserved: Option<u32>) -> Self {
         let value = reserved.unwrap_or(0);
         Self { taken: value, reserved: value, known: reserved.is_some() }
+    }
+
+    /// The floor of what moves together: above both, and known where both are.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let taken = self.taken.max(other.taken);
+        Self { taken, reserved: self.reserved.min(other.reserved).max(taken), known: self.known && other.known }
     }
 
     /// Was there a floor on disk when the appliance started?
@@ -75,6 +82,17 @@ mod tests {
         let mut again = Floor::from_disk(Some(36));
         again.reserved(52);
         assert!(again.next(Epoch(0)).unwrap() > second);
+    }
+
+    #[test]
+    fn what_moves_together_is_above_each_of_its_floors() {
+        let together = Floor::from_disk(Some(40)).and(Floor::from_disk(Some(7)));
+        assert!(together.is_known());
+        assert_eq!(together.next(Epoch(0)), None, "nothing is reserved yet above the higher one");
+        let mut together = together;
+        together.reserved(together.require(Epoch(0)));
+        assert_eq!(together.next(Epoch(0)), Some(Epoch(41)));
+        assert!(!Floor::from_disk(Some(40)).and(Floor::from_disk(None)).is_known());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Messages between the two appliances of a pair, over the store link. The link authenticates, numbers and orders them.
+//! Messages between the two appliances of a pair about one group, over its store link. The link authenticates, numbers and orders them.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -6,9 +6,9 @@ use thiserror::Error;
 /// Largest encoded message, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4096;
 
-/// What an appliance says about one VIP in every beat.
+/// What an appliance says about the group in every beat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VipStatus {
+pub struct GroupStatus {
     /// Does the sender own it, or is it taking it?
     pub owned: bool,
     /// Under which epoch it owns it, or the highest that it knows.
@@ -28,8 +28,8 @@ pub enum Message {
         echo: Option<u64>,
         /// Every worker advances and the data links are up: only then is this a heartbeat.
         healthy: bool,
-        /// By VIP, in the order of the configuration.
-        vips: Vec<VipStatus>,
+        /// Where the group stands.
+        status: GroupStatus,
     },
     /// Owner to backup: the join's last record is acknowledged; from here on the copy counts.
     Joined,
@@ -45,18 +45,13 @@ pub enum Message {
         /// Has the sender begun to take over, or is it the owner?
         begun: bool,
     },
-    /// Owner to backup: the VIP has stopped here, exact numbers are in the store: take it.
+    /// Owner to backup: the group has stopped here, exact numbers are in the store: take it.
     HandOver {
-        /// Its place in the configuration.
-        vip: u16,
         /// The epoch that ends.
         epoch: u32,
     },
-    /// Backup to owner: I want to be handed this VIP (the operator asked for it here).
-    WantVip {
-        /// Its place in the configuration.
-        vip: u16,
-    },
+    /// Backup to owner: I want to be handed the group (the operator asked for it here).
+    WantGroup,
 }
 
 /// A message that can't be read.
@@ -97,7 +92,7 @@ mod tests {
             stamp: 5,
             echo: Some(4),
             healthy: true,
-            vips: vec![VipStatus { owned: true, epoch: 7, holds_copy: false }],
+            status: GroupStatus { owned: true, epoch: 7, holds_copy: false },
         };
         assert_eq!(Message::decode(&beat.encode()), Ok(beat));
     }

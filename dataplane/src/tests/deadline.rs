@@ -101,3 +101,22 @@ fn frames_of_a_vip_that_was_lost_do_not_leave() {
     scene.receive(OUTSIDE, &reply);
     assert!(scene.sent(OUTSIDE).is_empty());
 }
+
+#[test]
+fn frames_of_a_vip_that_stays_leave_when_another_is_lost() {
+    let mut scene = Scene::new();
+    let mut both = tables();
+    both.vips[1].state = VipState::Owned;
+    scene.use_tables(both.clone());
+    scene.sent(OUTSIDE);
+    scene.sent(INSIDE);
+    for vip in [VIP, OTHER_VIP] {
+        scene.receive(OUTSIDE, &arp_request((ROUTER, ROUTER_MAC), vip));
+    }
+    both.vips[0].state = VipState::Elsewhere;
+    scene.use_tables(both);
+    assert_eq!(scene.dropped(), [(DropReason::VipNotOwned, 1)]);
+    let left = scene.sent_with_arp(OUTSIDE);
+    let from_other = |frame: &&Vec<u8>| vipsec_wire::ethernet::Header::parse(frame).unwrap().0.source == OTHER_VIP_MAC;
+    assert_eq!(left.iter().filter(from_other).count(), 1, "{left:?}");
+}

@@ -66,7 +66,7 @@ impl<P: BufferPool> Worker<P> {
         self.mates.use_services(&tables.services);
         let next = Lookup::new(tables);
         if self.lookup.loses_a_vip_to(&next) {
-            self.drop_waiting();
+            self.drop_waiting(&next);
             self.vip_lost_in = version;
         }
         self.tables_version = version;

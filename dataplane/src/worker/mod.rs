@@ -16,6 +16,7 @@ use vipsec_distribute::connection::{self, ConnectionTable};
 use vipsec_esp::engine::EngineKind;
 use vipsec_wire::buffer::{BURST_MAX, BufferPool, Burst, PacketBuf};
 use vipsec_wire::crypto::CryptoIo;
+use vipsec_wire::ethernet::Header;
 
 use crate::api::{Event, Policer, PortId, Tables, VipState, WorkerId};
 use crate::counters::{Counters, PORTS_MAX};
@@ -408,13 +409,19 @@ impl<P: BufferPool> Worker<P> {
         }
     }
 
-    /// Drops every frame that waits to leave: one of a VIP that isn't ours any more must not draw its traffic to us.
-    pub(crate) fn drop_waiting(&mut self) {
-        let waiting = self.transmit.iter().map(VecDeque::len).sum::<usize>()
-            + self.neighbours.forget_pending()
-            + self.mates.forget_judged();
-        self.counters.count_drops(DropReason::VipNotOwned, waiting);
-        self.transmit.iter_mut().for_each(VecDeque::clear);
+    /// Drops every frame that waits to leave, but those of VIPs that are here by `next` too: one of a VIP that isn't ours any more
+    /// must not draw its traffic to us.
+    pub(crate) fn drop_waiting(&mut self, next: &Lookup) {
+        let stays = |frame: &P::Buf| {
+            Header::parse(frame.data()).is_ok_and(|(header, _)| next.is_virtual_mac_here(header.source))
+        };
+        let mut dropped = self.neighbours.forget_pending(stays) + self.mates.forget_judged();
+        for queue in &mut self.transmit {
+            let before = queue.len();
+            queue.retain(stays);
+            dropped += before - queue.len();
+        }
+        self.counters.count_drops(DropReason::VipNotOwned, dropped);
     }
 
     /// IPv4 takes the low half of it. No two workers use the same number within a round.

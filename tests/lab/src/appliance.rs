@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use vipsec_control::api::{Client, ClientError, Counters, IkeSa, Request, Response, Status};
 
-pub use config::{ApplianceConfig, IkeSettings, PeerSettings, StoreWay, TakeoverPolicy};
+pub use config::{ApplianceConfig, IkeSettings, PeerSettings, SECOND_VIP_NAME, StoreWay, TakeoverPolicy};
 
 use crate::command::{self, HOUSEKEEPING_LIMIT};
 use crate::error::{Context, LabError, Result};
@@ -84,10 +84,15 @@ impl Appliance {
         })
     }
 
-    /// What it says that it is to the VIP.
+    /// What it says that it is to the first VIP.
     pub fn standing(&self) -> Result<Standing> {
+        self.standing_for(0)
+    }
+
+    /// What it says that it is to a VIP, by its place in the plan.
+    pub fn standing_for(&self, vip: usize) -> Result<Standing> {
         let status = self.status()?;
-        let state = status.vips.first().map_or("", |vip| vip.state.as_str());
+        let state = status.vips.get(vip).map_or("", |vip| vip.state.as_str());
         Ok(match state {
             "owner" => Standing::Owner,
             "backup" => Standing::Backup,

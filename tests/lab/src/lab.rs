@@ -293,7 +293,7 @@ impl Lab {
 
     /// The same through another tunnel.
     pub fn echo_through(&self, tunnel: &TunnelPlan, limit: Duration) -> Result<Duration> {
-        client::echo(self.client_host()?, tunnel.inner, VIP, limit)
+        client::echo(self.client_host()?, tunnel.inner, tunnel.vip, limit)
     }
 }
 
@@ -358,7 +358,7 @@ fn start_peer(config: &LabConfig, peer: &PeerPlan, host: &Namespace, run: &Run) 
     let connection = |tunnel: &TunnelPlan| Connection {
         name: tunnel.connection.clone(),
         local_address: peer.outside,
-        remote_address: RemoteAddress::Address(VIP),
+        remote_address: RemoteAddress::Address(tunnel.vip),
         local_id: tunnel.identity.clone(),
         remote_id: config.ike.gateway_id.clone(),
         secret: config.ike.secret.clone(),
@@ -368,7 +368,7 @@ fn start_peer(config: &LabConfig, peer: &PeerPlan, host: &Namespace, run: &Run) 
         children: vec![Child {
             name: CHILD.to_owned(),
             local_ts: vec![tunnel.inner_network.clone()],
-            remote_ts: vec![format!("{VIP}/32")],
+            remote_ts: vec![format!("{}/32", tunnel.vip)],
             esp_proposals: config.ike.esp_proposals.clone(),
             rekey_time: None,
             dpd_action: DpdAction::Clear,

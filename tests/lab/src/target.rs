@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::clock::Stamp;
 use crate::error::Result;
 use crate::netns::Namespace;
+use crate::topology::{SECOND_VIP, VIP};
 
 /// The HTTP service.
 pub const HTTP_PORT: u16 = 80;
@@ -84,7 +85,8 @@ impl Target {
         let threads = namespace.run(|| {
             Ok(vec![
                 http::serve(name.to_owned(), observed.clone(), stop.clone())?,
-                udp::echo(observed.clone(), stop.clone())?,
+                udp::echo(VIP, observed.clone(), stop.clone())?,
+                udp::echo(SECOND_VIP, observed.clone(), stop.clone())?,
                 udp::source(name, observed.clone(), stop.clone())?,
             ])
         })?;

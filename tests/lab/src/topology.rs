@@ -18,6 +18,13 @@ pub fn virtual_macs() -> [[u8; 6]; 2] {
     [VIP, INSIDE_GATEWAY].map(|address| virtual_mac(address.into()).octets())
 }
 
+/// A second virtual IP, where the plan has one.
+pub const SECOND_VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// Moves with the second VIP.
+pub const SECOND_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
+/// The networks behind tunnels to the second VIP.
+pub const SECOND_INNER_NETWORK: &str = "10.10.0.0/16";
+
 /// The networks behind the remote peers.
 pub const INNER_NETWORK: &str = "10.9.0.0/16";
 
@@ -35,6 +42,8 @@ pub struct PeerPlan {
 /// A tunnel of a remote peer, which is a branch by itself as far as IKE can tell.
 #[derive(Debug, Clone)]
 pub struct TunnelPlan {
+    /// The VIP that it ends on.
+    pub vip: Ipv4Addr,
     /// Its connection, by name.
     pub connection: String,
     /// Its IKE identity.
@@ -78,6 +87,8 @@ pub struct Plan {
     pub targets: Vec<TargetPlan>,
     /// The appliances.
     pub appliances: Vec<AppliancePlan>,
+    /// There is a second VIP, which the second appliance is to own first.
+    pub second_vip: bool,
     /// The appliances are two hosts: their store link crosses a network of its own. Otherwise it is memory of one host.
     pub store_network: bool,
 }
@@ -90,6 +101,7 @@ impl Plan {
             name: format!("p{n}"),
             outside: Ipv4Addr::new(192, 0, 2, 100 + n),
             tunnels: vec![TunnelPlan {
+                vip: VIP,
                 connection: if n == 0 { "branch".to_owned() } else { format!("branch{n}") },
                 identity: if n == 0 { "branch.example".to_owned() } else { format!("branch{n}.example") },
                 inner: Ipv4Addr::new(10, 9, n, 1),
@@ -108,8 +120,24 @@ impl Plan {
             peers: (0..peers.min(50)).map(peer).collect(),
             targets: (0..targets.min(50)).map(target).collect(),
             appliances: (0..appliances.min(8)).map(appliance).collect(),
+            second_vip: false,
             store_network: false,
         }
+    }
+
+    /// Two VIPs, and one remote peer with a tunnel to each.
+    pub fn with_two_vips(appliances: u8) -> Self {
+        let mut plan = Self { second_vip: true, ..Self::new(1, 2, appliances) };
+        for peer in &mut plan.peers {
+            peer.tunnels.push(TunnelPlan {
+                vip: SECOND_VIP,
+                connection: "mail".to_owned(),
+                identity: "mail.example".to_owned(),
+                inner: Ipv4Addr::new(10, 10, 0, 1),
+                inner_network: "10.10.0.0/24".to_owned(),
+            });
+        }
+        plan
     }
 
     /// One remote peer with that many tunnels, each with an identity and an inner address of its own; two targets.
@@ -118,6 +146,7 @@ impl Plan {
         let tunnel = |n: u8| {
             let inner = Ipv4Addr::new(10, 9, 0, n);
             TunnelPlan {
+                vip: VIP,
                 connection: format!("branch{n}"),
                 identity: format!("branch{n}.example"),
                 inner,
@@ -260,7 +289,9 @@ impl Topology {
             host.ip(&[
                 format!("address add {}/24 dev in0", target.inside),
                 format!("address add {VIP}/32 dev lo"),
+                format!("address add {SECOND_VIP}/32 dev lo"),
                 format!("route add {INNER_NETWORK} via {INSIDE_GATEWAY}"),
+                format!("route add {SECOND_INNER_NETWORK} via {SECOND_GATEWAY}"),
             ])?;
         }
         Ok(())

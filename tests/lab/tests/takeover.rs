@@ -51,6 +51,12 @@ fn appliances_have_two_workers() {
     tell(Tale::TwoWorkers);
 }
 
+/// Each owns a VIP; one dies and the other owns both; one VIP goes back and the other doesn't notice.
+#[test]
+fn two_vips_are_owned_crosswise() {
+    tell(Tale::Crosswise);
+}
+
 /// Every tunnel is kept.
 #[test]
 fn many_tunnels_are_kept() {

@@ -1,11 +1,11 @@
-//! Records every frame towards the VIP, and sends old ones again.
+//! Records every frame towards a VIP, and sends old ones again.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 use vipsec_wire::ethernet::Header;
 
 use crate::frames::{self, Seen};
-use crate::scene::{ADVERSARY_MAC, VIP_MAC};
+use crate::scene::{ADDRESSES, ADVERSARY_MAC};
 
 /// Frames that are kept; then the oldest give way.
 const FRAMES_MAX: usize = 4096;
@@ -22,7 +22,8 @@ impl Adversary {
     pub(crate) fn observe(&mut self, frame: &[u8]) {
         let Some((header, seen)) = frames::read(frame) else { return };
         let from_elsewhere = header.source != ADVERSARY_MAC;
-        if header.destination == VIP_MAC && from_elsewhere && matches!(seen, Seen::Esp(..) | Seen::Udp(..)) {
+        let to_vip = ADDRESSES.iter().any(|addresses| addresses.vip_mac == header.destination);
+        if to_vip && from_elsewhere && matches!(seen, Seen::Esp(..) | Seen::Udp(..)) {
             let at = self.seen % FRAMES_MAX;
             self.seen += 1;
             if at == self.recorded.len() {

@@ -17,21 +17,21 @@ pub(crate) enum Step {
     /// A frame reaches a station.
     Arrive { net: Net, station: StationId, frame: Vec<u8> },
     /// A message of the store link reaches a process.
-    LinkMessage { to: ProcessId, connection: u64, bytes: Vec<u8> },
+    LinkMessage { to: ProcessId, group: usize, connection: u64, bytes: Vec<u8> },
     /// A process learns that its connection is gone.
-    LinkClosed { to: ProcessId, connection: u64 },
+    LinkClosed { to: ProcessId, group: usize, connection: u64 },
     /// The higher id calls the lower one.
     Meet,
     /// One write of an owner lands in the region that is far from it, or its question is answered there.
     StoreLands { writer: ProcessId, flight: SharedFlight },
-    /// Time to ask the successor of that takeover what it has.
-    Ask(ProcessId, Instant),
+    /// Time to ask the successor of that takeover what it has of that VIP.
+    Ask { successor: ProcessId, vip: usize, takeover: Instant },
     /// A floor is on disk.
     FloorOnDisk { process: ProcessId, vip: u16, value: u32 },
-    /// The remote peer's IKE has something due.
-    RemoteTimer,
-    /// Hosts behind the remote peer send.
-    RemoteTraffic,
+    /// The IKE of a VIP's remote peer has something due.
+    RemoteTimer(usize),
+    /// Hosts behind a VIP's remote peer send.
+    RemoteTraffic(usize),
     /// The adversary injects something that it recorded.
     Inject,
     /// The time of a planned fault.

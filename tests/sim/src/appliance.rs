@@ -41,10 +41,12 @@ pub(crate) struct ProcessId {
 pub(crate) enum Input {
     Worker(usize, Event),
     LinkMessage {
+        group: usize,
         connection: u64,
         bytes: Vec<u8>,
     },
     LinkClosed {
+        group: usize,
         connection: u64,
     },
     FloorOnDisk {
@@ -52,7 +54,10 @@ pub(crate) enum Input {
         value: u32,
     },
     /// Planted: a message that the peer never sent.
-    Forged(Message),
+    Forged {
+        group: usize,
+        message: Message,
+    },
     Order {
         token: u64,
         request: Request,
@@ -115,9 +120,10 @@ pub(crate) struct Process {
     pub(crate) workers: Vec<WorkerThread>,
     /// What crossed from one worker to another since somebody asked.
     pub(crate) handed_over: u64,
-    pub(crate) link: LinkEnd,
-    /// The way of our writes into the peer's region.
-    pub(crate) flight: Option<SharedFlight>,
+    /// By group.
+    pub(crate) links: Vec<LinkEnd>,
+    /// By group: the way of our writes into the peer's region.
+    pub(crate) flights: Vec<Option<SharedFlight>>,
     /// Which epochs the appliance once used was known when the process began.
     pub(crate) floor_known: bool,
     /// Looks in a row in which a worker stood still.
@@ -133,8 +139,8 @@ pub(crate) struct Appliance {
     pub(crate) config_digest: [u8; 32],
     pub(crate) process: Option<Process>,
     pub(crate) lives: u32,
-    /// The floor on disk.
-    pub(crate) disk: Option<u32>,
+    /// The floors on disk, by VIP.
+    pub(crate) disk: Vec<Option<u32>>,
 }
 
 /// What is done differently in a new process.
@@ -145,7 +151,7 @@ pub(crate) struct Tampering {
 }
 
 impl Appliance {
-    pub(crate) fn new(config: Config, config_digest: [u8; 32], disk: Option<u32>) -> Self {
+    pub(crate) fn new(config: Config, config_digest: [u8; 32], disk: Vec<Option<u32>>) -> Self {
         Self { config: Arc::new(config), config_digest, process: None, lives: 0, disk }
     }
 
@@ -192,12 +198,14 @@ impl Appliance {
             }
         });
         let workers = workers.collect();
-        let floor = Floor::from_disk(self.disk);
+        let floors: Vec<Floor> = self.disk.iter().copied().map(Floor::from_disk).collect();
+        let floor_known = floors.iter().all(Floor::is_known);
+        let groups = self.config.groups.len();
         let surroundings = Surroundings {
             counters,
             tables,
             deadline,
-            floors: vec![floor],
+            floors,
             incarnation: short_incarnation(incarnation),
             health_seed: rng.next_u64(),
             rng: Box::new(StdRng::from_rng(&mut rng)),
@@ -212,9 +220,9 @@ impl Appliance {
             inbox: VecDeque::new(),
             workers,
             handed_over: 0,
-            link: LinkEnd::Idle,
-            flight: None,
-            floor_known: floor.is_known(),
+            links: (0..groups).map(|_| LinkEnd::Idle).collect(),
+            flights: vec![None; groups],
+            floor_known,
             standing_still: 0,
             behind: Duration::ZERO,
             rng,

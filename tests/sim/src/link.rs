@@ -16,7 +16,7 @@ use vipsec_store::{
 use vipsec_wire::iv::ApplianceId;
 
 use crate::far::{FarMemory, Flight, Lie, LyingWriter, SharedFlight, StoreManner};
-use crate::scene;
+use crate::scene::{self, VIPS_MAX};
 
 /// How often the caller tries.
 pub(crate) const MEET_INTERVAL: Duration = Duration::from_millis(20);
@@ -64,14 +64,14 @@ pub(crate) enum LinkNews {
 /// What lies between the ends.
 #[derive(Default)]
 pub(crate) struct Wires {
-    /// Counts the connections.
-    pub(crate) connections: u64,
+    /// Counts the connections, by group.
+    pub(crate) connections: [u64; VIPS_MAX],
     /// No connection comes about.
     pub(crate) cut: bool,
     /// What every message takes longer.
     pub(crate) delay: Duration,
-    /// When the last message arrives, by receiver: they keep their order.
-    pub(crate) last_arrival: [Option<Instant>; 2],
+    /// When the last message arrives, by group and receiver: they keep their order.
+    pub(crate) last_arrival: [[Option<Instant>; 2]; VIPS_MAX],
     regions: BTreeMap<[u8; 16], Arc<Region>>,
 }
 
@@ -102,9 +102,10 @@ impl LinkEnd {
 }
 
 impl Wires {
-    /// Begins a handshake at one end, on the newest connection.
+    /// Begins a handshake at one end, on a group's newest connection.
     pub(crate) fn shake(
         &mut self,
+        group: usize,
         appliance: ApplianceId,
         incarnation: [u8; 16],
         config_digest: [u8; 32],
@@ -119,7 +120,7 @@ impl Wires {
         let side = Side { appliance, incarnation, config_digest, region: id, sizes };
         let mut handshake = Handshake::new(side, secret, rng).expect("sizes in bounds");
         let hello = handshake.poll_transmit().expect("the hello");
-        (LinkEnd::Shaking { connection: self.connections, handshake: Box::new(handshake), region }, hello)
+        (LinkEnd::Shaking { connection: self.connections[group], handshake: Box::new(handshake), region }, hello)
     }
 
     /// A message arrives at an end. What has to be sent in return goes into `out`.

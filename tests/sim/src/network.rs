@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use vipsec_wire::ethernet::{Header, MacAddr};
 
+use crate::scene::VIPS_MAX;
+
 /// Which network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Net {
-    /// Appliances, the remote peer, the adversary.
+    /// Appliances, the remote peers, the adversary.
     Outside,
     /// Appliances and targets.
     Inside,
@@ -24,13 +26,13 @@ impl Net {
 
 /// A place at a switch. The appliances have 0 and 1 on both networks.
 pub(crate) type StationId = usize;
-/// On the outside network.
-pub(crate) const REMOTE_STATION: StationId = 2;
+/// On the outside network: the VIPs' remote peers.
+pub(crate) const REMOTE_STATIONS: [StationId; VIPS_MAX] = [2, 4];
 /// On the outside network.
 pub(crate) const ADVERSARY_STATION: StationId = 3;
 /// On the inside network: the targets, from here on.
 pub(crate) const TARGET_STATION: StationId = 2;
-const STATIONS: usize = 4;
+const STATIONS: usize = 5;
 
 /// The cable between a station and its switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

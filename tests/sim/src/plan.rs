@@ -7,13 +7,14 @@ use rand::rngs::StdRng;
 
 use crate::network::{Cable, Net, Weather};
 use crate::remote::Operation;
+use crate::scene::VIPS_MAX;
 
 /// Most faults of a schedule.
 const FAULTS_MAX: usize = 7;
 /// From the first fault to the last.
 const SPAN: Duration = Duration::from_millis(1200);
 
-/// Who is struck: known when it happens.
+/// Who is struck: known when it happens. Owner and backup are those of the fault's VIP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Who {
     /// The appliance that owns the VIP.
@@ -60,6 +61,8 @@ pub(crate) enum Fault {
 /// A fault and its time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PlannedFault {
+    /// Which of the VIPs it is about, as far as it is about one, and as far as there are so many.
+    pub(crate) vip: usize,
     /// After the plan's start.
     pub(crate) at: Duration,
     /// And then after so many steps: that is where things happen.
@@ -88,6 +91,7 @@ impl Plan {
             if at > SPAN {
                 break;
             }
+            let known = faults.len();
             match rng.random_range(0..10) {
                 0 => faults.extend(death_in_an_exchange(rng, at)),
                 1 => faults.extend(death_of_one_cut_off(rng, at)),
@@ -96,9 +100,11 @@ impl Plan {
                 _ => {
                     let fault = draw_fault(rng);
                     let lasts = fault.draw_length(rng);
-                    faults.push(PlannedFault { at, steps: steps(rng), fault, lasts });
+                    faults.push(PlannedFault { vip: 0, at, steps: steps(rng), fault, lasts });
                 }
             }
+            let vip = rng.random_range(0..VIPS_MAX);
+            faults.iter_mut().skip(known).for_each(|fault| fault.vip = vip);
         }
         faults.sort_by_key(|fault| fault.at);
         Self { start, faults }
@@ -113,8 +119,8 @@ fn death_in_an_exchange(rng: &mut StdRng, at: Duration) -> [PlannedFault; 2] {
     let rekey = Fault::Operate { at_remote: rng.random_bool(0.5), operation };
     let kill = Fault::Kill { who: Who::Owner, disk_lost: false };
     [
-        PlannedFault { at, steps: 0, fault: rekey, lasts: Duration::ZERO },
-        PlannedFault { at, steps: rng.random_range(0..120), fault: kill, lasts: kill.draw_length(rng) },
+        PlannedFault { vip: 0, at, steps: 0, fault: rekey, lasts: Duration::ZERO },
+        PlannedFault { vip: 0, at, steps: rng.random_range(0..120), fault: kill, lasts: kill.draw_length(rng) },
     ]
 }
 
@@ -124,9 +130,16 @@ fn death_of_one_cut_off(rng: &mut StdRng, at: Duration) -> [PlannedFault; 3] {
     let dies = at + millis(rng, 60, 150);
     let disk_lost = rng.random_bool(0.3);
     [
-        PlannedFault { at, steps: 0, fault: Fault::Isolate(Who::Backup), lasts: millis(rng, 100, 250) },
-        PlannedFault { at: dies, steps: steps(rng), fault: kill(Who::Last, disk_lost), lasts: millis(rng, 5, 100) },
+        PlannedFault { vip: 0, at, steps: 0, fault: Fault::Isolate(Who::Backup), lasts: millis(rng, 100, 250) },
         PlannedFault {
+            vip: 0,
+            at: dies,
+            steps: steps(rng),
+            fault: kill(Who::Last, disk_lost),
+            lasts: millis(rng, 5, 100),
+        },
+        PlannedFault {
+            vip: 0,
             at: dies + millis(rng, 200, 500),
             steps: steps(rng),
             fault: kill(Who::NotLast, false),
@@ -140,8 +153,8 @@ fn death_after_a_lost_link(rng: &mut StdRng, at: Duration) -> [PlannedFault; 2] 
     let kill = Fault::Kill { who: Who::Owner, disk_lost: false };
     let dies = at + millis(rng, 20, 400);
     [
-        PlannedFault { at, steps: steps(rng), fault: Fault::CutLink, lasts: millis(rng, 300, 700) },
-        PlannedFault { at: dies, steps: steps(rng), fault: kill, lasts: kill.draw_length(rng) },
+        PlannedFault { vip: 0, at, steps: steps(rng), fault: Fault::CutLink, lasts: millis(rng, 300, 700) },
+        PlannedFault { vip: 0, at: dies, steps: steps(rng), fault: kill, lasts: kill.draw_length(rng) },
     ]
 }
 
@@ -155,14 +168,21 @@ fn doubt(rng: &mut StdRng, at: Duration) -> [PlannedFault; 3] {
     let slow = Fault::DelayLink(delay);
     let stuck = Fault::StallWorker(Who::NotLast);
     [
-        PlannedFault { at, steps: 0, fault: slow, lasts: millis(rng, 300, 500) },
+        PlannedFault { vip: 0, at, steps: 0, fault: slow, lasts: millis(rng, 300, 500) },
         PlannedFault {
+            vip: 0,
             at: sleeps,
             steps: steps(rng),
             fault: Fault::Pause(Who::Owner),
             lasts: acts + millis(rng, 0, 25),
         },
-        PlannedFault { at: sleeps + acts - millis(rng, 1, 12), steps: 0, fault: stuck, lasts: millis(rng, 20, 70) },
+        PlannedFault {
+            vip: 0,
+            at: sleeps + acts - millis(rng, 1, 12),
+            steps: 0,
+            fault: stuck,
+            lasts: millis(rng, 20, 70),
+        },
     ]
 }
 

@@ -1,4 +1,4 @@
-//! The remote peer: IKE as initiator, ESP, and hosts behind it that send numbered packets and count what comes back.
+//! A VIP's remote peer: IKE as initiator, ESP, and hosts behind it that send numbered packets and count what comes back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -15,11 +15,11 @@ use vipsec_ike::{ChildSaInfo, Endpoint, Event, GoneReason, IkeSaId, Phase, Role,
 use vipsec_wire::arp;
 use vipsec_wire::buffer::{PacketBuf, VecBuf};
 use vipsec_wire::ip::protocol;
-use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix};
+use vipsec_wire::iv::{Epoch, IvPrefix};
 use zeroize::Zeroizing;
 
 use crate::frames::{self, IKE_PORT, PayloadId, Seen};
-use crate::scene::{self, CLIENT, REMOTE, REMOTE_ID, REMOTE_MAC, SERVICE_PORT, VIP, VIP_MAC};
+use crate::scene::{self, ADDRESSES, Addresses, SERVICE_PORT};
 
 /// Connections of the hosts behind it, told apart by their ports from here on.
 pub(crate) const FLOWS: u64 = 4;
@@ -49,8 +49,10 @@ struct RemoteSa {
     number: u64,
 }
 
-/// The remote peer.
+/// The remote peer of a VIP.
 pub(crate) struct Remote {
+    vip: usize,
+    at: &'static Addresses,
     endpoint: Endpoint,
     sas: BTreeMap<u32, RemoteSa>,
     live: BTreeSet<IkeSaId>,
@@ -76,16 +78,19 @@ pub(crate) struct Reaction {
 }
 
 impl Remote {
-    pub(crate) fn new(variant: &scene::Variant, seed: u64, now: Instant) -> Self {
+    pub(crate) fn new(vip: usize, variant: &scene::Variant, seed: u64, now: Instant) -> Self {
         let rng = Box::new(StdRng::seed_from_u64(seed));
-        let mut endpoint = Endpoint::new(Arc::new(scene::remote_config(variant)), rng);
+        let mut endpoint = Endpoint::new(Arc::new(scene::remote_config(vip, variant)), rng);
         endpoint.set_origin(0, Epoch(1)).expect("the first epoch");
         Self {
+            vip,
+            at: &ADDRESSES[vip],
             endpoint,
             sas: BTreeMap::new(),
             live: BTreeSet::new(),
             installed: 0,
-            next_payload: 1,
+            // A payload comes once, whoever sends it.
+            next_payload: ((vip as u64) << 32) + 1,
             next_call: now,
             childless_since: now,
             found_dead: 0,
@@ -141,24 +146,26 @@ impl Remote {
         let sa = usable.max_by_key(|sa| sa.number)?;
         self.next_payload += 1;
         let port = FLOW_PORT + (payload.0 % FLOWS) as u16;
-        let inner = frames::udp((CLIENT, port), (VIP, SERVICE_PORT), &payload.to_bytes());
+        let Addresses { vip, vip_mac, remote, remote_mac, client, .. } = *self.at;
+        let inner = frames::udp((client, port), (vip, SERVICE_PORT), &payload.to_bytes());
         let mut packet = VecBuf::from_bytes(&inner);
         sa.outbound.seal(&mut packet, protocol::IPV4).ok()?;
         self.sent_at.insert(payload, now);
-        Some(frames::frame(VIP_MAC, REMOTE_MAC, &frames::ipv4(REMOTE, VIP, protocol::ESP, packet.data())))
+        Some(frames::frame(vip_mac, remote_mac, &frames::ipv4(remote, vip, protocol::ESP, packet.data())))
     }
 
     /// A frame arrives.
     pub(crate) fn receive(&mut self, now: Instant, frame: &[u8]) -> Reaction {
         let Some((header, seen)) = frames::read(frame) else { return Reaction::default() };
         let mut echoed_twice = None;
+        let Addresses { remote: address, remote_mac, .. } = *self.at;
         match seen {
-            Seen::Arp(request) if request.operation == arp::Operation::Request && request.target_ip == REMOTE => {
-                let reply = request.reply_from(REMOTE_MAC).to_frame(request.sender_mac);
+            Seen::Arp(request) if request.operation == arp::Operation::Request && request.target_ip == address => {
+                let reply = request.reply_from(remote_mac).to_frame(request.sender_mac);
                 return Reaction { frames: vec![reply.to_vec()], echoed_twice };
             }
-            _ if header.destination != REMOTE_MAC => {}
-            Seen::Udp(source, destination, message) if destination == (REMOTE, IKE_PORT) => {
+            _ if header.destination != remote_mac => {}
+            Seen::Udp(source, destination, message) if destination == (address, IKE_PORT) => {
                 let (local, remote): (SocketAddr, SocketAddr) = (destination.into(), source.into());
                 self.endpoint.handle_datagram(now, local, remote, message);
             }
@@ -185,7 +192,7 @@ impl Remote {
 
     /// Takes what IKE has to say.
     fn react(&mut self, now: Instant) -> Reaction {
-        let _log = tracing::info_span!("remote").entered();
+        let _log = tracing::info_span!("remote", vip = self.vip).entered();
         while let Some(event) = self.endpoint.poll_event() {
             tracing::debug!(?event, "remote peer");
             match event {
@@ -218,8 +225,9 @@ impl Remote {
         }
         let mut frames = Vec::new();
         while let Some(transmit) = self.endpoint.poll_transmit() {
-            let packet = frames::udp((REMOTE, transmit.local.port()), (VIP, transmit.remote.port()), &transmit.payload);
-            frames.push(frames::frame(VIP_MAC, REMOTE_MAC, &packet));
+            let Addresses { vip, vip_mac, remote, remote_mac, .. } = *self.at;
+            let packet = frames::udp((remote, transmit.local.port()), (vip, transmit.remote.port()), &transmit.payload);
+            frames.push(frames::frame(vip_mac, remote_mac, &packet));
         }
         Reaction { frames, echoed_twice: None }
     }
@@ -245,7 +253,7 @@ impl Remote {
             esn,
             sent: 0,
             lease: u64::MAX,
-            iv_prefix: IvPrefix::new(ApplianceId::new(REMOTE_ID).expect("not 0"), Epoch(1)),
+            iv_prefix: IvPrefix::new(scene::remote_id(self.vip), Epoch(1)),
         };
         self.installed += 1;
         let sa = RemoteSa {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vipsec_control::config::{
     Appliance, Config, Eal, Floating, Hugepages, LogLevel, Peer, Polling, Port, Service, ServiceProtocol, StoreLink,
-    TakeoverPolicy, Target, Vip,
+    TakeoverPolicy, Target, Vip, VipGroup,
 };
 use vipsec_dataplane::api::{PortId, Side};
 use vipsec_distribute::service::{Accepts, Forwarding, Method};
@@ -25,27 +25,53 @@ pub(crate) const OUTSIDE: PortId = PortId(0);
 /// See [`OUTSIDE`].
 pub(crate) const INSIDE: PortId = PortId(1);
 
-pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-pub(crate) const VIP_MAC: MacAddr = MacAddr([0x02, 0x76, 192, 0, 2, 1]);
-pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
-pub(crate) const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0x76, 10, 1, 0, 1]);
+/// Most VIPs of a schedule. Each has a remote peer of its own, with the same number.
+pub(crate) const VIPS_MAX: usize = 2;
+
+/// The addresses of a VIP and of its remote peer.
+pub(crate) struct Addresses {
+    pub(crate) vip: Ipv4Addr,
+    pub(crate) vip_mac: MacAddr,
+    pub(crate) gateway: Ipv4Addr,
+    pub(crate) gateway_mac: MacAddr,
+    /// The remote peer, on the outside network itself.
+    pub(crate) remote: Ipv4Addr,
+    pub(crate) remote_mac: MacAddr,
+    /// A host behind the remote peer.
+    pub(crate) client: Ipv4Addr,
+}
+
+/// By VIP.
+pub(crate) const ADDRESSES: [Addresses; VIPS_MAX] = [addresses(0), addresses(1)];
+
+const fn addresses(vip: u8) -> Addresses {
+    Addresses {
+        vip: Ipv4Addr::new(192, 0, 2, 1 + vip),
+        vip_mac: MacAddr([0x02, 0x76, 192, 0, 2, 1 + vip]),
+        gateway: Ipv4Addr::new(10, 1, 0, 1 + vip),
+        gateway_mac: MacAddr([0x02, 0x76, 10, 1, 0, 1 + vip]),
+        remote: Ipv4Addr::new(192, 0, 2, 99 - vip),
+        remote_mac: MacAddr([2, 0, 0, 0, 0, 99 - vip]),
+        client: Ipv4Addr::new(10, 9, vip, 7),
+    }
+}
+
+/// The VIP that a frame's virtual source MAC address belongs to.
+pub(crate) fn vip_of_mac(mac: MacAddr) -> Option<usize> {
+    ADDRESSES.iter().position(|addresses| [addresses.vip_mac, addresses.gateway_mac].contains(&mac))
+}
+
 pub(crate) const TARGETS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 1, 0, 21), Ipv4Addr::new(10, 1, 0, 22)];
 pub(crate) const TARGET_MACS: [MacAddr; 2] = [MacAddr([2, 0, 0, 0, 0, 21]), MacAddr([2, 0, 0, 0, 0, 22])];
-/// The remote peer, on the outside network itself.
-pub(crate) const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 99);
-pub(crate) const REMOTE_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 99]);
 pub(crate) const ADVERSARY_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 66]);
-/// A host behind the remote peer.
-pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 7);
-/// What is served on the VIP.
+/// What is served on each VIP.
 pub(crate) const SERVICE_PORT: u16 = 53;
 
-/// The remote peer's id in IVs and SPIs: no appliance's.
+/// The first remote peer's id in IVs and SPIs, the next one's is one more: no appliance's.
 pub(crate) const REMOTE_ID: u8 = 200;
 
 pub(crate) const CONNECTION: &str = "branch";
 pub(crate) const CHILD: &str = "net";
-const VIP_NAME: &str = "web";
 const IDENTITIES: [&str; 2] = ["vip.example", "branch.example"];
 const PSK: &[u8] = b"the pre-shared key of this simulation";
 const PAIRING_SECRET: [u8; 32] = [7; 32];
@@ -58,6 +84,8 @@ pub(crate) fn appliance_id(appliance: usize) -> ApplianceId {
 /// What varies from schedule to schedule.
 #[derive(Debug, Clone)]
 pub(crate) struct Variant {
+    /// VIPs, by the groups in which they move. The first group is preferred by the first appliance, the second by the second.
+    pub(crate) groups: Vec<Vec<u16>>,
     /// What a successor does.
     pub(crate) takeover: TakeoverPolicy,
     /// How many workers each appliance has.
@@ -70,6 +98,17 @@ pub(crate) struct Variant {
     pub(crate) remote_rekey: Rekey,
     /// The protocol's times, by appliance.
     pub(crate) timing: [Timing; 2],
+}
+
+impl Variant {
+    pub(crate) fn vips(&self) -> usize {
+        self.groups.iter().map(Vec::len).sum()
+    }
+
+    /// The group that a VIP is in.
+    pub(crate) fn group_of(&self, vip: usize) -> usize {
+        self.groups.iter().position(|group| group.iter().any(|member| usize::from(*member) == vip)).unwrap_or(0)
+    }
 }
 
 /// Ages at which SAs are rekeyed.
@@ -117,15 +156,24 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
         ],
         routes: vec![vipsec_control::config::Route {
             prefix: "0.0.0.0/0".parse().expect("a prefix"),
-            via: REMOTE.into(),
+            via: ADDRESSES[0].remote.into(),
             port: OUTSIDE,
         }],
-        vips: vec![Vip {
-            name: VIP_NAME.to_owned(),
-            floating: Floating { address: VIP.into(), mac: VIP_MAC, port: OUTSIDE },
-            gateways: vec![Floating { address: GATEWAY.into(), mac: GATEWAY_MAC, port: INSIDE }],
-            owner: Some(appliance_id(0)),
-        }],
+        vips: (0..variant.vips())
+            .map(|n| {
+                let Addresses { vip, vip_mac, gateway, gateway_mac, .. } = ADDRESSES[n];
+                Vip {
+                    name: vip_name(n),
+                    floating: Floating { address: vip.into(), mac: vip_mac, port: OUTSIDE },
+                    gateways: vec![Floating { address: gateway.into(), mac: gateway_mac, port: INSIDE }],
+                    group: variant.group_of(n) as u16,
+                }
+            })
+            .collect(),
+        groups: (0..)
+            .zip(&variant.groups)
+            .map(|(n, vips)| VipGroup { name: format!("g{n}"), vips: vips.clone(), owner: Some(appliance_id(n)) })
+            .collect(),
         targets: (0..2)
             .map(|n| Target {
                 name: format!("t{n}"),
@@ -135,19 +183,23 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
                 checks: Vec::new(),
             })
             .collect(),
-        services: vec![Service {
-            vip: 0,
-            protocol: ServiceProtocol::Udp,
-            port: Some(SERVICE_PORT),
-            targets: vec![0, 1],
-            method: Method::Maglev,
-            affinity: None,
-            accepts: variant.accepts,
-        }],
+        services: (0..variant.vips())
+            .map(|n| Service {
+                vip: n as u16,
+                protocol: ServiceProtocol::Udp,
+                port: Some(SERVICE_PORT),
+                targets: vec![0, 1],
+                method: Method::Maglev,
+                affinity: None,
+                accepts: variant.accepts,
+            })
+            .collect(),
         policies: Vec::new(),
         connection_table: vipsec_distribute::connection::Limits::default(),
         child_options: Default::default(),
-        connections: vec![connection([0, 1], VIP, REMOTE, Some(Duration::from_secs(2)), variant.rekey)],
+        connections: (0..variant.vips())
+            .map(|n| connection(n, Speaker::Appliance, Some(Duration::from_secs(2)), variant.rekey))
+            .collect(),
         peer: Some(Peer {
             id: appliance_id(1 - appliance),
             name: None,
@@ -162,12 +214,12 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
     }
 }
 
-/// The remote peer's configuration.
-pub(crate) fn remote_config(variant: &Variant) -> vipsec_ike::Config {
+/// The configuration of a VIP's remote peer.
+pub(crate) fn remote_config(vip: usize, variant: &Variant) -> vipsec_ike::Config {
     let dpd_delay = Some(Duration::from_millis(400));
     vipsec_ike::Config {
-        appliance: ApplianceId::new(REMOTE_ID).expect("not 0"),
-        connections: vec![connection([1, 0], REMOTE, VIP, dpd_delay, variant.remote_rekey)],
+        appliance: remote_id(vip),
+        connections: vec![connection(vip, Speaker::Remote, dpd_delay, variant.remote_rekey)],
         limits: Limits::default(),
         packet_bytes_max: vipsec_ike::PACKET_BYTES_MAX,
         // An impatient peer: after a second without an answer it calls anew.
@@ -179,21 +231,33 @@ pub(crate) fn remote_config(variant: &Variant) -> vipsec_ike::Config {
     }
 }
 
-/// One side's policy; `sides`: ours and the other one's place among the identities.
-fn connection(
-    sides: [usize; 2],
-    local: Ipv4Addr,
-    remote: Ipv4Addr,
-    dpd_delay: Option<Duration>,
-    rekey: Rekey,
-) -> Arc<ConnectionPolicy> {
-    let nets = ["192.0.2.1/32", "10.9.0.0/16"];
-    let [ours, theirs] = sides;
+/// A remote peer's id in IVs and SPIs.
+pub(crate) fn remote_id(vip: usize) -> ApplianceId {
+    ApplianceId::new(REMOTE_ID + vip as u8).expect("not 0")
+}
+
+/// Whose policy it is.
+#[derive(Debug, Clone, Copy)]
+enum Speaker {
+    Appliance,
+    Remote,
+}
+
+/// One side's policy for the tunnel between a VIP and its remote peer.
+fn connection(vip: usize, speaker: Speaker, dpd_delay: Option<Duration>, rekey: Rekey) -> Arc<ConnectionPolicy> {
+    let addresses = &ADDRESSES[vip];
+    let nets = [format!("{}/32", addresses.vip), format!("10.9.{vip}.0/24")];
+    let ends = [addresses.vip, addresses.remote];
+    let (ours, theirs) = match speaker {
+        Speaker::Appliance => (0, 1),
+        Speaker::Remote => (1, 0),
+    };
     Arc::new(ConnectionPolicy {
-        name: CONNECTION.to_owned(),
-        vip: 0,
-        local: local.into(),
-        remote: vec![AddressMatch::Exact(remote.into())],
+        name: connection_name(vip, speaker),
+        // A remote peer has but one address of its own.
+        vip: if ours == 0 { vip as u16 } else { 0 },
+        local: ends[ours].into(),
+        remote: vec![AddressMatch::Exact(ends[theirs].into())],
         local_id: IDENTITIES[ours].parse().expect("an identity"),
         remote_id: IDENTITIES[theirs].parse().expect("an identity"),
         psk: Secret::new(PSK.to_vec()),
@@ -220,6 +284,13 @@ fn connection(
     })
 }
 
+fn connection_name(vip: usize, speaker: Speaker) -> String {
+    match speaker {
+        Speaker::Appliance => format!("{CONNECTION}{vip}"),
+        Speaker::Remote => CONNECTION.to_owned(),
+    }
+}
+
 /// What the appliances share.
 pub(crate) fn pairing_secret() -> zeroize::Zeroizing<Vec<u8>> {
     zeroize::Zeroizing::new(PAIRING_SECRET.to_vec())
@@ -234,7 +305,7 @@ pub(crate) fn region_sizes() -> Sizes {
     }
 }
 
-/// The VIP's name, for orders.
-pub(crate) fn vip_name() -> String {
-    VIP_NAME.to_owned()
+/// A VIP's name, for orders.
+pub(crate) fn vip_name(vip: usize) -> String {
+    ["web", "mail"][vip].to_owned()
 }

@@ -90,12 +90,13 @@ fn status(status: &Status, out: &mut impl Write) -> io::Result<()> {
     }
 
     writeln!(out, "VIPs")?;
-    let mut vips = Table::new(&["NAME", "ADDRESS", "MAC", "STATE", ">OWNER", ">EPOCH", "COPY", "GATEWAYS"]);
+    let mut vips = Table::new(&["NAME", "GROUP", "ADDRESS", "MAC", "STATE", ">OWNER", ">EPOCH", "COPY", "GATEWAYS"]);
     for vip in &status.vips {
         let (owner, epoch) = (or_dash(vip.owner), vip.epoch.to_string());
-        let (name, mac, state) = (vip.name.clone(), vip.mac.clone(), vip.state.clone());
+        let (name, group) = (vip.name.clone(), vip.group.clone());
+        let (mac, state) = (vip.mac.clone(), vip.state.clone());
         let copy = or_dash(vip.copy.as_deref());
-        vips.row([name, vip.address.to_string(), mac, state, owner, epoch, copy, list(&vip.gateways)]);
+        vips.row([name, group, vip.address.to_string(), mac, state, owner, epoch, copy, list(&vip.gateways)]);
     }
     vips.write(2, out)?;
 

@@ -125,6 +125,11 @@ impl Endpoint {
         sas.chain(calls).collect()
     }
 
+    /// The VIP that an IKE SA ends on, if its keys are known.
+    pub fn vip_of(&self, id: IkeSaId) -> Option<u16> {
+        self.sas.get(&id).map(|sa| sa.state.vip)
+    }
+
     /// Half-open IKE SAs, as responder.
     pub fn half_open(&self) -> usize {
         self.half_open.len()

@@ -12,8 +12,9 @@
 //!      └───────────────────────────────────────────────────────┴──┘
 //! ```
 //!
-//! Every VIP has such a role; liveness, trust and the store link belong to the pair. As an owner, an appliance has a *copy* at its
-//! peer (`None → Joining → Counted → Leaving → None`); as a backup it *holds* one.
+//! A [`Pair`] is about one *group*: VIPs that move together. It has such a role, and liveness, trust and a store link of its own, so
+//! that whatever happens to one group costs the others nothing. As an owner, an appliance has a *copy* at its peer (`None → Joining
+//! → Counted → Leaving → None`); as a backup it *holds* one.
 
 mod backup;
 mod owner;
@@ -28,7 +29,7 @@ use vipsec_wire::iv::{ApplianceId, Epoch};
 use crate::advertisement::{Advertisement, AdvertisementError, ReplayGuard};
 use crate::floor::Floor;
 use crate::liveness::{Silence, Stamps};
-use crate::message::{Message, VipStatus};
+use crate::message::{GroupStatus, Message};
 use crate::timing::Timing;
 
 /// What a pair has to know.
@@ -40,20 +41,13 @@ pub struct PairConfig {
     pub peer: ApplianceId,
     /// Times, the same on both.
     pub timing: Timing,
-    /// One entry per VIP, in the order of the configuration.
-    pub vips: Vec<VipConfig>,
-}
-
-/// What a pair has to know of a VIP.
-#[derive(Debug, Clone)]
-pub struct VipConfig {
-    /// Does this appliance take it first when nobody owns it?
+    /// Does this appliance take the group first when nobody owns it?
     pub preferred: bool,
     /// The epochs that were taken before this process began.
     pub floor: Floor,
 }
 
-/// Where a VIP stands on this appliance.
+/// Where a group stands on this appliance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Not ours: the peer owns it, or nobody.
@@ -77,7 +71,7 @@ pub enum Role {
     },
 }
 
-/// Why an appliance gave up a VIP.
+/// Why an appliance gave up a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepDownReason {
     /// The peer owns it under a higher (epoch, id).
@@ -95,10 +89,8 @@ pub enum StepDownReason {
 pub enum Action {
     /// Send over the store link.
     Send(Message),
-    /// Advertise the VIP on both networks and announce its addresses there.
+    /// Advertise the group's VIPs on both networks.
     Advertise {
-        /// Place in the configuration.
-        vip: u16,
         /// Ours.
         epoch: Epoch,
         /// Is there a counted copy?
@@ -107,58 +99,35 @@ pub enum Action {
     /// Workers may act until then (R5); `None`: not at all.
     Deadline(Option<Instant>),
     /// Put this floor on disk, then call [`Pair::handle_floor_reserved`].
-    ReserveFloor {
-        /// Place in the configuration.
-        vip: u16,
-        /// The number.
-        value: u32,
-    },
+    ReserveFloor(u32),
     /// End this pairing; the driver then pairs anew, with fresh keys and empty regions.
     CloseLink,
-    /// Everything of our VIPs goes into the peer's region: bind, read, publish; then call [`Pair::handle_join_published`].
+    /// Everything of the group goes into the peer's region: bind, read, publish; then call [`Pair::handle_join_published`].
     /// From here on acknowledgements are waited for.
     Join,
     /// No copy is waited for any more: release what waits.
     Unprotected,
-    /// Fence the region that the peer wrote (unless the move was ordered), read the copy, install what it holds, shut; then
-    /// call [`Pair::handle_staged`].
+    /// Fence the region that the peer wrote, read the copy, install what it holds, shut; then call [`Pair::handle_staged`].
     Stage {
-        /// Place in the configuration.
-        vip: u16,
         /// The new epoch.
         epoch: Epoch,
-        /// Revoke the old owner's grant first.
-        fence: bool,
     },
-    /// Open the VIP: it is ours.
+    /// Open the VIPs: they are ours.
     Activate {
-        /// Place in the configuration.
-        vip: u16,
         /// The new epoch.
         epoch: Epoch,
         /// May what was staged be resumed?
         trusted: bool,
     },
-    /// Stop every worker for the VIP, publish exact numbers, then call [`Pair::handle_stopped`].
-    Stop {
-        /// Place in the configuration.
-        vip: u16,
-    },
-    /// The move did not happen: open the VIP again, as it was.
-    TakeBack {
-        /// Place in the configuration.
-        vip: u16,
-    },
-    /// Forget the VIP's SAs without a word to the remote peers.
-    StepDown {
-        /// Place in the configuration.
-        vip: u16,
-        /// Why.
-        reason: StepDownReason,
-    },
+    /// Stop every worker for the VIPs, publish exact numbers, then call [`Pair::handle_stopped`].
+    Stop,
+    /// The move did not happen: open the VIPs again, as they were.
+    TakeBack,
+    /// Forget the group's SAs without a word to the remote peers.
+    StepDown(StepDownReason),
 }
 
-/// The copy of our VIPs in the peer's store, as we see it as an owner.
+/// The copy of our group in the peer's store, as we see it as an owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Copy {
     /// Nobody has one that counts.
@@ -174,7 +143,7 @@ pub enum Copy {
     },
 }
 
-/// The copy of the peer's VIPs that we hold, as a backup.
+/// The copy of the peer's group that we hold, as a backup.
 #[derive(Debug, Clone, Copy)]
 struct Held {
     /// The process that filled it.
@@ -203,8 +172,12 @@ struct Question {
     uncertain_since: Instant,
 }
 
+/// One side of a pair, for one group.
 #[derive(Debug)]
-struct Vip {
+pub struct Pair {
+    me: ApplianceId,
+    peer: ApplianceId,
+    timing: Timing,
     role: Role,
     floor: Floor,
     floor_asked: u32,
@@ -214,15 +187,6 @@ struct Vip {
     /// The highest epoch that anybody was seen with.
     seen: Epoch,
     ownerless_since: Instant,
-}
-
-/// One side of a pair.
-#[derive(Debug)]
-pub struct Pair {
-    me: ApplianceId,
-    peer: ApplianceId,
-    timing: Timing,
-    vips: Vec<Vip>,
     link: Option<Link>,
     stamps: Stamps,
     silence: Silence,
@@ -236,7 +200,7 @@ pub struct Pair {
     questions: u64,
     /// When the newest stamp that we ever echoed had arrived.
     echoed_arrival: Option<Instant>,
-    /// The process that was told to take a VIP.
+    /// The process that was told to take the group.
     told_process: Option<u64>,
     /// What we resumed was trusted until then, and nobody may have heard of it yet.
     resumed_on_trust: Option<Instant>,
@@ -254,34 +218,33 @@ pub struct PairStatus {
     pub agreed: bool,
     /// Our copy at the peer.
     pub copy: Copy,
-    /// We hold a copy of the peer's VIPs, and trust it at the time of asking.
+    /// We hold a copy of the peer's group, and trust it at the time of asking.
     pub trusted: bool,
     /// Looks in a row without a sign of life of the owner.
     pub silent_looks: u32,
-    /// By VIP.
-    pub roles: Vec<Role>,
-    /// By VIP: does the peer own it, and under which epoch was it last seen?
-    pub peer_owns: Vec<(bool, Epoch)>,
+    /// Where the group stands here.
+    pub role: Role,
+    /// Does the peer own it?
+    pub peer_owns: bool,
+    /// The highest epoch that anybody was seen with.
+    pub seen: Epoch,
 }
 
 impl Pair {
-    /// Starts as a backup of everything, and listens.
+    /// Starts as a backup, and listens.
     pub fn new(config: PairConfig, now: Instant) -> Self {
-        let vips = config.vips.into_iter().map(|vip| Vip {
-            role: Role::Standby,
-            floor: vip.floor,
-            floor_asked: 0,
-            preferred: vip.preferred,
-            peer_owns: false,
-            peer_holds_copy: false,
-            seen: Epoch(0),
-            ownerless_since: now,
-        });
         let mut pair = Self {
             me: config.me,
             peer: config.peer,
             timing: config.timing,
-            vips: vips.collect(),
+            role: Role::Standby,
+            floor: config.floor,
+            floor_asked: 0,
+            preferred: config.preferred,
+            peer_owns: false,
+            peer_holds_copy: false,
+            seen: Epoch(0),
+            ownerless_since: now,
             link: None,
             stamps: Stamps::new(now),
             silence: Silence::default(),
@@ -299,7 +262,7 @@ impl Pair {
             actions: VecDeque::new(),
         };
         pair.actions.push_back(Action::Deadline(None));
-        pair.reserve_floors();
+        pair.reserve_floor();
         pair
     }
 
@@ -330,7 +293,7 @@ impl Pair {
         self.guard.pin(incarnation);
         self.link = Some(Link { incarnation, agreed, heard_beat: false, echoed_look: None, newest_stamp: None });
         match self.held {
-            // Another process answers: the one that filled our copy is gone, and with it the VIPs' owner.
+            // Another process answers: the one that filled our copy is gone, and with it the group's owner.
             Some(held) if held.incarnation != incarnation => self.take_from_the_dead(now),
             // The same process paired anew: the old region's acknowledgements don't count any more. Only a takeover that has its epoch
             // already goes on with it: from here on its beats say that it has begun.
@@ -356,32 +319,31 @@ impl Pair {
             return;
         }
         match message {
-            Message::Beat { stamp, echo, healthy, vips } => self.handle_beat(now, *stamp, *echo, *healthy, vips),
+            Message::Beat { stamp, echo, healthy, status } => self.handle_beat(now, *stamp, *echo, *healthy, *status),
             Message::Joined => self.handle_joined(now),
             Message::Question { nonce } => self.handle_question(now, *nonce),
             Message::Answer { nonce, begun } => self.handle_answer(now, *nonce, *begun),
-            Message::HandOver { vip, epoch } => self.handle_hand_over(now, *vip, Epoch(*epoch)),
-            Message::WantVip { vip } => {
-                self.order_move(*vip);
+            Message::HandOver { epoch } => self.handle_hand_over(now, Epoch(*epoch)),
+            Message::WantGroup => {
+                self.order_move();
             }
         }
     }
 
-    /// An advertisement that authenticated.
+    /// An advertisement of one of the group's VIPs that authenticated.
     pub fn handle_advertisement(&mut self, now: Instant, advert: &Advertisement) -> Result<(), AdvertisementError> {
         if advert.owner != self.peer {
             return Err(AdvertisementError::Malformed);
         }
         self.guard.check(advert)?;
-        let Some(vip) = self.vips.get_mut(usize::from(advert.vip)) else { return Err(AdvertisementError::Malformed) };
-        if advert.epoch < vip.seen {
+        if advert.epoch < self.seen {
             return Ok(()); // a deposed owner's last words are no sign of life
         }
-        vip.peer_owns = true;
-        vip.seen = advert.epoch;
+        self.peer_owns = true;
+        self.seen = advert.epoch;
         self.silence.heard();
-        self.resolve(now, advert.vip, advert.epoch);
-        self.reserve_floors();
+        self.resolve(now, advert.epoch);
+        self.reserve_floor();
         Ok(())
     }
 
@@ -391,11 +353,10 @@ impl Pair {
     }
 
     /// The floor is on disk.
-    pub fn handle_floor_reserved(&mut self, now: Instant, vip: u16, value: u32) {
-        let Some(entry) = self.vips.get_mut(usize::from(vip)) else { return };
-        entry.floor.reserved(value);
-        if entry.role == (Role::Taking { epoch: None }) {
-            self.begin(now, vip, true);
+    pub fn handle_floor_reserved(&mut self, now: Instant, value: u32) {
+        self.floor.reserved(value);
+        if self.role == (Role::Taking { epoch: None }) {
+            self.begin(now);
         }
     }
 
@@ -407,30 +368,31 @@ impl Pair {
             copy: self.copy,
             trusted: self.trusts(now),
             silent_looks: self.silence.looks(),
-            roles: self.vips.iter().map(|vip| vip.role).collect(),
-            peer_owns: self.vips.iter().map(|vip| (vip.peer_owns, vip.seen)).collect(),
+            role: self.role,
+            peer_owns: self.peer_owns,
+            seen: self.seen,
         }
     }
 
-    /// Was the floor of that VIP known when this process began? Without it nothing is resumed that was created before it joined.
-    pub fn floor_is_known(&self, vip: u16) -> bool {
-        self.vips.get(usize::from(vip)).is_some_and(|vip| vip.floor.is_known())
+    /// Was the floor known when this process began? Without it nothing is resumed that was created before it joined.
+    pub fn floor_is_known(&self) -> bool {
+        self.floor.is_known()
     }
 
-    /// The epoch under which this appliance owns the VIP.
-    pub fn owned_epoch(&self, vip: u16) -> Option<Epoch> {
-        match self.vips.get(usize::from(vip))?.role {
+    /// The epoch under which this appliance owns the group.
+    pub fn owned_epoch(&self) -> Option<Epoch> {
+        match self.role {
             Role::Owner { epoch } => Some(epoch),
             _ => None,
         }
     }
 
-    /// Where a VIP stands.
-    pub fn role(&self, vip: u16) -> Option<Role> {
-        self.vips.get(usize::from(vip)).map(|vip| vip.role)
+    /// Where the group stands.
+    pub fn role(&self) -> Role {
+        self.role
     }
 
-    /// Do we hold a copy of the peer's VIPs whose join was completed, trusted or not?
+    /// Do we hold a copy of the peer's group whose join was completed, trusted or not?
     pub fn holds_copy(&self) -> bool {
         self.held.is_some()
     }
@@ -440,16 +402,12 @@ impl Pair {
         self.copy
     }
 
-    fn vip_numbers(&self) -> impl Iterator<Item = u16> + use<> {
-        0..u16::try_from(self.vips.len()).unwrap_or(u16::MAX)
-    }
-
     fn is_taking(&self) -> bool {
-        self.vips.iter().any(|vip| matches!(vip.role, Role::Taking { .. }))
+        matches!(self.role, Role::Taking { .. })
     }
 
-    fn owns_any(&self) -> bool {
-        self.vips.iter().any(|vip| matches!(vip.role, Role::Owner { .. } | Role::HandingOver { .. }))
+    fn owns(&self) -> bool {
+        matches!(self.role, Role::Owner { .. } | Role::HandingOver { .. })
     }
 
     fn send(&mut self, message: Message) {
@@ -468,7 +426,7 @@ impl Pair {
     fn lose_link(&mut self, now: Instant) {
         self.guard.unpin();
         // What the peer holds of us it holds no longer than its trust lasts, and claims take longer than that.
-        self.vips.iter_mut().for_each(|vip| vip.peer_holds_copy = false);
+        self.peer_holds_copy = false;
         self.leave_copy(now);
     }
 
@@ -482,31 +440,17 @@ impl Pair {
         if let (true, Some((_, arrived))) = (healthy, newest) {
             self.echoed_arrival = Some(arrived);
         }
-        let trusted_copy = self.held.is_some();
-        let vips = self
-            .vips
-            .iter()
-            .map(|vip| VipStatus {
-                owned: matches!(
-                    vip.role,
-                    Role::Owner { .. } | Role::HandingOver { .. } | Role::Taking { epoch: Some(_) }
-                ),
-                epoch: match vip.role {
-                    Role::Owner { epoch } | Role::HandingOver { epoch, .. } | Role::Taking { epoch: Some(epoch) } => {
-                        epoch.0
-                    }
-                    _ => vip.seen.0,
-                },
-                holds_copy: trusted_copy,
-            })
-            .collect();
-        self.send(Message::Beat { stamp, echo: if healthy { echo } else { None }, healthy, vips });
+        let (owned, epoch) = match self.role {
+            Role::Owner { epoch } | Role::HandingOver { epoch, .. } | Role::Taking { epoch: Some(epoch) } => {
+                (true, epoch.0)
+            }
+            Role::Standby | Role::Taking { epoch: None } => (false, self.seen.0),
+        };
+        let status = GroupStatus { owned, epoch, holds_copy: self.held.is_some() };
+        self.send(Message::Beat { stamp, echo: if healthy { echo } else { None }, healthy, status });
     }
 
-    fn handle_beat(&mut self, now: Instant, stamp: u64, echo: Option<u64>, healthy: bool, statuses: &[VipStatus]) {
-        if statuses.len() != self.vips.len() {
-            return; // the digest of the configuration is compared at pairing; this can't be an agreed peer
-        }
+    fn handle_beat(&mut self, now: Instant, stamp: u64, echo: Option<u64>, healthy: bool, status: GroupStatus) {
         let echoed = echo.and_then(|echo| self.stamps.when(echo));
         let trust = self.timing.trust;
         let Some(link) = &mut self.link else { return };
@@ -522,40 +466,35 @@ impl Pair {
                 held.trusted_until = held.trusted_until.max(look + trust);
             }
         }
-        for (number, status) in self.vip_numbers().zip(statuses) {
-            let Some(vip) = self.vips.get_mut(usize::from(number)) else { return };
-            vip.peer_holds_copy = status.holds_copy;
-            let epoch = Epoch(status.epoch);
-            if status.owned && epoch >= vip.seen {
-                vip.peer_owns = true;
-                if healthy {
-                    self.silence.heard();
-                }
-                vip.seen = epoch;
-                self.resolve(now, number, epoch);
-            } else if !status.owned {
-                if vip.peer_owns {
-                    vip.ownerless_since = now;
-                }
-                vip.peer_owns = false;
-                vip.seen = vip.seen.max(epoch);
+        self.peer_holds_copy = status.holds_copy;
+        let epoch = Epoch(status.epoch);
+        if status.owned && epoch >= self.seen {
+            self.peer_owns = true;
+            if healthy {
+                self.silence.heard();
             }
+            self.seen = epoch;
+            self.resolve(now, epoch);
+        } else if !status.owned {
+            if self.peer_owns {
+                self.ownerless_since = now;
+            }
+            self.peer_owns = false;
+            self.seen = self.seen.max(epoch);
         }
-        self.reserve_floors();
+        self.reserve_floor();
         if first {
             self.meet_backup();
         }
     }
 
     /// Two owners: the higher (epoch, id) stays.
-    fn resolve(&mut self, now: Instant, number: u16, theirs: Epoch) {
-        let (me, peer) = (self.me, self.peer);
-        let Some(vip) = self.vips.get_mut(usize::from(number)) else { return };
-        let (mine, reason) = match vip.role {
+    fn resolve(&mut self, now: Instant, theirs: Epoch) {
+        let (mine, reason) = match self.role {
             Role::Standby => return,
             // The owner lives after all, and nothing was done yet.
             Role::Taking { epoch: None } => {
-                vip.role = Role::Standby;
+                self.role = Role::Standby;
                 return;
             }
             Role::Taking { epoch: Some(epoch) } | Role::Owner { epoch } => (epoch, StepDownReason::Deposed),
@@ -563,20 +502,21 @@ impl Pair {
             // Not by our order: the workers may not have stopped yet.
             Role::HandingOver { epoch, told: None } => (epoch, StepDownReason::Deposed),
         };
-        if (theirs, peer) > (mine, me) {
-            self.step_down(now, number, reason);
+        if (theirs, self.peer) > (mine, self.me) {
+            self.step_down(now, reason);
         }
     }
 
-    fn reserve_floors(&mut self) {
-        for number in self.vip_numbers() {
-            let Some(vip) = self.vips.get_mut(usize::from(number)) else { return };
-            if let Some(value) = vip.floor.wants_reserved(vip.seen)
-                && value > vip.floor_asked
-            {
-                vip.floor_asked = value;
-                self.actions.push_back(Action::ReserveFloor { vip: number, value });
-            }
+    fn reserve_floor(&mut self) {
+        if let Some(value) = self.floor.wants_reserved(self.seen) {
+            self.ask_for_floor(value);
+        }
+    }
+
+    fn ask_for_floor(&mut self, value: u32) {
+        if value > self.floor_asked {
+            self.floor_asked = value;
+            self.actions.push_back(Action::ReserveFloor(value));
         }
     }
 }

@@ -28,67 +28,50 @@ impl Pair {
 
     /// A write into the peer's store was refused: the grant is revoked, so the backup has begun.
     pub fn handle_refused(&mut self, now: Instant) {
-        let (moved, refused): (Vec<u16>, Vec<u16>) = self.vip_numbers().partition(|number| {
-            let vip = self.vips.get(usize::from(*number));
-            vip.is_some_and(|vip| matches!(vip.role, Role::HandingOver { told: Some(_), .. }))
-        });
-        // The last one's reason decides about the deadline, and only the workers of those that were told have stopped.
-        for number in moved {
-            self.step_down(now, number, StepDownReason::Moved);
-        }
-        for number in refused {
-            self.step_down(now, number, StepDownReason::Refused);
-        }
+        let told = matches!(self.role, Role::HandingOver { told: Some(_), .. });
+        // Only the workers of a group that was told have stopped.
+        self.step_down(now, if told { StepDownReason::Moved } else { StepDownReason::Refused });
         self.close_link(now);
     }
 
-    /// The operator wants this VIP at the peer. False where that can't be: it isn't ours, or no copy counts.
-    pub fn order_move(&mut self, number: u16) -> bool {
-        let counted = self.copy == Copy::Counted && self.link.is_some();
-        let Some(vip) = self.vips.get_mut(usize::from(number)) else { return false };
-        let Role::Owner { epoch } = vip.role else { return false };
-        if !counted {
+    /// The operator wants the group at the peer. False where that can't be: it isn't ours, or no copy counts.
+    pub fn order_move(&mut self) -> bool {
+        let Role::Owner { epoch } = self.role else { return false };
+        if self.copy != Copy::Counted || self.link.is_none() {
             return false;
         }
-        vip.role = Role::HandingOver { epoch, told: None };
-        self.actions.push_back(Action::Stop { vip: number });
+        self.role = Role::HandingOver { epoch, told: None };
+        self.actions.push_back(Action::Stop);
         true
     }
 
-    /// The operator wants this VIP here.
-    pub fn order_here(&mut self, number: u16) -> bool {
-        let Some(vip) = self.vips.get(usize::from(number)) else { return false };
-        if self.link.is_none() || !vip.peer_owns || self.held.is_none() {
+    /// The operator wants the group here.
+    pub fn order_here(&mut self) -> bool {
+        if self.link.is_none() || !self.peer_owns || self.held.is_none() {
             return false;
         }
-        self.send(Message::WantVip { vip: number });
+        self.send(Message::WantGroup);
         true
     }
 
-    /// Every worker confirmed its stop for the VIP, and the exact numbers are acknowledged.
-    pub fn handle_stopped(&mut self, now: Instant, number: u16) {
-        let Some(vip) = self.vips.get_mut(usize::from(number)) else { return };
-        if let Role::HandingOver { epoch, told } = &mut vip.role
-            && told.is_none()
-        {
-            let Some(link) = &self.link else {
-                // Nobody was told: nobody can have acted.
-                vip.role = Role::Owner { epoch: *epoch };
-                self.actions.push_back(Action::TakeBack { vip: number });
-                return;
-            };
-            *told = Some(now);
-            self.told_process = Some(link.incarnation);
-            let epoch = epoch.0;
-            self.send(Message::HandOver { vip: number, epoch });
-        }
+    /// Every worker confirmed its stop for the group, and the exact numbers are acknowledged.
+    pub fn handle_stopped(&mut self, now: Instant) {
+        let Role::HandingOver { epoch, told: None } = self.role else { return };
+        let Some(link) = &self.link else {
+            // Nobody was told: nobody can have acted.
+            self.role = Role::Owner { epoch };
+            self.actions.push_back(Action::TakeBack);
+            return;
+        };
+        self.told_process = Some(link.incarnation);
+        self.role = Role::HandingOver { epoch, told: Some(now) };
+        self.send(Message::HandOver { epoch: epoch.0 });
     }
 
     /// The first beat of a pairing tells what the peer is: a backup joins at once.
     pub(super) fn meet_backup(&mut self) {
-        let owns = self.owns_any();
-        let Some(link) = &self.link else { return };
-        if !owns || !link.agreed || self.vips.iter().any(|vip| vip.peer_owns) && !self.owns_all_it_may() {
+        let agreed = self.link.as_ref().is_some_and(|link| link.agreed);
+        if !self.owns() || !agreed || self.peer_owns {
             return;
         }
         // The pairing emptied whatever the peer held before, or the process that held it is gone: it doesn't count any more.
@@ -96,23 +79,19 @@ impl Pair {
         self.actions.push_back(Action::Join);
     }
 
-    fn owns_all_it_may(&self) -> bool {
-        self.vips.iter().all(|vip| vip.peer_owns != matches!(vip.role, Role::Owner { .. } | Role::HandingOver { .. }))
-    }
-
     /// Renews the deadline by sending (R5), or asks (R7), or gives up.
     pub(super) fn keep_owning(&mut self, now: Instant) {
-        if !self.owns_any() {
+        if !self.owns() {
             return;
         }
-        self.reserve_floors();
+        self.reserve_floor();
         let overslept = self.deadline.is_some_and(|deadline| now >= deadline);
         if let Some(trusted_until) = self.resumed_on_trust.take()
             && overslept
             && now >= trusted_until
         {
             // We resumed, and slept before anybody heard of it: the owner may have outwaited our trust and gone on.
-            self.step_down_all(now, StepDownReason::Uncertain);
+            self.step_down(now, StepDownReason::Uncertain);
             return;
         }
         if let Copy::Leaving { until } = self.copy
@@ -132,7 +111,7 @@ impl Pair {
                 let (asked, since) = (question.asked, question.uncertain_since);
                 if now >= since + self.timing.trust + self.timing.trust_margin {
                     // Nobody answers, and the backup may have acted while it still trusted its copy.
-                    self.step_down_all(now, StepDownReason::Uncertain);
+                    self.step_down(now, StepDownReason::Uncertain);
                     self.close_link(now);
                 } else if now >= asked + self.timing.deadline {
                     self.ask(now, since);
@@ -145,7 +124,7 @@ impl Pair {
             }
             // No link to ask over: R7 leaves no choice.
             (None, Copy::Leaving { .. }) if overslept => {
-                self.step_down_all(now, StepDownReason::Uncertain);
+                self.step_down(now, StepDownReason::Uncertain);
                 return;
             }
             // Without a counted copy nobody can have resumed our SAs; another owner would be heard.
@@ -153,10 +132,8 @@ impl Pair {
         }
         if self.healthy {
             let protected = self.copy == Copy::Counted;
-            for number in self.vip_numbers() {
-                if let Some(epoch) = self.owned_epoch(number) {
-                    self.actions.push_back(Action::Advertise { vip: number, epoch, protected });
-                }
+            if let Some(epoch) = self.owned_epoch() {
+                self.actions.push_back(Action::Advertise { epoch, protected });
             }
             self.renew(now + self.timing.deadline);
         }
@@ -177,7 +154,7 @@ impl Pair {
     fn ask(&mut self, now: Instant, uncertain_since: Instant) {
         self.questions += 1;
         let nonce = self.questions;
-        let handed_over = self.vips.iter().any(|vip| matches!(vip.role, Role::HandingOver { told: Some(_), .. }));
+        let handed_over = matches!(self.role, Role::HandingOver { told: Some(_), .. });
         let process = match &self.question {
             Some(question) => question.process,
             None if handed_over => self.told_process,
@@ -191,10 +168,7 @@ impl Pair {
     /// A move that was ordered and not answered: the peer may have died over it.
     fn take_back_or_ask(&mut self, now: Instant) {
         let patience = self.timing.detection;
-        let waits = self
-            .vips
-            .iter()
-            .any(|vip| matches!(vip.role, Role::HandingOver { told: Some(told), .. } if now >= told + patience));
+        let waits = matches!(self.role, Role::HandingOver { told: Some(told), .. } if now >= told + patience);
         if waits && self.question.is_none() {
             self.ask(now, now);
         }
@@ -205,16 +179,13 @@ impl Pair {
         let answers = self.link.as_ref().map(|link| link.incarnation);
         if begun || answers != question.process {
             // Its beats and advertisements tell under which epoch; ours ends here.
-            self.step_down_all(now, StepDownReason::Deposed);
+            self.step_down(now, StepDownReason::Deposed);
             self.close_link(now);
             return;
         }
-        for number in self.vip_numbers() {
-            let Some(vip) = self.vips.get_mut(usize::from(number)) else { return };
-            if let Role::HandingOver { epoch, told: Some(_) } = vip.role {
-                vip.role = Role::Owner { epoch };
-                self.actions.push_back(Action::TakeBack { vip: number });
-            }
+        if let Role::HandingOver { epoch, told: Some(_) } = self.role {
+            self.role = Role::Owner { epoch };
+            self.actions.push_back(Action::TakeBack);
         }
         // The answer is worth as much as a heartbeat that left when we asked.
         let until = question.asked + self.timing.deadline;
@@ -236,7 +207,7 @@ impl Pair {
             Copy::Counted => {
                 if self.question.is_some() {
                     self.copy = Copy::None;
-                    self.step_down_all(now, StepDownReason::Uncertain);
+                    self.step_down(now, StepDownReason::Uncertain);
                     return;
                 }
                 let wait = self.timing.trust + self.timing.trust_margin;
@@ -247,34 +218,25 @@ impl Pair {
         }
     }
 
-    pub(super) fn step_down(&mut self, now: Instant, number: u16, reason: StepDownReason) {
-        let Some(vip) = self.vips.get_mut(usize::from(number)) else { return };
-        if vip.role == Role::Standby {
+    pub(super) fn step_down(&mut self, now: Instant, reason: StepDownReason) {
+        if self.role == Role::Standby {
             return;
         }
-        vip.role = Role::Standby;
-        vip.ownerless_since = now;
-        self.actions.push_back(Action::StepDown { vip: number, reason });
-        if !self.owns_any() && !self.is_taking() {
-            self.question = None;
-            self.deadline = None;
-            self.copy = Copy::None;
-            // R5 is about workers that may not know yet that the VIP isn't ours. Of one that moved every worker had confirmed its stop
-            // before the peer was told, so nothing of it can be sealed (I1), delivered (I2) or answered any more, whatever the
-            // deadline; and nobody renews that: it passes by itself before the peer would have given us up for silent. Meanwhile the
-            // workers pass on, unchanged, the frames that came too late.
-            if reason != StepDownReason::Moved {
-                self.actions.push_back(Action::Deadline(None));
-            }
-            self.actions.push_back(Action::Unprotected);
-            // What the peer holds of us is void, and ours of it too: begin anew, from empty regions.
-            self.close_link(now);
+        self.role = Role::Standby;
+        self.ownerless_since = now;
+        self.actions.push_back(Action::StepDown(reason));
+        self.question = None;
+        self.deadline = None;
+        self.copy = Copy::None;
+        // R5 is about workers that may not know yet that the group isn't ours. Of one that moved every worker had confirmed its stop
+        // before the peer was told, so nothing of it can be sealed (I1), delivered (I2) or answered any more, whatever the deadline;
+        // and nobody renews that: it passes by itself before the peer would have given us up for silent. Meanwhile the workers pass
+        // on, unchanged, the frames that came too late.
+        if reason != StepDownReason::Moved {
+            self.actions.push_back(Action::Deadline(None));
         }
-    }
-
-    pub(super) fn step_down_all(&mut self, now: Instant, reason: StepDownReason) {
-        for number in self.vip_numbers() {
-            self.step_down(now, number, reason);
-        }
+        self.actions.push_back(Action::Unprotected);
+        // What the peer holds of us is void, and ours of it too: begin anew, from empty regions.
+        self.close_link(now);
     }
 }

@@ -13,7 +13,7 @@ struct Node {
     incarnation: u64,
     running: bool,
     may_act_until: Option<Instant>,
-    stages: Vec<(Epoch, bool)>,
+    stages: Vec<Epoch>,
     activated: Vec<(Epoch, bool)>,
     stepped_down: Vec<StepDownReason>,
     unprotected: u32,
@@ -42,7 +42,8 @@ fn node(index: usize, incarnation: u64, now: Instant, floor: u32) -> Node {
             me: id(index),
             peer: id(1 - index),
             timing: Timing::default(),
-            vips: vec![VipConfig { preferred: index == 0, floor: Floor::from_disk(Some(floor)) }],
+            preferred: index == 0,
+            floor: Floor::from_disk(Some(floor)),
         },
         now,
     );
@@ -81,11 +82,11 @@ impl World {
             match action {
                 Action::Send(message) if self.linked && self.link_works => self.inbox[1 - index].push_back(message),
                 Action::Send(_) => {}
-                Action::Advertise { vip, epoch, protected } => {
+                Action::Advertise { epoch, protected } => {
                     node.advert_number += 1;
                     let advert = Advertisement {
                         owner: id(index),
-                        vip,
+                        vip: 0,
                         epoch,
                         protected,
                         incarnation: node.incarnation,
@@ -96,19 +97,19 @@ impl World {
                     }
                 }
                 Action::Deadline(until) => node.may_act_until = until,
-                Action::ReserveFloor { vip, value } => node.pair.handle_floor_reserved(now, vip, value),
+                Action::ReserveFloor(value) => node.pair.handle_floor_reserved(now, value),
                 Action::CloseLink => self.cut(index),
                 Action::Join => node.pair.handle_join_published(),
                 Action::Unprotected => node.unprotected += 1,
-                Action::Stage { vip, epoch, fence } => {
-                    node.stages.push((epoch, fence));
-                    node.pair.handle_staged(now, vip);
+                Action::Stage { epoch } => {
+                    node.stages.push(epoch);
+                    node.pair.handle_staged(now);
                 }
-                Action::Activate { epoch, trusted, .. } => node.activated.push((epoch, trusted)),
-                Action::Stop { .. } if node.slow_to_stop => {}
-                Action::Stop { vip } => node.pair.handle_stopped(now, vip),
-                Action::TakeBack { .. } => {}
-                Action::StepDown { reason, .. } => node.stepped_down.push(reason),
+                Action::Activate { epoch, trusted } => node.activated.push((epoch, trusted)),
+                Action::Stop if node.slow_to_stop => {}
+                Action::Stop => node.pair.handle_stopped(now),
+                Action::TakeBack => {}
+                Action::StepDown(reason) => node.stepped_down.push(reason),
             }
         }
     }
@@ -156,7 +157,7 @@ impl World {
 
     fn may_act(&self, index: usize) -> bool {
         self.nodes[index].may_act_until.is_some_and(|until| self.now < until)
-            && self.nodes[index].pair.owned_epoch(0).is_some()
+            && self.nodes[index].pair.owned_epoch().is_some()
     }
 
     fn copy(&self, index: usize) -> Copy {
@@ -189,13 +190,13 @@ fn the_preferred_one_claims_and_the_other_joins() {
 #[test]
 fn a_dead_owner_is_followed_within_detection_from_a_trusted_copy() {
     let mut world = World::settled();
-    let before = world.nodes[0].pair.owned_epoch(0).unwrap();
+    let before = world.nodes[0].pair.owned_epoch().unwrap();
     world.kill(0);
     world.run(75 * MS);
     assert!(world.may_act(1));
     let (epoch, trusted) = world.nodes[1].activated[0];
     assert!(trusted && epoch > before);
-    assert_eq!(world.nodes[1].stages, [(epoch, true)]);
+    assert_eq!(world.nodes[1].stages, [epoch]);
 }
 
 #[test]
@@ -312,14 +313,14 @@ fn a_new_process_of_the_owner_proves_the_old_one_dead() {
 #[test]
 fn a_vip_moves_by_order_and_comes_back() {
     let mut world = World::settled();
-    assert!(world.nodes[0].pair.order_move(0));
+    assert!(world.nodes[0].pair.order_move());
     world.run(20 * MS);
     assert!(world.may_act(1) && !world.may_act(0));
     assert_eq!(world.nodes[0].stepped_down, [StepDownReason::Moved]);
     assert!(world.nodes[1].activated[0].1);
     world.run(100 * MS);
     assert_eq!(world.copy(1), Copy::Counted);
-    assert!(world.nodes[0].pair.order_here(0), "given back at the receiver's order");
+    assert!(world.nodes[0].pair.order_here(), "given back at the receiver's order");
     world.run(100 * MS);
     assert!(world.may_act(0) && !world.may_act(1));
 }
@@ -335,7 +336,7 @@ fn deadline_at_step_down(world: &mut World) -> (Option<Instant>, Instant) {
 #[test]
 fn after_a_move_the_deadline_runs_out_by_itself() {
     let mut world = World::settled();
-    assert!(world.nodes[0].pair.order_move(0));
+    assert!(world.nodes[0].pair.order_move());
     let (until, now) = deadline_at_step_down(&mut world);
     assert_eq!(world.nodes[0].stepped_down, [StepDownReason::Moved]);
     assert!(until.is_some_and(|until| until > now && until <= now + Timing::default().deadline), "{until:?}");
@@ -349,7 +350,7 @@ fn a_refused_write_is_a_move_only_of_a_vip_that_has_stopped() {
         let mut world = World::settled();
         world.nodes[0].slow_to_stop = !told;
         world.nodes[1].running = false;
-        assert!(world.nodes[0].pair.order_move(0));
+        assert!(world.nodes[0].pair.order_move());
         world.run(5 * MS);
         let now = world.now;
         world.nodes[0].pair.handle_refused(now);
@@ -364,9 +365,9 @@ fn a_refused_write_is_a_move_only_of_a_vip_that_has_stopped() {
 fn an_owner_that_is_deposed_while_its_workers_are_stopping_acts_no_more() {
     let mut world = World::settled();
     world.nodes[0].slow_to_stop = true;
-    assert!(world.nodes[0].pair.order_move(0));
+    assert!(world.nodes[0].pair.order_move());
     world.run(MS);
-    let epoch = Epoch(world.nodes[1].pair.status(world.now).peer_owns[0].1.0 + 1);
+    let epoch = Epoch(world.nodes[1].pair.status(world.now).seen.0 + 1);
     let advert = Advertisement { owner: id(1), vip: 0, epoch, protected: false, incarnation: 200, number: 1 };
     world.nodes[0].pair.handle_advertisement(world.now, &advert).unwrap();
     let (until, _) = deadline_at_step_down(&mut world);
@@ -377,7 +378,7 @@ fn an_owner_that_is_deposed_while_its_workers_are_stopping_acts_no_more() {
 fn a_move_to_a_backup_that_died_is_taken_back_or_given_up_never_both() {
     let mut world = World::settled();
     world.nodes[1].running = false; // paused: the order waits in its inbox
-    assert!(world.nodes[0].pair.order_move(0));
+    assert!(world.nodes[0].pair.order_move());
     world.run(400 * MS);
     assert!(!world.nodes[0].stepped_down.is_empty(), "nobody answered: it can't be excluded that the peer acted");
     world.nodes[1].running = true;
@@ -461,11 +462,11 @@ fn an_owner_heard_again_before_the_epoch_is_reserved_stays_owner() {
     let mut world = World::settled();
     let now = world.now;
     let backup = &mut world.nodes[1].pair;
-    backup.vips[0].role = Role::Taking { epoch: None };
+    backup.role = Role::Taking { epoch: None };
     backup.handle_message(now, &Message::Question { nonce: 9 });
     let answer = std::iter::from_fn(|| backup.poll_action()).find(|action| matches!(action, Action::Send(_)));
     assert_eq!(answer, Some(Action::Send(Message::Answer { nonce: 9, begun: false })));
-    assert_eq!(backup.vips[0].role, Role::Standby);
+    assert_eq!(backup.role, Role::Standby);
 }
 
 /// Another process of the peer knows nothing of what the one did that we asked.
@@ -481,5 +482,5 @@ fn an_answer_of_another_process_is_no_answer() {
     let Some(nonce) = question else { panic!("it asks") };
     owner.link.as_mut().unwrap().incarnation = 999;
     owner.handle_message(now, &Message::Answer { nonce, begun: false });
-    assert_eq!(owner.owned_epoch(0), None);
+    assert_eq!(owner.owned_epoch(), None);
 }

@@ -1,5 +1,6 @@
 //! vipsecd's configuration for an appliance of the lab.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,7 +9,10 @@ use serde::Serialize;
 use crate::error::{LabError, Result};
 use crate::fleet::FleetPlan;
 use crate::target::{ECHO_PORT, HTTP_PORT, SOURCE_PORT};
-use crate::topology::{AppliancePlan, INNER_NETWORK, INSIDE_GATEWAY, Plan, TunnelPlan, VIP};
+use crate::topology::{
+    AppliancePlan, INNER_NETWORK, INSIDE_GATEWAY, Plan, SECOND_GATEWAY, SECOND_INNER_NETWORK, SECOND_VIP, TunnelPlan,
+    VIP,
+};
 
 /// What both ends of the tunnels agree on.
 #[derive(Clone)]
@@ -81,6 +85,7 @@ pub struct PeerSettings {
 /// A remote peer's connection, as the appliance is told.
 #[derive(Clone)]
 pub(super) struct ApplianceConnection {
+    vip: Ipv4Addr,
     pub(super) name: String,
     pub(super) remote_id: String,
     pub(super) remote_ts: String,
@@ -97,7 +102,9 @@ pub struct ApplianceConfig {
     dpd_delay: Duration,
     file_prefix: String,
     pub(super) peer: Option<PeerSettings>,
-    /// The id of the VIP's preferred owner, in a pair.
+    /// Is there a second VIP?
+    second_vip: bool,
+    /// The id of the first VIP's preferred owner, in a pair.
     preferred: Option<u8>,
     workers: u8,
     crypto_device: Option<String>,
@@ -115,9 +122,10 @@ impl ApplianceConfig {
         file_prefix: String,
     ) -> Self {
         let connection = |tunnel: &TunnelPlan| ApplianceConnection {
+            vip: tunnel.vip,
             name: tunnel.connection.clone(),
             remote_id: tunnel.identity.clone(),
-            remote_ts: INNER_NETWORK.to_owned(),
+            remote_ts: if tunnel.vip == SECOND_VIP { SECOND_INNER_NETWORK } else { INNER_NETWORK }.to_owned(),
             secret: settings.secret.clone(),
         };
         Self {
@@ -128,6 +136,7 @@ impl ApplianceConfig {
             dpd_delay,
             file_prefix,
             peer: None,
+            second_vip: plan.second_vip,
             preferred: None,
             workers: 1,
             crypto_device: None,
@@ -144,6 +153,7 @@ impl ApplianceConfig {
     /// Lets a fleet of initiators in as well, from behind a remote peer's address. A line in the log for each would be most of the work.
     pub fn with_fleet(mut self, fleet: &FleetPlan) -> Self {
         self.connections.push(ApplianceConnection {
+            vip: VIP,
             name: "fleet".to_owned(),
             remote_id: format!("*.{}", fleet.domain),
             remote_ts: fleet.inner_network.clone(),
@@ -154,7 +164,7 @@ impl ApplianceConfig {
         self
     }
 
-    /// Makes it one of a pair in which `preferred` is the id of the VIP's first owner.
+    /// Makes it one of a pair in which `preferred` is the id of the first VIP's first owner; the second VIP's is the other one.
     pub fn with_peer(self, peer: PeerSettings, preferred: u8) -> Self {
         Self { peer: Some(peer), preferred: Some(preferred), ..self }
     }
@@ -166,7 +176,30 @@ impl ApplianceConfig {
 
     pub(super) fn to_toml(&self, folder: &Path) -> Result<String> {
         let targets: Vec<&str> = self.targets.iter().map(|(name, _)| name.as_str()).collect();
-        let service = |protocol, port| Service { vip: "web", protocol, port, targets: targets.clone() };
+        let service = |vip, protocol, port| Service { vip, protocol, port, targets: targets.clone() };
+        let mut vips = vec![Vip {
+            name: "web",
+            address: VIP.to_string(),
+            port: "outside",
+            owner: self.preferred,
+            gateways: vec![Gateway { address: INSIDE_GATEWAY.to_string(), port: "inside" }],
+        }];
+        let mut services = vec![
+            service("web", "tcp", HTTP_PORT),
+            service("web", "udp", ECHO_PORT),
+            service("web", "udp", SOURCE_PORT),
+        ];
+        if self.second_vip {
+            let ids = [Some(self.plan.id), self.peer.as_ref().map(|peer| peer.id)];
+            vips.push(Vip {
+                name: SECOND_VIP_NAME,
+                address: SECOND_VIP.to_string(),
+                port: "outside",
+                owner: self.preferred.and_then(|first| ids.into_iter().flatten().find(|id| *id != first)),
+                gateways: vec![Gateway { address: SECOND_GATEWAY.to_string(), port: "inside" }],
+            });
+            services.push(service(SECOND_VIP_NAME, "udp", ECHO_PORT));
+        }
         let file = File {
             appliance: ApplianceTable {
                 id: self.plan.id,
@@ -187,13 +220,7 @@ impl ApplianceConfig {
                 Port::of("inside", self.device("net_af_packet1,iface=in0"), format!("{}/24", self.plan.inside)),
             ],
             route: &self.routes,
-            vip: vec![Vip {
-                name: "web",
-                address: VIP.to_string(),
-                port: "outside",
-                owner: self.preferred,
-                gateways: vec![Gateway { address: INSIDE_GATEWAY.to_string(), port: "inside" }],
-            }],
+            vip: vips,
             peer: self.peer.as_ref().map(|peer| Peer {
                 id: peer.id,
                 name: &peer.name,
@@ -202,7 +229,7 @@ impl ApplianceConfig {
                 takeover: peer.takeover,
             }),
             target: self.targets.iter().map(|(name, address)| Target { name, address }).collect(),
-            service: vec![service("tcp", HTTP_PORT), service("udp", ECHO_PORT), service("udp", SOURCE_PORT)],
+            service: services,
             connection: self.connections.iter().map(|connection| self.connection(connection)).collect(),
         };
         toml::to_string(&file).map_err(|error| LabError::Answer {
@@ -216,9 +243,10 @@ impl ApplianceConfig {
     }
 
     fn connection<'a>(&'a self, connection: &'a ApplianceConnection) -> Connection<'a> {
+        let second = connection.vip == SECOND_VIP;
         Connection {
             name: &connection.name,
-            vip: "web",
+            vip: if second { SECOND_VIP_NAME } else { "web" },
             remote_addrs: ["%any"],
             local_id: &self.settings.gateway_id,
             remote_id: &connection.remote_id,
@@ -228,7 +256,7 @@ impl ApplianceConfig {
             rekey_time: "4h",
             child: [Child {
                 name: "net",
-                local_ts: [format!("{VIP}/32")],
+                local_ts: [format!("{}/32", connection.vip)],
                 remote_ts: [&connection.remote_ts],
                 esp_proposals: &self.settings.esp_proposals,
                 rekey_time: "1h",
@@ -236,6 +264,9 @@ impl ApplianceConfig {
         }
     }
 }
+
+/// What the second VIP is called.
+pub const SECOND_VIP_NAME: &str = "mail";
 
 /// Where the pairing secret is.
 pub(super) const PAIR_SECRET_FILE: &str = "pair.psk";

@@ -70,6 +70,24 @@ impl Lab {
         wait::until_true(&what, PAIRING_LIMIT, || self.appliance(place)?.is_unprotected())
     }
 
+    /// Waits until one appliance owns a VIP, by its place in the plan, and the other one would resume in its place.
+    pub fn await_roles_for(&self, vip: usize) -> Result<Roles> {
+        let what = format!("an owner of VIP {vip}, and a backup with a trusted copy");
+        wait::until(&what, PAIRING_LIMIT, || {
+            let standings: Vec<_> = (0..self.gateways.len())
+                .map(|place| self.appliance(place)?.standing_for(vip))
+                .collect::<Result<_>>()?;
+            let place = |wanted: Standing| standings.iter().position(|standing| *standing == wanted);
+            Ok(place(Standing::Owner).zip(place(Standing::Backup)).map(|(owner, backup)| Roles { owner, backup }))
+        })
+    }
+
+    /// Waits until an appliance says that it is that to a VIP, by its place in the plan.
+    pub fn await_standing_for(&self, place: usize, vip: usize, wanted: &Standing) -> Result<()> {
+        let what = format!("appliance {} to be {wanted:?} of VIP {vip}", self.appliance_name(place));
+        wait::until_true(&what, PAIRING_LIMIT, || Ok(self.appliance(place)?.standing_for(vip)? == *wanted))
+    }
+
     /// What the appliances that answer have dropped, by reason.
     pub fn drops(&self) -> Vec<(&str, BTreeMap<String, u64>)> {
         let drops = |place| Some((self.appliance_name(place), self.appliance(place).ok()?.drops().ok()?));

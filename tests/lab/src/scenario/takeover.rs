@@ -14,6 +14,7 @@ use crate::error::{Context, Result};
 use crate::lab::{Lab, LabConfig};
 use crate::report::takeover::{Medians, Takeover, TakeoverReport};
 use crate::report::{self, picture};
+use crate::topology::Plan;
 
 /// A story about a takeover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -36,6 +37,8 @@ pub enum Tale {
     TwoHosts,
     /// Both appliances have two workers: the owner is killed, comes back, and gets the VIP back by order.
     TwoWorkers,
+    /// Each appliance owns a VIP and is the backup of the other's: one is killed, comes back, and gets its own VIP back by order.
+    Crosswise,
 }
 
 /// What is to be told.
@@ -90,6 +93,9 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
     let mut settings = LabConfig { out: Some(out.clone()), ..LabConfig::pair(policy, tunnels) };
     settings.plan.store_network = tale == Tale::TwoHosts;
     settings.workers = if tale == Tale::TwoWorkers { 2 } else { 1 };
+    if tale == Tale::Crosswise {
+        settings.plan = Plan::with_two_vips(2);
+    }
     let mut lab = Lab::start(settings, &|step| progress.step(step))?;
     // An appliance that is new resumes nothing from before it joined.
     lab.await_roles()?;
@@ -105,6 +111,7 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
             Tale::GiveBack | Tale::TwoWorkers => teller.give_back(),
             Tale::Hundred => teller.hundred(),
             Tale::TwoHosts => teller.two_hosts(config.runs),
+            Tale::Crosswise => teller.crosswise(),
         }
         story.end()
     };

@@ -92,8 +92,8 @@ pub(crate) fn wait_readable(socket: &UdpSocket, limit: Duration) {
 }
 
 /// Sends back what comes (from the VIP, as it came for the VIP: hence the bound address), and notes which probe datagrams came when.
-pub(super) fn echo(observed: Arc<Observed>, stop: Arc<AtomicBool>) -> Result<JoinHandle<()>> {
-    let socket = stamped_socket(VIP, ECHO_PORT)?;
+pub(super) fn echo(vip: Ipv4Addr, observed: Arc<Observed>, stop: Arc<AtomicBool>) -> Result<JoinHandle<()>> {
+    let socket = stamped_socket(vip, ECHO_PORT)?;
     Ok(std::thread::spawn(move || {
         let mut buffer = [0; 2048];
         while !stop.load(Ordering::Relaxed) {

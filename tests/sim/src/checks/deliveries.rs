@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Violation;
 use crate::appliance::ProcessId;
 use crate::frames::{self, PayloadId, Seen};
-use crate::scene::{CLIENT, TARGET_MACS};
+use crate::scene::{ADDRESSES, TARGET_MACS};
 
 #[derive(Debug, Clone, Copy)]
 struct Delivery {
@@ -17,22 +17,28 @@ struct Delivery {
 #[derive(Default)]
 pub(crate) struct Deliveries {
     delivered: BTreeMap<PayloadId, Delivery>,
-    targets: BTreeMap<u16, usize>,
+    targets: BTreeMap<(usize, u16), usize>,
     /// The exception of I2: each of two owners in a full partition delivered it once, or a later owner in the place of one.
     excused: BTreeSet<PayloadId>,
 }
 
 impl Deliveries {
-    /// An appliance puts a frame on the inside network. `partitioned`: the two can't hear of each other.
-    pub(crate) fn observe(&mut self, process: ProcessId, frame: &[u8], partitioned: bool) -> Result<(), Violation> {
-        let Some((header, Seen::Udp((CLIENT, flow), _, payload))) = frames::read(frame) else { return Ok(()) };
+    /// An appliance puts a frame on the inside network. `partitioned`: two own the VIP and can't hear of each other.
+    pub(crate) fn observe(
+        &mut self,
+        process: ProcessId,
+        frame: &[u8],
+        partitioned: impl FnOnce(usize) -> bool,
+    ) -> Result<(), Violation> {
+        let Some((header, Seen::Udp((client, flow), _, payload))) = frames::read(frame) else { return Ok(()) };
+        let Some(vip) = ADDRESSES.iter().position(|addresses| addresses.client == client) else { return Ok(()) };
         let Some(payload) = PayloadId::from_bytes(payload) else { return Ok(()) };
         let Some(target) = TARGET_MACS.iter().position(|mac| *mac == header.destination) else { return Ok(()) };
-        let before = *self.targets.entry(flow).or_insert(target);
+        let before = *self.targets.entry((vip, flow)).or_insert(target);
         if before != target {
             return Err(Violation::TargetChanged { flow, before, after: target });
         }
-        match self.delivered.insert(payload, Delivery { process, partitioned }) {
+        match self.delivered.insert(payload, Delivery { process, partitioned: partitioned(vip) }) {
             None => Ok(()),
             Some(first) if first.partitioned && first.process != process => {
                 self.excused.insert(payload);

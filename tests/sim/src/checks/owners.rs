@@ -10,12 +10,18 @@ use vipsec_wire::iv::Epoch;
 
 use super::Violation;
 use crate::frames::{self, Seen};
-use crate::scene::{GATEWAY_MAC, VIP_MAC};
+use crate::scene;
+
+/// The VIP that an appliance acts for when it sends such a frame.
+pub(crate) fn acts_for(frame: &[u8]) -> Option<usize> {
+    let Some((header, Seen::Udp(..) | Seen::Esp(..))) = frames::read(frame) else { return None };
+    scene::vip_of_mac(header.source)
+}
 
 /// For so long after the two could not hear each other, an owner may not have heard of another.
 const DEAFNESS: Duration = Duration::from_millis(400);
 
-/// Who owns the VIP.
+/// Who owns a group.
 #[derive(Debug, Default)]
 pub(crate) struct Owners {
     owners: [Option<Epoch>; 2],
@@ -24,15 +30,15 @@ pub(crate) struct Owners {
     /// Owners that no copy waits for.
     unprotected: [bool; 2],
     deaf: Option<Instant>,
-    /// Two owned the VIP at once, each serving whom it reached.
+    /// Two owned it at once, each serving whom it reached.
     pub(crate) split: bool,
 }
 
 impl Owners {
     /// An appliance's process changed its mind, or died.
     pub(crate) fn observe(&mut self, appliance: usize, status: Option<&PairStatus>) {
-        let epoch = status.and_then(|status| match status.roles.first()? {
-            Role::Owner { epoch } | Role::HandingOver { epoch, .. } => Some(*epoch),
+        let epoch = status.and_then(|status| match status.role {
+            Role::Owner { epoch } | Role::HandingOver { epoch, .. } => Some(epoch),
             Role::Standby | Role::Taking { .. } => None,
         });
         self.owners[appliance] = epoch;
@@ -60,11 +66,10 @@ impl Owners {
         self.owners.iter().flatten().count()
     }
 
-    /// An appliance sends a frame.
-    pub(crate) fn check(&self, now: Instant, actor: usize, frame: &[u8]) -> Result<(), Violation> {
+    /// An appliance sends a frame for the group.
+    pub(crate) fn check(&self, now: Instant, actor: usize) -> Result<(), Violation> {
         let owner = 1 - actor;
-        let Some((header, Seen::Udp(..) | Seen::Esp(..))) = frames::read(frame) else { return Ok(()) };
-        let acts = [VIP_MAC, GATEWAY_MAC].contains(&header.source) && !self.unprotected[actor];
+        let acts = !self.unprotected[actor];
         match self.owners[owner] {
             Some(epoch) if acts && epoch > self.last[actor] && !self.were_deaf(now) => {
                 Err(Violation::TwoActors { actor, owner, epoch: epoch.0 })

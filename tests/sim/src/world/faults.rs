@@ -5,6 +5,7 @@ use vipsec_control::api::Request;
 use super::World;
 use crate::agenda::Step;
 use crate::appliance::ProcessId;
+use crate::checks::heirs::Heirs;
 use crate::network::{Cable, Net, Weather};
 use crate::plan::{Fault, Who};
 use crate::planted::Planted;
@@ -34,8 +35,9 @@ impl World {
         }
     }
 
-    fn resolve(&self, who: Who) -> usize {
-        let owner = usize::from(!self.owners.owns(0) && self.owners.owns(1));
+    fn resolve(&self, who: Who, vip: usize) -> usize {
+        let owners = &self.owners[self.variant.group_of(vip)];
+        let owner = usize::from(!owners.owns(0) && owners.owns(1));
         match who {
             Who::Owner => owner,
             Who::Backup => 1 - owner,
@@ -52,21 +54,22 @@ impl World {
     fn strike(&mut self, index: usize) {
         let Some(planned) = self.plan.faults.get(index).copied() else { return };
         let fault = planned.fault;
+        let vip = planned.vip.min(self.variant.vips() - 1);
         let who = match fault {
             Fault::Kill { who, .. } | Fault::Pause(who) | Fault::StallCore(who) | Fault::StallWorker(who) => Some(who),
             Fault::Unplug { who, .. } | Fault::Isolate(who) | Fault::Move { at: who } => Some(who),
             Fault::CutLink | Fault::DelayLink(_) | Fault::Weather { .. } | Fault::Burst(_) => None,
             Fault::Operate { .. } => Some(Who::Owner),
         };
-        let appliance = who.map_or(0, |who| self.resolve(who));
+        let appliance = who.map_or(0, |who| self.resolve(who, vip));
         if who.is_some() {
             self.last_struck = appliance;
         }
         let process = self.running(appliance);
-        tracing::warn!(?fault, appliance = appliance + 1, lasts = ?planned.lasts, "FAULT");
+        tracing::warn!(?fault, vip, appliance = appliance + 1, lasts = ?planned.lasts, "FAULT");
         self.struck[index] = Struck { appliance, process };
         if fault.may_cost_sas() {
-            self.heirs.disturb();
+            self.heirs.iter_mut().for_each(Heirs::disturb);
         }
         match fault {
             Fault::Kill { .. } => self.kill(appliance),
@@ -82,19 +85,19 @@ impl World {
             }
             Fault::Weather { net, weather } => self.networks[net.index()].weather = weather,
             Fault::Move { .. } => {
-                let to = scene::appliance_id(1 - self.resolve(Who::Owner)).to_string();
+                let to = scene::appliance_id(1 - self.resolve(Who::Owner, vip)).to_string();
                 if let Some(id) = process {
-                    self.order(id, Request::MoveVip { vip: scene::vip_name(), to });
+                    self.order(id, Request::MoveVip { vip: scene::vip_name(vip), to });
                 }
             }
             Fault::Operate { at_remote: true, operation } => {
-                let reaction = self.remote.operate(self.agenda.now(), operation);
-                self.remote_reacts(reaction);
+                let reaction = self.remotes[vip].operate(self.agenda.now(), operation);
+                self.remote_reacts(vip, reaction);
             }
-            Fault::Operate { at_remote: false, operation } => self.operate(process, operation),
+            Fault::Operate { at_remote: false, operation } => self.operate(process, vip, operation),
             Fault::Burst(packets) => {
-                let reaction = self.remote.send(self.agenda.now(), packets);
-                self.remote_reacts(reaction);
+                let reaction = self.remotes[vip].send(self.agenda.now(), packets);
+                self.remote_reacts(vip, reaction);
             }
         }
         self.agenda.after(planned.lasts, Step::Mend(index));
@@ -147,28 +150,32 @@ impl World {
     fn kill(&mut self, appliance: usize) {
         let Some(id) = self.running(appliance) else { return };
         let now = self.agenda.now();
-        if self.owners.owns(appliance) && self.owners.were_deaf(now) {
-            // Another may own the VIP by now, or will, without having heard of what this one did.
-            let belief = self.remote.belief(now);
-            self.heirs.lose(&belief);
+        for (vip, remote) in self.remotes.iter().enumerate() {
+            let owners = &self.owners[self.variant.group_of(vip)];
+            if owners.owns(appliance) && owners.were_deaf(now) {
+                // Another may own the VIP by now, or will, without having heard of what this one did.
+                self.heirs[vip].lose(&remote.belief(now));
+            }
         }
-        self.close_link(id);
-        self.cut_flight(id);
+        for group in 0..self.owners.len() {
+            self.close_link(id, group);
+            self.cut_flight(id, group);
+        }
         self.appliances[appliance].process = None;
-        self.owners.observe(appliance, None);
+        self.owners.iter_mut().for_each(|owners| owners.observe(appliance, None));
     }
 
     fn revive(&mut self, appliance: usize, disk_lost: bool) {
         if self.running(appliance).is_none() {
             if disk_lost {
-                self.appliances[appliance].disk = None;
+                self.appliances[appliance].disk.fill(None);
             }
             self.start(appliance);
         }
     }
 
-    fn operate(&mut self, process: Option<ProcessId>, operation: Operation) {
-        let belief = self.remote.belief(self.agenda.now());
+    fn operate(&mut self, process: Option<ProcessId>, vip: usize, operation: Operation) {
+        let belief = self.remotes[vip].belief(self.agenda.now());
         let ike_sa = belief.ike_sas.last().copied();
         let child = belief.children.last().copied();
         let request = match operation {

@@ -22,17 +22,19 @@ impl World {
         }
         self.mend_all();
         let mut missing = self.recover();
-        if missing.is_some() && self.owners.split {
-            // Two owners served the remote peer in turn, and what one of them knew is gone: it may have to call again.
-            let reaction = self.remote.operate(self.agenda.now(), Operation::DeleteIke);
-            self.remote_reacts(reaction);
+        if missing.is_some() && self.owners.iter().any(|owners| owners.split) {
+            // Two owners served a remote peer in turn, and what one of them knew is gone: it may have to call again.
+            for vip in 0..self.remotes.len() {
+                let reaction = self.remotes[vip].operate(self.agenda.now(), Operation::DeleteIke);
+                self.remote_reacts(vip, reaction);
+            }
             missing = self.recover();
         }
         if let Some(missing) = missing {
             self.broken(Violation::Stuck(missing.to_owned()));
         }
         self.run_until(self.agenda.elapsed() + CALM);
-        if self.violation.is_none() && self.owners.count() > 1 {
+        if self.violation.is_none() && self.owners.iter().any(|owners| owners.count() > 1) {
             self.broken(Violation::TwoOwners);
         }
     }
@@ -52,17 +54,18 @@ impl World {
 
     fn what_is_missing(&self, mended: Instant) -> Option<&'static str> {
         let now = self.agenda.now();
-        if self.owners.count() != 1 {
-            return Some("not exactly one appliance owns the VIP");
+        for (group, owners) in self.owners.iter().enumerate() {
+            if owners.count() != 1 {
+                return Some("not exactly one appliance owns each VIP");
+            }
+            let owner = self.appliances.iter().filter_map(|appliance| appliance.process.as_ref());
+            let owner = owner.filter(|process| owners.owns(process.id.appliance));
+            let mut copies = owner.filter_map(|process| process.core.pair_status(now - process.behind, group));
+            if copies.next().is_none_or(|status| status.copy != Copy::Counted) {
+                return Some("an owner has no counted copy");
+            }
         }
-        let owner = self.appliances.iter().filter_map(|appliance| appliance.process.as_ref());
-        let mut owner = owner.filter(|process| self.owners.owns(process.id.appliance));
-        let copy =
-            owner.next().and_then(|process| process.core.pair_status(now - process.behind)).map(|status| status.copy);
-        if copy != Some(Copy::Counted) {
-            return Some("the owner has no counted copy");
-        }
-        if self.remote.answered.is_none_or(|answered| answered <= mended) {
+        if self.remotes.iter().any(|remote| remote.answered.is_none_or(|answered| answered <= mended)) {
             return Some("no packet that left after the last fault was answered");
         }
         None

@@ -12,117 +12,126 @@ use crate::link::{LinkEnd, LinkNews, MEET_INTERVAL};
 use crate::scene;
 
 impl World {
-    /// The higher id calls the lower one, where both run and neither has a connection.
+    /// The higher id calls the lower one for each group, where both run and neither has a connection.
     pub(super) fn meet(&mut self) {
         self.agenda.after(MEET_INTERVAL, Step::Meet);
+        for group in 0..self.variant.groups.len() {
+            self.meet_for(group);
+        }
+    }
+
+    fn meet_for(&mut self, group: usize) {
         let ready = self.appliances.iter().all(|appliance| {
-            appliance.process.as_ref().is_some_and(|process| process.runs() && process.link.connection().is_none())
+            let process = appliance.process.as_ref();
+            process.is_some_and(|process| process.runs() && process.links[group].connection().is_none())
         });
         if !ready || self.wires.cut {
             return;
         }
-        self.wires.connections += 1;
-        self.wires.last_arrival = [None; 2];
+        self.wires.connections[group] += 1;
+        self.wires.last_arrival[group] = [None; 2];
         for appliance in 0..2 {
             let digest = self.appliances[appliance].config_digest;
             let Some(process) = &mut self.appliances[appliance].process else { return };
             let (end, hello) =
-                self.wires.shake(scene::appliance_id(appliance), process.incarnation, digest, &mut process.rng);
-            process.link = end;
+                self.wires.shake(group, scene::appliance_id(appliance), process.incarnation, digest, &mut process.rng);
+            process.links[group] = end;
             let id = process.id;
-            self.transmit_link(id, hello);
+            self.transmit_link(id, group, hello);
         }
     }
 
-    /// A control core sends over the link, if there is one.
-    pub(super) fn link_send(&mut self, id: ProcessId, message: &[u8]) {
-        if self.forge_answer(id, message) {
+    /// A control core sends over a group's link, if there is one.
+    pub(super) fn link_send(&mut self, id: ProcessId, group: usize, message: &[u8]) {
+        if self.forge_answer(id, group, message) {
             return;
         }
-        if let Some(sealed) = self.process(id).and_then(|process| process.link.seal(message)) {
-            self.transmit_link(id, sealed);
+        if let Some(sealed) = self.process(id).and_then(|process| process.links[group].seal(message)) {
+            self.transmit_link(id, group, sealed);
         }
     }
 
-    fn transmit_link(&mut self, from: ProcessId, bytes: Vec<u8>) {
+    fn transmit_link(&mut self, from: ProcessId, group: usize, bytes: Vec<u8>) {
         let receiver = 1 - from.appliance;
-        let Some(connection) = self.process(from).and_then(|process| process.link.connection()) else { return };
+        let Some(connection) = self.process(from).and_then(|process| process.links[group].connection()) else {
+            return;
+        };
         let Some(to) = self.appliances[receiver].process.as_ref().map(|process| process.id) else { return };
         if self.wires.cut {
             return;
         }
         let arrival = self.agenda.now() + self.micros(5, 30) + self.wires.delay;
-        let arrival = self.wires.last_arrival[receiver].map_or(arrival, |last| arrival.max(last));
-        self.wires.last_arrival[receiver] = Some(arrival);
-        self.agenda.at(arrival, Step::LinkMessage { to, connection, bytes });
+        let arrival = self.wires.last_arrival[group][receiver].map_or(arrival, |last| arrival.max(last));
+        self.wires.last_arrival[group][receiver] = Some(arrival);
+        self.agenda.at(arrival, Step::LinkMessage { to, group, connection, bytes });
     }
 
     /// A message reaches the socket of a process.
-    pub(super) fn link_message(&mut self, to: ProcessId, connection: u64, bytes: Vec<u8>) {
+    pub(super) fn link_message(&mut self, to: ProcessId, group: usize, connection: u64, bytes: Vec<u8>) {
         // What was under way when the link broke is lost.
-        if self.wires.cut || connection != self.wires.connections {
+        if self.wires.cut || connection != self.wires.connections[group] {
             return;
         }
         if let Some(process) = self.process(to) {
-            process.inbox.push_back(Input::LinkMessage { connection, bytes });
+            process.inbox.push_back(Input::LinkMessage { group, connection, bytes });
             self.wake_core(to);
         }
     }
 
-    pub(super) fn link_closed(&mut self, to: ProcessId, connection: u64) {
+    pub(super) fn link_closed(&mut self, to: ProcessId, group: usize, connection: u64) {
         if let Some(process) = self.process(to) {
-            process.inbox.push_back(Input::LinkClosed { connection });
+            process.inbox.push_back(Input::LinkClosed { group, connection });
             self.wake_core(to);
         }
     }
 
     /// A control core's process reads a message.
-    pub(super) fn handle_link_message(&mut self, id: ProcessId, connection: u64, bytes: &[u8]) {
+    pub(super) fn handle_link_message(&mut self, id: ProcessId, group: usize, connection: u64, bytes: &[u8]) {
         let (now, manner) = (self.agenda.now(), self.manner);
         let Some(process) = self.appliances[id.appliance].process.as_mut() else { return };
-        if process.link.connection() != Some(connection) {
+        if process.links[group].connection() != Some(connection) {
             return;
         }
         let clock = now - process.behind;
         let mut answers = Vec::new();
-        let news = self.wires.receive(&mut process.link, bytes, manner, &mut process.rng, &mut answers);
+        let news = self.wires.receive(&mut process.links[group], bytes, manner, &mut process.rng, &mut answers);
         match news {
             LinkNews::Nothing => {}
             LinkNews::Up(paired, flight) => {
-                process.flight = Some(flight);
-                process.core.handle_link_up(clock, *paired);
+                process.flights[group] = Some(flight);
+                process.core.handle_link_up(clock, group, *paired);
             }
-            LinkNews::Message(message) => process.core.handle_link_message(clock, &message),
-            LinkNews::Broken => self.close_link(id),
+            LinkNews::Message(message) => process.core.handle_link_message(clock, group, &message),
+            LinkNews::Broken => self.close_link(id, group),
         }
         for answer in answers {
-            self.transmit_link(id, answer);
+            self.transmit_link(id, group, answer);
         }
     }
 
-    pub(super) fn handle_link_closed(&mut self, id: ProcessId, connection: u64) {
+    pub(super) fn handle_link_closed(&mut self, id: ProcessId, group: usize, connection: u64) {
         let now = self.agenda.now();
         let Some(process) = self.process(id) else { return };
-        if process.link.connection() != Some(connection) {
+        if process.links[group].connection() != Some(connection) {
             return;
         }
-        let was_up = process.link.is_up();
-        process.link = LinkEnd::Idle;
+        let was_up = process.links[group].is_up();
+        process.links[group] = LinkEnd::Idle;
         if was_up {
-            process.core.handle_link_down(now - process.behind);
+            process.core.handle_link_down(now - process.behind, group);
         }
     }
 
     /// A process closes its end, or is gone: the other end learns of it behind what was sent before.
-    pub(super) fn close_link(&mut self, id: ProcessId) {
+    pub(super) fn close_link(&mut self, id: ProcessId, group: usize) {
         let Some(process) = self.process(id) else { return };
-        let Some(connection) = process.link.connection() else { return };
-        process.link = LinkEnd::Idle;
+        let Some(connection) = process.links[group].connection() else { return };
+        process.links[group] = LinkEnd::Idle;
         let receiver = 1 - id.appliance;
         let arrival = self.agenda.now() + self.micros(5, 500);
-        let arrival = self.wires.last_arrival[receiver].map_or(arrival, |last| arrival.max(last));
+        let arrival = self.wires.last_arrival[group][receiver].map_or(arrival, |last| arrival.max(last));
         if let Some(to) = self.appliances[receiver].process.as_ref().map(|process| process.id) {
-            self.agenda.at(arrival, Step::LinkClosed { to, connection });
+            self.agenda.at(arrival, Step::LinkClosed { to, group, connection });
         }
     }
 
@@ -130,30 +139,34 @@ impl World {
     pub(super) fn break_link(&mut self) {
         self.wires.cut = true;
         for appliance in 0..2 {
-            let delay = self.micros(10, 4000);
-            let Some(process) = &self.appliances[appliance].process else { continue };
-            let id = process.id;
-            if let Some(connection) = process.link.connection() {
-                self.agenda.after(delay, Step::LinkClosed { to: id, connection });
+            for group in 0..self.variant.groups.len() {
+                let delay = self.micros(10, 4000);
+                let Some(process) = &self.appliances[appliance].process else { continue };
+                let id = process.id;
+                if let Some(connection) = process.links[group].connection() {
+                    self.agenda.after(delay, Step::LinkClosed { to: id, group, connection });
+                }
+                self.cut_flight(id, group);
             }
-            self.cut_flight(id);
         }
     }
 
     /// Of the writes that are under way some still land, the last ones don't.
-    pub(super) fn cut_flight(&mut self, id: ProcessId) {
+    pub(super) fn cut_flight(&mut self, id: ProcessId, group: usize) {
         let arrive = self.rng.random_range(0..40);
-        if let Some(flight) = self.process(id).and_then(|process| process.flight.as_ref()) {
+        if let Some(flight) = self.process(id).and_then(|process| process.flights[group].as_ref()) {
             far::with(flight, |flight| flight.cut(arrive));
         }
     }
 
     /// Writes of an owner set out.
     pub(super) fn launch_writes(&mut self, id: ProcessId) {
-        let Some(flight) = self.process(id).and_then(|process| process.flight.clone()) else { return };
-        if far::with(&flight, |flight| flight.depart()) {
-            let delay = self.store_delay();
-            self.agenda.after(delay, Step::StoreLands { writer: id, flight });
+        let flights = self.process(id).map_or_else(Vec::new, |process| process.flights.clone());
+        for flight in flights.into_iter().flatten() {
+            if far::with(&flight, |flight| flight.depart()) {
+                let delay = self.store_delay();
+                self.agenda.after(delay, Step::StoreLands { writer: id, flight });
+            }
         }
     }
 

@@ -5,6 +5,7 @@ mod finale;
 mod links;
 mod turns;
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ use crate::checks::ivs::Ivs;
 use crate::checks::owners::Owners;
 use crate::far::{Lie, StoreManner};
 use crate::link::Wires;
-use crate::network::{ADVERSARY_STATION, Net, Network, REMOTE_STATION, StationId, TARGET_STATION};
+use crate::network::{ADVERSARY_STATION, Net, Network, REMOTE_STATIONS, StationId, TARGET_STATION};
 use crate::plan::Plan;
 use crate::planted::Planted;
 use crate::remote::{Reaction, Remote};
@@ -91,8 +92,10 @@ pub(crate) struct World {
     networks: [Network; 2],
     wires: Wires,
     manner: StoreManner,
-    remote: Remote,
-    remote_wake: Option<Instant>,
+    variant: Variant,
+    /// By VIP.
+    remotes: Vec<Remote>,
+    remote_wakes: Vec<Option<Instant>>,
     adversary: Adversary,
     plan: Plan,
     struck: Vec<Struck>,
@@ -100,13 +103,16 @@ pub(crate) struct World {
     /// Faults whose time has come, and steps to let pass first.
     pending: Vec<(usize, u32)>,
     planted: Option<Planted>,
-    takeover: TakeoverPolicy,
     ivs: Ivs,
     deliveries: Deliveries,
-    owners: Owners,
-    heirs: Heirs,
+    /// By group.
+    owners: Vec<Owners>,
+    /// By VIP.
+    heirs: Vec<Heirs>,
     next_token: u64,
     handed_over: u64,
+    /// Which VIP a successor was asked about, by the question's token.
+    asked: BTreeMap<u64, usize>,
     violation: Option<Violation>,
     steps: u64,
     digest: DefaultHasher,
@@ -129,29 +135,31 @@ impl World {
         // The two agree, as far as they know: a planted fault is in nobody's digest.
         let honest = Variant { timing: [scene::timing(); 2], ..variant.clone() };
         let digest = |n| *scene::appliance_config(n, &honest).digest().as_bytes();
-        let appliance = |n| Appliance::new(scene::appliance_config(n, &variant), digest(n), Some(0));
-        let remote = Remote::new(&variant, rng.next_u64(), now);
+        let disk = vec![Some(0); variant.vips()];
+        let appliance = |n| Appliance::new(scene::appliance_config(n, &variant), digest(n), disk.clone());
+        let remotes: Vec<_> = (0..variant.vips()).map(|vip| Remote::new(vip, &variant, rng.next_u64(), now)).collect();
         let mut world = Self {
             agenda: Agenda::new(now),
             appliances: [appliance(0), appliance(1)],
             networks: Default::default(),
             wires: Wires::default(),
             manner: StoreManner { near, slowest, lies },
-            remote,
-            remote_wake: None,
+            remote_wakes: vec![None; remotes.len()],
+            remotes,
             adversary: Adversary::default(),
             struck: vec![Struck::default(); plan.faults.len()],
             last_struck: 0,
             plan,
             pending: Vec::new(),
             planted,
-            takeover: variant.takeover,
             ivs: Ivs::default(),
             deliveries: Deliveries::default(),
-            owners: Owners::default(),
-            heirs: Heirs::default(),
+            owners: variant.groups.iter().map(|_| Owners::default()).collect(),
+            heirs: (0..variant.vips()).map(|_| Heirs::default()).collect(),
             next_token: 0,
             handed_over: 0,
+            asked: BTreeMap::new(),
+            variant,
             violation: None,
             steps: 0,
             digest: DefaultHasher::new(),
@@ -165,7 +173,9 @@ impl World {
         self.start(0);
         self.start(1);
         self.agenda.after(Duration::ZERO, Step::Meet);
-        self.agenda.after(Duration::from_millis(150), Step::RemoteTraffic);
+        for vip in 0..self.remotes.len() {
+            self.agenda.after(Duration::from_millis(150), Step::RemoteTraffic(vip));
+        }
         self.agenda.after(Duration::from_millis(200), Step::Inject);
         for (index, fault) in self.plan.faults.iter().enumerate() {
             self.agenda.after(self.plan.start + fault.at, Step::Fault(index));
@@ -180,9 +190,9 @@ impl World {
         let tally = Tally {
             delivered: self.deliveries.len() as u64,
             ivs: self.ivs.len() as u64,
-            resumed: self.heirs.resumed,
-            begun_anew: self.heirs.begun_anew,
-            found_dead: self.remote.found_dead,
+            resumed: self.heirs.iter().map(|heirs| heirs.resumed).sum(),
+            begun_anew: self.heirs.iter().map(|heirs| heirs.begun_anew).sum(),
+            found_dead: self.remotes.iter().map(|remote| remote.found_dead).sum(),
             excused: self.deliveries.excused() as u64,
             handed_over: self.handed_over,
         };
@@ -218,14 +228,14 @@ impl World {
             Step::Core(id) => self.core_turn(id),
             Step::Worker(id, worker) => self.worker_turn(id, worker),
             Step::Arrive { net, station, frame } => self.arrive(net, station, frame),
-            Step::LinkMessage { to, connection, bytes } => self.link_message(to, connection, bytes),
-            Step::LinkClosed { to, connection } => self.link_closed(to, connection),
+            Step::LinkMessage { to, group, connection, bytes } => self.link_message(to, group, connection, bytes),
+            Step::LinkClosed { to, group, connection } => self.link_closed(to, group, connection),
             Step::Meet => self.meet(),
             Step::StoreLands { writer, flight } => self.store_lands(writer, flight),
-            Step::Ask(id, takeover) => self.ask(id, takeover),
+            Step::Ask { successor, vip, takeover } => self.ask(successor, vip, takeover),
             Step::FloorOnDisk { process, vip, value } => self.floor_on_disk(process, vip, value),
-            Step::RemoteTimer => self.remote_timer(),
-            Step::RemoteTraffic => self.remote_traffic(),
+            Step::RemoteTimer(vip) => self.remote_timer(vip),
+            Step::RemoteTraffic(vip) => self.remote_traffic(vip),
             Step::Inject => self.inject(),
             Step::Fault(index) => self.pending.push((index, self.plan.faults[index].steps)),
             Step::Mend(index) => self.mend(index),
@@ -251,7 +261,7 @@ impl World {
     fn start(&mut self, appliance: usize) {
         let tampering = Tampering { no_deadline: self.planted == Some(Planted::NoDeadline) };
         if self.planted == Some(Planted::OldFloor) && self.appliances[appliance].lives > 0 {
-            self.appliances[appliance].disk = Some(0);
+            self.appliances[appliance].disk.fill(Some(0));
         }
         let (seed, now) = (self.rng.next_u64(), self.agenda.now());
         let id = self.appliances[appliance].start(appliance, seed, tampering, now);
@@ -301,52 +311,57 @@ impl World {
             }
             return;
         }
-        match (net, station) {
-            (Net::Outside, REMOTE_STATION) => {
-                let reaction = self.remote.receive(self.agenda.now(), &frame);
-                self.remote_reacts(reaction);
+        match net {
+            Net::Outside => {
+                let vip = REMOTE_STATIONS.iter().position(|known| *known == station);
+                if let Some((vip, remote)) = vip.and_then(|vip| Some((vip, self.remotes.get_mut(vip)?))) {
+                    let reaction = remote.receive(self.agenda.now(), &frame);
+                    self.remote_reacts(vip, reaction);
+                }
             }
-            (Net::Inside, station) => {
-                if let Some(reply) = target::receive(station - TARGET_STATION, &frame) {
+            Net::Inside => {
+                let target = station - TARGET_STATION;
+                if target < scene::TARGETS.len()
+                    && let Some(reply) = target::receive(target, &frame)
+                {
                     self.send(net, station, &reply);
                 }
             }
-            (Net::Outside, _) => {}
         }
     }
 
-    // The remote peer and the adversary.
+    // The remote peers and the adversary.
 
-    fn remote_reacts(&mut self, reaction: Reaction) {
+    fn remote_reacts(&mut self, vip: usize, reaction: Reaction) {
         if let Some(payload) = reaction.echoed_twice {
             let echoed = self.deliveries.check_echo(payload);
             self.check(echoed);
         }
         for frame in reaction.frames {
-            let observed = self.ivs.observe("the remote peer", &frame);
+            let observed = self.ivs.observe("a remote peer", &frame);
             self.check(observed);
-            self.send(Net::Outside, REMOTE_STATION, &frame);
+            self.send(Net::Outside, REMOTE_STATIONS[vip], &frame);
         }
-        if let Some(due) = self.remote.poll_timeout()
-            && self.remote_wake.is_none_or(|wake| due < wake)
+        if let Some(due) = self.remotes[vip].poll_timeout()
+            && self.remote_wakes[vip].is_none_or(|wake| due < wake)
         {
-            self.remote_wake = Some(due);
-            self.agenda.at(due, Step::RemoteTimer);
+            self.remote_wakes[vip] = Some(due);
+            self.agenda.at(due, Step::RemoteTimer(vip));
         }
     }
 
-    fn remote_timer(&mut self) {
-        self.remote_wake = None;
-        let reaction = self.remote.handle_timeout(self.agenda.now());
-        self.remote_reacts(reaction);
+    fn remote_timer(&mut self, vip: usize) {
+        self.remote_wakes[vip] = None;
+        let reaction = self.remotes[vip].handle_timeout(self.agenda.now());
+        self.remote_reacts(vip, reaction);
     }
 
-    fn remote_traffic(&mut self) {
+    fn remote_traffic(&mut self, vip: usize) {
         let packets = self.rng.random_range(1..=2);
-        let reaction = self.remote.send(self.agenda.now(), packets);
-        self.remote_reacts(reaction);
+        let reaction = self.remotes[vip].send(self.agenda.now(), packets);
+        self.remote_reacts(vip, reaction);
         let next = self.rng_span(1, 5);
-        self.agenda.after(next, Step::RemoteTraffic);
+        self.agenda.after(next, Step::RemoteTraffic(vip));
     }
 
     fn inject(&mut self) {
@@ -370,7 +385,14 @@ fn draw_variant(rng: &mut StdRng, planted: Option<Planted>) -> Variant {
     let workers = [0, 1].map(|_| if rng.random_bool(0.6) { 1 } else { rng.random_range(2..=3) });
     let accepts = if rng.random_bool(0.3) { Accepts::Both } else { Accepts::Decrypted };
     let takeover = if rng.random_bool(0.1) { TakeoverPolicy::Renegotiate } else { TakeoverPolicy::Resume };
+    // One VIP; two, each preferred by another appliance; two that move together.
+    let groups = match rng.random_range(0..10) {
+        0..5 => vec![vec![0]],
+        5..8 => vec![vec![0], vec![1]],
+        _ => vec![vec![0, 1]],
+    };
     Variant {
+        groups,
         takeover,
         workers,
         accepts,

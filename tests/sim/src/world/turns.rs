@@ -13,6 +13,7 @@ use super::World;
 use crate::agenda::Step;
 use crate::appliance::{Input, Process, ProcessId};
 use crate::checks::heirs::Takeover;
+use crate::checks::owners::acts_for;
 use crate::network::{Cable, Net};
 use crate::planted::Planted;
 use crate::scene;
@@ -31,13 +32,15 @@ impl World {
         }
         let _log = tracing::info_span!("appliance", id = id.appliance + 1).entered();
         let clock = now - process.behind;
-        let before = process.core.pair_status(clock);
+        let before = process.statuses(clock);
         match process.inbox.pop_front() {
             Some(Input::Worker(worker, event)) => process.core.handle_event(clock, worker, event),
-            Some(Input::LinkMessage { connection, bytes }) => self.handle_link_message(id, connection, &bytes),
-            Some(Input::LinkClosed { connection }) => self.handle_link_closed(id, connection),
+            Some(Input::LinkMessage { group, connection, bytes }) => {
+                self.handle_link_message(id, group, connection, &bytes);
+            }
+            Some(Input::LinkClosed { group, connection }) => self.handle_link_closed(id, group, connection),
             Some(Input::FloorOnDisk { vip, value }) => process.core.handle_floor_saved(clock, vip, value),
-            Some(Input::Forged(message)) => process.core.handle_link_message(clock, &message.encode()),
+            Some(Input::Forged { group, message }) => process.core.handle_link_message(clock, group, &message.encode()),
             Some(Input::Order { token, request }) => process.core.handle_request(clock, token, request),
             // Everything that arrived before comes first: silence is judged only then.
             None => {
@@ -46,8 +49,8 @@ impl World {
                 process.core.handle_timeout(clock);
             }
         }
-        if let Some(before) = before {
-            self.note_change(id, &before);
+        for (group, before) in before.iter().enumerate() {
+            self.note_change(id, group, before);
         }
         self.after_core_turn(id);
     }
@@ -60,13 +63,15 @@ impl World {
         self.note_deafness();
         let (now, delay) = (self.agenda.now(), self.micros(2, 25));
         let Some(process) = self.process(id) else { return };
-        let status = process.core.pair_status(now - process.behind);
+        let statuses = process.statuses(now - process.behind);
         let next = if process.inbox.is_empty() {
             (process.core.poll_timeout() + process.behind).max(now + delay)
         } else {
             now + delay
         };
-        self.owners.observe(id.appliance, status.as_ref());
+        for (owners, status) in self.owners.iter_mut().zip(&statuses) {
+            owners.observe(id.appliance, Some(status));
+        }
         self.wake_core_at(id, next);
         self.wake_workers(id);
         self.launch_writes(id);
@@ -84,11 +89,12 @@ impl World {
                 let delay = self.micros(100, 3000);
                 self.agenda.after(delay, Step::FloorOnDisk { process: id, vip, value });
             }
-            Output::LinkSend(message) => self.link_send(id, &message),
-            Output::LinkClose => self.close_link(id),
-            Output::Reply(_, Ok(Response::Sas(sas))) => {
-                let belief = self.remote.belief(self.agenda.now());
-                let judged = self.heirs.judge(id, &sas, belief);
+            Output::LinkSend { group, message } => self.link_send(id, group, &message),
+            Output::LinkClose { group } => self.close_link(id, group),
+            Output::Reply(token, Ok(Response::Sas(sas))) => {
+                let Some(vip) = self.asked.remove(&token) else { return };
+                let belief = self.remotes[vip].belief(self.agenda.now());
+                let judged = self.heirs[vip].judge(id, &sas, belief);
                 self.check(judged);
             }
             // The simulated targets have no health checks.
@@ -109,60 +115,73 @@ impl World {
         }
     }
 
-    /// Did the VIP become this process's in its last turn, or cease to be?
-    fn note_change(&mut self, id: ProcessId, before: &PairStatus) {
+    /// Did the group become this process's in its last turn, or cease to be?
+    fn note_change(&mut self, id: ProcessId, group: usize, before: &PairStatus) {
         let now = self.agenda.now();
-        let resumes = self.takeover == TakeoverPolicy::Resume;
         let Some(process) = self.process(id) else { return };
-        let after = process.core.pair_status(now - process.behind);
-        let owned = before.roles.iter().any(is_owner);
-        let owns = after.is_some_and(|after| after.roles.iter().any(is_owner));
-        let gives_up = self.heirs.takeover.as_ref().is_some_and(|takeover| takeover.successor == id);
-        if owned && !owns && (gives_up || self.owners.were_deaf(now)) {
-            // It can't be sure, or two had owned it: what only this one knew is gone with it.
-            let belief = self.remote.belief(now);
-            self.heirs.lose(&belief);
-            self.heirs.disturb();
+        let after = process.core.pair_status(now - process.behind, group);
+        let (owned, owns) = (is_owner(&before.role), after.is_some_and(|after| is_owner(&after.role)));
+        for vip in self.variant.groups[group].clone() {
+            if owned && !owns {
+                self.note_loss(id, group, vip.into());
+            } else if owns && !owned {
+                self.note_takeover(id, vip.into(), before.trusted);
+            }
         }
-        let Some(process) = self.process(id).filter(|_| !owned && owns) else { return };
+    }
+
+    fn note_loss(&mut self, id: ProcessId, group: usize, vip: usize) {
+        let now = self.agenda.now();
+        let heirs = &mut self.heirs[vip];
+        let gives_up = heirs.takeover.as_ref().is_some_and(|takeover| takeover.successor == id);
+        if gives_up || self.owners[group].were_deaf(now) {
+            // It can't be sure, or two had owned it: what only this one knew is gone with it.
+            heirs.lose(&self.remotes[vip].belief(now));
+            heirs.disturb();
+        }
+    }
+
+    fn note_takeover(&mut self, id: ProcessId, vip: usize, trusted: bool) {
+        let now = self.agenda.now();
+        let resumes = self.variant.takeover == TakeoverPolicy::Resume;
+        let Some(process) = self.process(id) else { return };
         let floor_known = process.floor_known;
-        let belief = self.remote.belief(now);
+        let belief = self.remotes[vip].belief(now);
         let outside = &self.networks[Net::Outside.index()];
         let in_reach = outside.weather.is_fine() && outside.cables[id.appliance] == Cable::Up;
-        let complete = before.trusted && floor_known && resumes;
-        tracing::info!(appliance = id.appliance + 1, trusted = before.trusted, "TAKEOVER");
+        let complete = trusted && floor_known && resumes;
+        tracing::info!(appliance = id.appliance + 1, vip, trusted, "TAKEOVER");
+        let heirs = &mut self.heirs[vip];
         if complete && !in_reach {
-            return self.heirs.disturb(); // it may take long until exchanges in progress are finished
+            return heirs.disturb(); // it may take long until exchanges in progress are finished
         }
-        self.heirs.take_over(Takeover { successor: id, at: now, complete, trusted: before.trusted, belief });
+        heirs.take_over(Takeover { successor: id, at: now, complete, trusted, belief });
         let delay = if complete { crate::checks::heirs::SETTLING } else { std::time::Duration::ZERO };
-        self.agenda.after(delay, Step::Ask(id, now));
+        self.agenda.after(delay, Step::Ask { successor: id, vip, takeover: now });
     }
 
     /// Asks a successor what it has, unless something has happened since that may have cost SAs.
-    pub(super) fn ask(&mut self, id: ProcessId, takeover: Instant) {
-        if self.heirs.takeover.as_ref().is_some_and(|owed| owed.successor == id && owed.at == takeover) {
-            self.order(id, Request::Sas);
+    pub(super) fn ask(&mut self, id: ProcessId, vip: usize, takeover: Instant) {
+        let owed = self.heirs[vip].takeover.as_ref();
+        if owed.is_some_and(|owed| owed.successor == id && owed.at == takeover) {
+            let token = self.order(id, Request::Sas);
+            self.asked.insert(token, vip);
         }
     }
 
     /// An operator at an appliance.
-    pub(super) fn order(&mut self, id: ProcessId, request: Request) {
+    pub(super) fn order(&mut self, id: ProcessId, request: Request) -> u64 {
         self.next_token += 1;
         let token = self.next_token;
         if let Some(process) = self.process(id) {
             process.inbox.push_back(Input::Order { token, request });
         }
         self.wake_core(id);
+        token
     }
 
-    /// The two can't hear each other while neither the link nor a network carries anything in time.
+    /// The two can't hear each other while neither a group's link nor a network carries anything in time.
     fn note_deafness(&mut self) {
-        let linked = self
-            .appliances
-            .iter()
-            .all(|appliance| appliance.process.as_ref().is_none_or(|process| process.link.is_up()));
-        let link_is_fast = linked && self.wires.delay.is_zero();
         let listening = self.appliances.iter().all(|appliance| {
             appliance.process.as_ref().is_none_or(|process| {
                 process.workers.iter().all(|worker| worker.thread.stopped == process.core_thread.stopped)
@@ -172,9 +191,15 @@ impl World {
             let network = &self.networks[net.index()];
             network.joins_appliances() && network.weather.is_fine()
         });
-        let heard = link_is_fast || network_works && listening;
-        if !heard {
-            self.owners.note_deafness(self.agenda.now());
+        if network_works && listening {
+            return;
+        }
+        for (group, owners) in self.owners.iter_mut().enumerate() {
+            let mut processes = self.appliances.iter().filter_map(|appliance| appliance.process.as_ref());
+            let linked = processes.all(|process| process.links[group].is_up());
+            if !linked || !self.wires.delay.is_zero() {
+                owners.note_deafness(self.agenda.now());
+            }
         }
     }
 
@@ -208,8 +233,10 @@ impl World {
     /// An appliance puts a frame on a wire.
     fn observe(&mut self, id: ProcessId, net: Net, frame: &[u8]) {
         let now = self.agenda.now();
-        let acted = self.owners.check(now, id.appliance, frame);
-        self.check(acted);
+        if let Some(vip) = acts_for(frame).filter(|vip| *vip < self.variant.vips()) {
+            let acted = self.owners[self.variant.group_of(vip)].check(now, id.appliance);
+            self.check(acted);
+        }
         match net {
             Net::Outside => {
                 let sender = format!("appliance {}", id.appliance + 1);
@@ -217,7 +244,10 @@ impl World {
                 self.check(observed);
             }
             Net::Inside => {
-                let partitioned = self.owners.were_deaf(now) && self.owners.count() > 1;
+                let partitioned = |vip| {
+                    let owners = &self.owners[self.variant.group_of(vip)];
+                    owners.were_deaf(now) && owners.count() > 1
+                };
                 let delivered = self.deliveries.observe(id, frame, partitioned);
                 self.check(delivered);
             }
@@ -226,7 +256,7 @@ impl World {
 
     pub(super) fn floor_on_disk(&mut self, id: ProcessId, vip: u16, value: u32) {
         if self.process(id).is_some() {
-            let disk = &mut self.appliances[id.appliance].disk;
+            let disk = &mut self.appliances[id.appliance].disk[usize::from(vip)];
             *disk = Some(disk.unwrap_or(0).max(value));
         }
         if let Some(process) = self.process(id) {
@@ -270,13 +300,13 @@ impl World {
     }
 
     /// Planted: the question never reaches the backup, and its answer is the one that the owner hopes for.
-    pub(super) fn forge_answer(&mut self, id: ProcessId, message: &[u8]) -> bool {
+    pub(super) fn forge_answer(&mut self, id: ProcessId, group: usize, message: &[u8]) -> bool {
         if self.planted != Some(Planted::NoDoubt) {
             return false;
         }
         let Ok(Message::Question { nonce }) = Message::decode(message) else { return false };
         if let Some(process) = self.process(id) {
-            process.inbox.push_back(Input::Forged(Message::Answer { nonce, begun: false }));
+            process.inbox.push_back(Input::Forged { group, message: Message::Answer { nonce, begun: false } });
         }
         true
     }
@@ -287,6 +317,11 @@ fn is_owner(role: &Role) -> bool {
 }
 
 impl Process {
+    /// Where each group stands.
+    fn statuses(&self, now: Instant) -> Vec<PairStatus> {
+        (0..self.links.len()).filter_map(|group| self.core.pair_status(now, group)).collect()
+    }
+
     /// All threads stop, or go on.
     pub(super) fn set_paused(&mut self, paused: bool) {
         let workers = self.workers.iter_mut().map(|worker| &mut worker.thread);

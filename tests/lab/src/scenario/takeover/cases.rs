@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::observe::{self, End};
-use crate::appliance::{Standing, TakeoverPolicy};
+use crate::appliance::{SECOND_VIP_NAME, Standing, TakeoverPolicy};
 use crate::capture::{Capture, Direction, Exchange, Frame, Kind};
 use crate::client::Traffic;
 use crate::clock::Stamp;
@@ -110,6 +110,50 @@ impl Teller<'_, '_> {
             })
         });
         self.the_owner_ends("the owner is killed: the copy that was made anew is resumed", End::Killed);
+    }
+
+    pub(super) fn crosswise(&mut self) {
+        let (first, second) = (0, 1);
+        self.story.case("each appliance owns one VIP and is the backup of the other's", |lab| {
+            let (web, mail) = (lab.await_roles_for(first)?, lab.await_roles_for(second)?);
+            let crossed = web.owner == mail.backup && web.backup == mail.owner;
+            expect(crossed, "an owner for each", || format!("{web:?} and {mail:?}"))?;
+            all_pass(lab, lab.tunnels()?)?;
+            Ok(format!("{} owns web, {} owns mail", lab.appliance_name(web.owner), lab.appliance_name(mail.owner)))
+        });
+        self.story.case("one is killed: the other owns both, and nobody calls", |lab| {
+            let mail = lab.await_roles_for(second)?;
+            let ended = Stamp::now();
+            lab.kill_appliance(mail.owner)?;
+            lab.await_standing_for(mail.backup, second, &Standing::Owner)?;
+            lab.await_standing_for(mail.backup, first, &Standing::Owner)?;
+            let after = all_pass(lab, lab.tunnels()?)?;
+            std::thread::sleep(MARGIN);
+            let calls =
+                lab.outside.frames(ended, |frame| matches!(frame.kind, Kind::Ike { exchange: Exchange::SaInit, .. }));
+            expect(calls.is_empty(), "no call", || format!("there were {} IKE_SA_INIT messages", calls.len()))?;
+            Ok(format!("both tunnels had passed traffic {:.0} ms after the kill", after.millis_from(ended)))
+        });
+        self.story.case("it comes back as the backup of both", |lab| {
+            let owner = lab.owner()?;
+            lab.restart_appliance(1 - owner)?;
+            let (web, mail) = (lab.await_roles_for(first)?, lab.await_roles_for(second)?);
+            expect(web == mail && web.owner == owner, "the owner to stay owner", || format!("{web:?} and {mail:?}"))?;
+            Ok(format!("{} has copies that it would resume from", lab.appliance_name(web.backup)))
+        });
+        self.story.case("it gets one VIP back by order, and the other one's traffic loses nothing", |lab| {
+            let mail = lab.await_roles_for(second)?;
+            under_traffic(lab, Loss::None, |lab| {
+                let wanted = lab.appliance_name(mail.backup).to_owned();
+                lab.appliance(mail.owner)?.operator(&["vip", "move", SECOND_VIP_NAME, "--to", &wanted])?;
+                lab.await_standing_for(mail.backup, second, &Standing::Owner)?;
+                lab.await_standing_for(mail.owner, second, &Standing::Backup)?;
+                let web = lab.await_roles_for(first)?;
+                expect(web.owner == mail.owner, "web to stay where it is", || format!("{web:?}"))?;
+                all_pass(lab, lab.tunnels()?)?;
+                Ok(format!("{wanted} owns mail, {} still owns web", lab.appliance_name(web.owner)))
+            })
+        });
     }
 
     pub(super) fn hundred(&mut self) {

@@ -1,0 +1,111 @@
+//! Groups: VIPs that move together, and what is a group's own: who decides over it, and its copy at the backup.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use vipsec_esp::sa::Spi;
+use vipsec_store::CounterEntry;
+use vipsec_takeover::floor::Floor;
+use vipsec_wire::iv::Epoch;
+
+use super::Core;
+use super::ownership::Ownership;
+use super::pairing::PairSide;
+use super::replica::Replica;
+use crate::config::Config;
+
+/// A group.
+pub(super) struct Group {
+    /// For logs.
+    pub(super) name: String,
+    /// Places of its VIPs in the configuration.
+    pub(super) vips: Vec<u16>,
+    pub(super) ownership: Ownership,
+    pub(super) replica: Replica,
+    /// The process that is paired now; 0: none.
+    pub(super) peer_process: u64,
+    /// A join waits for these SAs to be bound.
+    pub(super) binding: Option<BTreeSet<Spi>>,
+    /// It stopped for a move: what was published of its SAs before.
+    pub(super) stopped: Vec<CounterEntry>,
+    /// By VIP: what is on disk of the floor.
+    floors_saved: Vec<u32>,
+}
+
+/// All groups, by their place in the configuration. `floors`: one per VIP.
+pub(super) fn groups(config: &Config, floors: &[Floor], incarnation: u64, now: Instant) -> Vec<Group> {
+    let group = |(number, group): (usize, &crate::config::VipGroup)| {
+        let floors = group.vips.iter().filter_map(|vip| floors.get(usize::from(*vip)));
+        // No epoch of any of them is ever used again, whoever they once moved with.
+        let floor = floors.copied().reduce(Floor::and).unwrap_or_else(|| Floor::from_disk(None));
+        Group {
+            name: group.name.clone(),
+            vips: group.vips.clone(),
+            ownership: Ownership::new(config, number, floor, incarnation, now),
+            replica: Replica::new(),
+            peer_process: 0,
+            binding: None,
+            stopped: Vec::new(),
+            floors_saved: vec![0; group.vips.len()],
+        }
+    };
+    config.groups.iter().enumerate().map(group).collect()
+}
+
+impl Group {
+    /// A floor of one of its VIPs is on disk. Returns what is on disk for all of them.
+    pub(super) fn handle_floor_saved(&mut self, vip: u16, value: u32) -> u32 {
+        if let Some(at) = self.vips.iter().position(|known| *known == vip)
+            && let Some(saved) = self.floors_saved.get_mut(at)
+        {
+            *saved = value.max(*saved);
+        }
+        self.floors_saved.iter().copied().min().unwrap_or(0)
+    }
+
+    /// Its side of a pair, if it has one.
+    pub(super) fn side(&mut self) -> Option<&mut PairSide> {
+        match &mut self.ownership {
+            Ownership::Pair(side) => Some(side),
+            Ownership::Solo(_) => None,
+        }
+    }
+}
+
+/// A group's side of a pair, where only the groups are borrowed.
+pub(super) fn side(groups: &mut [Group], group: usize) -> Option<&mut PairSide> {
+    groups.get_mut(group)?.side()
+}
+
+impl Core {
+    /// The group that a VIP moves with.
+    pub(super) fn group_of(&self, vip: u16) -> usize {
+        self.config.vips.get(usize::from(vip)).map_or(usize::MAX, |vip| usize::from(vip.group))
+    }
+
+    /// A group's VIPs, by their places in the configuration.
+    pub(super) fn vips_of(&self, group: usize) -> Vec<u16> {
+        self.groups.get(group).map_or_else(Vec::new, |group| group.vips.clone())
+    }
+
+    /// What a group is called.
+    pub(super) fn group_name(&self, group: usize) -> &str {
+        self.groups.get(group).map_or("?", |group| group.name.as_str())
+    }
+
+    /// The replica that a VIP's SAs are published in.
+    pub(super) fn replica_of(&mut self, vip: u16) -> Option<&mut Replica> {
+        let group = self.group_of(vip);
+        self.groups.get_mut(group).map(|group| &mut group.replica)
+    }
+
+    /// Does a copy of the VIP's SAs count?
+    pub(super) fn is_replicated(&self, vip: u16) -> bool {
+        self.groups.get(self.group_of(vip)).is_some_and(|group| group.replica.is_on())
+    }
+
+    /// Under which epoch the VIP's SAs are ours: also while it is being handed over, because that may be taken back.
+    pub(super) fn epoch_of(&self, vip: u16) -> Option<Epoch> {
+        self.groups.get(self.group_of(vip))?.ownership.epoch_of_sas()
+    }
+}
