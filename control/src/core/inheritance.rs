@@ -8,7 +8,7 @@ use vipsec_store::{Reader, Snapshot};
 use vipsec_wire::iv::{Epoch, IvPrefix};
 
 use super::keying::{FIRST_LEASE, Start, child_sa};
-use super::publishing::{KIND_CHILD, KIND_IKE, KIND_STANDINGS, open_child, open_ike};
+use super::publishing::{Birth, KIND_CHILD, KIND_IKE, KIND_STANDINGS, open_child, open_ike};
 use super::standings::{TargetRecord, open_standings};
 use crate::config::Config;
 
@@ -16,8 +16,8 @@ use crate::config::Config;
 pub(super) struct Inherited {
     pub(super) ike: IkeSaRecord,
     pub(super) children: Vec<InheritedChild>,
-    /// Which process of ours was paired when it was made.
-    pub(super) born: u64,
+    /// Among the IKE SAs, and which process of ours was paired when it was made.
+    pub(super) birth: Birth,
 }
 
 /// A child SA as it was read.
@@ -25,7 +25,7 @@ pub(super) struct InheritedChild {
     pub(super) record: ChildSaRecord,
     /// Where its numbers go on.
     pub(super) start: Start,
-    /// See [`Inherited::born`].
+    /// Which process of ours was paired when it was made.
     pub(super) born: u64,
 }
 
@@ -86,7 +86,7 @@ impl Inheritance {
                 continue;
             }
             let read = match record.key.kind {
-                KIND_IKE => open_ike(&record.bytes).map(|(born, ike)| ikes.push((born, ike))),
+                KIND_IKE => open_ike(&record.bytes).map(|read| ikes.push(read)),
                 KIND_CHILD => open_child(&record.bytes).map(|(born, child)| {
                     children.insert(record.key.id, (born, child));
                 }),
@@ -120,9 +120,9 @@ impl Inheritance {
         let mut inheritance = Self { sets: Vec::new(), standings, left_out };
         // Two name the same child SA where an owner died while it wrote a rekeying. The remote peer has not heard of it, or will
         // answer the elder's request once more: so the elder has it, and the heir isn't there yet.
-        ikes.sort_by_key(|(_, ike): &(u64, IkeSaRecord)| std::cmp::Reverse(ike.age()));
-        for (born, ike) in ikes {
-            inheritance.adopt(born, ike, &mut children, &start, heir);
+        ikes.sort_by_key(|(birth, _): &(Birth, IkeSaRecord)| birth.order);
+        for (birth, ike) in ikes {
+            inheritance.adopt(birth, ike, &mut children, &start, heir);
         }
         inheritance
     }
@@ -130,13 +130,13 @@ impl Inheritance {
     /// Puts a set together: a child that no IKE record names doesn't exist.
     fn adopt(
         &mut self,
-        born: u64,
+        birth: Birth,
         ike: IkeSaRecord,
         children: &mut HashMap<u64, (u64, ChildSaRecord)>,
         start: &impl Fn(u32) -> Option<Start>,
         heir: Heir,
     ) {
-        if !heir.may_resume(born) {
+        if !heir.may_resume(birth.process) {
             self.left_out += 1;
             tracing::warn!(ike_sa = %ike.id(), "IKE SA left out: made before this appliance knows which epochs it used");
             return;
@@ -154,7 +154,7 @@ impl Inheritance {
             };
             own.push(InheritedChild { record, start, born });
         }
-        self.sets.push(Inherited { ike, children: own, born });
+        self.sets.push(Inherited { ike, children: own, birth });
     }
 
     /// The child SAs as workers take them, each with its birth. A stale one stays shut: nobody knows where its numbers stand.

@@ -20,21 +20,30 @@ pub(super) const KIND_CHILD: u8 = 2;
 /// See [`KIND_IKE`].
 pub(super) const KIND_STANDINGS: u8 = 3;
 
-/// What the successor has to know beside what IKE exports: the peer's process that was paired when the SA was made; 0: none. A
-/// successor that doesn't know which epochs it once used resumes only what was made after its own process had begun.
-///
+/// What the successor has to know of an SA beside what IKE exports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Birth {
+    /// The peer's process that was paired when the SA was made; 0: none. A successor that doesn't know which epochs it once used
+    /// resumes only what was made after its own process had begun.
+    pub(super) process: u64,
+    /// IKE SAs in the order in which they were made, an heir behind its elder. Ages don't tell: each is that of its record's writing.
+    pub(super) order: u64,
+}
+
 /// Stands in front of the record, in one buffer of the final size: one that grows leaves copies of keys behind.
-fn envelope(born: u64, body: &[u8]) -> Zeroizing<Vec<u8>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(size_of::<u64>() + body.len()));
-    bytes.extend_from_slice(&born.to_be_bytes());
+fn envelope(birth: Birth, body: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(2 * size_of::<u64>() + body.len()));
+    bytes.extend_from_slice(&birth.process.to_be_bytes());
+    bytes.extend_from_slice(&birth.order.to_be_bytes());
     bytes.extend_from_slice(body);
     bytes
 }
 
 /// Takes an envelope apart.
-fn unwrap_envelope(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let (born, body) = bytes.split_first_chunk()?;
-    Some((u64::from_be_bytes(*born), body))
+fn unwrap_envelope(bytes: &[u8]) -> Option<(Birth, &[u8])> {
+    let (process, rest) = bytes.split_first_chunk()?;
+    let (order, body) = rest.split_first_chunk()?;
+    Some((Birth { process: u64::from_be_bytes(*process), order: u64::from_be_bytes(*order) }, body))
 }
 
 /// What the copy knows and what it has to learn.
@@ -42,16 +51,18 @@ fn unwrap_envelope(bytes: &[u8]) -> Option<(u64, &[u8])> {
 pub(super) struct Publications {
     /// IKE SAs whose record has to be written before the next message of theirs leaves.
     pub(super) changed: BTreeSet<IkeSaId>,
-    /// Under which of the peer's processes an SA was made.
-    born: BTreeMap<IkeSaId, u64>,
+    births: BTreeMap<IkeSaId, Birth>,
+    /// The newest IKE SA's order.
+    newest: u64,
     /// Records of child SAs that are gone: removed after the IKE record that doesn't name them any more is written.
     orphans: BTreeSet<RecordKey>,
 }
 
 impl Publications {
     /// An inherited IKE SA keeps its birth.
-    pub(super) fn adopt(&mut self, id: IkeSaId, born: u64) {
-        self.born.insert(id, born);
+    pub(super) fn adopt(&mut self, id: IkeSaId, birth: Birth) {
+        self.births.insert(id, birth);
+        self.newest = self.newest.max(birth.order);
         self.changed.insert(id);
     }
 }
@@ -69,7 +80,11 @@ impl Core {
     pub(super) fn note_birth(&mut self, id: IkeSaId) {
         let group = self.ike.vip_of(id).and_then(|vip| self.groups.get(self.group_of(vip)));
         let process = group.map_or(0, |group| group.peer_process);
-        self.publications.born.entry(id).or_insert(process);
+        let Publications { births, newest, .. } = &mut self.publications;
+        births.entry(id).or_insert_with(|| {
+            *newest += 1;
+            Birth { process, order: *newest }
+        });
     }
 
     /// Writes the records of the IKE SAs that changed. True if there were any.
@@ -108,22 +123,22 @@ impl Core {
     /// Writes an IKE SA with its children. Its own record comes last: it is the commit point of the set.
     fn publish_set(&mut self, ike: &IkeSaRecord, children: &[ChildSaRecord]) -> Result<(), StoreError> {
         let Some(epoch) = self.epoch_of(ike.vip()) else { return Ok(()) };
-        let born = self.publications.born.get(&ike.id()).copied().unwrap_or(0);
+        let birth = self.publications.births.get(&ike.id()).copied().unwrap_or_default();
         let group = self.group_of(ike.vip());
         let Some(replica) = self.groups.get_mut(group).map(|group| &mut group.replica) else { return Ok(()) };
         for child in children {
             let Ok(spi) = Spi::new(child.spi_in()) else { continue };
-            let born = self.children.get(&spi).map_or(born, |child| child.born);
-            let bytes = envelope(born, &child.encode());
+            let process = self.children.get(&spi).map_or(birth.process, |child| child.born);
+            let bytes = envelope(Birth { process, order: 0 }, &child.encode());
             replica.put(child_key(ike.vip(), spi), epoch, &bytes)?;
         }
-        let bytes = envelope(born, &ike.encode());
+        let bytes = envelope(birth, &ike.encode());
         replica.put(ike_key(ike.vip(), ike.id()), epoch, &bytes)
     }
 
     /// An IKE SA is gone.
     pub(super) fn withdraw_ike_sa(&mut self, id: IkeSaId) {
-        self.publications.born.remove(&id);
+        self.publications.births.remove(&id);
         self.publications.changed.remove(&id);
         for vip in (0..).take(self.config.vips.len()) {
             self.publications.orphans.insert(ike_key(vip, id));
@@ -203,13 +218,13 @@ impl Core {
 }
 
 /// Reads an IKE SA's record and its birth.
-pub(super) fn open_ike(bytes: &[u8]) -> Option<(u64, IkeSaRecord)> {
-    let (born, body) = unwrap_envelope(bytes)?;
-    Some((born, IkeSaRecord::decode(body).ok()?))
+pub(super) fn open_ike(bytes: &[u8]) -> Option<(Birth, IkeSaRecord)> {
+    let (birth, body) = unwrap_envelope(bytes)?;
+    Some((birth, IkeSaRecord::decode(body).ok()?))
 }
 
-/// Reads a child SA's record and its birth.
+/// Reads a child SA's record, and under which of our processes it was made.
 pub(super) fn open_child(bytes: &[u8]) -> Option<(u64, ChildSaRecord)> {
-    let (born, body) = unwrap_envelope(bytes)?;
-    Some((born, ChildSaRecord::decode(body).ok()?))
+    let (birth, body) = unwrap_envelope(bytes)?;
+    Some((birth.process, ChildSaRecord::decode(body).ok()?))
 }

@@ -88,7 +88,7 @@ impl Core {
 
     /// As it is: the child SAs are installed already, behind horizon and lease.
     fn resume(&mut self, now: Instant, set: Inherited) {
-        let Inherited { ike, children, born } = set;
+        let Inherited { ike, children, birth } = set;
         let (id, vip) = (ike.id(), ike.vip());
         let spis: Vec<u32> = children.iter().map(|child| child.record.info().spi_in).collect();
         let records = children.into_iter().map(|child| child.record).collect();
@@ -97,7 +97,7 @@ impl Core {
             spis.iter().for_each(|spi| self.uninstall(*spi));
             return;
         }
-        self.publications.adopt(id, born);
+        self.publications.adopt(id, birth);
         for number in spis {
             self.succession.tasks.push_back(Task::RekeyChild(number));
             let Ok(spi) = Spi::new(number) else { continue };
