@@ -32,7 +32,8 @@ fn exists(cited: &str, text: &str) -> bool {
     } else if let Some(end) = name.strip_prefix('…') {
         text.contains(&format!("{end}()"))
     } else if !name.contains('_') || !name.chars().all(is_name) {
-        !cited.contains("::") || module(cited) || module(cited.trim_end_matches("::tests"))
+        let is_test = text.contains(&format!("fn {name}("));
+        !cited.contains("::") || is_test || module(cited) || module(cited.trim_end_matches("::tests"))
     } else {
         text.contains(&format!("fn {name}("))
             || root().join(format!("tests/fuzz/libfuzzer/fuzz_targets/{name}.rs")).exists()
