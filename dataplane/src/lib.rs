@@ -6,6 +6,7 @@
 //! Not here: multicast, IPv6 router discovery (routes are configured), and IP options of what is forwarded, which nobody looks at.
 #![forbid(unsafe_code)]
 
+mod address_map;
 pub mod api;
 pub mod counters;
 pub mod deadline;

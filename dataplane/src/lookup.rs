@@ -8,8 +8,8 @@ use vipsec_wire::cookie::Cookies;
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::Address;
 
+use crate::address_map::AddressMap;
 use crate::api::{FloatingAddress, Policer, PortId, PortTable, Tables, VipState, VipTable};
-use crate::own_hash::KeyedMap;
 use crate::policy::Spd;
 use crate::route::{NextHop, Routes};
 
@@ -36,37 +36,37 @@ impl OwnAddress {
 #[derive(Debug)]
 pub(crate) struct Lookup {
     tables: Arc<Tables>,
-    addresses: KeyedMap<(PortId, Address), OwnAddress>,
-    vips: KeyedMap<Address, u16>,
+    /// Of each port.
+    addresses: Vec<AddressMap<OwnAddress>>,
+    vips: AddressMap<u16>,
     pub(crate) routes: Routes,
     pub(crate) policies: Spd,
 }
 
 impl Lookup {
     pub(crate) fn new(tables: Arc<Tables>) -> Self {
-        let mut addresses: KeyedMap<(PortId, Address), OwnAddress> = KeyedMap::default();
-        let mut vips = KeyedMap::default();
+        let mut addresses = vec![AddressMap::<OwnAddress>::default(); tables.ports.len()];
+        let mut vips = AddressMap::default();
         for (number, vip) in (0u16..).zip(&tables.vips) {
-            vips.extend(vip.addresses().map(|floating| (Address::from(floating.address), number)));
+            vip.addresses().for_each(|floating| vips.insert(floating.address.into(), number));
             let gateways = vip.gateways.iter().map(|gateway| (gateway, false));
             for (floating, is_vip) in vip.addresses().map(|floating| (floating, true)).chain(gateways) {
                 let new = OwnAddress { mac: floating.mac, vip: Some(number), is_vip, state: vip.state };
-                // Several VIPs may share an inside gateway: it is active when one of them is.
-                addresses
-                    .entry((floating.port, floating.address.into()))
-                    .and_modify(|own| {
-                        if new.state > own.state {
-                            (own.vip, own.state) = (new.vip, new.state);
-                        }
-                    })
-                    .or_insert(new);
+                let Some(addresses) = addresses.get_mut(usize::from(floating.port.0)) else { continue };
+                let address = floating.address.into();
+                match addresses.get_mut(address) {
+                    // Several VIPs may share an inside gateway: it is active when one of them is.
+                    Some(own) if new.state > own.state => (own.vip, own.state) = (new.vip, new.state),
+                    Some(_) => {}
+                    None => addresses.insert(address, new),
+                }
             }
         }
-        for (number, port) in (0u8..).zip(&tables.ports) {
+        for (addresses, port) in addresses.iter_mut().zip(&tables.ports) {
             let link_local = std::iter::once(IpAddr::V6(link_local(port.mac)));
             for address in port.addresses.iter().map(|(address, _)| *address).chain(link_local) {
                 let own = OwnAddress { mac: port.mac, vip: None, is_vip: false, state: VipState::Owned };
-                addresses.insert((PortId(number), address.into()), own);
+                addresses.insert(address.into(), own);
             }
         }
         let routes = Routes::new(&tables.ports, &tables.routes);
@@ -126,14 +126,14 @@ impl Lookup {
     /// The VIP with that address.
     #[inline]
     pub(crate) fn vip_at(&self, address: impl Into<Address>) -> Option<(u16, &VipTable)> {
-        let number = *self.vips.get(&address.into())?;
+        let number = *self.vips.get(address.into())?;
         Some((number, self.vip(number)?))
     }
 
     /// Our address on a port, if it is one.
     #[inline]
     pub(crate) fn own_address(&self, port: PortId, address: impl Into<Address>) -> Option<OwnAddress> {
-        self.addresses.get(&(port, address.into())).copied()
+        self.addresses.get(usize::from(port.0))?.get(address.into()).copied()
     }
 
     /// What a VIP's frames carry as their source on a port: its virtual MAC or its gateway's there, otherwise the port's own.

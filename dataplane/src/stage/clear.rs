@@ -8,7 +8,7 @@ use vipsec_wire::ip::Header;
 
 use super::inner::{Inner, Via};
 use super::inside::Reply;
-use crate::api::{PolicyAction, PortId};
+use crate::api::PolicyAction;
 use crate::drops::DropReason;
 use crate::flow::Flow;
 use crate::worker::{Verdict, Worker};
@@ -29,22 +29,20 @@ impl<P: BufferPool> Worker<P> {
 
     /// Sends a packet of a target to a remote host as it is, but for its time to live. It begins with its frame's Ethernet header.
     #[inline]
-    pub(super) fn reply_in_clear(&mut self, now: Instant, port: PortId, mut reply: Reply<P::Buf>) -> Verdict {
+    pub(super) fn reply_in_clear(&mut self, now: Instant, mut reply: Reply<P::Buf>) -> Verdict {
         let header = reply.flow.header;
-        let next_hop = self.lookup.routes.next_hop(header.destination).ok_or(DropReason::NoRoute)?;
-        let path = self.path(reply.vip, next_hop, header.version())?;
+        let path = self.path_to_remote(reply.vip, header.destination)?;
         if header.total_len > usize::from(path.mtu) && header.dont_fragment && !reply.was_fragmented {
-            self.tell_target(now, port, Problem::TooBig { mtu: u32::from(path.mtu) }, &reply)?;
+            self.tell_target(now, Problem::TooBig { mtu: u32::from(path.mtu) }, &reply)?;
             return Err(DropReason::TooBig);
         }
-        self.forward(now, port, &mut reply)?;
+        self.forward(now, &mut reply)?;
         self.send_or_fragment(now, &path, &header, reply.frame)
     }
 
     /// Sends a packet of our own from a VIP.
     pub(super) fn send_clear(&mut self, now: Instant, vip: u16, header: &Header, packet: P::Buf) -> Verdict {
-        let next_hop = self.lookup.routes.next_hop(header.destination).ok_or(DropReason::NoRoute)?;
-        let path = self.path(vip, next_hop, header.version())?;
+        let path = self.path_to_remote(vip, header.destination)?;
         self.send_or_fragment(now, &path, header, packet)
     }
 

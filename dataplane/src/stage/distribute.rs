@@ -105,7 +105,7 @@ impl<P: BufferPool> Worker<P> {
     #[inline]
     fn wrap(&mut self, vip: u16, flow: &Flow, target: TargetIndex, packet: &mut P::Buf) -> Verdict {
         let version = flow.header.version();
-        let key = TargetKey { vip, target: target.0, version };
+        let key = TargetKey::new(vip, version, target.0);
         let identification = self.next_identification() as u16;
         let tunnel = match self.paths.to_target(key) {
             Some(known) => known.tunnel,
@@ -125,7 +125,7 @@ impl<P: BufferPool> Worker<P> {
         version: ip::Version,
         target: TargetIndex,
     ) -> Result<(Path, u16, bool), DropReason> {
-        let key = TargetKey { vip, target: target.0, version };
+        let key = TargetKey::new(vip, version, target.0);
         if let Some(known) = self.paths.to_target(key) {
             return Ok((known.path, known.mtu, known.tunnel.is_some()));
         }

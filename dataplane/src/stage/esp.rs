@@ -8,6 +8,7 @@ use vipsec_esp::sa::{Processing, Spi};
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 
 use super::Stage;
+use super::inner::Inner;
 use crate::api::Event;
 use crate::drops::{DropReason, Tally};
 use crate::outer::Outer;
@@ -44,7 +45,7 @@ impl<P: BufferPool> Worker<P> {
             sealed.iter().map(|sealed| (sealed.index, sealed.packet.data().len())).collect();
         for (index, _) in &keys {
             if let Some(sa) = self.sad.inbound(*index) {
-                sa.esp.prefetch();
+                sa.prefetch();
             }
         }
         for key in keys.iter().take(KEY_AHEAD) {
@@ -61,15 +62,28 @@ impl<P: BufferPool> Worker<P> {
 
     /// Takes authentic packets on to their targets.
     pub(super) fn admit_all(&mut self, now: Instant, opened: &mut Stage<Opened<P::Buf>>) {
+        let nanos = self.nanos(now);
         let mut inner = Stage::new();
         for opened in opened.drain(..) {
-            let verdict = self.admit(now, opened).and_then(|admitted| match admitted {
-                Some(admitted) => self.inner(now, admitted, &mut inner),
-                None => Ok(()),
-            });
+            let verdict = self.take_in(now, nanos, opened, &mut inner);
             self.count(verdict);
         }
         self.distribute(now, &mut inner);
+    }
+
+    /// Takes an authentic packet on as far as its number may be delivered. `nanos` is the worker's time.
+    #[inline]
+    fn take_in(
+        &mut self,
+        now: Instant,
+        nanos: u64,
+        opened: Opened<P::Buf>,
+        inner: &mut Stage<Inner<P::Buf>>,
+    ) -> Verdict {
+        match self.admit(now, nanos, opened)? {
+            Some(admitted) => self.inner(now, admitted, inner),
+            None => Ok(()),
+        }
     }
 
     #[inline]
@@ -100,9 +114,13 @@ impl<P: BufferPool> Worker<P> {
 
     /// Passes an authentic packet on, or parks it above the horizon.
     #[inline]
-    pub(super) fn admit(&mut self, now: Instant, opened: Opened<P::Buf>) -> Result<Option<Opened<P::Buf>>, DropReason> {
+    fn admit(
+        &mut self,
+        now: Instant,
+        nanos: u64,
+        opened: Opened<P::Buf>,
+    ) -> Result<Option<Opened<P::Buf>>, DropReason> {
         let index = opened.index;
-        let nanos = self.nanos(now);
         let sa = self.sad.inbound_mut(index).ok_or(DropReason::UnknownSpi)?;
         let edge_before = sa.esp.edge();
         let admission = sa.esp.admit(&opened.esp);
@@ -154,6 +172,7 @@ impl<P: BufferPool> Worker<P> {
 
     /// A grant raised an SA's horizon: its parked packets are asked about again, in their order.
     pub(crate) fn release(&mut self, now: Instant, spi: Spi) {
+        let nanos = self.nanos(now);
         let mut inner = Stage::new();
         for _ in 0..self.parking.len() {
             let Some(parked) = self.parking.take() else { break };
@@ -166,10 +185,7 @@ impl<P: BufferPool> Worker<P> {
                 Some(index) => {
                     self.counters.count(Tally::Released);
                     let Parked { packet, esp, outer, .. } = parked;
-                    self.admit(now, Opened { packet, index, esp, outer }).and_then(|admitted| match admitted {
-                        Some(admitted) => self.inner(now, admitted, &mut inner),
-                        None => Ok(()),
-                    })
+                    self.take_in(now, nanos, Opened { packet, index, esp, outer }, &mut inner)
                 }
                 None => Err(DropReason::ParkedSaGone),
             };

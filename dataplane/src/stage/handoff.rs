@@ -9,7 +9,7 @@ use vipsec_wire::ip::Header;
 
 use super::Stage;
 use super::inner::{Inner, Via};
-use super::inside::{Leaving, Reply, Way};
+use super::inside::{Reply, Way};
 use crate::api::{PortId, VipState, WorkerId};
 use crate::drops::{DropReason, Tally};
 use crate::flow::Flow;
@@ -164,7 +164,7 @@ impl<P: BufferPool> Worker<P> {
         port: PortId,
         frame: P::Buf,
         was_fragmented: bool,
-    ) -> Result<Option<Leaving<P::Buf>>, DropReason> {
+    ) -> Result<Option<Reply<P::Buf>>, DropReason> {
         let (ethernet, packet) = ethernet::Header::parse(frame.data()).map_err(|_| DropReason::MalformedFrame)?;
         let flow = Flow::parse(packet).map_err(|_| DropReason::MalformedIp)?;
         let (vip, table) = self.lookup.vip_at(flow.header.source).ok_or(DropReason::SourceNotVip)?;
@@ -174,8 +174,7 @@ impl<P: BufferPool> Worker<P> {
             return self.hold(now, port, &ethernet, gateway, frame).map(|()| None);
         }
         let index = self.sad.find_outbound(vip, &flow.ends_from_target()).ok_or(DropReason::NoOutboundSa)?;
-        let reply = Reply { frame, flow, vip, was_fragmented };
-        Ok(Some(Leaving { port, way: Way::Tunnel(index), reply }))
+        Ok(Some(Reply { frame, flow, port, vip, was_fragmented, way: Some(Way::Tunnel(index)) }))
     }
 
     /// Sends a packet of our own from a VIP to a remote host through the tunnel that leads there.
@@ -214,5 +213,5 @@ struct Batch<B> {
     /// Where the frames came in, and how they came here.
     of: Option<(PortId, Came)>,
     inner: Stage<Inner<B>>,
-    replies: Stage<Leaving<B>>,
+    replies: Stage<Reply<B>>,
 }

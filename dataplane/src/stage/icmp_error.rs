@@ -9,22 +9,15 @@ use vipsec_wire::ip::{Address, Header};
 
 use super::inner::{Inner, Via};
 use super::inside::Reply;
-use crate::api::PortId;
 use crate::drops::{DropReason, Tally};
 use crate::worker::{Verdict, Worker};
 
 impl<P: BufferPool> Worker<P> {
     /// Tells the target that sent a frame what is wrong with it.
     #[cold]
-    pub(super) fn tell_target(
-        &mut self,
-        now: Instant,
-        port: PortId,
-        problem: Problem,
-        reply: &Reply<P::Buf>,
-    ) -> Verdict {
+    pub(super) fn tell_target(&mut self, now: Instant, problem: Problem, reply: &Reply<P::Buf>) -> Verdict {
         let (ethernet, packet) = ethernet::Header::parse(reply.frame.data()).map_err(|_| DropReason::MalformedFrame)?;
-        let header = &reply.flow.header;
+        let (port, header) = (reply.port, &reply.flow.header);
         if !is_reportable(header, packet, problem) || !self.icmp_error_policer.allows(now) {
             return Ok(());
         }

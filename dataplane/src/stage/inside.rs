@@ -27,16 +27,13 @@ use crate::worker::{Verdict, Worker};
 pub(super) struct Reply<B> {
     pub(super) frame: B,
     pub(super) flow: Flow,
+    /// Where it came in.
+    pub(super) port: PortId,
     pub(super) vip: u16,
     /// It came in fragments, so it may leave in fragments.
     pub(super) was_fragmented: bool,
-}
-
-/// A target's packet that came in by a port, and its way.
-pub(super) struct Leaving<B> {
-    pub(super) port: PortId,
-    pub(super) way: Way,
-    pub(super) reply: Reply<B>,
+    /// How it goes on, once that was decided; `None` stays here.
+    pub(super) way: Option<Way>,
 }
 
 /// How a packet goes to its remote host.
@@ -99,24 +96,19 @@ impl<P: BufferPool> Worker<P> {
             return self.inside_fragment(now, port, vip, ethernet, frame, replies);
         }
         frame.trim_back(padding)?;
-        self.at_home(port, Reply { frame, flow, vip, was_fragmented: came == Came::Reassembled }, came, replies)
+        let was_fragmented = came == Came::Reassembled;
+        self.at_home(Reply { frame, flow, port, vip, was_fragmented, way: None }, came, replies)
     }
 
     /// Passes a frame on, or hands it to the home of its connection.
     #[inline]
-    fn at_home(
-        &mut self,
-        port: PortId,
-        reply: Reply<P::Buf>,
-        came: Came,
-        replies: &mut Stage<Reply<P::Buf>>,
-    ) -> Verdict {
+    fn at_home(&mut self, reply: Reply<P::Buf>, came: Came, replies: &mut Stage<Reply<P::Buf>>) -> Verdict {
         if came == Came::ByPort
             && !self.mates.is_alone()
             && let Some(home) = self.home_of_reply(&reply)
         {
             let came = if reply.was_fragmented { Came::Reassembled } else { Came::ByHandoff };
-            return self.hand_over(home, What::Frame { port, frame: reply.frame, came });
+            return self.hand_over(home, What::Frame { port: reply.port, frame: reply.frame, came });
         }
         replies.push(reply);
         Ok(())
@@ -152,49 +144,47 @@ impl<P: BufferPool> Worker<P> {
         let flow = Flow::parse(frame.data()).map_err(|_| DropReason::MalformedIp)?;
         frame.prepend(ethernet::HEADER_LEN)?;
         ethernet.emit(frame.data_mut())?;
-        self.at_home(port, Reply { frame, flow, vip, was_fragmented: true }, Came::ByPort, replies)
+        self.at_home(Reply { frame, flow, port, vip, was_fragmented: true, way: None }, Came::ByPort, replies)
     }
 
     /// Sends packets of targets through the tunnels that lead to their destinations, or in the clear where they may.
-    pub(super) fn answer_remotes(&mut self, now: Instant, port: PortId, replies: &mut Stage<Reply<P::Buf>>) {
+    pub(super) fn answer_remotes(&mut self, now: Instant, replies: &mut Stage<Reply<P::Buf>>) {
         if replies.is_empty() {
             return;
         }
         let mut unknown = 0;
-        let mut found = Stage::new();
         let connections = self.connections.prepare(now, replies.iter().map(tuple));
-        for (reply, connection) in replies.drain(..).zip(&connections) {
+        for (reply, connection) in replies.iter_mut().zip(&connections) {
             let origin = self.connections.to_remote(connection, &reply.flow.packet_info());
             unknown += usize::from(origin.is_none());
-            if let Some(way) = self.passed(self.way(origin, &reply)) {
-                found.push(Leaving { port, way, reply });
-            }
+            reply.way = self.passed(self.way(origin, reply));
         }
         if unknown > 0 {
             self.counters.count_many(Tally::RepliesUnknown, unknown);
         }
-        self.send_replies(now, &mut found);
+        self.send_replies(now, replies);
     }
 
-    /// Sends packets of targets the way that was found for them.
-    pub(super) fn send_replies(&mut self, now: Instant, found: &mut Stage<Leaving<P::Buf>>) {
-        if found.is_empty() {
+    /// Sends packets of targets the way that was decided for them.
+    pub(super) fn send_replies(&mut self, now: Instant, replies: &mut Stage<Reply<P::Buf>>) {
+        if replies.is_empty() {
             return;
         }
-        let keys: Stage<(Way, usize)> =
-            found.iter().map(|leaving| (leaving.way, leaving.reply.flow.header.total_len)).collect();
+        let keys: Stage<(Option<Way>, usize)> =
+            replies.iter().map(|reply| (reply.way, reply.flow.header.total_len)).collect();
         for key in keys.iter().take(KEY_AHEAD) {
             self.prefetch_outbound_key(Some(key));
         }
         let (mut packets, mut bytes) = (0, 0);
-        for (n, Leaving { port, way, reply }) in found.drain(..).enumerate() {
+        for (n, reply) in replies.drain(..).enumerate() {
             self.prefetch_outbound_key(keys.get(n + KEY_AHEAD));
+            let Some(way) = reply.way else { continue };
             let total_len = reply.flow.header.total_len;
             let verdict = match way {
-                Way::Tunnel(index) => self.reply_in_tunnel(now, port, index, reply),
-                Way::Clear => self.reply_in_clear(now, port, reply),
+                Way::Tunnel(index) => self.reply_in_tunnel(now, index, reply),
+                Way::Clear => self.reply_in_clear(now, reply),
                 Way::TunnelOf(worker) => {
-                    let Reply { frame, was_fragmented, .. } = reply;
+                    let Reply { frame, port, was_fragmented, .. } = reply;
                     let handed_over = self.hand_over(worker, What::Reply { port, frame, was_fragmented });
                     self.count(handed_over);
                     continue;
@@ -210,8 +200,8 @@ impl<P: BufferPool> Worker<P> {
     }
 
     #[inline]
-    fn prefetch_outbound_key(&self, key: Option<&(Way, usize)>) {
-        if let Some((Way::Tunnel(index), len)) = key
+    fn prefetch_outbound_key(&self, key: Option<&(Option<Way>, usize)>) {
+        if let Some((Some(Way::Tunnel(index)), len)) = key
             && let Some(sa) = self.sad.outbound(*index)
         {
             sa.esp.prefetch_key(*len);
@@ -239,7 +229,7 @@ impl<P: BufferPool> Worker<P> {
             Carrier::There(worker) => return Ok(Way::TunnelOf(worker)),
         };
         if let Some(sa) = self.sad.outbound(index) {
-            sa.esp.prefetch();
+            sa.prefetch();
         }
         Ok(Way::Tunnel(index))
     }
@@ -252,15 +242,15 @@ impl<P: BufferPool> Worker<P> {
     }
 
     #[inline]
-    fn reply_in_tunnel(&mut self, now: Instant, port: PortId, index: SaIndex, mut reply: Reply<P::Buf>) -> Verdict {
+    fn reply_in_tunnel(&mut self, now: Instant, index: SaIndex, mut reply: Reply<P::Buf>) -> Verdict {
         let inner_mtu = self.ready(index)?;
         let header = reply.flow.header;
         let is_too_big = header.total_len > inner_mtu;
         if is_too_big && header.dont_fragment && !reply.was_fragmented {
-            self.tell_target(now, port, Problem::TooBig { mtu: inner_mtu as u32 }, &reply)?;
+            self.tell_target(now, Problem::TooBig { mtu: inner_mtu as u32 }, &reply)?;
             return Err(DropReason::TooBig);
         }
-        self.forward(now, port, &mut reply)?;
+        self.forward(now, &mut reply)?;
         if reply.flow.transport.tcp_flags().is_some_and(|flags| flags.contains(Flags::SYN)) {
             self.clamp_mss(&reply.flow, inner_mtu, reply.frame.data_mut());
         }
@@ -272,11 +262,11 @@ impl<P: BufferPool> Worker<P> {
 
     /// Takes the Ethernet header off, and counts the time to live down.
     #[inline]
-    pub(super) fn forward(&mut self, now: Instant, port: PortId, reply: &mut Reply<P::Buf>) -> Verdict {
+    pub(super) fn forward(&mut self, now: Instant, reply: &mut Reply<P::Buf>) -> Verdict {
         // RFC 4301 §5.1.2.1 (2): "decremented by the encapsulator prior to forwarding".
         let packet = reply.frame.data_mut().get_mut(ethernet::HEADER_LEN..).unwrap_or_default();
         if ip::decrement_ttl(packet).is_err() {
-            self.tell_target(now, port, Problem::TtlExpired, reply)?;
+            self.tell_target(now, Problem::TtlExpired, reply)?;
             return Err(DropReason::TtlExpired);
         }
         reply.frame.trim_front(ethernet::HEADER_LEN)?;

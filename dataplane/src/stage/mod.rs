@@ -78,7 +78,7 @@ impl<P: BufferPool> Worker<P> {
                     });
                     self.count(verdict);
                 }
-                self.answer_remotes(now, port, &mut replies);
+                self.answer_remotes(now, &mut replies);
             }
             None => self.counters.count_drops(DropReason::UnknownPort, frames.len()),
         }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 use vipsec_wire::ethernet::{HEADER_LEN, Header};
-use vipsec_wire::ip::Version;
+use vipsec_wire::ip::{Address, Version};
 
 use crate::drops::DropReason;
 use crate::path::Path;
@@ -21,6 +21,25 @@ impl<P: BufferPool> Worker<P> {
             Some(path) => Ok(path),
             None => self.make_path(vip, next_hop, version),
         }
+    }
+
+    /// How a VIP's packets in the clear get to a remote host, as far as it is known now.
+    #[inline]
+    pub(super) fn path_to_remote(&mut self, vip: u16, host: Address) -> Result<Path, DropReason> {
+        let generation = self.generation();
+        self.paths.enter(generation);
+        match self.paths.to_remote(vip, host) {
+            Some(path) => Ok(path),
+            None => self.make_path_to_remote(vip, host),
+        }
+    }
+
+    #[cold]
+    fn make_path_to_remote(&mut self, vip: u16, host: Address) -> Result<Path, DropReason> {
+        let next_hop = self.lookup.routes.next_hop(host).ok_or(DropReason::NoRoute)?;
+        let path = self.path(vip, next_hop, host.version())?;
+        self.paths.keep_to_remote(vip, host, path);
+        Ok(path)
     }
 
     #[cold]
