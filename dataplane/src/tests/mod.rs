@@ -22,6 +22,7 @@ mod ndp;
 mod parking;
 mod peer;
 mod policy;
+mod scapy;
 mod scene;
 mod several;
 mod transport;
