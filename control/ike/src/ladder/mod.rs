@@ -5,6 +5,7 @@ mod bench;
 mod chaos;
 mod child;
 mod collision;
+mod crossing;
 mod fragments;
 mod fuzz;
 mod hostile;
