@@ -101,7 +101,7 @@ pub use region::{NotTheRegion, Region, RegionId};
 pub use seal::{Reason, Rejected, WRITES_MAX};
 pub use setup::Setup;
 pub use snapshot::Snapshot;
-pub use writer::{StoreWriter, Writer};
+pub use writer::{ClassUsage, StoreWriter, Usage, Writer};
 
 #[cfg(test)]
 mod tests;

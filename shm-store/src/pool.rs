@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::StoreError;
 use crate::geometry::{Geometry, SizeClass};
+use crate::writer::ClassUsage;
 
 #[derive(Debug)]
 struct Class {
@@ -68,6 +69,16 @@ impl Pool {
         if let Some(class) = self.of(place) {
             class.free.push_back(place);
         }
+    }
+
+    /// How full each class is.
+    pub(crate) fn usage(&self) -> Vec<ClassUsage> {
+        let usage = |class: &Class| ClassUsage {
+            bytes: class.size.bytes,
+            records: class.live,
+            records_max: class.size.records,
+        };
+        self.classes.iter().map(usage).collect()
     }
 
     /// How many more records of `bytes` there is room for.

@@ -174,6 +174,11 @@ impl Reader {
         changes
     }
 
+    /// Number of the newest write that its head admits to.
+    pub fn written(&self) -> WriteId {
+        WriteId(self.region.last())
+    }
+
     /// The region.
     pub fn region(&self) -> &Arc<Region> {
         &self.region

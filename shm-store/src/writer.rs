@@ -39,6 +39,37 @@ pub trait StoreWriter {
 
     /// How many more records of `bytes` each there is room for.
     fn free_slots(&self, bytes: usize) -> u32;
+
+    /// How much of the region is in use, for an operator.
+    fn usage(&self) -> Usage;
+}
+
+/// How much of a region is in use, as its owner knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// Memory that the region takes.
+    pub bytes: usize,
+    /// By size, smallest first.
+    pub classes: Vec<ClassUsage>,
+    /// Counter blocks that were ever written.
+    pub counter_blocks: u32,
+    /// Counter blocks that there are.
+    pub counter_blocks_max: u32,
+    /// The newest write.
+    pub written: WriteId,
+    /// The newest write that is acknowledged.
+    pub acknowledged: WriteId,
+}
+
+/// How full a size class is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClassUsage {
+    /// Bytes of the largest record.
+    pub bytes: u32,
+    /// Records that exist.
+    pub records: u32,
+    /// Records that there is room for.
+    pub records_max: u32,
 }
 
 /// A place that an acknowledgement sets free.
@@ -252,5 +283,18 @@ impl<L: OneSided> StoreWriter for Writer<L> {
 
     fn free_slots(&self, bytes: usize) -> u32 {
         self.pool.room(bytes)
+    }
+
+    fn usage(&self) -> Usage {
+        let geometry = self.link.geometry();
+        let written = self.blocks.iter().filter(|block| block.newest > 0).count();
+        Usage {
+            bytes: geometry.bytes(),
+            classes: self.pool.usage(),
+            counter_blocks: u32::try_from(written).unwrap_or(u32::MAX),
+            counter_blocks_max: geometry.sizes().counter_blocks,
+            written: self.written(),
+            acknowledged: WriteId(self.acknowledged),
+        }
     }
 }

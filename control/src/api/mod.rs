@@ -21,7 +21,7 @@ pub use distribution::{HealthCheck, Service, ServiceTarget, Target};
 pub use request::{CONNECTIONS_MAX, Request};
 pub use response::{
     ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, CryptoDevice, ErrorKind, EspSpi, IkeSa, IkeSpi,
-    Neighbour, Port, Response, Sas, Status, Vip, Worker,
+    KeptRegion, Neighbour, Port, Response, Sas, Status, Store, StoreRecords, Vip, Worker, WrittenRegion,
 };
 pub use server::{BindError, Call, Limits, Server};
 

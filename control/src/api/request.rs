@@ -24,6 +24,8 @@ pub enum Request {
     Neighbours,
     /// Everything that is counted. Answered by [`Response::Counters`](super::Response::Counters).
     Counters,
+    /// The regions of the store. Answered by [`Response::Store`](super::Response::Store).
+    Store,
     /// Services and who answers for them. Answered by [`Response::Services`](super::Response::Services).
     Services,
     /// Targets and their health. Answered by [`Response::Targets`](super::Response::Targets).

@@ -27,6 +27,8 @@ pub enum Response {
     },
     /// To [`Request::Counters`](super::Request::Counters).
     Counters(Counters),
+    /// To [`Request::Store`](super::Request::Store).
+    Store(Store),
     /// To [`Request::Services`](super::Request::Services).
     Services {
         /// In the order of the configuration.
@@ -326,6 +328,62 @@ pub struct Neighbour {
     pub mac: Option<String>,
     /// Name of the port that it is on.
     pub port: String,
+}
+
+/// The store: the region that we write at the other appliance, and the one that we keep for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Store {
+    /// Id of the other appliance; `None`: this one has no peer.
+    pub peer: Option<u8>,
+    /// The two are paired.
+    pub linked: bool,
+    /// Their configurations agree, so that copies may count.
+    pub agreed: bool,
+    /// `None` while we write to nobody.
+    pub written: Option<WrittenRegion>,
+    /// `None` while we keep none.
+    pub kept: Option<KeptRegion>,
+}
+
+/// A region that we write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenRegion {
+    /// `counted`, `joining`, `leaving` or `unprotected`.
+    pub copy: String,
+    /// Memory that it takes.
+    pub bytes: u64,
+    /// By size, smallest first.
+    pub records: Vec<StoreRecords>,
+    /// Blocks of child SAs' numbers in use.
+    pub counter_blocks_used: u32,
+    /// Blocks that were never written.
+    pub counter_blocks_free: u32,
+    /// Number of the newest write.
+    pub writes: u64,
+    /// How many writes the copy lags behind.
+    pub unacknowledged: u64,
+}
+
+/// Room for records up to a size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreRecords {
+    /// Bytes of the largest one.
+    pub bytes_max: u32,
+    /// Records that exist.
+    pub used: u32,
+    /// Room for so many more.
+    pub free: u32,
+}
+
+/// A region that we keep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptRegion {
+    /// We would resume from it now.
+    pub trusted: bool,
+    /// Memory that it takes.
+    pub bytes: u64,
+    /// Number of the newest write.
+    pub writes: u64,
 }
 
 /// Everything that is counted, summed over the workers.

@@ -45,6 +45,7 @@ impl Core {
     pub(super) fn answer(&mut self, now: Instant, token: u64, request: Request) {
         let answer = match request {
             Request::Status => Ok(Response::Status(Box::new(self.status(now)))),
+            Request::Store => Ok(Response::Store(self.store(now))),
             Request::Counters => Ok(Response::Counters(self.counter_sums())),
             Request::Sas => return self.ask_for_operator(Asker::Operator(token), ReportKind::Sas),
             Request::Connections { max } => {
@@ -165,6 +166,35 @@ impl Core {
             crypto_device: self.facts.crypto_device.clone(),
             drops: self.drops(|count| count > 0),
         }
+    }
+
+    /// The regions on both sides; sizes and numbers only, nothing of what is in them.
+    fn store(&self, now: Instant) -> api::Store {
+        let Ownership::Pair(side) = &self.ownership else { return api::Store::default() };
+        let status = side.pair.status(now);
+        let written = self.replica.usage().map(|usage| api::WrittenRegion {
+            copy: copy_state(&status, true).to_owned(),
+            bytes: usage.bytes as u64,
+            records: usage
+                .classes
+                .iter()
+                .map(|class| api::StoreRecords {
+                    bytes_max: class.bytes,
+                    used: class.records,
+                    free: class.records_max.saturating_sub(class.records),
+                })
+                .collect(),
+            counter_blocks_used: usage.counter_blocks,
+            counter_blocks_free: usage.counter_blocks_max.saturating_sub(usage.counter_blocks),
+            writes: usage.written.0,
+            unacknowledged: usage.written.0.saturating_sub(usage.acknowledged.0),
+        });
+        let kept = side.kept().map(|reader| api::KeptRegion {
+            trusted: status.trusted,
+            bytes: reader.region().geometry().bytes() as u64,
+            writes: reader.written().0,
+        });
+        api::Store { peer: Some(side.peer().get()), linked: status.linked, agreed: status.agreed, written, kept }
     }
 
     fn vip_statuses(&self, now: Instant) -> Vec<api::Vip> {

@@ -94,6 +94,11 @@ impl PairSide {
         self.leaving.is_some()
     }
 
+    /// The region that the peer writes: that of the completed join, before that of the standing pairing.
+    pub(super) fn kept(&self) -> Option<&Reader> {
+        self.held.as_ref().or(self.reader.as_ref())
+    }
+
     /// The link is closed from our side.
     pub(super) fn close(&mut self, now: Instant) {
         self.writer = None;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use vipsec_esp::sa::Spi;
-use vipsec_store::{BLOCK_ENTRIES_MAX, CounterEntry, RecordKey, StoreError, StoreWriter, WriteId};
+use vipsec_store::{BLOCK_ENTRIES_MAX, CounterEntry, RecordKey, StoreError, StoreWriter, Usage, WriteId};
 use vipsec_wire::iv::Epoch;
 
 use super::Effect;
@@ -41,6 +41,14 @@ impl Replica {
             waiting: VecDeque::new(),
             ready: VecDeque::new(),
             counters: CounterTable::default(),
+        }
+    }
+
+    /// How much of the copy's region is in use; `None`: nobody is written to.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        match &self.copy {
+            Copy::On(writer) => Some(writer.usage()),
+            Copy::Off | Copy::Stranded => None,
         }
     }
 

@@ -20,6 +20,13 @@ fn a_full_region_says_so_and_loses_nothing() {
     writer.poll_acknowledged().unwrap();
     assert_eq!(writer.put(key(6), Epoch(3), &small(6)), Err(StoreError::Full));
 
+    let usage = writer.usage();
+    let full = usage.classes.iter().map(|class| (class.bytes, class.records, class.records_max)).collect::<Vec<_>>();
+    assert_eq!(full, [(16, 2, 2), (40, 4, 4)]);
+    assert_eq!((usage.counter_blocks, usage.counter_blocks_max), (0, 2));
+    assert_eq!((usage.written.0, usage.acknowledged.0, usage.bytes), (6, 6, pair.region.geometry().bytes()));
+    assert_eq!(pair.reader.written(), usage.written);
+
     // What is there can still be rewritten and removed, which makes room.
     writer.put(key(0), Epoch(3), &small(100)).unwrap();
     writer.remove(key(5)).unwrap().unwrap();

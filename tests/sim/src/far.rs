@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vipsec_store::{
-    Answer, CounterEntry, Geometry, LocalMemory, OneSided, RecordKey, StoreError, StoreWriter, WriteId,
+    Answer, CounterEntry, Geometry, LocalMemory, OneSided, RecordKey, StoreError, StoreWriter, Usage, WriteId,
 };
 use vipsec_wire::iv::Epoch;
 
@@ -195,5 +195,9 @@ impl<W: StoreWriter> StoreWriter for LyingWriter<W> {
 
     fn free_slots(&self, bytes: usize) -> u32 {
         self.inner.free_slots(bytes)
+    }
+
+    fn usage(&self) -> Usage {
+        self.inner.usage()
     }
 }

@@ -47,6 +47,8 @@ pub enum Command {
         #[arg(long, default_value_t = 100)]
         max: usize,
     },
+    /// The store: regions, copies and their lag
+    Store,
     /// Services behind the VIPs, and who answers for them
     Services,
     /// Targets and their health
@@ -152,6 +154,7 @@ impl Command {
             Self::Status => Request::Status,
             Self::Sas => Request::Sas,
             Self::Connections { max } => Request::Connections { max: *max },
+            Self::Store => Request::Store,
             Self::Services => Request::Services,
             Self::Targets => Request::Targets,
             Self::Neighbours => Request::Neighbours,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{self, Write};
 
-use vipsec_control::api::{Child, Connections, IkeSa, Neighbour, Response, Sas, Service, Status, Target};
+use vipsec_control::api::{Child, Connections, IkeSa, Neighbour, Response, Sas, Service, Status, Store, Target};
 
 use super::table::Table;
 
@@ -15,6 +15,7 @@ pub(super) fn response(response: &Response, out: &mut impl Write) -> io::Result<
         Response::Sas(answer) => sas(answer, out),
         Response::Connections(answer) => connections(answer, out),
         Response::Neighbours { entries } => neighbours(entries, out),
+        Response::Store(answer) => store(answer, out),
         Response::Services { entries } => services(entries, out),
         Response::Targets { entries } => targets(entries, out),
         Response::Counters(answer) => {
@@ -66,6 +67,39 @@ fn counts(counts: &BTreeMap<String, u64>, out: &mut impl Write) -> io::Result<()
         table.row([what.clone(), count.to_string()]);
     }
     table.write(2, out)
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+fn store(store: &Store, out: &mut impl Write) -> io::Result<()> {
+    let Some(peer) = store.peer else { return writeln!(out, "no other appliance: nothing is stored") };
+    let (linked, agreed) = (yes_no(store.linked), yes_no(store.agreed));
+    writeln!(out, "Store of the pair with appliance {peer}: paired {linked}, configurations agree {agreed}")?;
+    match &store.written {
+        None => writeln!(out, "We write nowhere")?,
+        Some(region) => {
+            let copy = &region.copy;
+            writeln!(out, "We write: copy {copy}, {}, {} writes", mib(region.bytes), region.writes)?;
+            writeln!(out, "  {} writes not acknowledged", region.unacknowledged)?;
+            let mut table = Table::new(&["ROOM FOR", ">USED", ">FREE"]);
+            for records in &region.records {
+                let what = format!("records up to {} bytes", records.bytes_max);
+                table.row([what, records.used.to_string(), records.free.to_string()]);
+            }
+            let (used, free) = (region.counter_blocks_used, region.counter_blocks_free);
+            table.row(["counter blocks".to_owned(), used.to_string(), free.to_string()]);
+            table.write(2, out)?;
+        }
+    }
+    match &store.kept {
+        None => writeln!(out, "We keep nothing"),
+        Some(region) => {
+            let trusted = if region.trusted { "trusted" } else { "untrusted" };
+            writeln!(out, "We keep: copy {trusted}, {}, {} writes", mib(region.bytes), region.writes)
+        }
+    }
 }
 
 fn status(status: &Status, out: &mut impl Write) -> io::Result<()> {
