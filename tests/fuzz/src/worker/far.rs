@@ -164,6 +164,7 @@ impl Peer {
                 iv_prefix: iv_prefix(1, epoch),
             },
             succeeds: kind.has(3).then(|| spi_in(peer.wrapping_add(1))),
+            lane: None,
             mode: if is_transport { Mode::Transport } else { Mode::Tunnel },
             processing: Processing::Cpu,
             lifetime: if kind.has(5) {
