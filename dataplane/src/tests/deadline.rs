@@ -116,7 +116,7 @@ fn frames_of_a_vip_that_stays_leave_when_another_is_lost() {
     both.vips[0].state = VipState::Elsewhere;
     scene.use_tables(both);
     assert_eq!(scene.dropped(), [(DropReason::VipNotOwned, 1)]);
-    let left = scene.sent_with_arp(OUTSIDE);
+    let left = scene.sent(OUTSIDE);
     let from_other = |frame: &&Vec<u8>| vipsec_wire::ethernet::Header::parse(frame).unwrap().0.source == OTHER_VIP_MAC;
     assert_eq!(left.iter().filter(from_other).count(), 1, "{left:?}");
 }
