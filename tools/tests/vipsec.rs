@@ -9,9 +9,9 @@ use std::thread;
 use crossbeam_channel::bounded;
 use tempfile::TempDir;
 use vipsec_control::api::{
-    ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, CryptoDevice, ErrorKind, EspSpi, HealthCheck,
-    IkeSa, IkeSpi, KeptRegion, Limits, Neighbour, Port, Request, Response, Sas, Server, Service, ServiceTarget, Status,
-    Store, StoreRecords, Target, Vip, Worker, WrittenRegion,
+    ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, CryptoDevice, ErrorKind, EspSpi, GroupStore,
+    HealthCheck, IkeSa, IkeSpi, KeptRegion, Limits, Neighbour, Port, Request, Response, Sas, Server, Service,
+    ServiceTarget, Status, Store, StoreRecords, Target, Vip, Worker, WrittenRegion,
 };
 
 fn vipsec(socket: &Path, arguments: &[&str]) -> Output {
@@ -98,21 +98,24 @@ fn answer(request: &Request) -> Result<Response, ApiError> {
         },
         Request::Store => Response::Store(Store {
             peer: Some(2),
-            linked: true,
-            agreed: true,
-            written: Some(WrittenRegion {
-                copy: "counted".into(),
-                bytes: 3 << 19,
-                records: vec![
-                    StoreRecords { bytes_max: 1024, used: 12, free: 988 },
-                    StoreRecords { bytes_max: 4096, used: 1000, free: 0 },
-                ],
-                counter_blocks_used: 1,
-                counter_blocks_free: 31,
-                writes: 4711,
-                unacknowledged: 3,
-            }),
-            kept: Some(KeptRegion { trusted: false, bytes: 1 << 20, writes: 7 }),
+            groups: vec![GroupStore {
+                group: "web".into(),
+                linked: true,
+                agreed: true,
+                written: Some(WrittenRegion {
+                    copy: "counted".into(),
+                    bytes: 3 << 19,
+                    records: vec![
+                        StoreRecords { bytes_max: 1024, used: 12, free: 988 },
+                        StoreRecords { bytes_max: 4096, used: 1000, free: 0 },
+                    ],
+                    counter_blocks_used: 1,
+                    counter_blocks_free: 31,
+                    writes: 4711,
+                    unacknowledged: 3,
+                }),
+                kept: Some(KeptRegion { trusted: false, bytes: 1 << 20, writes: 7 }),
+            }],
         }),
         Request::RekeyIke { .. } => return Err(ApiError::new(ErrorKind::NotFound, "no such IKE SA")),
         _ => Response::Done,
@@ -295,7 +298,7 @@ t2      http   10.1.0.21:80  HTTP status 503
 fn the_store_shows_both_regions_and_how_far_the_copy_lags() {
     with_daemon(|socket| {
         let lines = [
-            "Store of the pair with appliance 2: paired yes, configurations agree yes",
+            "Store of web with appliance 2: paired yes, configurations agree yes",
             "We write: copy counted, 1.5 MiB, 4711 writes",
             "  3 writes not acknowledged",
             "  ROOM FOR                  USED  FREE",

@@ -20,8 +20,8 @@ pub use client::{Client, ClientError};
 pub use distribution::{HealthCheck, Service, ServiceTarget, Target};
 pub use request::{CONNECTIONS_MAX, Request};
 pub use response::{
-    ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, CryptoDevice, ErrorKind, EspSpi, IkeSa, IkeSpi,
-    KeptRegion, Neighbour, Port, Response, Sas, Status, Store, StoreRecords, Vip, Worker, WrittenRegion,
+    ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, CryptoDevice, ErrorKind, EspSpi, GroupStore,
+    IkeSa, IkeSpi, KeptRegion, Neighbour, Port, Response, Sas, Status, Store, StoreRecords, Vip, Worker, WrittenRegion,
 };
 pub use server::{BindError, Call, Limits, Server};
 

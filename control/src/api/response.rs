@@ -330,11 +330,20 @@ pub struct Neighbour {
     pub port: String,
 }
 
-/// The store: the region that we write at the other appliance, and the one that we keep for it.
+/// The store of a pair.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Store {
     /// Id of the other appliance; `None`: this one has no peer.
     pub peer: Option<u8>,
+    /// Each group of VIPs has its own.
+    pub groups: Vec<GroupStore>,
+}
+
+/// A group's store: the region that we write at the other appliance, and the one that we keep for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GroupStore {
+    /// Its name.
+    pub group: String,
     /// The two are paired.
     pub linked: bool,
     /// Their configurations agree, so that copies may count.

@@ -12,7 +12,8 @@ use vipsec_ike::{ChildPhase, IkeSaId, IkeSaStatus, OperateError, Phase};
 use vipsec_takeover::pair::{Copy, PairStatus, Role};
 use vipsec_wire::ethernet::MacAddr;
 
-use super::groups::side;
+use super::groups::{Group, side};
+use super::ownership::Ownership;
 use super::targets::TargetOrder;
 use super::{Core, Output};
 use crate::api::{
@@ -168,33 +169,11 @@ impl Core {
         }
     }
 
-    /// The regions on both sides; sizes and numbers only, nothing of what is in them.
     fn store(&self, now: Instant) -> api::Store {
-        let Ownership::Pair(side) = &self.ownership else { return api::Store::default() };
-        let status = side.pair.status(now);
-        let written = self.replica.usage().map(|usage| api::WrittenRegion {
-            copy: copy_state(&status, true).to_owned(),
-            bytes: usage.bytes as u64,
-            records: usage
-                .classes
-                .iter()
-                .map(|class| api::StoreRecords {
-                    bytes_max: class.bytes,
-                    used: class.records,
-                    free: class.records_max.saturating_sub(class.records),
-                })
-                .collect(),
-            counter_blocks_used: usage.counter_blocks,
-            counter_blocks_free: usage.counter_blocks_max.saturating_sub(usage.counter_blocks),
-            writes: usage.written.0,
-            unacknowledged: usage.written.0.saturating_sub(usage.acknowledged.0),
-        });
-        let kept = side.kept().map(|reader| api::KeptRegion {
-            trusted: status.trusted,
-            bytes: reader.region().geometry().bytes() as u64,
-            writes: reader.written().0,
-        });
-        api::Store { peer: Some(side.peer().get()), linked: status.linked, agreed: status.agreed, written, kept }
+        api::Store {
+            peer: self.config.peer.as_ref().map(|peer| peer.id.get()),
+            groups: self.groups.iter().filter_map(|group| group_store(now, group)).collect(),
+        }
     }
 
     fn vip_statuses(&self, now: Instant) -> Vec<api::Vip> {
@@ -367,6 +346,36 @@ fn done(result: Result<(), OperateError>) -> Result<Response, ApiError> {
         };
         ApiError::new(kind, error.to_string())
     })
+}
+
+/// The regions on both sides; sizes and numbers only, nothing of what is in them.
+fn group_store(now: Instant, group: &Group) -> Option<api::GroupStore> {
+    let Ownership::Pair(side) = &group.ownership else { return None };
+    let status = side.pair.status(now);
+    let written = group.replica.usage().map(|usage| api::WrittenRegion {
+        copy: copy_state(&status, true).to_owned(),
+        bytes: usage.bytes as u64,
+        records: usage
+            .classes
+            .iter()
+            .map(|class| api::StoreRecords {
+                bytes_max: class.bytes,
+                used: class.records,
+                free: class.records_max.saturating_sub(class.records),
+            })
+            .collect(),
+        counter_blocks_used: usage.counter_blocks,
+        counter_blocks_free: usage.counter_blocks_max.saturating_sub(usage.counter_blocks),
+        writes: usage.written.0,
+        unacknowledged: usage.written.0.saturating_sub(usage.acknowledged.0),
+    });
+    let kept = side.kept().map(|reader| api::KeptRegion {
+        trusted: status.trusted,
+        bytes: reader.region().geometry().bytes() as u64,
+        writes: reader.written().0,
+    });
+    let group = group.name.clone();
+    Some(api::GroupStore { group, linked: status.linked, agreed: status.agreed, written, kept })
 }
 
 fn copy_state(status: &PairStatus, owned: bool) -> &'static str {

@@ -99,7 +99,8 @@ impl Core {
         let mut busy = false;
         for group in 0..self.groups.len() {
             match self.groups.get_mut(group).map(|group| &mut group.ownership) {
-                Some(Ownership::Solo(solo)) if !std::mem::replace(&mut solo.asked, true) => {
+                Some(Ownership::Solo(solo)) if !solo.asked => {
+                    solo.asked = true;
                     let value = solo.floor.require(Epoch(0));
                     self.save_floor(group, value);
                     busy = true;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{self, Write};
 
-use vipsec_control::api::{Child, Connections, IkeSa, Neighbour, Response, Sas, Service, Status, Store, Target};
+use vipsec_control::api::{
+    Child, Connections, GroupStore, IkeSa, Neighbour, Response, Sas, Service, Status, Store, Target,
+};
 
 use super::table::Table;
 
@@ -75,8 +77,12 @@ fn mib(bytes: u64) -> String {
 
 fn store(store: &Store, out: &mut impl Write) -> io::Result<()> {
     let Some(peer) = store.peer else { return writeln!(out, "no other appliance: nothing is stored") };
-    let (linked, agreed) = (yes_no(store.linked), yes_no(store.agreed));
-    writeln!(out, "Store of the pair with appliance {peer}: paired {linked}, configurations agree {agreed}")?;
+    store.groups.iter().try_for_each(|group| group_store(peer, group, out))
+}
+
+fn group_store(peer: u8, store: &GroupStore, out: &mut impl Write) -> io::Result<()> {
+    let (group, linked, agreed) = (&store.group, yes_no(store.linked), yes_no(store.agreed));
+    writeln!(out, "Store of {group} with appliance {peer}: paired {linked}, configurations agree {agreed}")?;
     match &store.written {
         None => writeln!(out, "We write nowhere")?,
         Some(region) => {
