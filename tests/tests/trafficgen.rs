@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{ROOMY, Vipsecd, Wires, generate, generator, is_root, keys, number, report};
+use common::{Family, ROOMY, Setup, Vipsecd, Wires, generate, generator, is_root, keys, keys_of, number, report};
 use serde_json::Value;
 
 const WIRES: [(&str, &str); 2] = [("out0", "peer0"), ("in0", "target0")];
@@ -126,4 +126,79 @@ fn targets_in_another_process_reflect_until_they_are_told_to_stop() {
     assert_eq!(number(&targets, "/runs/0/ports/0/events/reflected"), 1000);
     assert_eq!(number(&targets, "/runs/0/others/0/arrivals/received"), 1000);
     assert_eq!(targets.pointer("/runs/0/others/0/run"), peers.pointer("/runs/0/run"));
+}
+
+#[test]
+fn ipv6_in_esp_over_ipv6_through_a_vipsecd_loses_nothing() {
+    if !is_root() {
+        return;
+    }
+    let wires = Wires::new(&WIRES);
+    let setup = Setup { family: Family::V6, ..Setup::default() };
+    let vipsecd = Vipsecd::start_with(&wires, &keys_of(Family::V6, 9), &setup);
+    let report = generate(
+        &wires,
+        "v6",
+        &[
+            "--vdev",
+            &device(0, "peer0"),
+            "--vdev",
+            &device(1, "target0"),
+            "--appliance",
+            &vipsecd.config.to_string_lossy(),
+            "--flowgen-flows=45",
+            "--imix=84:3,590:2,1380:1",
+            "--pps=2000",
+            "--count=3000",
+        ],
+    );
+    for stream in 0..2 {
+        assert_all_arrived(&report, stream, 3000);
+    }
+    assert_untouched(&report);
+    let counted = |name: &str| number(&report, &format!("/appliance/counters/{name}"));
+    assert_eq!((counted("esp_in_packets"), counted("esp_out_packets")), (3000, 3000), "{report:#}");
+    assert_eq!(report.pointer("/appliance/drops"), Some(&Value::Object(Default::default())));
+}
+
+/// Services in the clear of either family: nothing is encrypted, and nothing but the time to live changes.
+#[test]
+fn clear_services_both_ways_through_a_vipsecd_lose_nothing() {
+    if !is_root() {
+        return;
+    }
+    for (family, addresses) in [(Family::V4, "198.51.100.1,192.0.2.1"), (Family::V6, "2001:db8:ffff::1,2001:db8:1::1")]
+    {
+        let wires = Wires::new(&WIRES);
+        let setup = Setup { family, accepts: "clear", ..Setup::default() };
+        let vipsecd = Vipsecd::start_with(&wires, &keys_of(family, 1), &setup);
+        let addresses = format!("--tx-ip={addresses}");
+        let report = generate(
+            &wires,
+            "clear",
+            &[
+                "--vdev",
+                &device(0, "peer0"),
+                "--vdev",
+                &device(1, "target0"),
+                "--appliance",
+                &vipsecd.config.to_string_lossy(),
+                "--clear",
+                &addresses,
+                "--flowgen-flows=40",
+                "--imix=84:3,590:2,1514:1",
+                "--pps=2000",
+                "--count=3000",
+            ],
+        );
+        for stream in 0..2 {
+            assert_all_arrived(&report, stream, 3000);
+            assert_eq!(number(&report, &format!("/runs/0/streams/{stream}/arrivals/flows_seen")), 40);
+        }
+        assert_untouched(&report);
+        let counted = |name: &str| report.pointer(&format!("/appliance/counters/{name}")).and_then(Value::as_u64);
+        assert_eq!((counted("to_targets_packets"), counted("to_remotes_packets")), (Some(3000), Some(3000)));
+        assert_eq!((counted("esp_in_packets"), counted("esp_out_packets")), (None, None), "{family:?}");
+        assert_eq!(report.pointer("/appliance/drops"), Some(&Value::Object(Default::default())), "{family:?}");
+    }
 }

@@ -184,7 +184,31 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A vipsecd between `out0` and `in0` of the wires, with VIP 192.0.2.1, two targets, an echo service and static child SAs.
+/// IP version of everything outside and inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+/// What is special about a vipsecd.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    pub(crate) family: Family,
+    /// What its echo service accepts.
+    pub(crate) accepts: &'static str,
+    pub(crate) workers: usize,
+    /// Queues of the outside and the inside port.
+    pub(crate) queues: [usize; 2],
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { family: Family::V4, accepts: "decrypted", workers: 1, queues: [1, 1] }
+    }
+}
+
+/// A vipsecd between `out0` and `in0` of the wires, with VIP 192.0.2.1 or 2001:db8:1::1, two targets, an echo service and static child SAs.
 pub(crate) struct Vipsecd {
     process: Process,
     pub(crate) config: PathBuf,
@@ -193,18 +217,22 @@ pub(crate) struct Vipsecd {
 
 impl Vipsecd {
     pub(crate) fn start(wires: &Wires, keys: &str) -> Self {
-        Self::with_workers(wires, keys, 1, [1, 1])
+        Self::start_with(wires, keys, &Setup::default())
     }
 
     /// With that many workers, and that many queues of the outside and the inside port.
     pub(crate) fn with_workers(wires: &Wires, keys: &str, workers: usize, queues: [usize; 2]) -> Self {
+        Self::start_with(wires, keys, &Setup { workers, queues, ..Setup::default() })
+    }
+
+    pub(crate) fn start_with(wires: &Wires, keys: &str, setup: &Setup) -> Self {
         let folder = wires.folder();
         let mut private = OpenOptions::new();
         private.write(true).create_new(true).mode(0o600);
         let written = private.open(folder.join("keys.toml")).and_then(|mut file| file.write_all(keys.as_bytes()));
         written.expect("writing the keys");
         let (config, socket) = (folder.join("vipsecd.toml"), folder.join("control.sock"));
-        fs::write(&config, configuration(wires, workers, queues)).expect("writing the configuration");
+        fs::write(&config, configuration(wires, setup)).expect("writing the configuration");
         let mut command = wires.command(program("vipsec-control", "vipsecd"));
         command.arg("--config").arg(&config).arg("--test-configuration");
         let mut process = Process::start(command, folder, "vipsecd");
@@ -231,8 +259,31 @@ impl Vipsecd {
     }
 }
 
-fn configuration(wires: &Wires, workers: usize, [outside, inside]: [usize; 2]) -> String {
+fn configuration(wires: &Wires, setup: &Setup) -> String {
     let (folder, prefix) = (wires.folder().display(), wires.file_prefix("vipsecd"));
+    let Setup { family, accepts, workers, queues: [outside, inside] } = setup;
+    let [own_outside, own_inside, default, router, vip, gateway, t1, t2] = match family {
+        Family::V4 => [
+            "192.0.2.11/24",
+            "10.1.0.11/24",
+            "0.0.0.0/0",
+            "192.0.2.254",
+            "192.0.2.1",
+            "10.1.0.1",
+            "10.1.0.21",
+            "10.1.0.22",
+        ],
+        Family::V6 => [
+            "2001:db8:1::b/64",
+            "2001:db8:2::b/64",
+            "::/0",
+            "2001:db8:1::fe",
+            "2001:db8:1::1",
+            "2001:db8:2::1",
+            "2001:db8:2::21",
+            "2001:db8:2::22",
+        ],
+    };
     format!(
         r#"
         [appliance]
@@ -249,32 +300,33 @@ fn configuration(wires: &Wires, workers: usize, [outside, inside]: [usize; 2]) -
         name = "outside"
         side = "outside"
         device = "net_af_packet0,iface=out0,qpairs={outside},{ROOMY}"
-        addresses = ["192.0.2.11/24"]
+        addresses = ["{own_outside}"]
         [[port]]
         name = "inside"
         side = "inside"
         device = "net_af_packet1,iface=in0,qpairs={inside},{ROOMY}"
-        addresses = ["10.1.0.11/24"]
+        addresses = ["{own_inside}"]
         [[route]]
-        prefix = "0.0.0.0/0"
-        via = "192.0.2.254"
+        prefix = "{default}"
+        via = "{router}"
         port = "outside"
         [[vip]]
         name = "web"
-        address = "192.0.2.1"
+        address = "{vip}"
         port = "outside"
         mac = "{VIP_MAC}"
-        gateways = [{{ address = "10.1.0.1", port = "inside" }}]
+        gateways = [{{ address = "{gateway}", port = "inside" }}]
         [[target]]
         name = "t1"
-        address = "10.1.0.21"
+        address = "{t1}"
         [[target]]
         name = "t2"
-        address = "10.1.0.22"
+        address = "{t2}"
         [[service]]
         vip = "web"
         protocol = "udp"
         port = 7
+        accepts = "{accepts}"
         targets = ["t1", "t2"]
         [test]
         keys_file = "keys.toml"
@@ -284,17 +336,27 @@ fn configuration(wires: &Wires, workers: usize, [outside, inside]: [usize; 2]) -
 
 /// The file of `count` static child SAs: each third in UDP from behind a router, each with its own network of the remote side.
 pub(crate) fn keys(count: u32) -> String {
+    keys_of(Family::V4, count)
+}
+
+/// The same for either family.
+pub(crate) fn keys_of(family: Family, count: u32) -> String {
     let child = |number: u32| {
         let (spi_in, spi_out) = (0x0100_0000 + number, 0x0200_0000 + number);
         let key = |direction: u32| {
             (0..20).map(|byte| format!("{:02x}", (byte * 7 + number * 13 + direction) % 256)).collect::<String>()
         };
         let (key_in, key_out) = (key(0), key(101));
-        let (remote, udp) = match number % 3 {
-            2 => (format!("198.51.100.{}", number % 200 + 1), "udp = { local = 4500, remote = 4500 }"),
-            _ => (format!("192.0.2.{}", number % 100 + 100), ""),
+        let is_behind_router = number % 3 == 2;
+        let (high, low, near, far) = (100 + number / 256, number % 256, number % 100 + 100, number % 200 + 1);
+        let (local, remote, remote_ts) = match (family, is_behind_router) {
+            (Family::V4, false) => ("192.0.2.1", format!("192.0.2.{near}"), format!("10.{high}.{low}.0/24")),
+            (Family::V4, true) => ("192.0.2.1", format!("198.51.100.{far}"), format!("10.{high}.{low}.0/24")),
+            (Family::V6, false) => ("2001:db8:1::1", format!("2001:db8:1::1:{near}"), format!("2001:db8:9:{low}::/64")),
+            (Family::V6, true) => ("2001:db8:1::1", format!("2001:db8:f::{far}"), format!("2001:db8:9:{low}::/64")),
         };
-        let (high, low) = (number / 256, number % 256);
+        let prefix_len = if family == Family::V4 { 32 } else { 128 };
+        let udp = if is_behind_router { "udp = { local = 4500, remote = 4500 }" } else { "" };
         format!(
             r#"
             [[child]]
@@ -303,13 +365,12 @@ pub(crate) fn keys(count: u32) -> String {
             algorithm = "aes128gcm16"
             key_in = "{key_in}"
             key_out = "{key_out}"
-            local = "192.0.2.1"
+            local = "{local}"
             remote = "{remote}"
             {udp}
-            local_ts = ["192.0.2.1/32"]
-            remote_ts = ["10.{}.{low}.0/24"]
-            "#,
-            100 + high
+            local_ts = ["{local}/{prefix_len}"]
+            remote_ts = ["{remote_ts}"]
+            "#
         )
     };
     (0..count).map(child).collect()
