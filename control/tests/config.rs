@@ -11,9 +11,9 @@ use vipsec_control::config::{
     Check, Config, ConfigErrors, CryptoDevice, HttpProbe, Ike, Lanes, Probe, Reason, StartAction, StoreLink,
     TakeoverPolicy, TestConfiguration, load,
 };
-use vipsec_dataplane::api::VipState;
+use vipsec_dataplane::api::{Side, VipState};
 use vipsec_distribute::connection::Limits;
-use vipsec_distribute::service::{Accepts, Forwarding, Method};
+use vipsec_distribute::service::{Accepts, Forwarding, Method, TargetState};
 use vipsec_esp::sa::{Algorithm, Processing};
 use vipsec_ike::{Encapsulation, Fragmentation, Identity, IdentityMatch, Pairs, TrafficSelector, Unique};
 use vipsec_takeover::timing::Timing;
@@ -67,7 +67,7 @@ fn load_text(text: &str) -> Result<Config, ConfigErrors> {
 fn example_loads_as_documented() {
     let config = load_text(&example()).unwrap();
     assert_eq!(config.appliance.id.get(), 1);
-    assert_eq!(config.ports.len(), 2);
+    assert_eq!(config.ports.len(), 3);
     let web = &config.vips[0];
     assert_eq!(web.floating.address, "192.0.2.1".parse::<IpAddr>().unwrap());
     assert_eq!(web.floating.mac, MacAddr([0x02, 0x76, 0x70, 0, 0, 1]));
@@ -100,6 +100,8 @@ fn example_loads_as_documented() {
     let address = "10.1.0.21:9777".parse().unwrap();
     assert_eq!(agent, &Check { probe: Probe::Agent, address, interval, timeout, rise: 2, fall: 3 }, "defaults");
     assert_eq!((config.targets[1].weight, config.targets[1].checks.len()), (1, 0));
+    let here = &config.targets[2];
+    assert_eq!((here.forwarding, here.host.map(|host| host.get())), (Forwarding::Local, Some(1)));
     let service = &config.services[0];
     assert_eq!((service.method, service.affinity), (Method::Maglev, Some(Duration::from_secs(1800))));
     assert_eq!(format!("{:?}", config.connection_table), format!("{:?}", Limits::default()), "the defaults as shown");
@@ -298,10 +300,35 @@ fn what_the_crypto_device_lacks_is_named() {
 }
 
 #[test]
+fn a_local_target_is_each_appliances_own() {
+    let of = |text: &str| load_text(text).unwrap();
+    let pair = paired_example();
+    let state = |config: &Config| config.first_standing(2).state;
+    assert_eq!(state(&of(&pair)), TargetState::Up);
+    let other = pair
+        .replace("id = 2\n", "id = 9\n")
+        .replace("id = 1\n", "id = 2\n")
+        .replace("id = 9\n", "id = 1\n")
+        .replace("192.0.2.11/24", "192.0.2.12/24")
+        .replace("10.1.0.11/24", "10.1.0.12/24");
+    assert_eq!(state(&of(&other)), TargetState::Down, "nothing leads to the host of another appliance");
+    assert_eq!(of(&pair).digest(), of(&other).digest(), "both say the same of it");
+    let in_service = |text: &str| text.replace("[\"t1\", \"t2\"]", "[\"t1\", \"here\"]");
+    let theirs = |text: &str| {
+        in_service(text).replace("appliance = 1", "appliance = 2").replace("\"10.1.0.11\"", "\"10.1.0.12\"")
+    };
+    assert_ne!(of(&in_service(&pair)).digest(), of(&theirs(&pair)).digest());
+    // Alone an appliance has only its own.
+    let alone = of(&example().replace("appliance = 1\n", ""));
+    assert_eq!(alone.targets[2].host.map(|host| host.get()), Some(1));
+}
+
+#[test]
 fn becomes_the_workers_tables() {
     let device_mac = MacAddr([2, 0, 0, 0, 9, 9]);
     let tables = load_text(&example()).unwrap().tables(|_| device_mac).unwrap();
-    let [outside, inside] = &tables.ports[..] else { panic!("two ports") };
+    let [outside, inside, host] = &tables.ports[..] else { panic!("three ports") };
+    assert_eq!((host.side, host.addresses.len(), host.mac), (Side::Local, 0, device_mac));
     assert_eq!(outside.mac, MacAddr([2, 0, 0, 0, 1, 10]), "the configuration wins over the device");
     assert_eq!(inside.mac, device_mac);
     assert_eq!(tables.vips[0].state, VipState::Elsewhere, "nobody owns a VIP before ownership says so");

@@ -37,6 +37,9 @@ pub enum Side {
     Outside,
     /// Targets: decrypted packets leave here, replies enter at the inside gateway.
     Inside,
+    /// The appliance's own host, alone at the other end: its local services are a target. The host's interface has the port's MAC
+    /// address.
+    Local,
 }
 
 /// One port as a worker sees it.

@@ -107,6 +107,7 @@ numbered_table! {
         NoTargetUp = "no_target_up": "No target of the service is up.",
         NotInTunnel = "not_in_tunnel": "The service takes only what comes in the clear.",
         TargetNotOnLink = "target_not_on_link": "The target is on no inside network of ours.",
+        NoLocalPort = "no_local_port": "The target is the appliance's own host, and no port leads there.",
         NoRoute = "no_route": "No route to the destination.",
         NeighbourUnresolved = "neighbour_unresolved": "The next hop didn't answer ARP or neighbour solicitations.",
         NeighbourQueueFull = "neighbour_queue_full": "Newer packets took its place while the next hop was being resolved.",

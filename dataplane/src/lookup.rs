@@ -3,13 +3,13 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use vipsec_distribute::service::ServiceTable;
+use vipsec_distribute::service::{Forwarding, ServiceTable};
 use vipsec_wire::cookie::Cookies;
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::Address;
 
 use crate::address_map::AddressMap;
-use crate::api::{FloatingAddress, Policer, PortId, PortTable, Tables, VipState, VipTable};
+use crate::api::{FloatingAddress, Policer, PortId, PortTable, Side, Tables, VipState, VipTable};
 use crate::policy::Spd;
 use crate::route::{NextHop, Routes};
 
@@ -39,6 +39,7 @@ pub(crate) struct Lookup {
     /// Of each port.
     addresses: Vec<AddressMap<OwnAddress>>,
     vips: AddressMap<u16>,
+    local_port: Option<PortId>,
     pub(crate) routes: Routes,
     pub(crate) policies: Spd,
 }
@@ -69,9 +70,11 @@ impl Lookup {
                 addresses.insert(address.into(), own);
             }
         }
+        let local = tables.ports.iter().position(|port| port.side == Side::Local);
+        let local_port = local.and_then(|number| u8::try_from(number).ok()).map(PortId);
         let routes = Routes::new(&tables.ports, &tables.routes);
         let policies = Spd::new(&tables.policies);
-        Self { tables, addresses, vips, routes, policies }
+        Self { tables, addresses, vips, local_port, routes, policies }
     }
 
     /// Is there a VIP that is here, and elsewhere in `next`?
@@ -94,7 +97,8 @@ impl Lookup {
 
     /// Who is about to be talked to when a VIP becomes ours: targets and routers.
     pub(crate) fn expected_neighbours(&self) -> impl Iterator<Item = NextHop> + '_ {
-        let targets = self.services().targets().iter().filter_map(|target| {
+        let others = self.services().targets().iter().filter(|target| target.forwarding != Forwarding::Local);
+        let targets = others.filter_map(|target| {
             Some(NextHop { port: self.routes.inside_port(target.address)?, address: target.address })
         });
         targets.chain(self.routes.routers())
@@ -117,6 +121,11 @@ impl Lookup {
 
     pub(crate) fn port(&self, port: PortId) -> Option<&PortTable> {
         self.tables.ports.get(usize::from(port.0))
+    }
+
+    /// The port that leads to the appliance's own host.
+    pub(crate) fn local_port(&self) -> Option<PortId> {
+        self.local_port
     }
 
     pub(crate) fn vip(&self, number: u16) -> Option<&VipTable> {
@@ -157,11 +166,13 @@ impl Lookup {
     }
 
     /// Where a VIP's packets to targets on a port come from when they are wrapped, and its ICMP errors to them: its gateway there, or
-    /// else the port itself.
+    /// else the port itself. On the port to the host, which has no addresses, any gateway of the VIP's will do.
     pub(crate) fn inside_source(&self, vip: u16, port: PortId, peer: Address) -> Option<Address> {
         let gateways = self.vip(vip)?.gateways.iter();
         let same_family = |address: &Address| address.is_v4() == peer.is_v4();
-        let gateway = gateways.filter(|gateway| gateway.port == port).map(|gateway| Address::from(gateway.address));
+        let is_local = self.local_port == Some(port);
+        let gateway =
+            gateways.filter(|gateway| is_local || gateway.port == port).map(|gateway| Address::from(gateway.address));
         let own = self.port(port)?.addresses.iter().map(|(address, _)| Address::from(*address));
         gateway.chain(own).find(same_family)
     }

@@ -372,7 +372,7 @@ fn configurations_are_checked_without_a_daemon() {
     let bad = check(&[]);
     assert_eq!(bad.status.code(), Some(1));
     let expected = format!(
-        "{0}:1: appliance.id: 0 is not in 1..=255\n{0}:2: port.side: \"upside\" is not one of outside, inside\n",
+        "{0}:1: appliance.id: 0 is not in 1..=255\n{0}:2: port.side: \"upside\" is not one of outside, inside, local\n",
         file.display()
     );
     assert_eq!(stderr(&bad), expected);

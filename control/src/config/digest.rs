@@ -16,7 +16,7 @@ use vipsec_takeover::timing::Timing;
 use vipsec_wire::iv::ApplianceId;
 
 use super::model::{
-    ChildOptions, Config, Floating, Lanes, Peer, Policy, Service, ServiceProtocol, StartAction, TakeoverPolicy,
+    ChildOptions, Config, Floating, Lanes, Peer, Policy, Service, ServiceProtocol, StartAction, TakeoverPolicy, Target,
 };
 use super::service::{accepts_name, method_name};
 
@@ -86,8 +86,7 @@ impl Config {
         });
         canonical.number(service.port.unwrap_or(0).into());
         let targets = service.targets.iter().filter_map(|index| self.targets.get(*index));
-        let mut targets: Vec<_> =
-            targets.map(|target| (target.address, target.weight, forwarding(target.forwarding))).collect();
+        let mut targets: Vec<_> = targets.map(|target| (target.address, target.weight, forwarding(target))).collect();
         // With a hot standby the first that is up takes all.
         if service.method != Method::HotStandby {
             targets.sort();
@@ -104,13 +103,13 @@ impl Config {
     }
 }
 
-/// A way of forwarding, and its port if it has one.
-fn forwarding(forwarding: Forwarding) -> (u64, u16) {
-    match forwarding {
+/// A way of forwarding, and its port or host if it has one.
+fn forwarding(target: &Target) -> (u64, u16) {
+    match target.forwarding {
         Forwarding::Mac => (0, 0),
         Forwarding::IpInIp => (1, 0),
         Forwarding::Gue { port } => (2, port),
-        Forwarding::Local => (3, 0),
+        Forwarding::Local => (3, target.host.map_or(0, |host| host.get().into())),
     }
 }
 

@@ -320,6 +320,15 @@ pub enum Reason {
     /// No crypto engine, or none for this machine.
     #[error(transparent)]
     Engine(EngineError),
+    /// Two ways to the appliance's own host.
+    #[error("there is a local port already; an appliance has one host")]
+    SecondLocalPort,
+    /// A local target without a way to it.
+    #[error("needs a port with side = \"local\"")]
+    NoLocalPort,
+    /// A local target under somebody else's address.
+    #[error("{0} is no address of this appliance's ports")]
+    NotOwnAddress(String),
     /// Lookaside without a device to look aside to.
     #[error("\"lookaside\" needs a [crypto_device] table")]
     NoCryptoDevice,

@@ -39,7 +39,7 @@ pub use model::{
     Peer, Policy, Polling, Port, Probe, Route, Service, ServiceProtocol, StartAction, StoreLink, TakeoverPolicy,
     Target, Vip, VipGroup, algorithm, virtual_mac,
 };
-pub use network::{GATEWAYS_MAX, PORT_ADDRESSES_MAX, PORTS_MAX, ROUTES_MAX, VIPS_MAX};
+pub use network::{GATEWAYS_MAX, PORT_ADDRESSES_MAX, PORTS_MAX, ROUTES_MAX, VIPS_MAX, side_name};
 pub use policy::POLICIES_MAX;
 pub use pool::POOLS_MAX;
 pub use secret::SECRET_BYTES_MAX;

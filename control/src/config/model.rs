@@ -85,6 +85,11 @@ impl Config {
         policy
     }
 
+    /// Is it a local target of another appliance? No packet gets there from here.
+    pub fn is_elsewhere(&self, target: &Target) -> bool {
+        target.host.is_some_and(|host| host != self.appliance.id)
+    }
+
     /// What a child SA is made with; the defaults where the configuration has no such child any more.
     pub fn child_options(&self, connection: &str, child: &str) -> ChildOptions {
         let default = ChildOptions { processing: self.appliance.processing, ..ChildOptions::DEFAULT };
@@ -305,7 +310,7 @@ pub struct Port {
     pub device: String,
     /// `None`: what the device says.
     pub mac: Option<MacAddr>,
-    /// Own addresses with their on-link prefixes; at least one.
+    /// Own addresses with their on-link prefixes; at least one, unless the port leads to the own host.
     pub addresses: Vec<(IpAddr, Prefix)>,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
@@ -382,10 +387,12 @@ pub fn virtual_mac(address: IpAddr) -> MacAddr {
 pub struct Target {
     /// For services to refer to.
     pub name: String,
-    /// On-link at an inside port, unless packets to it are wrapped.
+    /// On-link at an inside port, unless packets to it are wrapped or it is local.
     pub address: IpAddr,
     /// How packets reach it.
     pub forwarding: Forwarding,
+    /// Of a local target: on whose host it is. `address` is an inside address of that appliance's.
+    pub host: Option<ApplianceId>,
     /// Its share of new connections relative to the other targets of a service, at least 1.
     pub weight: u16,
     /// How its health is found out; none: it counts as healthy.

@@ -25,7 +25,12 @@ pub const VIPS_MAX: usize = 256;
 /// Most inside gateways of a VIP.
 pub const GATEWAYS_MAX: usize = 8;
 
-const SIDES: [(&str, Side); 2] = [("outside", Side::Outside), ("inside", Side::Inside)];
+const SIDES: [(&str, Side); 3] = [("outside", Side::Outside), ("inside", Side::Inside), ("local", Side::Local)];
+
+/// What a side is called.
+pub fn side_name(side: Side) -> &'static str {
+    SIDES.iter().find(|(_, known)| *known == side).map_or("", |(name, _)| name)
+}
 
 /// The network as far as it was read.
 pub(super) struct Network {
@@ -49,7 +54,7 @@ impl Network {
         reader.read_ports(root);
         let routes = reader.read_routes(root);
         let (vips, groups, vip_names) = reader.read_vips(root, appliances);
-        let (targets, target_names) = target::targets(root, &mut reader);
+        let (targets, target_names) = target::targets(root, &mut reader, appliances);
         let services = service::services(root, &vip_names, &target_names);
         Self { ports: reader.ports, routes, vips, groups, targets, services, vip_names }
     }
@@ -85,7 +90,16 @@ impl Reader {
                 self.macs.claim(&field, &mac);
                 Some(mac)
             });
-            let addresses = section.required("addresses").and_then(|field| self.port_addresses(&field, &mut prefixes));
+            // On the way to its own host the appliance needs none.
+            let addresses = match side {
+                Some(Side::Local) => {
+                    if self.ports.iter().flatten().any(|port| port.side == Side::Local) {
+                        section.report("side", Reason::SecondLocalPort);
+                    }
+                    Some(Vec::new())
+                }
+                _ => section.required("addresses").and_then(|field| self.port_addresses(&field, &mut prefixes)),
+            };
             let mtu = section.optional("mtu").map_or(Some(1500), |field| field.number(1280..=9000));
             section.finish();
             self.ports.push((|| {
@@ -117,11 +131,7 @@ impl Reader {
         let index = self.port_names.resolve(field)?;
         let port = self.ports.get(index)?.as_ref()?;
         if let Some(side) = side.filter(|side| *side != port.side) {
-            let expected = match side {
-                Side::Outside => "outside",
-                Side::Inside => "inside",
-            };
-            field.report(Reason::WrongSide { port: port.name.clone(), expected });
+            field.report(Reason::WrongSide { port: port.name.clone(), expected: side_name(side) });
             return None;
         }
         Some((PortId(u8::try_from(index).ok()?), port))
@@ -195,6 +205,13 @@ impl Reader {
         let chosen = configured.unwrap_or(Some(virtual_mac(host)))?;
         self.macs.claim(mac.as_ref().unwrap_or(&address), &chosen);
         Some(Floating { address: host, mac: chosen, port })
+    }
+
+    /// Is it an address of one of the ports?
+    pub(super) fn has_address(&self, address: IpAddr) -> bool {
+        let mut addresses = self.ports.iter().flatten().flat_map(|port| &port.addresses);
+        // With a broken port among them it is unclear whether one of them would have had it.
+        addresses.any(|(own, _)| *own == address) || self.ports.iter().any(Option::is_none)
     }
 
     /// The inside port that reaches a host directly.

@@ -50,28 +50,53 @@ pub(super) fn peer(root: &Section, folder: &Path, appliance: Option<&Appliance>)
 }
 
 /// The ids that appliances have here, in order; none while a mistake leaves that open.
-pub(super) struct Appliances(Vec<ApplianceId>);
+pub(super) struct Appliances {
+    me: Option<ApplianceId>,
+    ids: Vec<ApplianceId>,
+}
 
 impl Appliances {
     /// `peer`: as [`peer`] returns it.
     pub(super) fn of(appliance: Option<&Appliance>, peer: Option<&Option<Peer>>) -> Self {
-        let Some((appliance, peer)) = appliance.zip(peer) else { return Self(Vec::new()) };
-        let mut ids: Vec<_> = peer.iter().map(|peer| peer.id).chain([appliance.id]).collect();
+        let me = appliance.map(|appliance| appliance.id);
+        let known = me.zip(peer).map(|(me, peer)| peer.iter().map(|peer| peer.id).chain([me]));
+        let mut ids: Vec<_> = known.into_iter().flatten().collect();
         ids.sort();
-        Self(ids)
+        Self { me, ids }
+    }
+
+    /// Is it ours?
+    pub(super) fn is_me(&self, id: ApplianceId) -> bool {
+        self.me == Some(id)
     }
 
     /// Reads the `owner` of a VIP; by default the lowest.
     pub(super) fn owner(&self, vip: &Section) -> Option<Option<ApplianceId>> {
         let Some(field) = vip.optional("owner") else {
-            return Some(self.0.first().copied().filter(|_| self.0.len() > 1));
+            return Some(self.ids.first().copied().filter(|_| self.ids.len() > 1));
         };
+        self.appliance(&field).map(Some)
+    }
+
+    /// Reads on whose host a local target is; one without a peer has only its own.
+    pub(super) fn host(&self, target: &Section) -> Option<ApplianceId> {
+        match target.optional("appliance") {
+            Some(field) => self.appliance(&field),
+            None if self.ids.len() > 1 => {
+                target.report("appliance", Reason::Missing);
+                None
+            }
+            None => self.me,
+        }
+    }
+
+    fn appliance(&self, field: &Field) -> Option<ApplianceId> {
         let id = ApplianceId::new(field.number(1..=255)?).ok()?;
-        if !self.0.is_empty() && !self.0.contains(&id) {
-            let known = self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        if !self.ids.is_empty() && !self.ids.contains(&id) {
+            let known = self.ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             field.report(Reason::NotAnAppliance { id: id.get(), known });
         }
-        Some(Some(id))
+        Some(id)
     }
 }
 

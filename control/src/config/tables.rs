@@ -17,7 +17,7 @@ const UNPROVEN_CALLS: Policer = Policer { rate: 500, burst: 500 };
 const PROVEN_CALLS: Policer = Policer { rate: 2000, burst: 500 };
 
 impl Config {
-    /// The workers' tables: no VIP is owned yet, every target is up.
+    /// The workers' tables: no VIP is owned yet, every target is up that can be reached.
     ///
     /// `device_mac` tells what a port's device says; a configured MAC address wins.
     ///
@@ -43,7 +43,7 @@ impl Config {
             vips: vips.collect(),
             routes: routes.collect(),
             policies: self.policies.iter().flat_map(policy_rules).collect(),
-            services: self.service_table(|_| Standing::default())?.into(),
+            services: self.service_table(|target| self.first_standing(target))?.into(),
             ike_policer: IKE_POLICER,
             // The core makes the secret.
             ike_calls: IkeCalls { unproven: UNPROVEN_CALLS, proven: PROVEN_CALLS, cookies: None },
@@ -68,6 +68,12 @@ impl Config {
         });
         let services = self.services.iter().filter_map(|service| self.distributed_service(service));
         ServiceTable::new(targets.collect(), services.collect())
+    }
+
+    /// How a target stands before anything is known of it.
+    pub fn first_standing(&self, target: usize) -> Standing {
+        let is_elsewhere = self.targets.get(target).is_some_and(|target| self.is_elsewhere(target));
+        Standing { state: if is_elsewhere { TargetState::Down } else { TargetState::Up }, ..Standing::default() }
     }
 
     fn distributed_service(&self, service: &Service) -> Option<service::Service> {

@@ -4,12 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use vipsec_dataplane::api::Side;
 use vipsec_distribute::service::Forwarding;
+use vipsec_wire::iv::ApplianceId;
 
 use super::error::Reason;
 use super::model::{Check, HttpProbe, Probe, Target};
-use super::names::Names;
+use super::names::{Names, Once};
 use super::network::Reader;
+use super::peer::Appliances;
 use super::read::{Section, every};
 use super::value::{self, duration_of};
 
@@ -28,16 +31,28 @@ const PATH_BYTES_MAX: usize = 1024;
 const HOST_BYTES_MAX: usize = 253;
 
 /// Reads all `[[target]]` tables.
-pub(super) fn targets(root: &Section, network: &mut Reader) -> (Vec<Option<Target>>, Names) {
+pub(super) fn targets(root: &Section, network: &mut Reader, appliances: &Appliances) -> (Vec<Option<Target>>, Names) {
     let mut names = Names::new("target");
+    // Of appliances, whose addresses are their ports' as well.
+    let mut hosts = Once::default();
     let mut targets = Vec::new();
     for (index, section) in root.tables("target", TARGETS_MAX).into_iter().enumerate() {
         let name = names.declare(index, &section);
         let forwarding = forwarding(&section);
+        let is_local = forwarding == Some(Forwarding::Local);
+        let host = if is_local { local_host(&section, network, appliances) } else { None };
         let address = section.required("address").and_then(|field| {
             let address = field.parse(value::host)?;
+            if is_local {
+                hosts.claim(&field, &address);
+                let is_ours = host.is_some_and(|host| appliances.is_me(host));
+                if is_ours && !network.has_address(address) {
+                    field.report(Reason::NotOwnAddress(address.to_string()));
+                }
+                return Some(address);
+            }
             network.addresses.claim(&field, &address);
-            let on_link = matches!(forwarding, Some(Forwarding::Mac | Forwarding::Local));
+            let on_link = forwarding == Some(Forwarding::Mac);
             // With a broken port among them it is unclear whether one of them would have reached the target.
             if on_link && network.inside_port(address).is_none() && network.ports.iter().all(Option::is_some) {
                 field.report(Reason::TargetNotOnLink(address.to_string()));
@@ -49,17 +64,32 @@ pub(super) fn targets(root: &Section, network: &mut Reader) -> (Vec<Option<Targe
         section.finish();
         targets.push((|| {
             let (address, forwarding) = (address?, forwarding?);
-            Some(Target { name: name?, address, forwarding, weight: weight?, checks: checks? })
+            let host = if is_local { Some(host?) } else { None };
+            Some(Target { name: name?, address, forwarding, host, weight: weight?, checks: checks? })
         })());
     }
     (targets, names)
 }
 
+/// On whose host a local target is.
+fn local_host(section: &Section, network: &Reader, appliances: &Appliances) -> Option<ApplianceId> {
+    let host = appliances.host(section)?;
+    let has_port = network.ports.iter().any(|port| port.as_ref().is_none_or(|port| port.side == Side::Local));
+    if appliances.is_me(host) && !has_port {
+        section.report("forwarding", Reason::NoLocalPort);
+    }
+    Some(host)
+}
+
 /// GUE's own port (IANA).
 const GUE_PORT: u16 = 6080;
 
-const FORWARDINGS: [(&str, Forwarding); 3] =
-    [("mac", Forwarding::Mac), ("ipip", Forwarding::IpInIp), ("gue", Forwarding::Gue { port: GUE_PORT })];
+const FORWARDINGS: [(&str, Forwarding); 4] = [
+    ("mac", Forwarding::Mac),
+    ("ipip", Forwarding::IpInIp),
+    ("gue", Forwarding::Gue { port: GUE_PORT }),
+    ("local", Forwarding::Local),
+];
 
 fn forwarding(section: &Section) -> Option<Forwarding> {
     let chosen = section.optional("forwarding").map_or(Some(Forwarding::Mac), |field| field.choice(&FORWARDINGS))?;

@@ -20,9 +20,11 @@ pub(super) struct Targets {
     targets: Vec<Target>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Target {
     order: TargetOrder,
+    /// The own host of another appliance.
+    is_elsewhere: bool,
     /// As the table in force has it.
     standing: Standing,
 }
@@ -37,6 +39,13 @@ pub(super) enum TargetOrder {
     Drained,
 }
 
+impl Target {
+    fn new(config: &Config, number: usize) -> Self {
+        let is_elsewhere = config.targets.get(number).is_some_and(|target| config.is_elsewhere(target));
+        Self { order: TargetOrder::default(), is_elsewhere, standing: config.first_standing(number) }
+    }
+}
+
 impl Targets {
     /// All enabled. `seed`: as [`Monitor::new`] takes it.
     pub(super) fn new(config: &Config, seed: u64, now: Instant) -> Self {
@@ -45,7 +54,7 @@ impl Targets {
             targets.flat_map(|(number, target)| target.checks.iter().map(move |check| (number, check.clone())));
         Self {
             monitor: Monitor::new(checks, seed, now),
-            targets: config.targets.iter().map(|_| Target::default()).collect(),
+            targets: (0..config.targets.len()).map(|number| Target::new(config, number)).collect(),
         }
     }
 
@@ -60,7 +69,11 @@ impl Targets {
             targets.flat_map(|(number, target)| target.checks.iter().map(move |check| (number, check.clone())));
         self.monitor.replace(checks, same, now);
         let old = std::mem::take(&mut self.targets);
-        let kept = |number| same(number).and_then(|number| old.get(number)).copied().unwrap_or_default();
+        let kept = |number| {
+            let new = Target::new(config, number);
+            let known = same(number).and_then(|number| old.get(number)).copied();
+            known.filter(|known| known.is_elsewhere == new.is_elsewhere).unwrap_or(new)
+        };
         self.targets = (0..config.targets.len()).map(kept).collect();
         self.settle();
     }
@@ -90,6 +103,9 @@ impl Targets {
     fn settle(&mut self) -> bool {
         let mut changed = false;
         for (number, target) in self.targets.iter_mut().enumerate() {
+            if target.is_elsewhere {
+                continue;
+            }
             let standing = wanted(target.order, self.monitor.health(number), target.standing);
             changed |= std::mem::replace(&mut target.standing, standing) != standing;
         }

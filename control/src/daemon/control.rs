@@ -285,7 +285,7 @@ impl Daemon {
         }
         if !self.links.is_empty() {
             let advanced = self.workers.advanced();
-            let healthy = self.health.judge(&advanced, self.hardware.links_up());
+            let healthy = self.health.judge(&advanced, self.hardware.links_up(&self.config));
             self.core.handle_health(healthy);
         }
         self.core.handle_timeout(now);

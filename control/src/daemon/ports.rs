@@ -12,7 +12,7 @@ use vipsec_wire::crypto::Algorithm;
 use vipsec_wire::ethernet::MacAddr;
 
 use crate::api;
-use crate::config::{self, Config};
+use crate::config::{self, Config, side_name};
 use vipsec_dataplane::api::{PortId, Side, WorkerId};
 
 /// Datagrams that can be in the works at once, and the largest, in bytes: an IKE message with certificates, a jumbo frame.
@@ -153,9 +153,10 @@ impl Hardware {
         self.ports.iter().filter(|port| port.input_is_finite()).map(|port| usize::from(port.queues())).sum()
     }
 
-    /// Every link has a carrier.
-    pub(super) fn links_up(&self) -> bool {
-        self.ports.iter().all(|port| port.input_is_finite() || port.link().up)
+    /// Every link has a carrier. That to the own host counts not: other targets may serve when it is down.
+    pub(super) fn links_up(&self, config: &Config) -> bool {
+        let mut ports = self.ports.iter().zip(&config.ports);
+        ports.all(|(port, configured)| configured.side == Side::Local || port.input_is_finite() || port.link().up)
     }
 
     /// The ports for the operator.
@@ -164,11 +165,7 @@ impl Hardware {
             let stats = port.stats();
             api::Port {
                 name: configured.name.clone(),
-                side: match configured.side {
-                    Side::Outside => "outside",
-                    Side::Inside => "inside",
-                }
-                .to_owned(),
+                side: side_name(configured.side).to_owned(),
                 device: configured.device.clone(),
                 mac: MacAddr(port.mac()).to_string(),
                 link_up: port.link().up,

@@ -144,8 +144,11 @@ impl<P: BufferPool> Worker<P> {
         let target = self.connections.services().target(target).ok_or(DropReason::NoTargetUp)?;
         let (address, forwarding) = (target.address, target.forwarding);
         let encapsulation = match forwarding {
-            // The appliance's own host is a neighbour, too: at the other end of a tap port.
-            Forwarding::Mac | Forwarding::Local => {
+            Forwarding::Local => {
+                let path = self.path_to_host(version)?;
+                return Ok(TargetPath { path, mtu: path.mtu, tunnel: None });
+            }
+            Forwarding::Mac => {
                 let port = self.lookup.routes.inside_port(address).ok_or(DropReason::TargetNotOnLink)?;
                 let path = self.path(vip, NextHop { port, address }, version)?;
                 return Ok(TargetPath { path, mtu: path.mtu, tunnel: None });

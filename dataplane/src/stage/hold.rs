@@ -44,6 +44,8 @@ impl<P: BufferPool> Worker<P> {
                 }
                 VipState::HandingOver => self.holding.push(held).map_err(|_| DropReason::HeldQueueFull),
                 VipState::Elsewhere if !may_act => Err(DropReason::DeadlinePassed),
+                // Of the appliance's own host, at a port where the new owner can't be.
+                VipState::Elsewhere if self.lookup.local_port() == Some(held.port) => Err(DropReason::VipNotOwned),
                 VipState::Elsewhere => self.pass_on(held.port, held.frame),
             };
             self.count(verdict);

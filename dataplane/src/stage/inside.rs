@@ -102,7 +102,7 @@ impl<P: BufferPool> Worker<P> {
 
     /// Passes a frame on, or hands it to the home of its connection.
     #[inline]
-    fn at_home(&mut self, reply: Reply<P::Buf>, came: Came, replies: &mut Stage<Reply<P::Buf>>) -> Verdict {
+    pub(super) fn at_home(&mut self, reply: Reply<P::Buf>, came: Came, replies: &mut Stage<Reply<P::Buf>>) -> Verdict {
         if came == Came::ByPort
             && !self.mates.is_alone()
             && let Some(home) = self.home_of_reply(&reply)
@@ -130,7 +130,7 @@ impl<P: BufferPool> Worker<P> {
 
     /// Puts a datagram together: its connection and its selectors may depend on its ports (RFC 4301 §7).
     #[cold]
-    fn inside_fragment(
+    pub(super) fn inside_fragment(
         &mut self,
         now: Instant,
         port: PortId,

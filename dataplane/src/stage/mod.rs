@@ -35,6 +35,7 @@ mod esp;
 mod fragments;
 mod handoff;
 mod hold;
+mod host;
 mod icmp_error;
 mod ike;
 mod inner;
@@ -69,10 +70,13 @@ impl<P: BufferPool> Worker<P> {
                 self.esp(now, &mut sorted.sealed);
                 self.distribute(now, &mut sorted.clear);
             }
-            Some(Side::Inside) => {
+            Some(side @ (Side::Inside | Side::Local)) => {
                 let mut replies = Stage::new();
                 for frame in frames {
                     let verdict = self.frame(now, port, frame, may_act).and_then(|frame| match frame {
+                        Some((ethernet, frame)) if side == Side::Local => {
+                            self.local(now, port, &ethernet, frame, came, &mut replies)
+                        }
                         Some((ethernet, frame)) => self.inside(now, port, &ethernet, frame, came, &mut replies),
                         None => Ok(()),
                     });

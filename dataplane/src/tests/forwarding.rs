@@ -82,14 +82,6 @@ fn gue_goes_to_the_targets_port() {
 }
 
 #[test]
-fn a_local_target_is_the_neighbour_at_a_tap_port() {
-    let (mut scene, mut peer) = scene_with(tables_with(TARGETS[1].into(), Forwarding::Local));
-    let frame = peer.seal(&udp((REMOTE, 40000), (VIP, 53), b"query"));
-    scene.receive(OUTSIDE, &frame);
-    assert_eq!(Header::parse(&scene.one_sent_with_arp(INSIDE)).unwrap().0.destination, TARGET_MACS[1]);
-}
-
-#[test]
 fn a_packet_that_no_longer_fits_when_it_is_wrapped() {
     let (mut scene, mut peer) = scene_with(tables_with(FAR.into(), Forwarding::IpInIp));
     // As large as the tunnel carries is too large for the inside network, wrapped.

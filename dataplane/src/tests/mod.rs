@@ -15,6 +15,7 @@ mod hand_over;
 mod ike;
 mod inside;
 mod lifetime;
+mod local;
 mod lookaside;
 mod loops;
 mod mtu;

@@ -179,6 +179,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
                 name: format!("t{n}"),
                 address: TARGETS[n].into(),
                 forwarding: Forwarding::Mac,
+                host: None,
                 weight: 1,
                 checks: Vec::new(),
             })
