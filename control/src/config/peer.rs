@@ -151,8 +151,8 @@ fn store_address(text: &str) -> Result<SocketAddr, Reason> {
 
 /// A socket's path in a folder that exists or can be made. There is room for a group's number behind it.
 fn store_socket(text: &str) -> Result<PathBuf, Reason> {
-    socket_path(&format!("{text}.{}", VIPS_MAX - 1))?;
     let path = socket_path(text)?;
+    socket_path(&format!("{text}.{}", VIPS_MAX - 1))?;
     let existing = path.ancestors().skip(1).find(|ancestor| ancestor.exists());
     match existing {
         Some(folder) if folder.is_dir() => Ok(path),
