@@ -67,6 +67,9 @@ impl Idle {
 /// Commands taken per round, so that a flood of them doesn't starve the ports.
 const COMMANDS_PER_ROUND: usize = 32;
 
+/// Bursts taken from each port before new tables are followed, if so many are there.
+const BURSTS_BEFORE_TABLES: usize = 32;
+
 /// What ties a worker to the control core and to the other workers.
 #[derive(Debug)]
 pub struct Ties<B> {
@@ -111,17 +114,24 @@ pub fn run<P, Io>(
                 transmit_waiting(&mut worker, &mut clock, *port, io);
             }
         }
-        for command in inbox.drain(..) {
-            worker.handle_command(now, command);
-            was_busy = true;
-        }
+        // What arrived before new tables were given is judged by the old ones: that a VIP is at its new owner is heard on one
+        // queue, while its last frames wait in all of them.
+        let brings_tables = inbox.iter().any(|command| matches!(command, Command::Tables { .. }));
+        let bursts = if brings_tables { BURSTS_BEFORE_TABLES } else { 1 };
         for (port, io) in &mut *ports {
-            if io.receive(&mut received) > 0 {
+            for _ in 0..bursts {
+                if io.receive(&mut received) == 0 {
+                    break;
+                }
                 // Before each burst, and not for all at once: rule R5.
                 worker.handle_burst(clock(), *port, std::mem::take(&mut received));
                 mesh.put(&mut worker);
                 was_busy = true;
             }
+        }
+        for command in inbox.drain(..) {
+            worker.handle_command(now, command);
+            was_busy = true;
         }
         // In the same round already: a device in software computes when it is asked.
         while worker.in_crypto_device() > 0 {
