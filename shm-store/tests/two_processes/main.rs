@@ -21,7 +21,7 @@ mod script;
 mod strangers;
 
 /// Owners that live and die at each place; three of four are killed.
-const OWNERS: u64 = 700;
+const OWNERS: u64 = 200;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
