@@ -67,7 +67,7 @@ impl Idle {
 /// Commands taken per round, so that a flood of them doesn't starve the ports.
 const COMMANDS_PER_ROUND: usize = 32;
 
-/// Bursts taken from each port before new tables are followed, if so many are there.
+/// Bursts taken from each port before tables are followed that take a VIP away, if so many are there.
 const BURSTS_BEFORE_TABLES: usize = 32;
 
 /// What ties a worker to the control core and to the other workers.
@@ -96,7 +96,6 @@ pub fn run<P, Io>(
     let Ties { commands, events, mut mesh } = ties;
     let mut idle = Idle::new(polling);
     let mut owed: Option<Event> = None;
-    let mut received = Burst::new();
     let mut inbox = ArrayVec::<Command, COMMANDS_PER_ROUND>::new();
     while !stop.load(Ordering::Relaxed) {
         let mut was_busy = false;
@@ -114,25 +113,17 @@ pub fn run<P, Io>(
                 transmit_waiting(&mut worker, &mut clock, *port, io);
             }
         }
-        // What arrived before new tables were given is judged by the old ones: that a VIP is at its new owner is heard on one
-        // queue, while its last frames wait in all of them.
-        let brings_tables = inbox.iter().any(|command| matches!(command, Command::Tables { .. }));
-        let bursts = if brings_tables { BURSTS_BEFORE_TABLES } else { 1 };
-        for (port, io) in &mut *ports {
-            for _ in 0..bursts {
-                if io.receive(&mut received) == 0 {
-                    break;
-                }
-                // Before each burst, and not for all at once: rule R5.
-                worker.handle_burst(clock(), *port, std::mem::take(&mut received));
-                mesh.put(&mut worker);
-                was_busy = true;
-            }
+        // What arrived before a VIP goes is judged by the tables that have it: that it is at its new owner is heard on one queue, while
+        // its last frames wait in all of them. What arrives once it has come has to meet the tables that say so.
+        let loses_a_vip = inbox.iter().any(|command| worker.loses_a_vip_by(command));
+        if loses_a_vip {
+            was_busy |= receive(&mut worker, &mut mesh, ports, &mut clock, BURSTS_BEFORE_TABLES);
         }
         for command in inbox.drain(..) {
             worker.handle_command(now, command);
             was_busy = true;
         }
+        was_busy |= receive(&mut worker, &mut mesh, ports, &mut clock, 1);
         // In the same round already: a device in software computes when it is asked.
         while worker.in_crypto_device() > 0 {
             was_busy = true;
@@ -156,6 +147,34 @@ pub fn run<P, Io>(
             std::thread::sleep(sleep);
         }
     }
+}
+
+/// Takes up to so many bursts from each port. Returns whether there was anything.
+fn receive<P, Io>(
+    worker: &mut Worker<P>,
+    mesh: &mut Mesh<P::Buf>,
+    ports: &mut [(PortId, Io)],
+    clock: &mut impl FnMut() -> Instant,
+    bursts_max: usize,
+) -> bool
+where
+    P: BufferPool,
+    Io: PortIo<Buf = P::Buf>,
+{
+    let mut received = Burst::new();
+    let mut any = false;
+    for (port, io) in ports {
+        for _ in 0..bursts_max {
+            if io.receive(&mut received) == 0 {
+                break;
+            }
+            // Before each burst, and not for all at once: rule R5.
+            worker.handle_burst(clock(), *port, std::mem::take(&mut received));
+            mesh.put(worker);
+            any = true;
+        }
+    }
+    any
 }
 
 /// Sends what waits to leave by a port, if anything does. Returns whether anything left.

@@ -7,7 +7,7 @@ use vipsec_esp::sa::{ChildSa, Processing, Spi};
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 
 use super::{Verdict, Worker};
-use crate::api::{ChildRefusal, Command, Event, PortId, Report, ReportKind, Tables};
+use crate::api::{ChildRefusal, Command, Event, PortId, Report, ReportKind, Tables, VipState, VipTable};
 use crate::drops::{DropReason, Tally};
 use crate::lookup::Lookup;
 use crate::route::NextHop;
@@ -60,6 +60,16 @@ impl<P: BufferPool> Worker<P> {
             }
         }
         self.end_round(now);
+    }
+
+    /// Would following it take a VIP away from here?
+    pub(crate) fn loses_a_vip_by(&self, command: &Command) -> bool {
+        let Command::Tables { tables, .. } = command else { return false };
+        let is_lost = |(vip, next): (u16, &VipTable)| {
+            next.state == VipState::Elsewhere
+                && self.lookup.vip(vip).is_some_and(|current| current.state != VipState::Elsewhere)
+        };
+        (0..).zip(&tables.vips).any(is_lost)
     }
 
     fn use_tables(&mut self, now: Instant, version: u64, tables: Arc<Tables>) {
