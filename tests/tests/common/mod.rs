@@ -200,11 +200,13 @@ pub(crate) struct Setup {
     pub(crate) workers: usize,
     /// Queues of the outside and the inside port.
     pub(crate) queues: [usize; 2],
+    /// Devices of the outside and the inside port; `None`: at `out0` and `in0` of the wires.
+    pub(crate) devices: Option<[String; 2]>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { family: Family::V4, accepts: "decrypted", workers: 1, queues: [1, 1] }
+        Self { family: Family::V4, accepts: "decrypted", workers: 1, queues: [1, 1], devices: None }
     }
 }
 
@@ -240,7 +242,8 @@ impl Vipsecd {
         Self { process, config, socket }
     }
 
-    fn ask(&self, request: &Request) -> Response {
+    /// What it answers to a request.
+    pub(crate) fn ask(&self, request: &Request) -> Response {
         let mut client = Client::connect(&self.socket, LIMIT).expect("vipsecd listens");
         client.call(request).unwrap_or_else(|error| panic!("{error}\n{}", self.process.said()))
     }
@@ -261,7 +264,12 @@ impl Vipsecd {
 
 fn configuration(wires: &Wires, setup: &Setup) -> String {
     let (folder, prefix) = (wires.folder().display(), wires.file_prefix("vipsecd"));
-    let Setup { family, accepts, workers, queues: [outside, inside] } = setup;
+    let Setup { family, accepts, workers, queues, devices } = setup;
+    let [outside, inside] = devices.clone().unwrap_or_else(|| {
+        [(0, "out0"), (1, "in0")].map(|(number, interface)| {
+            format!("net_af_packet{number},iface={interface},qpairs={},{ROOMY}", queues[number])
+        })
+    });
     let [own_outside, own_inside, default, router, vip, gateway, t1, t2] = match family {
         Family::V4 => [
             "192.0.2.11/24",
@@ -299,12 +307,12 @@ fn configuration(wires: &Wires, setup: &Setup) -> String {
         [[port]]
         name = "outside"
         side = "outside"
-        device = "net_af_packet0,iface=out0,qpairs={outside},{ROOMY}"
+        device = "{outside}"
         addresses = ["{own_outside}"]
         [[port]]
         name = "inside"
         side = "inside"
-        device = "net_af_packet1,iface=in0,qpairs={inside},{ROOMY}"
+        device = "{inside}"
         addresses = ["{own_inside}"]
         [[route]]
         prefix = "{default}"
