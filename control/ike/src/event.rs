@@ -112,7 +112,7 @@ pub enum GoneReason {
     PeerDead,
     /// One side could not prove who it is.
     AuthenticationFailed,
-    /// The peer has started anew (INITIAL_CONTACT).
+    /// The peer has started anew: it says so (INITIAL_CONTACT), or it calls instead of agreeing on message IDs (RFC 6311).
     InitialContact,
     /// The peer refused with this notification.
     Refused(NotifyType),

@@ -3,6 +3,7 @@
 //! Times are ages, never clock readings. What they hold is as secret as the SAs themselves: the store seals them.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -63,6 +64,11 @@ impl IkeSaRecord {
     /// Its connection's name.
     pub fn connection(&self) -> &str {
         &self.state.connection
+    }
+
+    /// The remote peer's end.
+    pub const fn remote(&self) -> SocketAddr {
+        self.state.remote
     }
 
     /// The epoch of its writer.

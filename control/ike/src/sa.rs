@@ -489,6 +489,15 @@ impl IkeSa {
         self.children.values_mut().find(|child| child.info.spi_out == spi_out)
     }
 
+    /// The inbound SPI that a request of ours proposes, which is not answered yet.
+    pub(crate) fn proposed_child(&self) -> Option<u32> {
+        match &self.state.pending.as_ref()?.exchange {
+            Exchange::CreateChild(exchange) => Some(exchange.offer.spi),
+            Exchange::Auth(exchange) => Some(exchange.child.spi),
+            _ => None,
+        }
+    }
+
     /// When something is to be done about it.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let liveness = || match (self.state.phase, self.policy.dpd_delay) {

@@ -272,6 +272,7 @@ impl Core {
             api::Child {
                 name: child.child,
                 state: match child.phase {
+                    _ if child.stale => "stale",
                     ChildPhase::Installed => "installed",
                     ChildPhase::Rekeyed => "rekeyed",
                     ChildPhase::Deleting => "deleting",

@@ -120,6 +120,7 @@ impl Core {
             Event::IkeRekeyed { old, new } => self.note_rekeyed(old, new),
             Event::IkeGone { id, .. } => {
                 self.withdraw_ike_sa(id);
+                self.succession.stale.forget(id);
                 self.delete_replaced(now, id);
                 self.calls.look_again(now);
             }
@@ -137,7 +138,7 @@ impl Core {
                     self.move_peer(spi, remote);
                 }
             }
-            // I6: an untrusted copy is never resumed from, so nothing is imported that has to be synchronised.
+            // What was to be asked over it has waited in its queue.
             Event::Synchronised(_) => {}
             // Only if the configuration asked for them.
             Event::KeyLog(keys) => self.outputs.push_back(Output::KeyLog(keys)),

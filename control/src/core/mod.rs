@@ -19,6 +19,7 @@ mod publishing;
 mod reload;
 mod replica;
 mod shutdown;
+mod stale;
 mod standings;
 mod succession;
 mod targets;
@@ -251,9 +252,7 @@ impl Core {
             }
             // The workers' set has made one of all of them.
             Event::Steered { .. } => {}
-            // RFC 7296 §1.5: an INVALID_SPI outside an IKE SA is only a hint, and a successor that isn't loaded yet must
-            // stay silent. The remote peer's own liveness check finds out.
-            Event::UnknownSpi { .. } => {}
+            Event::UnknownSpi { spi, remote } => self.handle_unknown_spi(now, spi, remote),
             // Of a child SA that IKE doesn't know any more, or is replacing already, nothing is left to do.
             Event::Lifetime { spi, due: LifetimeDue::Soft } => drop(self.ike.rekey_child(spi.get(), now)),
             Event::Lifetime { spi, due: LifetimeDue::Hard } => drop(self.ike.delete_child(spi.get(), now)),

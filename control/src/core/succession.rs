@@ -1,4 +1,5 @@
 //! Bringing inherited SAs back: resumed as they are, or negotiated anew from what was stored.
+//! What becomes of a copy that isn't trusted is told in [`stale`](super::stale).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -9,15 +10,16 @@ use vipsec_ike::{IkeSaId, OperateError};
 
 use super::Core;
 use super::inheritance::{Inheritance, Inherited};
+use super::stale::StaleSas;
 use crate::config::TakeoverPolicy;
 
 /// How many SAs are rekeyed or renegotiated per step, and how often a step comes: 500 a second, so that many don't storm.
-const PER_STEP: usize = 5;
-const STEP: Duration = Duration::from_millis(10);
+pub(super) const PER_STEP: u32 = 5;
+pub(super) const STEP: Duration = Duration::from_millis(10);
 /// How long a remote peer may take to answer a call: one behind a NAT or that only calls itself never does.
 const CALL_MAX: Duration = Duration::from_secs(5);
 /// When the first step comes: after a move's old owner can't pass anything on any more, for that comes under the old SAs.
-const FIRST_STEP: Duration = Duration::from_millis(50);
+pub(super) const FIRST_STEP: Duration = Duration::from_millis(50);
 /// How long traffic is awaited on a renegotiated child SA before the old IKE SA is deleted all the same.
 const CARRY_MAX: Duration = Duration::from_secs(5);
 
@@ -28,6 +30,26 @@ pub(super) struct Succession {
     due: Option<Instant>,
     /// By the new IKE SA.
     replacing: BTreeMap<IkeSaId, Replaced>,
+    /// Those that a copy gave that wasn't trusted.
+    pub(super) stale: StaleSas,
+}
+
+impl Succession {
+    /// The child SAs are replaced, then the IKE SA.
+    pub(super) fn rekey(&mut self, children: impl IntoIterator<Item = u32>, ike_sa: IkeSaId) {
+        self.tasks.extend(children.into_iter().map(Task::RekeyChild));
+        self.tasks.push_back(Task::RekeyIke(ike_sa));
+    }
+
+    /// The IKE SA's peer is called anew, and the IKE SA deleted.
+    pub(super) fn renegotiate(&mut self, ike_sa: IkeSaId) {
+        self.tasks.push_back(Task::Renegotiate(ike_sa));
+    }
+
+    /// From when on that is done.
+    pub(super) fn begin(&mut self, at: Instant) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
 }
 
 /// An IKE SA that another one replaces.
@@ -50,36 +72,27 @@ enum Task {
 impl Core {
     /// The group is ours and open: what becomes of the SAs that were read?
     pub(super) fn inherit(&mut self, now: Instant, group: usize, inheritance: Inheritance, trusted: bool) {
-        let policy = self.config.peer.as_ref().map_or(TakeoverPolicy::Resume, |peer| peer.takeover);
-        let count = inheritance.sets.len();
         if !trusted {
-            // I6: an untrusted copy is never resumed from. The remote peers find out by their liveness checks, or call.
-            self.forget_staged(&inheritance);
-            if count > 0 {
-                tracing::warn!(
-                    ike_sas = count,
-                    "the copy is not trusted: its SAs are gone, the remote peers have to call again"
-                );
-            }
-            return;
+            return self.inherit_stale(now, group, inheritance);
         }
+        let policy = self.takeover_policy();
+        let count = inheritance.sets.len();
         for set in inheritance.sets {
             match policy {
                 TakeoverPolicy::Resume => self.resume(now, set),
                 TakeoverPolicy::Renegotiate => self.renegotiate_from(now, set),
             }
         }
-        self.succession.due = Some(now + if policy == TakeoverPolicy::Resume { FIRST_STEP } else { STEP });
+        self.succession.begin(now + if policy == TakeoverPolicy::Resume { FIRST_STEP } else { STEP });
         tracing::info!(group = self.group_name(group), ike_sas = count, ?policy, "SAs taken over");
     }
 
-    fn forget_staged(&mut self, inheritance: &Inheritance) {
-        for child in inheritance.sets.iter().flat_map(|set| &set.children) {
-            self.uninstall(child.record.info().spi_in);
-        }
+    /// What the configuration wants to become of inherited SAs.
+    pub(super) fn takeover_policy(&self) -> TakeoverPolicy {
+        self.config.peer.as_ref().map_or(TakeoverPolicy::Resume, |peer| peer.takeover)
     }
 
-    fn uninstall(&mut self, spi_in: u32) {
+    pub(super) fn uninstall(&mut self, spi_in: u32) {
         let Ok(spi) = Spi::new(spi_in) else { return };
         if self.children.remove(&spi).is_some() {
             self.tell(Command::RemoveChild(spi));
@@ -90,6 +103,10 @@ impl Core {
     fn resume(&mut self, now: Instant, set: Inherited) {
         let Inherited { ike, children, birth } = set;
         let (id, vip) = (ike.id(), ike.vip());
+        // Its owner kept it from a copy that wasn't trusted, and is not through with that.
+        if children.iter().any(|child| child.record.is_stale()) {
+            self.succession.stale.insert(id, ike.remote().ip(), now);
+        }
         let spis: Vec<u32> = children.iter().map(|child| child.record.info().spi_in).collect();
         let records = children.into_iter().map(|child| child.record).collect();
         if let Err(error) = self.ike.import(ike, records, now) {
@@ -98,16 +115,14 @@ impl Core {
             return;
         }
         self.publications.adopt(id, birth);
-        for number in spis {
-            self.succession.tasks.push_back(Task::RekeyChild(number));
-            let Ok(spi) = Spi::new(number) else { continue };
+        for spi in spis.iter().filter_map(|number| Spi::new(*number).ok()) {
             let Some(child) = self.children.get_mut(&spi) else { continue };
             child.ike = Some(id);
             child.vip = vip;
             // Nobody has a copy yet: no limits until a backup joins.
             self.tell(Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX });
         }
-        self.succession.tasks.push_back(Task::RekeyIke(id));
+        self.succession.rekey(spis, id);
     }
 
     /// The original's way: the IKE SA is kept only to say that it goes, once another carries the traffic.
@@ -117,7 +132,7 @@ impl Core {
         children.iter().for_each(|child| self.uninstall(child.record.info().spi_in));
         let records = children.into_iter().map(|child| child.record).collect();
         match self.ike.import(ike, records, now) {
-            Ok(_) => self.succession.tasks.push_back(Task::Renegotiate(id)),
+            Ok(_) => self.succession.renegotiate(id),
             Err(error) => tracing::error!(ike_sa = %id, %error, "IKE SA can't be used for renegotiation"),
         }
     }
@@ -145,6 +160,7 @@ impl Core {
 
     /// An IKE SA was rekeyed before its turn came: its heir is the one to be renegotiated, and has fresh keys already.
     pub(super) fn follow(&mut self, old: IkeSaId, new: IkeSaId) {
+        self.succession.stale.follow(old, new);
         self.succession.tasks.retain_mut(|task| match task {
             Task::Renegotiate(id) if *id == old => {
                 *id = new;

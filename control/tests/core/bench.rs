@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use vipsec_control::api::{ApiError, Request, Response};
 use vipsec_control::config::{Config, TestConfiguration, load};
 use vipsec_control::core::{Core, Facts, Output, Surroundings};
-use vipsec_dataplane::api::{Command, Event, IkeDatagram, Report, ReportKind, Tables};
+use vipsec_dataplane::api::{Command, Event, IkeDatagram, PortId, Report, ReportKind, Tables};
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
 use vipsec_esp::sa::{ChildSa, Spi};
@@ -168,6 +168,10 @@ pub(crate) struct Bench {
     pub(crate) key_log: Vec<vipsec_ike::KeyLog>,
     /// What went from the appliance to a peer that isn't there.
     pub(crate) unheard: Vec<IkeDatagram>,
+    /// What went to the other appliance over the store link.
+    pub(crate) link_messages: Vec<Vec<u8>>,
+    /// Frames of our own making: announcements, advertisements.
+    pub(crate) frames: Vec<(PortId, Vec<u8>)>,
     /// What peers send isn't delivered, but held.
     pub(crate) hold: bool,
     pub(crate) held: VecDeque<Event>,
@@ -212,6 +216,8 @@ impl Bench {
             replies: Vec::new(),
             key_log: Vec::new(),
             unheard: Vec::new(),
+            link_messages: Vec::new(),
+            frames: Vec::new(),
             hold: false,
             held: VecDeque::new(),
             events: VecDeque::new(),
@@ -308,6 +314,7 @@ impl Bench {
             Output::SaveFloor { vip, value } => self.core.handle_floor_saved(self.now, vip, value),
             Output::Reply(_, reply) => self.replies.push(reply),
             Output::KeyLog(keys) => self.key_log.push(keys),
+            Output::LinkSend { message, .. } => self.link_messages.push(message),
             _ => {}
         }
     }
@@ -328,6 +335,7 @@ impl Bench {
             }
             Command::RemoveChild(spi) => drop(self.children.remove(&spi)),
             Command::SendIke(datagram) => self.deliver(datagram),
+            Command::SendFrame { port, frame } => self.frames.push((port, frame)),
             Command::Report { token, what } => {
                 let report = match what {
                     ReportKind::Sas => Report::Sas(Vec::new()),

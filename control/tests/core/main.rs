@@ -2,4 +2,6 @@
 
 mod bench;
 mod calls;
+mod pair;
 mod reload;
+mod stale;

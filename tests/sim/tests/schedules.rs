@@ -40,6 +40,7 @@ fn no_schedule_breaks_a_promise() {
     assert!(broken.is_empty(), "\n{broken}");
     // A simulation in which nothing happens proves nothing.
     assert!(sum.resumed > SCHEDULES / 2 && sum.delivered > 100 * SCHEDULES && sum.excused > 0, "{sum:?}");
+    assert!(sum.kept > SCHEDULES / 100, "{sum:?}");
     assert!(sum.handed_over > 10 * SCHEDULES, "{sum:?}");
 }
 

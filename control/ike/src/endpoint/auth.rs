@@ -114,6 +114,7 @@ impl Endpoint {
             }
             return Err(NotifyType::AUTHENTICATION_FAILED);
         }
+        self.give_up_syncs(half.vip, &policy.local_id, peer, now);
         let others = self.by_peer.get(peer).map_or(0, BTreeSet::len);
         // RFC 7296 §2.4: INITIAL_CONTACT makes room.
         let makes_room = contents.has(NotifyType::INITIAL_CONTACT);
@@ -233,6 +234,17 @@ impl Endpoint {
     /// RFC 7296 §2.4: INITIAL_CONTACT says that this is the peer's only IKE SA. (We never send it: our identity is replicated.)
     fn forget_others(&mut self, sa: &IkeSa, now: Instant) {
         for id in self.others_of(sa) {
+            if let Some(other) = self.take(id) {
+                self.bury(&other, GoneReason::InitialContact, now);
+            }
+        }
+    }
+
+    /// A peer that calls while we want to agree on message IDs with it doesn't know those IKE SAs any more, or gives them up.
+    fn give_up_syncs(&mut self, vip: u16, local_id: &Identity, peer: &Identity, now: Instant) {
+        let unsettled = |id: &IkeSaId| self.sas.get(id).is_some_and(|other| other.state.sync.is_some());
+        let ids: Vec<IkeSaId> = self.others(vip, local_id, peer).filter(unsettled).collect();
+        for id in ids {
             if let Some(other) = self.take(id) {
                 self.bury(&other, GoneReason::InitialContact, now);
             }

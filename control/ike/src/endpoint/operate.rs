@@ -119,6 +119,24 @@ impl Endpoint {
         self.on_child(spi_in, now, &allowed, Task::DeleteChildren(vec![spi_in]))
     }
 
+    /// Do we have a child SA with that inbound SPI, whatever its state?
+    pub fn has_child(&self, spi_in: u32) -> bool {
+        self.child_owner.contains_key(&spi_in)
+    }
+
+    /// Has the peer delete a child SA that we don't have, though it does: a copy that may have been stale didn't tell of it.
+    pub fn disown_child(&mut self, id: IkeSaId, spi_in: u32, now: Instant) -> Result<(), OperateError> {
+        let known = self.has_child(spi_in);
+        self.on_established(id, now, |sa| {
+            // The peer may use the child SA that we have proposed before its answer is here.
+            if known || sa.proposed_child() == Some(spi_in) {
+                return Err(OperateError::UnknownChildSa);
+            }
+            sa.enqueue(Task::DeleteChildren(vec![spi_in]));
+            Ok(())
+        })
+    }
+
     fn on_child(&mut self, spi_in: u32, now: Instant, allowed: &[ChildPhase], task: Task) -> Result<(), OperateError> {
         let owner = *self.child_owner.get(&spi_in).ok_or(OperateError::UnknownChildSa)?;
         self.on_established(owner, now, |sa| {

@@ -94,14 +94,16 @@ impl Endpoint {
         Ok(id)
     }
 
-    /// The same with a copy that may be stale: agrees on new message IDs with the peer (RFC 6311) before it takes or sends any request.
-    /// [`Event::Synchronised`](crate::Event::Synchronised) tells when that is done; then the child SAs are to be rekeyed, since
-    /// nobody knows where their numbers stand. They must not be used before: don't install them. Their records say so, too, until they
-    /// are replaced: see [`ChildSaRecord::is_stale`].
+    /// The same with a copy that may be stale: from `begin` on it is agreed on new message IDs with the peer (RFC 6311), before any
+    /// request is taken or sent. [`Event::Synchronised`](crate::Event::Synchronised) tells when that is done. What the operator or the
+    /// caller wants of the IKE SA meanwhile waits; the child SAs should be rekeyed, since nobody knows where their numbers stand.
+    /// They must not be used: don't install them. Their records say so, too, until they are replaced: see
+    /// [`ChildSaRecord::is_stale`].
     pub fn import_stale(
         &mut self,
         record: IkeSaRecord,
         children: Vec<ChildSaRecord>,
+        begin: Instant,
         now: Instant,
     ) -> Result<IkeSaId, ImportError> {
         if record.state.phase == Phase::Authenticating
@@ -115,8 +117,7 @@ impl Endpoint {
         // Whether the peer has seen what was in progress can't be known.
         self.ask_again(now, &mut sa);
         sa.state.answered = None;
-        sa.retry = None;
-        self.request_sync(now, &mut sa);
+        self.prepare_sync(&mut sa, begin);
         self.settle(sa, now);
         Ok(id)
     }

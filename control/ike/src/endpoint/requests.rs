@@ -253,6 +253,13 @@ impl Endpoint {
                 sa.enqueue(Task::CreateChild { wish, group: None });
             }
             (NotifyType::CHILD_SA_NOT_FOUND, None) if exchange.rekeys.is_some() => {}
+            // One of a stale copy that can't be replaced: the peer would go on sending into nothing.
+            (_, Some(old))
+                if kind != NotifyType::TEMPORARY_FAILURE && sa.children.get(&old).is_some_and(|child| child.stale) =>
+            {
+                self.child_failed(sa, exchange, kind);
+                sa.enqueue(Task::DeleteChildren(vec![old]));
+            }
             _ => {
                 self.child_failed(sa, exchange, kind);
                 self.postpone_child_rekey(now, sa, exchange.rekeys);

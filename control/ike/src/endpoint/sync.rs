@@ -11,7 +11,7 @@ use crate::child::ChildPhase;
 use crate::counters::Drop;
 use crate::event::{Event, GoneReason};
 use crate::message::{Direction, ExchangeType, Notify, NotifyType, Payload};
-use crate::sa::{Exchange, IkeSa, IkeSaId, Pending, PendingSync, Task};
+use crate::sa::{Exchange, IkeSa, IkeSaId, Pending, PendingSync, Retry, Task};
 
 /// What M1 is above the last ID that a stale copy knows; four times that with each try. IDs are plenty, and the heir of the IKE SA
 /// starts at 0 again.
@@ -160,11 +160,18 @@ impl Endpoint {
         }
     }
 
-    /// Starts to synchronise, or tries again: a request whose answer was lost was taken, and its M1 with it.
-    pub(super) fn request_sync(&mut self, now: Instant, sa: &mut IkeSa) {
-        let tries = sa.state.sync.as_ref().map_or(0, |sync| sync.tries);
+    /// Message IDs aren't known: nothing is asked or answered until the peer has agreed on new ones. It is asked at `begin`.
+    pub(super) fn prepare_sync(&mut self, sa: &mut IkeSa, begin: Instant) {
+        sa.state.sync = Some(PendingSync { nonce: self.random(), send: sa.state.next_request, tries: 0 });
+        let interval = self.config.retransmission.first / 2;
+        sa.retry = Some(Retry { at: begin, interval, tries: 0, unsent: true });
+        sa.changed = true;
+    }
+
+    /// Asks the peer to synchronise, for the first time or again: a request whose answer was lost was taken, and its M1 with it.
+    pub(super) fn request_sync(&mut self, sa: &mut IkeSa) {
+        let Some(PendingSync { send: known, tries, .. }) = sa.state.sync else { return };
         // RFC 6311 §5.1: M1 MUST be larger than any value known to have been used; P1 one more than the last that was received.
-        let known = sa.state.sync.as_ref().map_or(sa.state.next_request, |sync| sync.send);
         let skip = SKIP.saturating_mul(1u32.checked_shl(2 * tries).unwrap_or(u32::MAX));
         let Some(send) = known.checked_add(skip) else {
             sa.gone = Some(GoneReason::NumbersExhausted);
@@ -176,9 +183,6 @@ impl Endpoint {
         let ends = Ends { local: sa.state.local, remote: sa.state.remote };
         self.transmit_message(Some(sa.id()), ends, &request, Freshness::Fresh);
         sa.state.sync = Some(PendingSync { nonce: ours.nonce, send, tries: tries.saturating_add(1) });
-        if sa.retry.is_none() {
-            sa.retry = Some(self.first_retry(now));
-        }
         sa.changed = true;
     }
 

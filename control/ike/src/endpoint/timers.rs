@@ -12,6 +12,9 @@ use crate::sa::{Exchange, IkeSa, IkeSaId, Phase, Retry, Task};
 /// Shortest time after which a refused rekeying is tried again; it is drawn up to twice as long.
 const RETRY_DELAY: Duration = Duration::from_secs(10);
 
+/// The same for a child SA of a stale copy: nothing passes before it is replaced.
+const STALE_RETRY_DELAY: Duration = Duration::from_secs(1);
+
 /// Longer than anything that is waited for; keeps clock arithmetic from overflowing, whatever is configured or recorded.
 const TIME_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -104,7 +107,7 @@ impl Endpoint {
             match self.next_retry(now, retry) {
                 Some(next) if sa.state.sync.is_some() => {
                     sa.retry = Some(next);
-                    self.request_sync(now, sa);
+                    self.request_sync(sa);
                 }
                 Some(next) => {
                     sa.retry = Some(next);
@@ -205,9 +208,9 @@ impl Endpoint {
 
     /// RFC 7296 §2.25: a refused rekeying is not retried immediately.
     pub(super) fn postpone_child_rekey(&mut self, now: Instant, sa: &mut IkeSa, spi: Option<u32>) {
-        let at = now + self.retry_delay();
+        let (at, soon) = (now + self.retry_delay(), now + STALE_RETRY_DELAY + self.jitter(STALE_RETRY_DELAY * 10));
         if let Some(child) = spi.and_then(|spi| sa.children.get_mut(&spi)) {
-            child.rekey_at = Some(at);
+            child.rekey_at = Some(if child.stale { soon } else { at });
         }
     }
 }

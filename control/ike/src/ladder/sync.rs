@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::bench::{Flying, VIP, lose_all, lose_nth};
 use super::{ALICE, BOB, Bench, Setup};
 use crate::message::{Direction, ExchangeType, NotifyType, Payload};
-use crate::{ChildSaRecord, Drop, Event, GoneReason, IkeSaRecord, ImportError, OperateError, Phase};
+use crate::{ChildSaRecord, Drop, Event, GoneReason, IkeSaRecord, ImportError, OperateError, Phase, Unique};
 
 type Records = (IkeSaRecord, Vec<ChildSaRecord>);
 
@@ -16,7 +16,8 @@ fn records(bench: &Bench, side: usize) -> Records {
 /// An end fails over to a successor with an old copy.
 fn fail_over(bench: &mut Bench, side: usize, stale: Records) {
     bench.replace_with(side, |successor, now| {
-        successor.import_stale(stale.0, stale.1, now).unwrap();
+        successor.import_stale(stale.0, stale.1, now, now).unwrap();
+        successor.handle_timeout(now);
     });
 }
 
@@ -74,7 +75,7 @@ fn only_what_both_assert() {
     bench.run();
     let stale = records(&bench, BOB);
     bench.replace_with(BOB, |successor, now| {
-        assert_eq!(successor.import_stale(stale.0, stale.1, now), Err(ImportError::NotSynchronisable));
+        assert_eq!(successor.import_stale(stale.0, stale.1, now, now), Err(ImportError::NotSynchronisable));
     });
 }
 
@@ -406,4 +407,119 @@ fn stale_child_sas_are_recorded_as_such() {
     bench.sides[BOB].endpoint.rekey_child(spi, bench.now).unwrap();
     bench.run();
     assert_eq!(is_stale(&bench), [false]);
+}
+
+/// Thousands of IKE SAs don't begin at once; until its turn comes one is deaf and mute.
+#[test]
+fn it_begins_when_the_successor_wants() {
+    let mut bench = Bench::established(Setup::default());
+    let stale = records(&bench, BOB);
+    three_exchanges(&mut bench);
+    let early = bench.forge(ALICE, ExchangeType::Informational, bench.sa(ALICE).next_request, &[]);
+    let begin = bench.now + Duration::from_secs(3);
+    bench.replace_with(BOB, |successor, now| {
+        successor.import_stale(stale.0, stale.1, begin, now).unwrap();
+    });
+    assert_eq!(bench.sides[BOB].endpoint.poll_timeout(), Some(begin));
+    bench.hand_over(&early);
+    bench.collect();
+    assert!(bench.wire.is_empty());
+    bench.pass(Duration::from_secs(4));
+    assert_in_step(&bench);
+    assert!(bench.sides[BOB].events.iter().any(|event| matches!(event, Event::Synchronised(_))));
+}
+
+/// A peer that calls has noticed its owner's death before its successor asked: it would never answer about the old IKE SA.
+#[test]
+fn a_peer_that_calls_has_given_the_old_ike_sa_up() {
+    for unique in [Unique::No, Unique::Keep] {
+        let mut bench = Bench::established(Setup { unique: [Unique::No, unique], ..Setup::default() });
+        let stale = records(&bench, BOB);
+        let old = bench.sa(BOB).id;
+        fail_over(&mut bench, BOB, stale);
+        bench.collect();
+        bench.wire.clear();
+        bench.restart(ALICE);
+        bench.call();
+        bench.run();
+        assert_ne!(bench.sa(BOB).id, old);
+        assert_eq!(bench.phases(), [vec![Phase::Established], vec![Phase::Established]]);
+        assert_eq!(bench.sides[BOB].gone(), [GoneReason::InitialContact]);
+    }
+}
+
+/// The peer has a child SA that the copy didn't know: it is asked to delete it, whatever else is asked.
+#[test]
+fn what_the_copy_did_not_know_is_deleted() {
+    let mut bench = Bench::established(Setup::default());
+    let stale = records(&bench, BOB);
+    let id = bench.sa(ALICE).id;
+    bench.sides[ALICE].endpoint.create_child(id, "spare", bench.now).unwrap();
+    bench.run();
+    let known = stale.1[0].spi_in();
+    let unknown = *bench.sides[BOB].installed.keys().find(|spi| **spi != known).unwrap();
+    fail_over(&mut bench, BOB, stale);
+    bench.sides[BOB].installed.remove(&unknown);
+    let id = bench.sa(BOB).id;
+    let endpoint = &mut bench.sides[BOB].endpoint;
+    endpoint.disown_child(id, unknown, bench.now).unwrap();
+    endpoint.rekey_child(known, bench.now).unwrap();
+    assert_eq!(endpoint.disown_child(id, known, bench.now), Err(OperateError::UnknownChildSa));
+    bench.run();
+    bench.assert_children_match();
+    assert_eq!(bench.child(BOB).replaces, Some(known));
+}
+
+/// A child SA that we have proposed may be in use before we hear of it.
+#[test]
+fn what_is_proposed_is_not_disowned() {
+    let mut bench = Bench::established(Setup::default());
+    let id = bench.sa(BOB).id;
+    bench.sides[BOB].endpoint.create_child(id, "spare", bench.now).unwrap();
+    bench.deliver();
+    let installed = &bench.sides[ALICE].installed;
+    let proposed = installed.values().map(|info| info.spi_out).find(|spi| *spi != bench.child(BOB).spi_in).unwrap();
+    let refused = bench.sides[BOB].endpoint.disown_child(id, proposed, bench.now);
+    assert_eq!(refused, Err(OperateError::UnknownChildSa));
+    bench.run();
+    assert_eq!(bench.sides[BOB].installed.len(), 2);
+    bench.assert_children_match();
+}
+
+/// Nothing passes before a stale child SA is replaced, so a peer that is just busy is asked again soon.
+#[test]
+fn a_stale_child_sa_is_not_left_to_the_usual_delay() {
+    let mut bench = Bench::established(Setup::default());
+    let stale = records(&bench, BOB);
+    fail_over(&mut bench, BOB, stale);
+    let old = bench.sa(BOB).children[0].spi_in;
+    // Both ask at once when message IDs are agreed on.
+    let id = bench.sa(ALICE).id;
+    bench.deliver();
+    bench.sides[ALICE].endpoint.rekey_ike(id, bench.now).unwrap();
+    bench.sides[BOB].endpoint.rekey_child(old, bench.now).unwrap();
+    bench.run();
+    assert!(bench.sides[BOB].events.iter().any(|event| matches!(event, Event::ChildFailed { .. })));
+    bench.pass(Duration::from_secs(3));
+    assert_ne!(bench.child(BOB).spi_in, old);
+    bench.assert_children_match();
+}
+
+/// One that the peer doesn't want to replace is deleted: it would go on sending into nothing.
+#[test]
+fn a_stale_child_sa_that_cannot_be_replaced_is_deleted() {
+    let mut bench = Bench::established(Setup::default());
+    let stale = records(&bench, BOB);
+    fail_over(&mut bench, BOB, stale);
+    bench.run();
+    let old = bench.sa(BOB).children[0].spi_in;
+    bench.sides[BOB].endpoint.rekey_child(old, bench.now).unwrap();
+    bench.deliver();
+    let made = bench.sides[ALICE].installed.values().find(|info| info.spi_out != old).unwrap().spi_in;
+    bench.rewrite_next(|payloads| *payloads = vec![NotifyType::NO_PROPOSAL_CHOSEN.into()]);
+    bench.run();
+    assert!(bench.sides[BOB].installed.is_empty());
+    // What Alice made before her answer was changed isn't Bob's to delete.
+    let left: Vec<u32> = bench.sides[ALICE].installed.keys().copied().collect();
+    assert_eq!(left, [made]);
 }

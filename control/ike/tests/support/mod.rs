@@ -268,7 +268,8 @@ impl Host {
         Self { endpoint, events: VecDeque::new(), keys: Vec::new(), seen: Vec::new(), sockets }
     }
 
-    fn send(&mut self, transmit: &Transmit) {
+    /// Puts a message of ours on the wire.
+    pub(crate) fn send(&mut self, transmit: &Transmit) {
         let (_, socket) = self.sockets.iter().find(|(local, _)| *local == transmit.local).unwrap();
         // RFC 3948 §2.2: the non-ESP marker.
         let marker: &[u8] = if transmit.local.port() == 4500 { &[0; 4] } else { &[] };
@@ -319,7 +320,7 @@ impl Host {
 
     /// Runs until something is so.
     pub(crate) fn until(&mut self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(8);
+        let deadline = Instant::now() + Duration::from_secs(10);
         while !condition(self) {
             assert!(Instant::now() < deadline, "not in time: {what}; events: {:#?}", self.events);
             self.turn();

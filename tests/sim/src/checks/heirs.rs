@@ -1,4 +1,5 @@
-//! I4: what the remote peer believes in, a successor with a trusted copy knows. I6: one without resumes nothing.
+//! I4: what the remote peer believes in, a successor with a trusted copy knows. I6: one without may keep an IKE SA whose remote peer
+//! synchronises message IDs, but no child SA.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -28,18 +29,21 @@ pub(crate) struct Takeover {
 /// Takeovers and what they owe.
 #[derive(Default)]
 pub(crate) struct Heirs {
-    /// Every IKE SA that the remote peer ever believed in, as far as anybody looked.
-    ever: BTreeSet<u64>,
+    /// Everything that the remote peer ever believed in, as far as anybody looked.
+    ever: Belief,
     /// What an owner could not know, nor anybody after it.
     lost: Belief,
     pub(crate) takeover: Option<Takeover>,
     pub(crate) resumed: u64,
     pub(crate) begun_anew: u64,
+    /// IKE SAs that were kept without a trusted copy.
+    pub(crate) kept: u64,
 }
 
 impl Heirs {
     pub(crate) fn observe(&mut self, belief: &Belief) {
-        self.ever.extend(&belief.ike_sas);
+        self.ever.ike_sas.extend(&belief.ike_sas);
+        self.ever.children.extend(&belief.children);
     }
 
     pub(crate) fn take_over(&mut self, takeover: Takeover) {
@@ -67,8 +71,8 @@ impl Heirs {
         let Some(takeover) = self.takeover.take_if(|takeover| takeover.successor == of) else { return Ok(()) };
         let successor = of.appliance;
         let ike_sas: BTreeSet<u64> = sas.ike_sas.iter().map(|sa| sa.spi.0).collect();
-        let children: BTreeSet<u32> =
-            sas.ike_sas.iter().flat_map(|sa| &sa.children).map(|child| child.spi_in.0).collect();
+        let all = || sas.ike_sas.iter().flat_map(|sa| &sa.children);
+        let children: BTreeSet<u32> = all().map(|child| child.spi_in.0).collect();
         if takeover.complete {
             let mut still = takeover.belief.ike_sas.intersection(&now.ike_sas);
             if let Some(lost) = still.find(|spi| !ike_sas.contains(spi) && !self.lost.ike_sas.contains(spi)) {
@@ -78,10 +82,14 @@ impl Heirs {
             if let Some(lost) = still.find(|spi| !children.contains(spi) && !self.lost.children.contains(spi)) {
                 return Err(Violation::SaLost { successor, what: format!("child SA {lost:08x}") });
             }
-        } else if !takeover.trusted
-            && let Some(resumed) = ike_sas.intersection(&self.ever).next()
-        {
-            return Err(Violation::UntrustedResumed { successor, what: format!("IKE SA {resumed:016x}") });
+        } else if !takeover.trusted {
+            // A worker that has one says how it is processed.
+            let in_use = all().filter(|child| child.state != "stale" || !child.processing.is_empty());
+            let mut in_use = in_use.map(|child| child.spi_in.0);
+            if let Some(resumed) = in_use.find(|spi| self.ever.children.contains(spi)) {
+                return Err(Violation::UntrustedResumed { successor, what: format!("child SA {resumed:08x}") });
+            }
+            self.kept += ike_sas.intersection(&self.ever.ike_sas).count() as u64;
         }
         self.observe(&now);
         Ok(())

@@ -63,7 +63,7 @@ pub enum Violation {
         after: usize,
     },
     /// I6.
-    #[error("I6: appliance {} resumed {what} from a copy that it doesn't trust", successor + 1)]
+    #[error("I6: appliance {} resumed {what} though its copy was not trusted", successor + 1)]
     UntrustedResumed {
         /// Who took over.
         successor: usize,

@@ -63,6 +63,8 @@ pub struct Tally {
     pub resumed: u64,
     /// Takeovers without one, the first claim apart.
     pub begun_anew: u64,
+    /// IKE SAs that those kept, to agree on message IDs with the remote peer (RFC 6311).
+    pub kept: u64,
     /// IKE SAs that the remote peer found dead.
     pub found_dead: u64,
     /// Packets that each of two owners in a full partition delivered.
@@ -78,6 +80,7 @@ impl Tally {
         self.ivs += other.ivs;
         self.resumed += other.resumed;
         self.begun_anew += other.begun_anew;
+        self.kept += other.kept;
         self.found_dead += other.found_dead;
         self.excused += other.excused;
         self.handed_over += other.handed_over;
@@ -192,6 +195,7 @@ impl World {
             ivs: self.ivs.len() as u64,
             resumed: self.heirs.iter().map(|heirs| heirs.resumed).sum(),
             begun_anew: self.heirs.iter().map(|heirs| heirs.begun_anew).sum(),
+            kept: self.heirs.iter().map(|heirs| heirs.kept).sum(),
             found_dead: self.remotes.iter().map(|remote| remote.found_dead).sum(),
             excused: self.deliveries.excused() as u64,
             handed_over: self.handed_over,

@@ -1,0 +1,159 @@
+//! Two appliances, the store link between them, the advertisements that they hear of each other, and one clock.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use vipsec_control::api::Request;
+use vipsec_control::core::Paired;
+use vipsec_dataplane::api::Event;
+use vipsec_store::pairing::{Handshake, PairingSecret, Side};
+use vipsec_store::{Geometry, LocalMemory, Reader, Region, RegionId, SizeClass, Sizes, Writer};
+use vipsec_wire::iv::ApplianceId;
+use zeroize::Zeroizing;
+
+use super::bench::{Bench, config_text, read_config};
+
+/// The only group of VIPs.
+const GROUP: usize = 0;
+const STEP: Duration = Duration::from_millis(5);
+
+/// Two appliances.
+pub(crate) struct Pair {
+    pub(crate) sides: [Bench; 2],
+    /// They hear each other's advertisements.
+    pub(crate) in_earshot: bool,
+    linked: bool,
+    dead: [bool; 2],
+}
+
+impl Pair {
+    /// Both run; the first owns the VIP and the second holds its copy. `more` stands in both configurations.
+    pub(crate) fn new(more: &str) -> Self {
+        let sides = [1u8, 2].map(|id| {
+            let peer = format!(
+                "[peer]\nid = {}\nstore_socket = \"/tmp/none.sock\"\nsecret_file = \"pair.psk\"\ntakeover = \"resume\"\n",
+                3 - id
+            );
+            let text = config_text(&format!("{peer}{more}")).replace("id = 1, name", &format!("id = {id}, name"));
+            Bench::unowned(read_config(&text))
+        });
+        let mut pair = Self { sides, in_earshot: true, linked: false, dead: [false; 2] };
+        let now = pair.now();
+        pair.sides.iter_mut().for_each(|side| side.now = now);
+        pair.link();
+        pair.pass(Duration::from_secs(20));
+        assert!(pair.sides[0].core.is_serving() && !pair.sides[1].core.is_serving());
+        pair
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.sides.iter().map(|side| side.now).max().unwrap()
+    }
+
+    /// The store link is paired: each has a region for the other.
+    fn link(&mut self) {
+        let mut rng = StdRng::seed_from_u64(5);
+        let sizes = Sizes {
+            classes: vec![SizeClass { records: 32, bytes: 1024 }, SizeClass { records: 32, bytes: 4096 }],
+            counter_blocks: 2,
+            journal_entries: 256,
+        };
+        let mut shake = |id: u8| {
+            let appliance = ApplianceId::new(id).unwrap();
+            let side = Side {
+                appliance,
+                incarnation: [id; 16],
+                config_digest: [7; 32],
+                region: RegionId([id; 16]),
+                sizes: sizes.clone(),
+            };
+            Handshake::new(side, PairingSecret::new(Zeroizing::new(vec![9; 32])).unwrap(), &mut rng).unwrap()
+        };
+        let mut ends = [shake(1), shake(2)];
+        for _ in 0..2 {
+            let messages = ends.each_mut().map(|end| end.poll_transmit().unwrap());
+            ends[0].handle_message(&messages[1]).unwrap();
+            ends[1].handle_message(&messages[0]).unwrap();
+        }
+        let [mut a, mut b] = ends.map(|end| end.finish().unwrap());
+        // A pairing names the peer's region: the one that we write into.
+        let region = |id| Arc::new(Region::anonymous(Geometry::new(sizes.clone()).unwrap(), id));
+        let regions = [region(b.peer.region), region(a.peer.region)];
+        let mut reader_a = Reader::new(regions[1].clone(), a.reader);
+        let mut reader_b = Reader::new(regions[0].clone(), b.reader);
+        let [for_a, for_b] = [reader_b.join(&mut rng).unwrap(), reader_a.join(&mut rng).unwrap()];
+        let writer_a = Writer::new(LocalMemory::new(regions[0].clone()), &mut a.writer, for_a).unwrap();
+        let writer_b = Writer::new(LocalMemory::new(regions[1].clone()), &mut b.writer, for_b).unwrap();
+        let now = self.now();
+        let mut up = |side: usize, incarnation, writer, reader| {
+            let paired = Paired { incarnation, agreed: true, writer: Box::new(writer), reader };
+            self.sides[side].core.handle_link_up(now, GROUP, paired);
+        };
+        up(0, 2, writer_a, reader_a);
+        up(1, 1, writer_b, reader_b);
+        self.linked = true;
+    }
+
+    /// The store link breaks, and both notice.
+    pub(crate) fn cut_link(&mut self) {
+        self.linked = false;
+        let now = self.now();
+        self.sides.iter_mut().for_each(|side| side.core.handle_link_down(now, GROUP));
+    }
+
+    /// An appliance dies.
+    pub(crate) fn kill(&mut self, side: usize) {
+        self.dead[side] = true;
+        self.cut_link();
+    }
+
+    /// Lets time pass for both, in small steps.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = self.now() + time;
+        while self.now() < end {
+            let now = (self.now() + STEP).min(end);
+            for side in 0..2 {
+                let since = now - self.sides[side].now;
+                if !self.dead[side] {
+                    self.sides[side].pass(since);
+                }
+                self.sides[side].now = now;
+            }
+            self.talk();
+        }
+    }
+
+    fn talk(&mut self) {
+        for _ in 0..20 {
+            let mut any = false;
+            for from in 0..2 {
+                let (sender, to) = (&mut self.sides[from], 1 - from);
+                let messages = std::mem::take(&mut sender.link_messages);
+                let frames = std::mem::take(&mut sender.frames);
+                if self.dead[from] || self.dead[to] {
+                    continue;
+                }
+                let receiver = &mut self.sides[to];
+                for message in messages.iter().filter(|_| self.linked) {
+                    any = true;
+                    receiver.core.handle_link_message(receiver.now, GROUP, message);
+                }
+                // What isn't an advertisement is left out there.
+                for (port, frame) in frames.into_iter().filter(|_| self.in_earshot) {
+                    receiver.core.handle_event(receiver.now, 0, Event::Advertisement { port, frame });
+                }
+                receiver.run();
+            }
+            if !any {
+                return;
+            }
+        }
+    }
+
+    /// What an appliance's operator asks for.
+    pub(crate) fn ask(&mut self, side: usize, request: Request) {
+        self.sides[side].ask(request).unwrap();
+    }
+}
