@@ -75,7 +75,7 @@ impl Wires {
         wires
     }
 
-    fn ip(&self, arguments: &[&str]) {
+    pub(crate) fn ip(&self, arguments: &[&str]) {
         ip(&[&["-n", self.namespace.as_str()], arguments].concat());
     }
 
