@@ -3,14 +3,17 @@
 use std::ffi::c_void;
 use std::fs::{self, File};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl, posix_fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mlock, mmap, mmap_anonymous, munmap};
 
 use crate::error::{LinkError, system};
 
@@ -26,11 +29,26 @@ pub struct Protection {
 /// Shared memory of whole 64-bit words, mapped until dropped.
 #[derive(Debug)]
 pub struct Mapping {
-    base: NonNull<c_void>,
-    bytes: NonZeroUsize,
+    range: Option<Range>,
     protection: Protection,
 }
 
+/// Addresses of this process that nothing else lives at.
+///
+/// Thousands of locked pages are not mapped or given back in a moment, and while the kernel is at it nobody else in the process can
+/// get memory from it. So both happen in chunks; and giving back, which is done for whoever drops a mapping, perhaps in the middle
+/// of a takeover, happens on a thread of its own.
+#[derive(Debug)]
+struct Range {
+    base: NonNull<c_void>,
+    bytes: NonZeroUsize,
+}
+
+/// What is mapped or given back at once: well below a millisecond.
+const CHUNK_BYTES: usize = 1 << 20;
+
+// SAFETY: addresses belong to no thread.
+unsafe impl Send for Range {}
 // SAFETY: the mapping belongs to no thread; all access goes through `words`, which hands out atomics only.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
@@ -78,18 +96,9 @@ impl Mapping {
         if !seals.contains(SealFlag::F_SEAL_SHRINK) || size < bytes as u64 {
             return Err(Errno::EINVAL);
         }
-        let bytes = NonZeroUsize::new(bytes).ok_or(Errno::EINVAL)?;
-        // SAFETY: a new mapping at an address that the kernel chooses; it aliases no memory of this process.
-        let base =
-            unsafe { mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)? };
-        // SAFETY: the range is the mapping made above. MADV_DONTDUMP and MADV_DONTFORK change no byte of it.
-        let private = unsafe {
-            madvise(base, bytes.get(), MmapAdvise::MADV_DONTDUMP).is_ok()
-                && madvise(base, bytes.get(), MmapAdvise::MADV_DONTFORK).is_ok()
-        };
-        // SAFETY: the range is the mapping made above.
-        let locked = unsafe { mlock(base, bytes.get()).is_ok() };
-        Ok(Self { base, bytes, protection: Protection { locked, private } })
+        let range = Range::reserve(NonZeroUsize::new(bytes).ok_or(Errno::EINVAL)?)?;
+        let protection = range.map(fd)?;
+        Ok(Self { range: Some(range), protection })
     }
 
     /// What could be done for its content. What could not is worth a warning.
@@ -98,17 +107,79 @@ impl Mapping {
     }
 
     pub(crate) fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping is page-aligned, readable and writable, `bytes` long, initialised (a memory file starts as
+        let Some(range) = &self.range else { return &[] };
+        // SAFETY: the range is page-aligned, mapped readable and writable, `bytes` long, initialised (a memory file starts as
         // zeros) and stays until `self` is dropped, which the lifetime of the slice excludes. Its file can't shrink. Every
         // bit pattern is an AtomicU64. The peer process writes to it: with word-sized stores, which relaxed atomic loads
         // here are made for; whatever it writes, these are numbers that the callers check.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast::<AtomicU64>(), self.bytes.get() / 8) }
+        unsafe { std::slice::from_raw_parts(range.base.as_ptr().cast::<AtomicU64>(), range.bytes.get() / 8) }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: made by mmap with this length, unmapped once; no slice of `words` outlives `self`.
-        let _ = unsafe { munmap(self.base, self.bytes.get()) };
+        static GIVING_BACK: OnceLock<Option<Sender<Range>>> = OnceLock::new();
+        let Some(range) = self.range.take() else { return };
+        let thread = GIVING_BACK.get_or_init(|| {
+            let (ranges, inbox) = mpsc::channel::<Range>();
+            let thread = thread::Builder::new().name("store-memory".into());
+            thread.spawn(move || inbox.into_iter().for_each(drop)).ok().map(|_| ranges)
+        });
+        if let Some(thread) = thread {
+            // A range that can't be sent is dropped here.
+            let _ = thread.send(range);
+        }
+    }
+}
+
+impl Range {
+    /// Takes addresses, and no memory.
+    fn reserve(bytes: NonZeroUsize) -> Result<Self, Errno> {
+        // SAFETY: a new mapping at an address that the kernel chooses; it aliases no memory of this process.
+        let base = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE)? };
+        Ok(Self { base, bytes })
+    }
+
+    /// Maps the file's first bytes there.
+    fn map(&self, fd: BorrowedFd) -> Result<Protection, Errno> {
+        let mut protection = Protection { locked: true, private: true };
+        for (offset, base, bytes) in self.chunks() {
+            let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+            let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+            let offset = i64::try_from(offset).map_err(|_| Errno::EFBIG)?;
+            // SAFETY: the chunk lies in the reserved range, which `self` alone has; nothing refers to it yet.
+            unsafe { mmap(Some(base), bytes, access, flags, fd, offset)? };
+            let base = self.at(base);
+            // SAFETY: the chunk was just mapped. MADV_DONTDUMP and MADV_DONTFORK change no byte of it.
+            protection.private &= unsafe {
+                madvise(base, bytes.get(), MmapAdvise::MADV_DONTDUMP).is_ok()
+                    && madvise(base, bytes.get(), MmapAdvise::MADV_DONTFORK).is_ok()
+            };
+            // SAFETY: the chunk was just mapped.
+            protection.locked &= unsafe { mlock(base, bytes.get()).is_ok() };
+        }
+        Ok(protection)
+    }
+
+    /// Offset, address and length of each chunk.
+    fn chunks(&self) -> impl Iterator<Item = (usize, NonZeroUsize, NonZeroUsize)> + use<> {
+        let (base, bytes) = (self.base.addr(), self.bytes.get());
+        (0..bytes).step_by(CHUNK_BYTES).filter_map(move |offset| {
+            Some((offset, base.checked_add(offset)?, NonZeroUsize::new(CHUNK_BYTES.min(bytes - offset))?))
+        })
+    }
+
+    /// The pointer to an address of the range.
+    fn at(&self, address: NonZeroUsize) -> NonNull<c_void> {
+        self.base.with_addr(address)
+    }
+}
+
+impl Drop for Range {
+    fn drop(&mut self) {
+        for (_, base, bytes) in self.chunks() {
+            // SAFETY: reserved by mmap, given back once; no slice of `words` outlives the mapping that had it.
+            let _ = unsafe { munmap(self.at(base), bytes.get()) };
+        }
     }
 }
