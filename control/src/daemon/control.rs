@@ -74,12 +74,13 @@ pub(super) fn serve(source: ConfigSource, config: Arc<Config>, exit_at_end: bool
     let server = Server::bind(&config.appliance.control_socket, calls, Limits::default())?;
     let mut daemon = Daemon::start(source, config)?;
     hardening::protect_memory();
-    hardening::prefer_this_thread();
     let ends = exit_at_end.then(|| daemon.hardware.finite_inputs());
     if ends == Some(0) {
         return Err(DaemonError::NoEnd);
     }
+    let precedence = hardening::Precedence::take();
     daemon.serve(&inbox, &signals, ends)?;
+    drop(precedence);
     daemon.workers.stop();
     drop(server);
     if exit_at_end {

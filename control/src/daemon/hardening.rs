@@ -1,7 +1,8 @@
 //! What keeps keys out of swap and core dumps, and the control core on time.
 
 use thread_priority::unix::{
-    RealtimeThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+    NormalThreadSchedulePolicy, RealtimeThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy,
+    thread_native_id,
 };
 use thread_priority::{ThreadPriority, ThreadPriorityValue};
 
@@ -23,18 +24,93 @@ pub(super) fn protect_memory() {
 
 /// Real-time priority of the control core's thread: above everything ordinary, below the kernel's own threads.
 const CONTROL_PRIORITY: u8 = 10;
+/// An ordinary thread's niceness, 0, on the library's scale.
+const NICE_0: u8 = 47;
+/// The same for -10.
+const NICE_MINUS_10: u8 = 72;
 
-/// Puts the calling thread ahead of ordinary ones: a control core that waits for a processor longer than its workers' deadline
-/// stops them. It sleeps almost always, so it takes nothing from them.
-pub(super) fn prefer_this_thread() {
-    let Ok(priority) = ThreadPriorityValue::try_from(CONTROL_PRIORITY) else { return };
-    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin);
-    if let Err(error) =
-        set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Crossplatform(priority), policy)
-    {
-        tracing::warn!(
-            ?error,
-            "no real-time priority for the control core: a busy machine may stop its workers for moments"
-        );
+/// Precedence of the calling thread over ordinary ones, until it is dropped.
+#[must_use]
+pub(super) struct Precedence(());
+
+impl Precedence {
+    /// Puts the calling thread ahead of ordinary ones: a control core that waits for a processor longer than its workers' deadline
+    /// stops them. It sleeps almost always, so it takes nothing from them.
+    pub(super) fn take() -> Self {
+        if let Ok(priority) = ThreadPriorityValue::try_from(CONTROL_PRIORITY) {
+            let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin);
+            if let Err(error) =
+                set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Crossplatform(priority), policy)
+            {
+                tracing::warn!(
+                    ?error,
+                    "no real-time priority for the control core: a busy machine may stop its workers for moments"
+                );
+            }
+        }
+        Self(())
+    }
+}
+
+/// What takes long is not for a thread that has precedence: the end of the process, which gives all memory back.
+impl Drop for Precedence {
+    fn drop(&mut self) {
+        be_ordinary();
+    }
+}
+
+/// Takes the calling thread's precedence away, if it has inherited it from the thread that started it.
+pub(super) fn be_ordinary() {
+    // Always permitted.
+    set_niceness(NICE_0);
+}
+
+/// Lets the calling thread, a worker that sleeps while it is idle, have a processor soon after it wakes: while it waits for one, it
+/// looks stuck. Where that isn't permitted, the control core's warning says so.
+pub(super) fn be_first_of_ordinary() {
+    set_niceness(NICE_MINUS_10);
+}
+
+fn set_niceness(on_the_scale: u8) {
+    let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
+    if let Ok(priority) = ThreadPriorityValue::try_from(on_the_scale) {
+        let _ = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Crossplatform(priority), policy);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Niceness and policy of the calling thread (proc_pid_stat(5), fields 19 and 41).
+    fn scheduling() -> (i32, i32) {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        (fields[19 - 3].parse().unwrap(), fields[41 - 3].parse().unwrap())
+    }
+
+    #[test]
+    fn precedence_ends_and_is_not_handed_down() {
+        std::thread::spawn(|| {
+            let before = scheduling();
+            assert_eq!(before, (0, 0), "SCHED_OTHER, as a test is started");
+            let precedence = Precedence::take();
+            if scheduling().1 == 0 {
+                return; // not permitted here
+            }
+            std::thread::spawn(move || {
+                assert_ne!(scheduling(), before, "inherited");
+                be_ordinary();
+                assert_eq!(scheduling(), before);
+            })
+            .join()
+            .unwrap();
+            drop(precedence);
+            assert_eq!(scheduling(), before);
+            be_first_of_ordinary();
+            assert_eq!(scheduling(), (-10, 0));
+        })
+        .join()
+        .unwrap();
     }
 }

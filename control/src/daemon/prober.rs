@@ -5,6 +5,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::hardening;
 use crate::config::Check;
 use crate::health::{self, Outcome, RUNNING_MAX, Run};
 
@@ -38,6 +39,7 @@ impl Prober {
             let (inbox, outbox) = (self.inbox.clone(), self.outbox.clone());
             let thread = thread::Builder::new().name(format!("health-{number}")).stack_size(STACK_BYTES);
             thread.spawn(move || {
+                hardening::be_ordinary();
                 for (run, check) in inbox {
                     if outbox.send((run, health::probe::run(&check))).is_err() {
                         return;

@@ -5,6 +5,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::hardening;
 use crate::config::{self, Config, ConfigErrors, TestConfiguration};
 
 /// Where the configuration comes from.
@@ -44,7 +45,10 @@ impl Reloader {
             return false;
         }
         let (source, outbox) = (self.source.clone(), self.outbox.clone());
-        let read = move || drop(outbox.send((token, source.load())));
+        let read = move || {
+            hardening::be_ordinary();
+            drop(outbox.send((token, source.load())));
+        };
         let begun = thread::Builder::new().name("reload".into()).spawn(read).is_ok();
         self.under_way = begun;
         begun

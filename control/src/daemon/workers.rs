@@ -19,6 +19,7 @@ use vipsec_dataplane::worker::{Worker, WorkerConfig};
 use vipsec_hw::{Mbuf, Port, QueuePair};
 use vipsec_wire::buffer::{Burst, PortIo};
 
+use super::hardening;
 use super::ports::{Hardware, Share};
 
 /// Commands and events that may wait in a channel.
@@ -113,6 +114,9 @@ impl Workers {
             let (eal, stop) = (eal.clone(), stop.clone());
             let ties = Ties { commands: inbox, events: outbox, mesh };
             let handle = thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                if let Polling::Adaptive { .. } = polling {
+                    hardening::be_first_of_ordinary();
+                }
                 let _registered = match eal.register_thread() {
                     Ok(registered) => Some(registered),
                     Err(error) => {

@@ -98,6 +98,7 @@ impl Mapping {
         }
         let range = Range::reserve(NonZeroUsize::new(bytes).ok_or(Errno::EINVAL)?)?;
         let protection = range.map(fd)?;
+        giving_back();
         Ok(Self { range: Some(range), protection })
     }
 
@@ -118,18 +119,22 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        static GIVING_BACK: OnceLock<Option<Sender<Range>>> = OnceLock::new();
-        let Some(range) = self.range.take() else { return };
-        let thread = GIVING_BACK.get_or_init(|| {
-            let (ranges, inbox) = mpsc::channel::<Range>();
-            let thread = thread::Builder::new().name("store-memory".into());
-            thread.spawn(move || inbox.into_iter().for_each(drop)).ok().map(|_| ranges)
-        });
-        if let Some(thread) = thread {
+        if let (Some(range), Some(thread)) = (self.range.take(), giving_back()) {
             // A range that can't be sent is dropped here.
             let _ = thread.send(range);
         }
     }
+}
+
+/// The thread that gives back. It has the precedence of who asks for it first: of who maps, which takes as long.
+fn giving_back() -> Option<&'static Sender<Range>> {
+    static GIVING_BACK: OnceLock<Option<Sender<Range>>> = OnceLock::new();
+    let thread = GIVING_BACK.get_or_init(|| {
+        let (ranges, inbox) = mpsc::channel::<Range>();
+        let thread = thread::Builder::new().name("store-memory".into());
+        thread.spawn(move || inbox.into_iter().for_each(drop)).ok().map(|_| ranges)
+    });
+    thread.as_ref()
 }
 
 impl Range {
