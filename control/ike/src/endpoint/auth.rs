@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Endpoint;
 use super::contents::Contents;
 use super::init::HalfOpen;
 use super::receive::{Ends, Freshness, read};
 use super::timers::{Lifetime, after};
+use super::{Endpoint, Listed};
 use crate::config::{ConnectionPolicy, Unique};
 use crate::counters::Drop;
 use crate::crypto::KeyExchange;
@@ -345,7 +345,12 @@ impl Endpoint {
         let failed = |reason| Event::ChildFailed { ike_sa, child: Some(child.clone()), reason };
         if let Some(notify) = contents.error() {
             // RFC 7296 §2.21.2: the initiator MUST NOT fail the authentication because of this.
-            tracing::warn!(connection = %policy.name, %child, reason = %notify.kind, "peer refused the child SA");
+            let offer = &exchange.child;
+            tracing::warn!(
+                connection = %policy.name, remote = %sa.state.remote, %peer, %child, reason = %notify.kind,
+                proposed = %Listed(&offer.proposals), local = %Listed(&offer.local_ts), remote_ts = %Listed(&offer.remote_ts),
+                "peer refused the child SA"
+            );
             let event = failed(notify.kind);
             return self.events.push_back(event);
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::contents::Contents;
 use super::receive::Ends;
-use super::{Endpoint, nat};
+use super::{Endpoint, Listed, nat};
 use crate::config::{ChildPolicy, ConnectionPolicy, Fragmentation};
 use crate::counters::Drop;
 use crate::crypto::auth::{METHOD_SHARED_KEY, SignedOctets, shared_key_mac};
@@ -178,7 +178,10 @@ impl Endpoint {
         // RFC 7296 §2.21.1: error notifications are unauthenticated here; the recipient should continue trying for some time.
         self.drop_unauthenticated(Drop::UnprotectedError, ends.local, ends.remote);
         if initiation.refused.replace(kind).is_none() {
-            tracing::warn!(ike_sa = %id, connection = %initiation.policy.name, remote = %ends.remote, reason = %kind, "peer refuses IKE_SA_INIT; trying on");
+            tracing::warn!(
+                ike_sa = %id, connection = %initiation.policy.name, remote = %ends.remote, reason = %kind,
+                proposed = %Listed(&initiation.policy.proposals), "peer refuses IKE_SA_INIT; trying on"
+            );
         }
         self.put_initiation(id, initiation);
     }

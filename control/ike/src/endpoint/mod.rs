@@ -335,6 +335,15 @@ impl fmt::Debug for Endpoint {
     }
 }
 
+/// Things in a row, for the log.
+struct Listed<'a, T>(&'a [T]);
+
+impl<T: fmt::Display> fmt::Display for Listed<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(i, one)| write!(f, "{}{one}", if i == 0 { "" } else { ", " }))
+    }
+}
+
 /// SHA-256, to recognise a datagram that we have seen.
 fn digest(datagram: &[u8]) -> [u8; 32] {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, datagram);

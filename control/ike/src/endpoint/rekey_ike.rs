@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Endpoint;
 use super::contents::Contents;
 use super::timers::{Lifetime, after};
+use super::{Endpoint, Listed};
 use crate::crypto::derive::{IkeKeys, IkeSpis, Nonces};
 use crate::crypto::exchange::KeyPair;
 use crate::crypto::{Group, IkeProposal, IkeSuite, Mismatch, Secret, offer, pick_ike};
@@ -157,7 +157,10 @@ impl Endpoint {
         kind: NotifyType,
         data: &[u8],
     ) {
-        tracing::warn!(ike_sa = %sa.id(), connection = %sa.state.connection, reason = %kind, "peer refused to rekey the IKE SA");
+        tracing::warn!(
+            ike_sa = %sa.id(), connection = %sa.state.connection, remote = %sa.state.remote, reason = %kind,
+            proposed = %Listed(&exchange.proposals), "peer refused to rekey the IKE SA"
+        );
         if kind == NotifyType::INVALID_KE_PAYLOAD
             && let Ok(number) = <[u8; 2]>::try_from(data)
             && let Some(group) = Group::by_number(u16::from_be_bytes(number))

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use super::Endpoint;
 use super::contents::Contents;
 use super::receive::{Ends, Freshness};
 use super::timers::after;
+use super::{Endpoint, Listed};
 use crate::child::ChildPhase;
 use crate::crypto::derive::Nonces;
 use crate::crypto::exchange::KeyPair;
@@ -208,9 +208,11 @@ impl Endpoint {
         kind: NotifyType,
         data: &[u8],
     ) {
+        let offer = &exchange.offer;
         tracing::warn!(
-            ike_sa = %sa.id(), connection = %sa.state.connection, remote = %sa.state.remote, child = %exchange.offer.wish.policy,
-            rekeys = ?exchange.rekeys, reason = %kind, "peer refused a child SA"
+            ike_sa = %sa.id(), connection = %sa.state.connection, remote = %sa.state.remote, child = %offer.wish.policy,
+            rekeys = ?exchange.rekeys, reason = %kind, proposed = %Listed(&offer.proposals), local = %Listed(&offer.local_ts),
+            remote_ts = %Listed(&offer.remote_ts), "peer refused a child SA"
         );
         if kind == NotifyType::INVALID_KE_PAYLOAD
             && let Ok(number) = <[u8; 2]>::try_from(data)

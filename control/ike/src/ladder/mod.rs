@@ -12,6 +12,7 @@ mod hostile;
 mod ike;
 mod initial;
 mod kinds;
+mod logs;
 mod memory;
 mod policies;
 mod pools;

@@ -1,4 +1,4 @@
-//! vipsecd reads its configuration anew while remote peers have SAs with it: by SIGHUP and over the socket. The remote peers are a fleet of
+//! vipsecd with remote peers that have SAs: it reads its configuration anew, by SIGHUP and over the socket; and its log has no key. The remote peers are a fleet of
 //! `vipsec-ikegen`, one half of a connection of its own each. Takes root: it makes a network namespace.
 #![forbid(unsafe_code)]
 
@@ -69,7 +69,7 @@ impl Scene {
         let write = configuration(&wires, &[connection("one", FIRST, ""), connection("two", FIRST + 4, "")].concat());
         fs::write(&config, write).expect("writing the configuration");
         let mut command = wires.command(program("vipsec-control", "vipsecd"));
-        command.arg("--config").arg(&config);
+        command.arg("--config").arg(&config).env("VIPSEC_LOG", "trace");
         let mut vipsecd = Process::start(command, &folder, "vipsecd");
         vipsecd.await_words("own the VIP");
         let mut command = wires.command(program("vipsec-ikegen", "vipsec-ikegen"));
@@ -135,6 +135,8 @@ fn configuration(wires: &Wires, more: &str) -> String {
         file_prefix = "{prefix}"
         memory_mib = 128
         hugepages = "never"
+        [ike]
+        key_log = "{folder}"
         [[port]]
         name = "outside"
         side = "outside"
@@ -199,4 +201,30 @@ fn what_changed_changes_and_other_sas_stay() {
     scene.vipsecd.await_words("connection one: removed");
     until("the end of its SAs", || scene.spis("one").is_empty());
     assert_eq!(scene.spis("two"), two);
+}
+
+/// Everything is logged that there is to log. The key log, a file of its own, knows what must not be found.
+#[test]
+fn no_key_reaches_the_log() {
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let spi = scene.spis("one").values().flatten().next().copied().expect("a child SA");
+    scene.write(
+        &[connection("one", FIRST, "esp_proposals = [\"aes128gcm16\"]"), connection("two", FIRST + 4, "")].concat(),
+    );
+    assert_eq!(scene.reload().expect("right"), ["connection one: changed"]);
+    until("a new child SA", || !scene.spis("one").values().flatten().any(|now| *now == spi));
+    let read = |name| fs::read_to_string(scene.wires.folder().join(name)).expect("a key log");
+    let tables = read("ikev2_decryption_table") + &read("esp_sa");
+    let keys: Vec<&str> = tables.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() >= 32).collect();
+    assert!(keys.len() > 4 * PEERS, "{tables}");
+    let said = scene.vipsecd.said();
+    assert!(said.contains("TRACE") || said.contains("DEBUG"), "everything is logged");
+    let bare: String = said.to_lowercase().chars().filter(|c| !" :-".contains(*c)).collect();
+    for key in keys {
+        assert!(!bare.contains(&key[..16]) && !bare.contains(&key[key.len() - 16..]), "{key}");
+    }
+    assert!(!bare.contains("correcthorse"));
 }
