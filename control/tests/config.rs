@@ -311,7 +311,9 @@ fn a_local_target_is_each_appliances_own() {
         .replace("id = 9\n", "id = 1\n")
         .replace("192.0.2.11/24", "192.0.2.12/24")
         .replace("10.1.0.11/24", "10.1.0.12/24");
-    assert_eq!(state(&of(&other)), TargetState::Down, "nothing leads to the host of another appliance");
+    assert_eq!(state(&of(&other)), TargetState::Down, "until that appliance is heard of");
+    let forwarding = |text: &str| of(text).tables(|_| MacAddr::default()).unwrap().services.targets()[2].forwarding;
+    assert_eq!((forwarding(&pair), forwarding(&other)), (Forwarding::Local, Forwarding::Mac), "as to any target");
     assert_eq!(of(&pair).digest(), of(&other).digest(), "both say the same of it");
     let in_service = |text: &str| text.replace("[\"t1\", \"t2\"]", "[\"t1\", \"here\"]");
     let theirs = |text: &str| {

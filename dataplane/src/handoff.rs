@@ -23,6 +23,7 @@ use vipsec_wire::ip::Address;
 use crate::api::{PortId, WorkerId};
 use crate::counters::PORTS_MAX;
 use crate::own_hash::Seed;
+use crate::transmit::SentAs;
 
 /// Something that one worker hands another.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ pub(crate) enum What<B> {
     /// A packet of our own from a VIP to a remote host, where the SA is that carries it.
     Own { vip: u16, packet: B },
     /// A frame that leaves by a port, of which only the receiver has a queue.
-    Leaving { port: PortId, frame: B },
+    Leaving { port: PortId, frame: B, sent_as: SentAs },
     /// A station says that it has an address.
     Neighbour {
         port: PortId,

@@ -35,5 +35,6 @@ mod stage;
 mod template;
 #[cfg(test)]
 mod tests;
+mod transmit;
 mod waiting;
 pub mod worker;

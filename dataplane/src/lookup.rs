@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use vipsec_distribute::service::{Forwarding, ServiceTable};
+use vipsec_distribute::service::{Forwarding, Service, ServiceTable, TargetId};
+use vipsec_distribute::tuple::FiveTuple;
 use vipsec_wire::cookie::Cookies;
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::Address;
@@ -40,6 +41,8 @@ pub(crate) struct Lookup {
     addresses: Vec<AddressMap<OwnAddress>>,
     vips: AddressMap<u16>,
     local_port: Option<PortId>,
+    /// Targets on the own host.
+    local_targets: Vec<TargetId>,
     pub(crate) routes: Routes,
     pub(crate) policies: Spd,
 }
@@ -72,9 +75,12 @@ impl Lookup {
         }
         let local = tables.ports.iter().position(|port| port.side == Side::Local);
         let local_port = local.and_then(|number| u8::try_from(number).ok()).map(PortId);
+        let targets = tables.services.targets().iter();
+        let local_targets =
+            targets.filter(|target| target.forwarding == Forwarding::Local).map(|target| target.id).collect();
         let routes = Routes::new(&tables.ports, &tables.routes);
         let policies = Spd::new(&tables.policies);
-        Self { tables, addresses, vips, local_port, routes, policies }
+        Self { tables, addresses, vips, local_port, local_targets, routes, policies }
     }
 
     /// Is there a VIP that is here, and elsewhere in `next`?
@@ -126,6 +132,21 @@ impl Lookup {
     /// The port that leads to the appliance's own host.
     pub(crate) fn local_port(&self) -> Option<PortId> {
         self.local_port
+    }
+
+    /// Is a target on the own host one of those that a connection may be distributed to?
+    pub(crate) fn serves_here(&self, tuple: &FiveTuple) -> bool {
+        self.services().service(tuple).is_some_and(|service| self.is_served_by_host(service))
+    }
+
+    /// The same of any connection to a VIP.
+    pub(crate) fn serves_any_of(&self, vip: Address) -> bool {
+        let mut services = self.services().services().iter().filter(|service| Address::from(service.vip) == vip);
+        services.any(|service| self.is_served_by_host(service))
+    }
+
+    fn is_served_by_host(&self, service: &Service) -> bool {
+        service.targets.iter().any(|target| self.local_targets.contains(target))
     }
 
     pub(crate) fn vip(&self, number: u16) -> Option<&VipTable> {

@@ -85,9 +85,15 @@ impl Config {
         policy
     }
 
-    /// Is it a local target of another appliance? No packet gets there from here.
-    pub fn is_elsewhere(&self, target: &Target) -> bool {
-        target.host.is_some_and(|host| host != self.appliance.id)
+    /// The other appliance on whose host a local target is. Packets get there as to any target: by its address.
+    pub fn host_elsewhere(&self, target: &Target) -> Option<ApplianceId> {
+        target.host.filter(|host| *host != self.appliance.id)
+    }
+
+    /// Is a host on one of the inside networks that ports are on?
+    pub fn is_inside(&self, address: IpAddr) -> bool {
+        let inside = self.ports.iter().filter(|port| port.side == Side::Inside);
+        inside.flat_map(|port| &port.addresses).any(|(_, prefix)| prefix.contains(address))
     }
 
     /// What a child SA is made with; the defaults where the configuration has no such child any more.

@@ -1,7 +1,7 @@
 //! From the configuration to what the workers read.
 
 use vipsec_dataplane::api::{self, FloatingAddress, IkeCalls, Policer, PortId, PortTable, Tables, VipState, VipTable};
-use vipsec_distribute::service::{self, ServiceError, ServiceTable, TargetId, TargetState};
+use vipsec_distribute::service::{self, Forwarding, ServiceError, ServiceTable, TargetId, TargetState};
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::protocol;
 
@@ -62,7 +62,7 @@ impl Config {
             service::Target {
                 weight,
                 state,
-                forwarding: target.forwarding,
+                forwarding: if self.host_elsewhere(target).is_some() { Forwarding::Mac } else { target.forwarding },
                 ..service::Target::new(TargetId(id), target.address)
             }
         });
@@ -70,9 +70,9 @@ impl Config {
         ServiceTable::new(targets.collect(), services.collect())
     }
 
-    /// How a target stands before anything is known of it.
+    /// How a target stands before anything is known of it: up, unless it is on the host of another appliance.
     pub fn first_standing(&self, target: usize) -> Standing {
-        let is_elsewhere = self.targets.get(target).is_some_and(|target| self.is_elsewhere(target));
+        let is_elsewhere = self.targets.get(target).is_some_and(|target| self.host_elsewhere(target).is_some());
         Standing { state: if is_elsewhere { TargetState::Down } else { TargetState::Up }, ..Standing::default() }
     }
 

@@ -292,7 +292,7 @@ impl Core {
             self.ike.poll_timeout(),
             self.groups.iter().filter_map(|group| group.ownership.poll_timeout()).min(),
             self.succession_timeout(),
-            self.targets.monitor().poll_timeout(),
+            self.targets.poll_timeout(),
             self.calls.poll_timeout(),
             self.ends_at,
         ]
@@ -319,6 +319,7 @@ impl Core {
 
     /// Lets every part react to what the others did, until there is nothing left to do.
     fn settle(&mut self, now: Instant) {
+        self.note_living_appliances(now);
         loop {
             let mut busy = self.pump_ownership(now);
             busy |= self.pump_ike(now);

@@ -89,6 +89,11 @@ impl PairSide {
         self.peer
     }
 
+    /// Is the store link to the other appliance paired?
+    pub(super) fn is_linked(&self) -> bool {
+        self.pair.is_linked()
+    }
+
     /// Is it on its way to the peer, or are frames of it still to be passed on?
     pub(super) fn is_leaving(&self) -> bool {
         self.leaving.is_some()

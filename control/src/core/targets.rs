@@ -1,10 +1,13 @@
 //! The targets: what the operator wants of them, how they are, and the distribution table that follows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vipsec_distribute::service::TargetState;
+use vipsec_wire::iv::ApplianceId;
 
+use super::ownership::Ownership;
 use super::{Core, Output};
 use crate::config::{Config, Standing};
 use crate::health::{Health, Monitor, Outcome, Run};
@@ -13,20 +16,36 @@ use crate::health::{Health, Monitor, Outcome, Run};
 /// table, and moves new connections to other targets.
 const SHARE_STEP_PERCENT: u16 = 10;
 
+/// An appliance that isn't heard of for so long is dead, and its own host with it. A move by order has the two meet anew, which takes
+/// much less.
+const APPLIANCE_SILENCE_MAX: Duration = Duration::from_secs(1);
+
 /// All targets, by their place in the configuration.
 #[derive(Debug)]
 pub(super) struct Targets {
     monitor: Monitor,
     targets: Vec<Target>,
+    /// Other appliances that live, as far as we hear of them; one that isn't heard of, until then.
+    living: BTreeMap<ApplianceId, Option<Instant>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Target {
     order: TargetOrder,
-    /// The own host of another appliance.
-    is_elsewhere: bool,
+    place: Place,
     /// As the table in force has it.
     standing: Standing,
+}
+
+/// Where a target is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// On a host by itself, or on ours.
+    Any,
+    /// On another appliance's own host: it serves while that appliance lives, whoever owns the VIP.
+    HostOf(ApplianceId),
+    /// On one that is on no inside network of ours.
+    OutOfReach,
 }
 
 /// What the operator wants of a target.
@@ -41,8 +60,13 @@ pub(super) enum TargetOrder {
 
 impl Target {
     fn new(config: &Config, number: usize) -> Self {
-        let is_elsewhere = config.targets.get(number).is_some_and(|target| config.is_elsewhere(target));
-        Self { order: TargetOrder::default(), is_elsewhere, standing: config.first_standing(number) }
+        let target = config.targets.get(number);
+        let place = match target.and_then(|target| Some((config.host_elsewhere(target)?, target.address))) {
+            None => Place::Any,
+            Some((host, address)) if config.is_inside(address) => Place::HostOf(host),
+            Some(_) => Place::OutOfReach,
+        };
+        Self { order: TargetOrder::default(), place, standing: config.first_standing(number) }
     }
 }
 
@@ -55,6 +79,7 @@ impl Targets {
         Self {
             monitor: Monitor::new(checks, seed, now),
             targets: (0..config.targets.len()).map(|number| Target::new(config, number)).collect(),
+            living: BTreeMap::new(),
         }
     }
 
@@ -72,7 +97,7 @@ impl Targets {
         let kept = |number| {
             let new = Target::new(config, number);
             let known = same(number).and_then(|number| old.get(number)).copied();
-            known.filter(|known| known.is_elsewhere == new.is_elsewhere).unwrap_or(new)
+            known.filter(|known| known.place == new.place).unwrap_or(new)
         };
         self.targets = (0..config.targets.len()).map(kept).collect();
         self.settle();
@@ -99,14 +124,34 @@ impl Targets {
         self.settle();
     }
 
+    /// These appliances are heard of. Returns whether others live than before.
+    fn note_heard(&mut self, now: Instant, heard: impl IntoIterator<Item = ApplianceId>) -> bool {
+        let before = self.living.len();
+        self.living.values_mut().for_each(|until| *until = until.or(Some(now + APPLIANCE_SILENCE_MAX)));
+        let mut any_new = false;
+        for appliance in heard {
+            any_new |= self.living.insert(appliance, None).is_none();
+        }
+        self.living.retain(|_, until| until.is_none_or(|until| until > now));
+        any_new || self.living.len() != before
+    }
+
+    /// When something of the targets is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.living.values().flatten().copied().chain(self.monitor.poll_timeout()).min()
+    }
+
     /// Lets orders and health count. True if the table has to change.
     fn settle(&mut self) -> bool {
         let mut changed = false;
         for (number, target) in self.targets.iter_mut().enumerate() {
-            if target.is_elsewhere {
-                continue;
-            }
-            let standing = wanted(target.order, self.monitor.health(number), target.standing);
+            let lives = match target.place {
+                Place::Any => true,
+                Place::HostOf(appliance) => self.living.contains_key(&appliance),
+                Place::OutOfReach => false,
+            };
+            let health = self.monitor.health(number);
+            let standing = wanted(target.order, Health { works: health.works && lives, ..health }, target.standing);
             changed |= std::mem::replace(&mut target.standing, standing) != standing;
         }
         changed
@@ -152,6 +197,17 @@ impl Core {
         Some(())
     }
 
+    /// Targets on the hosts of other appliances come and go with these.
+    pub(super) fn note_living_appliances(&mut self, now: Instant) {
+        let heard = self.groups.iter().filter_map(|group| match &group.ownership {
+            Ownership::Pair(side) if side.is_linked() => Some(side.peer()),
+            Ownership::Pair(_) | Ownership::Solo(_) => None,
+        });
+        if self.targets.note_heard(now, heard) {
+            self.settle_targets(now);
+        }
+    }
+
     fn start_checks(&mut self, now: Instant) {
         while let Some((run, check)) = self.targets.monitor.poll_check(now) {
             let check = Box::new(check.clone());
@@ -183,5 +239,63 @@ impl Core {
             // The configuration made a table before, and states make none impossible.
             Err(error) => tracing::error!(%error, "the distribution table stays as it was"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::config::{TestConfiguration, load};
+
+    /// Of a pair, with a target of its own, one that is on the other appliance's host, and one that is there but not inside.
+    fn config() -> Config {
+        let text = r#"
+            appliance = { id = 1, name = "a" }
+            peer = { id = 2, store_socket = "/tmp/pair.sock", secret_file = "pair.psk", takeover = "resume" }
+            port = [
+                { name = "out", side = "outside", device = "net_ring0", addresses = ["192.0.2.11/24"] },
+                { name = "in", side = "inside", device = "net_ring1", addresses = ["10.1.0.11/24"] },
+                { name = "host", side = "local", device = "net_ring2" },
+            ]
+            vip = [{ name = "web", address = "192.0.2.1", port = "out" }]
+            target = [
+                { name = "here", address = "10.1.0.11", forwarding = "local", appliance = 1 },
+                { name = "there", address = "10.1.0.12", forwarding = "local", appliance = 2 },
+                { name = "far", address = "172.16.0.12", forwarding = "local", appliance = 2 },
+            ]
+            service = [{ vip = "web", targets = ["here", "there", "far"] }]
+        "#;
+        let folder = tempfile::tempdir().unwrap();
+        let (secret, file) = (folder.path().join("pair.psk"), folder.path().join("vipsec.toml"));
+        fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+        fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
+        fs::write(&file, text).unwrap();
+        load(&file, TestConfiguration::Refused).unwrap()
+    }
+
+    #[test]
+    fn a_target_on_another_appliances_host_lives_with_that_appliance() {
+        use TargetState::{Down, Up};
+        let config = config();
+        let mut targets = Targets::new(&config, 1, Instant::now());
+        let states = |targets: &Targets| [0, 1, 2].map(|number| targets.standing(number).state);
+        assert!(!targets.settle());
+        assert_eq!(states(&targets), [Up, Down, Down]);
+        let now = Instant::now();
+        let peer = || config.peer.iter().map(|peer| peer.id);
+        assert!(targets.note_heard(now, peer()) && targets.settle());
+        assert_eq!(states(&targets), [Up, Up, Down], "from here nothing leads to the third");
+        targets.adopt(1, TargetOrder::Drained, 100);
+        assert_eq!(states(&targets), [Up, TargetState::Drain, Down]);
+        // It isn't gone because the two meet anew.
+        assert!(!targets.note_heard(now, None));
+        let dead = now + APPLIANCE_SILENCE_MAX;
+        assert_eq!(targets.poll_timeout(), Some(dead));
+        assert!(!targets.note_heard(dead - Duration::from_millis(1), peer()) && !targets.note_heard(now, None));
+        assert!(targets.note_heard(dead, None) && targets.settle());
+        assert_eq!(states(&targets), [Up, Down, Down]);
     }
 }

@@ -52,6 +52,26 @@ impl<P: BufferPool> Worker<P> {
         }
     }
 
+    /// Answers for a port's own address, which never moves.
+    #[cold]
+    pub(super) fn arp_as_host(&mut self, port: PortId, mut frame: P::Buf) -> Verdict {
+        let payload = frame.data().get(HEADER_LEN..).unwrap_or_default();
+        let arp = Packet::parse(payload).map_err(|_| DropReason::MalformedArp)?;
+        let own = self.lookup.own_address(port, arp.target_ip).filter(|own| own.vip.is_none());
+        match own {
+            Some(own) if arp.operation == Operation::Request && own.mac != arp.sender_mac => {
+                let reply = arp.reply_from(own.mac).to_frame(arp.sender_mac);
+                let padding = frame.data().len().saturating_sub(FRAME_LEN);
+                frame.trim_back(padding)?;
+                frame.data_mut().copy_from_slice(&reply);
+                self.send_as_host(port, frame)?;
+                self.counters.count(Tally::ArpReplies);
+                Ok(())
+            }
+            _ => Err(DropReason::DeadlinePassed),
+        }
+    }
+
     pub(super) fn send_arp_request(
         &mut self,
         port: PortId,

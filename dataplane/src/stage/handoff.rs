@@ -16,6 +16,7 @@ use crate::flow::Flow;
 use crate::handoff::{Came, Handoff, What};
 use crate::sad::{Carrier, Living, SaIndex};
 use crate::selector::Ends;
+use crate::transmit::SentAs;
 use crate::worker::{Verdict, Worker};
 
 impl<P: BufferPool> Worker<P> {
@@ -115,6 +116,7 @@ impl<P: BufferPool> Worker<P> {
                 self.send_waiting(port, mac, waiting);
                 return Ok(());
             }
+            What::Leaving { port, frame, sent_as: SentAs::Host } => self.send_as_host(port, frame)?,
             _ if !may_act => return Err(DropReason::DeadlinePassed),
             // As what waits here when a VIP goes: of which VIP it is, is not looked at.
             _ if tables < self.vip_lost_in => return Err(DropReason::VipNotOwned),
@@ -132,7 +134,7 @@ impl<P: BufferPool> Worker<P> {
                 }
             }
             What::Own { vip, packet } => self.protect_own(now, vip, packet)?,
-            What::Leaving { port, frame } => self.transmit(port, frame)?,
+            What::Leaving { port, frame, sent_as: SentAs::Owner } => self.transmit(port, frame)?,
             What::PathMtu { remote, spi, mtu } => {
                 if let Some(index) = self.sad.find_by_remote_spi(remote, spi) {
                     self.lower_path_mtu(now, index, mtu);

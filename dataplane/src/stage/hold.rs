@@ -43,9 +43,12 @@ impl<P: BufferPool> Worker<P> {
                     Ok(())
                 }
                 VipState::HandingOver => self.holding.push(held).map_err(|_| DropReason::HeldQueueFull),
+                // Of the appliance's own host, which is a target of the new owner now.
+                VipState::Elsewhere if self.lookup.local_port() == Some(held.port) => {
+                    self.receive(now, held.port, [held.frame].into_iter().collect(), may_act, Came::ByPort);
+                    Ok(())
+                }
                 VipState::Elsewhere if !may_act => Err(DropReason::DeadlinePassed),
-                // Of the appliance's own host, at a port where the new owner can't be.
-                VipState::Elsewhere if self.lookup.local_port() == Some(held.port) => Err(DropReason::VipNotOwned),
                 VipState::Elsewhere => self.pass_on(held.port, held.frame),
             };
             self.count(verdict);

@@ -11,11 +11,10 @@ use vipsec_wire::ethernet;
 use vipsec_wire::ip::Version;
 
 use super::Stage;
-use super::inside::Reply;
+use super::inside::{Reply, flow_of};
 use crate::api::{PortId, VipState};
 use crate::drops::{DropReason, Tally};
-use crate::flow::Flow;
-use crate::handoff::{Came, What};
+use crate::handoff::Came;
 use crate::holding::Held;
 use crate::path::Path;
 use crate::route::NextHop;
@@ -29,15 +28,12 @@ impl<P: BufferPool> Worker<P> {
         now: Instant,
         port: PortId,
         ethernet: &ethernet::Header,
-        mut frame: P::Buf,
+        frame: P::Buf,
         came: Came,
         replies: &mut Stage<Reply<P::Buf>>,
     ) -> Verdict {
         let bytes = frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
-        let flow = Flow::parse(bytes).map_err(|_| DropReason::MalformedIp)?;
-        if flow.header.version().ethertype() != ethernet.ethertype {
-            return Err(DropReason::MalformedIp);
-        }
+        let flow = flow_of(ethernet, bytes)?;
         let (vip, table) = self.lookup.vip_at(flow.header.source).ok_or(DropReason::SourceNotVip)?;
         match table.state {
             VipState::Owned => {}
@@ -46,21 +42,9 @@ impl<P: BufferPool> Worker<P> {
                 self.counters.count(Tally::Held);
                 return Ok(());
             }
-            VipState::Elsewhere => return Err(DropReason::VipNotOwned),
+            VipState::Elsewhere => return self.reply_as_target(vip, &flow, frame),
         }
-        if flow.header.is_fragment() {
-            if let Some(mate) = self.home_of_fragment(port, bytes).filter(|_| came == Came::ByPort) {
-                return self.hand_over(mate, What::Frame { port, frame, came: Came::ByHandoff });
-            }
-            return self.inside_fragment(now, port, vip, ethernet, frame, replies);
-        }
-        let padding = bytes.len().saturating_sub(flow.header.total_len);
-        frame.trim_back(padding)?;
-        self.at_home(
-            Reply { frame, flow, port, vip, was_fragmented: came == Came::Reassembled, way: None },
-            came,
-            replies,
-        )
+        self.reply(now, (port, vip), ethernet, flow, frame, came, replies)
     }
 
     /// The way to the host.

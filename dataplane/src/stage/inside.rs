@@ -57,11 +57,8 @@ impl<P: BufferPool> Worker<P> {
         replies: &mut Stage<Reply<P::Buf>>,
     ) -> Verdict {
         let bytes = frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
-        let flow = Flow::parse(bytes).map_err(|_| DropReason::MalformedIp)?;
+        let flow = flow_of(ethernet, bytes)?;
         let header = &flow.header;
-        if header.version().ethertype() != ethernet.ethertype {
-            return Err(DropReason::MalformedIp);
-        }
         if ndp::is_ndp(header, bytes) {
             return self.ndp(now, port, ethernet, header, frame);
         }
@@ -79,7 +76,9 @@ impl<P: BufferPool> Worker<P> {
                 _ => Err(DropReason::UnservedProtocol),
             };
         }
-        let (vip, table) = self.lookup.vip_at(header.source).ok_or(DropReason::SourceNotVip)?;
+        let Some((vip, table)) = self.lookup.vip_at(header.source) else {
+            return self.take_as_target(port, ethernet, &flow, frame);
+        };
         if table.state != VipState::Owned {
             let own = self.gateway_of(vip, port).ok_or(DropReason::SourceNotVip)?;
             return self.hold(now, port, ethernet, own, frame);
@@ -89,12 +88,31 @@ impl<P: BufferPool> Worker<P> {
             let is_gateway_here = table.gateways.iter().any(|gateway| gateway.port == port);
             return Err(if is_gateway_here { DropReason::OtherStation } else { DropReason::SourceNotVip });
         }
-        if header.is_fragment() {
+        self.reply(now, (port, vip), ethernet, flow, frame, came, replies)
+    }
+
+    /// A packet of a VIP that is ours, from a target or the own host.
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "all of them are about one frame")]
+    pub(super) fn reply(
+        &mut self,
+        now: Instant,
+        (port, vip): (PortId, u16),
+        ethernet: &ethernet::Header,
+        flow: Flow,
+        mut frame: P::Buf,
+        came: Came,
+        replies: &mut Stage<Reply<P::Buf>>,
+    ) -> Verdict {
+        let bytes = frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
+        if flow.header.is_fragment() {
             if let Some(mate) = self.home_of_fragment(port, bytes).filter(|_| came == Came::ByPort) {
                 return self.hand_over(mate, What::Frame { port, frame, came: Came::ByHandoff });
             }
             return self.inside_fragment(now, port, vip, ethernet, frame, replies);
         }
+        // Ethernet's padding to its minimum goes.
+        let padding = bytes.len().saturating_sub(flow.header.total_len);
         frame.trim_back(padding)?;
         let was_fragmented = came == Came::Reassembled;
         self.at_home(Reply { frame, flow, port, vip, was_fragmented, way: None }, came, replies)
@@ -297,6 +315,16 @@ impl<P: BufferPool> Worker<P> {
         self.counters.count(Tally::Fragmented);
         Ok(())
     }
+}
+
+/// The packet in a frame, which has to be of the version that the frame says.
+#[inline]
+pub(super) fn flow_of(ethernet: &ethernet::Header, packet: &[u8]) -> Result<Flow, DropReason> {
+    let flow = Flow::parse(packet).map_err(|_| DropReason::MalformedIp)?;
+    if flow.header.version().ethertype() != ethernet.ethertype {
+        return Err(DropReason::MalformedIp);
+    }
+    Ok(flow)
 }
 
 /// The connection of a packet from a target; of an ICMP error, that which it is about.

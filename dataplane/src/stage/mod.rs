@@ -27,6 +27,7 @@ use crate::handoff::Came;
 use crate::worker::{Verdict, Worker};
 
 mod arp;
+mod as_target;
 mod clear;
 mod distribute;
 mod echo;
@@ -69,6 +70,12 @@ impl<P: BufferPool> Worker<P> {
                 }
                 self.esp(now, &mut sorted.sealed);
                 self.distribute(now, &mut sorted.clear);
+            }
+            Some(side @ (Side::Inside | Side::Local)) if !may_act => {
+                for frame in frames {
+                    let verdict = self.as_host(now, port, side, frame);
+                    self.count(verdict);
+                }
             }
             Some(side @ (Side::Inside | Side::Local)) => {
                 let mut replies = Stage::new();

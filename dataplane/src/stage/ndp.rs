@@ -11,6 +11,7 @@ use vipsec_wire::ndp::{Advertisement, Message, Solicitation};
 
 use crate::api::{PortId, Side, VipState};
 use crate::drops::{DropReason, Tally};
+use crate::transmit::SentAs;
 use crate::worker::{Verdict, Worker};
 
 /// Is it neighbour discovery? It is told by its type, since it may be for everybody.
@@ -73,6 +74,29 @@ impl<P: BufferPool> Worker<P> {
             }
             _ => Err(DropReason::NdpNotForUs),
         }
+    }
+
+    /// Answers for a port's own address, which never moves.
+    #[cold]
+    pub(super) fn ndp_as_host(
+        &mut self,
+        port: PortId,
+        ethernet: &ethernet::Header,
+        header: &Header,
+        frame: P::Buf,
+    ) -> Verdict {
+        let packet = frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
+        let Ok(Message::Solicitation(solicitation)) = Message::parse(header, packet) else {
+            return Err(DropReason::DeadlinePassed);
+        };
+        let own = self.lookup.own_address(port, solicitation.target);
+        let own = own.filter(|own| own.vip.is_none() && own.mac != ethernet.source);
+        let own = own.ok_or(DropReason::DeadlinePassed)?;
+        let to = solicitation.link_layer.unwrap_or(ethernet.source);
+        let answer = solicitation.answer(own.mac, self.is_router(port)).to_frame(own.mac, to);
+        self.send_own_as(SentAs::Host, port, &answer)?;
+        self.counters.count(Tally::NdpReplies);
+        Ok(())
     }
 
     /// Somebody says that it has an address.

@@ -11,6 +11,7 @@ use crate::api::PortId;
 use crate::drops::DropReason;
 use crate::handoff::What;
 use crate::neighbour::{Pending, Request};
+use crate::transmit::SentAs;
 use crate::worker::{Verdict, Worker};
 
 impl<P: BufferPool> Worker<P> {
@@ -72,9 +73,14 @@ impl<P: BufferPool> Worker<P> {
 
     /// Sends a frame that the worker made itself.
     pub(super) fn send_own(&mut self, port: PortId, contents: &[u8]) -> Verdict {
+        self.send_own_as(SentAs::Owner, port, contents)
+    }
+
+    /// The same as that which it says.
+    pub(super) fn send_own_as(&mut self, sent_as: SentAs, port: PortId, contents: &[u8]) -> Verdict {
         let mut frame = self.pool.alloc().ok_or(DropReason::BufferPoolEmpty)?;
         frame.append(contents.len())?;
         frame.data_mut().copy_from_slice(contents);
-        self.transmit(port, frame)
+        self.transmit_as(sent_as, port, frame)
     }
 }

@@ -2,6 +2,7 @@
 
 mod advertise;
 mod arp;
+mod as_target;
 mod clear;
 mod crew;
 mod deadline;

@@ -33,6 +33,7 @@ use crate::path::{Generation, Paths};
 use crate::policer::TokenBucket;
 use crate::reassembly::{self, Reassembler};
 use crate::sad::{SaIndex, Sad};
+use crate::transmit::{SentAs, TransmitQueue};
 
 mod command;
 
@@ -123,8 +124,7 @@ pub struct Worker<P: BufferPool> {
     pub(crate) vip_lost_in: u64,
     pub(crate) mates: Mates<P::Buf>,
     pub(crate) events: EventQueue,
-    transmit: [VecDeque<P::Buf>; PORTS_MAX],
-    transmit_packets_max: usize,
+    transmit: [TransmitQueue<P::Buf>; PORTS_MAX],
     /// SAs whose numbers moved in the burst at hand.
     touched: ArrayVec<SaIndex, BURST_MAX>,
     pub(crate) ike_policer: TokenBucket,
@@ -158,7 +158,7 @@ impl<P: BufferPool> Worker<P> {
         pool: P,
     ) -> Self {
         let ports = tables.ports.len();
-        let queue = |port| VecDeque::with_capacity(if port < ports { config.transmit_packets_max } else { 0 });
+        let queue = |port| TransmitQueue::new(if port < ports { config.transmit_packets_max } else { 0 });
         Self {
             ike_policer: TokenBucket::new(tables.ike_policer),
             calls_policer: TokenBucket::new(tables.ike_calls.unproven),
@@ -188,7 +188,6 @@ impl<P: BufferPool> Worker<P> {
             vip_lost_in: 0,
             events: EventQueue::new(config.events_max),
             transmit: std::array::from_fn(queue),
-            transmit_packets_max: config.transmit_packets_max,
             touched: ArrayVec::new(),
             advertisement_policer: TokenBucket::new(ADVERTISEMENTS),
             unknown_spi_policer: TokenBucket::new(UNKNOWN_SPIS),
@@ -310,7 +309,7 @@ impl<P: BufferPool> Worker<P> {
         });
     }
 
-    /// Takes up to the burst's free capacity of what is to leave by a port. Past the deadline that is nothing (rule R5).
+    /// Takes up to the burst's free capacity of what is to leave by a port. Past the deadline nothing does in a VIP's name (rule R5).
     pub fn poll_transmit(&mut self, now: Instant, port: PortId, burst: &mut Burst<P::Buf>) {
         let before = burst.len();
         self.take_leaving(now, port, burst);
@@ -325,12 +324,9 @@ impl<P: BufferPool> Worker<P> {
             return;
         }
         if self.deadline.has_passed(now) {
-            self.counters.count_drops(DropReason::DeadlinePassed, queue.len());
-            queue.clear();
-            return;
+            self.counters.count_drops(DropReason::DeadlinePassed, queue.retain_of_owner(|_| false));
         }
-        let count = queue.len().min(burst.remaining_capacity());
-        burst.extend(queue.drain(..count));
+        queue.take(burst);
     }
 
     /// Does anything wait to leave by a port?
@@ -341,9 +337,7 @@ impl<P: BufferPool> Worker<P> {
     /// Takes back what the device had no room for: it leaves before anything newer.
     pub(crate) fn put_back(&mut self, port: PortId, burst: &mut Burst<P::Buf>) {
         let Some(queue) = self.transmit.get_mut(usize::from(port.0)) else { return };
-        for packet in burst.drain(..).rev() {
-            queue.push_front(packet);
-        }
+        queue.put_back(burst);
     }
 
     pub(crate) fn count_transmitted(&self, port: PortId, packets: usize, bytes: usize) {
@@ -389,17 +383,20 @@ impl<P: BufferPool> Worker<P> {
     }
 
     /// Queues a complete frame.
+    #[inline]
     pub(crate) fn transmit(&mut self, port: PortId, frame: P::Buf) -> Verdict {
+        self.transmit_as(SentAs::Owner, port, frame)
+    }
+
+    /// The same as that which it says.
+    #[inline]
+    pub(crate) fn transmit_as(&mut self, sent_as: SentAs, port: PortId, frame: P::Buf) -> Verdict {
         self.lookup.port(port).ok_or(DropReason::UnknownPort)?;
         if let Some(mate) = self.mates.leaves_by(port) {
-            return self.hand_over(mate, What::Leaving { port, frame });
+            return self.hand_over(mate, What::Leaving { port, frame, sent_as });
         }
         let queue = self.transmit.get_mut(usize::from(port.0)).ok_or(DropReason::UnknownPort)?;
-        if queue.len() >= self.transmit_packets_max {
-            return Err(DropReason::TransmitQueueFull);
-        }
-        queue.push_back(frame);
-        Ok(())
+        queue.push(sent_as, frame).map_err(|_| DropReason::TransmitQueueFull)
     }
 
     /// An event that may be lost.
@@ -417,9 +414,7 @@ impl<P: BufferPool> Worker<P> {
         };
         let mut dropped = self.neighbours.forget_pending(stays) + self.mates.forget_judged();
         for queue in &mut self.transmit {
-            let before = queue.len();
-            queue.retain(stays);
-            dropped += before - queue.len();
+            dropped += queue.retain_of_owner(stays);
         }
         self.counters.count_drops(DropReason::VipNotOwned, dropped);
     }

@@ -20,7 +20,7 @@ use crate::gateway::{self, CHILD, Gateway, GatewayKind};
 use crate::netns::Namespace;
 use crate::supervisor::Run;
 use crate::target::Target;
-use crate::topology::{AppliancePlan, PeerPlan, Plan, Topology, TunnelPlan, VIP};
+use crate::topology::{self, AppliancePlan, PeerPlan, Plan, Topology, TunnelPlan, VIP};
 use crate::wait;
 
 /// From the call to an established tunnel.
@@ -121,7 +121,7 @@ impl Lab {
         let inside = Capture::start(&topology.switch, &inside, &folder.join("inside.pcap"))?;
         progress("starting the targets");
         let targets = plan.targets.iter().zip(&topology.targets);
-        let targets = targets.map(|(plan, host)| Target::start(host, &plan.name)).collect::<Result<_>>()?;
+        let mut targets = targets.map(|(plan, host)| Target::start(host, &plan.name)).collect::<Result<Vec<_>>>()?;
         progress(match (config.gateway, plan.appliances.len()) {
             (GatewayKind::Vipsec, 2) => "starting vipsecd on both appliances",
             (GatewayKind::Vipsec, _) => "starting vipsecd",
@@ -131,6 +131,12 @@ impl Lab {
         let mut gateways =
             hosts.map(|(plan, host)| launch_gateway(&config, plan, host, &run)).collect::<Result<Vec<_>>>()?;
         gateways.iter_mut().try_for_each(Gateway::await_answer)?;
+        if plan.local_targets {
+            for (plan, host) in plan.appliances.iter().zip(&topology.appliances) {
+                topology::prepare_local_target(host)?;
+                targets.push(Target::start(host, &plan.name)?);
+            }
+        }
         progress("starting strongSwan as the remote peer");
         let peers = plan.peers.iter().zip(&topology.peers);
         let peers = peers.map(|(peer, host)| start_peer(&config, peer, host, &run)).collect::<Result<_>>()?;
@@ -164,7 +170,7 @@ impl Lab {
         self.gateways.first().ok_or_else(no_appliance)
     }
 
-    /// The targets.
+    /// The targets; the appliances' own hosts, where those are targets, come last.
     pub fn targets(&self) -> &[Target] {
         &self.targets
     }

@@ -89,6 +89,8 @@ pub struct Plan {
     pub appliances: Vec<AppliancePlan>,
     /// There is a second VIP, which the second appliance is to own first.
     pub second_vip: bool,
+    /// Each appliance's own host is a target, too, by the appliance's name and inside address.
+    pub local_targets: bool,
     /// The appliances are two hosts: their store link crosses a network of its own. Otherwise it is memory of one host.
     pub store_network: bool,
 }
@@ -121,6 +123,7 @@ impl Plan {
             targets: (0..targets.min(50)).map(target).collect(),
             appliances: (0..appliances.min(8)).map(appliance).collect(),
             second_vip: false,
+            local_targets: false,
             store_network: false,
         }
     }
@@ -296,6 +299,22 @@ impl Topology {
         }
         Ok(())
     }
+}
+
+/// The interface behind an appliance's port to its own host.
+pub const LOCAL_INTERFACE: &str = "vip0";
+
+/// Makes an appliance's own host a target, as docs/targets.md says: after each start of vipsecd, which makes the interface.
+pub fn prepare_local_target(host: &Namespace) -> Result<()> {
+    host.sysctl("net/ipv4/conf/all/arp_ignore", "1")?;
+    let link = format!("link set {LOCAL_INTERFACE}");
+    host.ip(&[
+        format!("{link} arp off addrgenmode none"),
+        format!("{link} up"),
+        format!("address add {VIP}/32 dev {LOCAL_INTERFACE}"),
+        format!("address add {SECOND_VIP}/32 dev {LOCAL_INTERFACE}"),
+        format!("route add {INNER_NETWORK} dev {LOCAL_INTERFACE} src {VIP}"),
+    ])
 }
 
 /// A namespace whose interfaces take packets whatever their source.

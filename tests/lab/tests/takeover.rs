@@ -57,6 +57,12 @@ fn two_vips_are_owned_crosswise() {
     tell(Tale::Crosswise);
 }
 
+/// Each appliance's host serves on behind the other one: moves by order break none of its connections.
+#[test]
+fn the_appliances_own_hosts_are_targets() {
+    tell(Tale::LocalTargets);
+}
+
 /// Every tunnel is kept.
 #[test]
 fn many_tunnels_are_kept() {

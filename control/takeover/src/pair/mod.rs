@@ -313,6 +313,11 @@ impl Pair {
         }
     }
 
+    /// Is the store link paired?
+    pub fn is_linked(&self) -> bool {
+        self.link.is_some()
+    }
+
     /// A message over the store link: authenticated, in order, of this pairing.
     pub fn handle_message(&mut self, now: Instant, message: &Message) {
         if self.link.is_none() {

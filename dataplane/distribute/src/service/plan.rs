@@ -30,10 +30,27 @@ pub(crate) struct Plan {
     pub(crate) candidates: Vec<Candidate>,
     /// Over the candidates, if there is a choice.
     lookup: Option<Arc<Maglev>>,
+    /// Over the candidates and those that are down, if there are such.
+    steady: Option<Steady>,
+}
+
+/// A table that stays as it is while targets go down and come back: only the connections of those move.
+#[derive(Debug, Clone)]
+struct Steady {
+    lookup: Arc<Maglev>,
+    /// The candidate in each place; `None` is down.
+    candidates: Box<[Option<u16>]>,
 }
 
 /// Lookup tables that were built already: many services have the same targets.
 pub(super) type Built = HashMap<Vec<Share>, Arc<Maglev>>;
+
+impl Steady {
+    /// The place of the candidate that has a hash, down or not; `None` if it is down.
+    fn candidate(&self, hash: u64) -> Option<usize> {
+        self.candidates.get(self.lookup.lookup(hash)?)?.map(usize::from)
+    }
+}
 
 impl Plan {
     pub(super) fn new(
@@ -50,31 +67,48 @@ impl Plan {
             return Err(failed(MaglevError::TooManyTargets));
         }
         let mut candidates = Vec::new();
+        let mut steady: Vec<(Share, Option<u16>)> = Vec::new();
         let mut named = HashSet::new();
         for &id in &service.targets {
             let &(index, target) = targets.get(&id).ok_or(ServiceError::UnknownTarget { vip, target: id })?;
             if !named.insert(id) {
                 return Err(ServiceError::RepeatedTarget { vip, target: id });
             }
-            if target.state == TargetState::Up && target.weight > 0 {
-                candidates.push(Candidate { address: target.address, index, weight: target.weight });
+            let &Target { address, weight, state, .. } = target;
+            if state == TargetState::Drain || weight == 0 {
+                continue;
+            }
+            let is_up = state == TargetState::Up;
+            steady.push((Share { address, weight }, is_up.then_some(candidates.len() as u16)));
+            if is_up {
+                candidates.push(Candidate { address, index, weight });
             }
         }
-        let mut lookup = None;
-        if service.method != Method::HotStandby && candidates.len() > 1 {
-            let shares: Vec<Share> =
-                candidates.iter().map(|&Candidate { address, weight, .. }| Share { address, weight }).collect();
-            lookup = match built.get(&shares) {
-                Some(maglev) => Some(maglev.clone()),
-                None => {
-                    let maglev = Arc::new(Maglev::new(&shares).map_err(failed)?);
-                    built.insert(shares, maglev.clone());
-                    Some(maglev)
-                }
-            };
+        let mut table = |shares: Vec<Share>| match built.get(&shares) {
+            Some(maglev) => Ok(maglev.clone()),
+            None => {
+                let maglev = Arc::new(Maglev::new(&shares).map_err(failed)?);
+                built.insert(shares, maglev.clone());
+                Ok(maglev)
+            }
+        };
+        let mut plan = Self {
+            method: service.method,
+            accepts: service.accepts,
+            affinity: service.affinity,
+            candidates,
+            lookup: None,
+            steady: None,
+        };
+        if plan.method != Method::HotStandby && plan.candidates.len() > 1 {
+            let share = |&Candidate { address, weight, .. }: &Candidate| Share { address, weight };
+            plan.lookup = Some(table(plan.candidates.iter().map(share).collect())?);
+            if steady.len() > plan.candidates.len() {
+                let (shares, candidates): (Vec<Share>, Vec<_>) = steady.into_iter().unzip();
+                plan.steady = Some(Steady { lookup: table(shares)?, candidates: candidates.into() });
+            }
         }
-        let &Service { method, accepts, affinity, .. } = service;
-        Ok(Self { method, accepts, affinity, candidates, lookup })
+        Ok(plan)
     }
 
     /// The choice that depends on nothing but the table and the connection: the same on every appliance.
@@ -86,7 +120,8 @@ impl Plan {
             None => tuple.stable_hash(),
             Some(_) => tuple.stable_source_hash(),
         };
-        self.candidates.get(lookup.lookup(hash)?)
+        let steady = self.steady.as_ref().and_then(|steady| steady.candidate(hash));
+        self.candidates.get(steady.or_else(|| lookup.lookup(hash))?)
     }
 
     /// Would a successor without an entry go by [`computed`](Self::computed) for the next packet of such a connection?

@@ -55,6 +55,29 @@ fn only_targets_that_are_up_get_new_connections() {
 }
 
 #[test]
+fn a_target_that_goes_down_moves_no_connection_but_its_own() {
+    let table = |state| {
+        let targets = (1..=5).map(|id| target(id, if id == 3 { state } else { TargetState::Up })).collect();
+        ServiceTable::new(targets, vec![service(Some(6), Some(80), &[1, 2, 3, 4, 5])]).unwrap()
+    };
+    let (before, after) = (table(TargetState::Up), table(TargetState::Down));
+    let mut heirs = [0; 6];
+    for remote_port in 1..20_000 {
+        let connection = FiveTuple { remote_port, ..tuple(6, 80) };
+        let (old, new) = (chosen(&before, &connection).unwrap(), chosen(&after, &connection).unwrap());
+        if old == ip("10.1.0.3") {
+            let IpAddr::V4(heir) = new else { panic!("{new}") };
+            heirs[usize::from(heir.octets()[3])] += 1;
+        } else {
+            assert_eq!(new, old);
+        }
+    }
+    // A fifth of all, by equal parts to the four others.
+    assert_eq!((heirs[0], heirs[3]), (0, 0));
+    assert!([1, 2, 4, 5].iter().all(|heir| (700..1300).contains(&heirs[*heir])), "{heirs:?}");
+}
+
+#[test]
 fn refuses_what_makes_no_sense() {
     let up = |id| target(id, TargetState::Up);
     let error = |targets, services| ServiceTable::new(targets, services).unwrap_err();

@@ -10,8 +10,8 @@ use crate::error::{LabError, Result};
 use crate::fleet::FleetPlan;
 use crate::target::{ECHO_PORT, HTTP_PORT, SOURCE_PORT};
 use crate::topology::{
-    AppliancePlan, INNER_NETWORK, INSIDE_GATEWAY, Plan, SECOND_GATEWAY, SECOND_INNER_NETWORK, SECOND_VIP, TunnelPlan,
-    VIP,
+    AppliancePlan, INNER_NETWORK, INSIDE_GATEWAY, LOCAL_INTERFACE, Plan, SECOND_GATEWAY, SECOND_INNER_NETWORK,
+    SECOND_VIP, TunnelPlan, VIP,
 };
 
 /// What both ends of the tunnels agree on.
@@ -82,6 +82,15 @@ pub struct PeerSettings {
     pub takeover: TakeoverPolicy,
 }
 
+/// A target, as the appliance is told.
+#[derive(Clone)]
+struct TargetSettings {
+    name: String,
+    address: String,
+    /// The id of the appliance whose own host it is.
+    appliance: Option<u8>,
+}
+
 /// A remote peer's connection, as the appliance is told.
 #[derive(Clone)]
 pub(super) struct ApplianceConnection {
@@ -96,7 +105,9 @@ pub(super) struct ApplianceConnection {
 #[derive(Clone)]
 pub struct ApplianceConfig {
     plan: AppliancePlan,
-    targets: Vec<(String, String)>,
+    targets: Vec<TargetSettings>,
+    /// Is there a port to the own host?
+    has_local_port: bool,
     pub(super) connections: Vec<ApplianceConnection>,
     settings: IkeSettings,
     dpd_delay: Duration,
@@ -130,7 +141,8 @@ impl ApplianceConfig {
         };
         Self {
             plan: appliance.clone(),
-            targets: plan.targets.iter().map(|target| (target.name.clone(), target.inside.to_string())).collect(),
+            targets: targets(plan),
+            has_local_port: plan.local_targets,
             connections: plan.tunnels().map(connection).collect(),
             settings: settings.clone(),
             dpd_delay,
@@ -175,7 +187,7 @@ impl ApplianceConfig {
     }
 
     pub(super) fn to_toml(&self, folder: &Path) -> Result<String> {
-        let targets: Vec<&str> = self.targets.iter().map(|(name, _)| name.as_str()).collect();
+        let targets: Vec<&str> = self.targets.iter().map(|target| target.name.as_str()).collect();
         let service = |vip, protocol, port| Service { vip, protocol, port, targets: targets.clone() };
         let mut vips = vec![Vip {
             name: "web",
@@ -200,6 +212,13 @@ impl ApplianceConfig {
             });
             services.push(service(SECOND_VIP_NAME, "udp", ECHO_PORT));
         }
+        let mut ports = vec![
+            Port::of("outside", self.device("net_af_packet0,iface=out0"), format!("{}/24", self.plan.outside)),
+            Port::of("inside", self.device("net_af_packet1,iface=in0"), format!("{}/24", self.plan.inside)),
+        ];
+        if self.has_local_port {
+            ports.push(Port::local(format!("net_tap0,iface={LOCAL_INTERFACE}")));
+        }
         let file = File {
             appliance: ApplianceTable {
                 id: self.plan.id,
@@ -215,10 +234,7 @@ impl ApplianceConfig {
             eal: Eal { file_prefix: &self.file_prefix, memory_mib: 256, hugepages: "auto" },
             crypto_device: self.crypto_device.as_deref().map(|device| CryptoDevice { device }),
             ike: Ike { retransmit_timeout: "500ms", retransmit_tries: 5 },
-            port: vec![
-                Port::of("outside", self.device("net_af_packet0,iface=out0"), format!("{}/24", self.plan.outside)),
-                Port::of("inside", self.device("net_af_packet1,iface=in0"), format!("{}/24", self.plan.inside)),
-            ],
+            port: ports,
             route: &self.routes,
             vip: vips,
             peer: self.peer.as_ref().map(|peer| Peer {
@@ -228,7 +244,7 @@ impl ApplianceConfig {
                 secret_file: PAIR_SECRET_FILE,
                 takeover: peer.takeover,
             }),
-            target: self.targets.iter().map(|(name, address)| Target { name, address }).collect(),
+            target: self.targets.iter().map(Target::of).collect(),
             service: services,
             connection: self.connections.iter().map(|connection| self.connection(connection)).collect(),
         };
@@ -263,6 +279,17 @@ impl ApplianceConfig {
             }],
         }
     }
+}
+
+fn targets(plan: &Plan) -> Vec<TargetSettings> {
+    let of = |name: &String, address: Ipv4Addr, appliance| TargetSettings {
+        name: name.clone(),
+        address: address.to_string(),
+        appliance,
+    };
+    let hosts = plan.targets.iter().map(|target| of(&target.name, target.inside, None));
+    let appliances = plan.appliances.iter().filter(|_| plan.local_targets);
+    hosts.chain(appliances.map(|appliance| of(&appliance.name, appliance.inside, Some(appliance.id)))).collect()
 }
 
 /// What the second VIP is called.
@@ -343,13 +370,18 @@ struct Port {
     name: &'static str,
     side: &'static str,
     device: String,
-    addresses: [String; 1],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    addresses: Vec<String>,
     mtu: u16,
 }
 
 impl Port {
     fn of(side: &'static str, device: String, address: String) -> Self {
-        Self { name: side, side, device, addresses: [address], mtu: 1500 }
+        Self { name: side, side, device, addresses: vec![address], mtu: 1500 }
+    }
+
+    fn local(device: String) -> Self {
+        Self { name: "host", side: "local", device, addresses: Vec::new(), mtu: 1500 }
     }
 }
 
@@ -380,6 +412,17 @@ struct Gateway {
 struct Target<'a> {
     name: &'a str,
     address: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forwarding: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    appliance: Option<u8>,
+}
+
+impl<'a> Target<'a> {
+    fn of(settings: &'a TargetSettings) -> Self {
+        let TargetSettings { name, address, appliance } = settings;
+        Self { name, address, forwarding: appliance.map(|_| "local"), appliance: *appliance }
+    }
 }
 
 #[derive(Serialize)]
@@ -449,6 +492,20 @@ mod tests {
         let config = loaded("single", settings(&Plan::new(2, 3, 2)));
         assert_eq!((config.targets.len(), config.connections.len(), config.services.len()), (3, 2, 3));
         assert!(config.peer.is_none());
+    }
+
+    #[test]
+    fn vipsecd_takes_the_configuration_with_local_targets() {
+        let peer = PeerSettings {
+            id: 1,
+            name: "a".to_owned(),
+            store: StoreWay::Socket { store_socket: "/tmp/vl1-0/pair.sock".into() },
+            secret: "a pairing secret of this test only".to_owned(),
+            takeover: TakeoverPolicy::Resume,
+        };
+        let plan = Plan { local_targets: true, ..Plan::new(1, 2, 2) };
+        let config = loaded("local", settings(&plan).with_peer(peer, 1));
+        assert_eq!((config.targets.len(), config.ports.len()), (4, 3));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{Lab, launch_appliance, no_appliance};
 use crate::appliance::{Appliance, Standing};
 use crate::error::{LabError, Result};
 use crate::gateway::Gateway;
-use crate::wait;
+use crate::{topology, wait};
 
 /// Until a fresh pair has an owner and a backup that would resume.
 const PAIRING_LIMIT: Duration = Duration::from_secs(20);
@@ -116,6 +116,9 @@ impl Lab {
         let host = self.topology.appliances.get(place).ok_or_else(no_appliance)?;
         let mut appliance = launch_appliance(&self.config, plan, host, &self.run)?;
         appliance.await_answer()?;
+        if self.config.plan.local_targets {
+            topology::prepare_local_target(host)?;
+        }
         *self.gateways.get_mut(place).ok_or_else(no_appliance)? = Gateway::Vipsec(appliance);
         Ok(())
     }

@@ -39,6 +39,9 @@ pub enum Tale {
     TwoWorkers,
     /// Each appliance owns a VIP and is the backup of the other's: one is killed, comes back, and gets its own VIP back by order.
     Crosswise,
+    /// Each appliance's own host is a target: connections to it live on when the VIP moves by order, and those to the others when the
+    /// owner is killed.
+    LocalTargets,
 }
 
 /// What is to be told.
@@ -91,6 +94,7 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
     let tunnels = if tale == Tale::Hundred { config.tunnels } else { 1 };
     progress.step(&format!("-- {name}"));
     let mut settings = LabConfig { out: Some(out.clone()), ..LabConfig::pair(policy, tunnels) };
+    settings.plan.local_targets = tale == Tale::LocalTargets;
     settings.plan.store_network = tale == Tale::TwoHosts;
     settings.workers = if tale == Tale::TwoWorkers { 2 } else { 1 };
     if tale == Tale::Crosswise {
@@ -112,6 +116,7 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
             Tale::Hundred => teller.hundred(),
             Tale::TwoHosts => teller.two_hosts(config.runs),
             Tale::Crosswise => teller.crosswise(),
+            Tale::LocalTargets => teller.local_targets(),
         }
         story.end()
     };

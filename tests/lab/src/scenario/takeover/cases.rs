@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::observe::{self, End};
 use crate::appliance::{SECOND_VIP_NAME, Standing, TakeoverPolicy};
 use crate::capture::{Capture, Direction, Exchange, Frame, Kind};
-use crate::client::Traffic;
+use crate::client::{PingPong, Traffic};
 use crate::clock::Stamp;
 use crate::error::Result;
 use crate::lab::{Lab, Roles};
@@ -13,12 +13,29 @@ use crate::report::takeover::Takeover;
 use crate::scenario::{Progress, Story, expect};
 use crate::topology::{TunnelPlan, virtual_macs};
 
+/// Connections in [`Teller::local_targets`]: so many that each target has some.
+const CONNECTIONS: usize = 40;
+/// Between an answer and the next request on one of them.
+const THINKING: Duration = Duration::from_millis(50);
+
 /// Traffic on both sides of what shall not be noticed.
 const MARGIN: Duration = Duration::from_secs(1);
 /// For how long a starting or waking appliance may be noticed.
 const PARDONABLE: Duration = Duration::from_millis(200);
 /// For all tunnels to pass traffic again after a takeover.
 const TUNNEL_LIMIT: Duration = Duration::from_secs(2);
+
+/// Starts connections, and waits until each has been answered for a while.
+fn start_many(lab: &Lab) -> Result<Vec<PingPong>> {
+    let running = (0..CONNECTIONS).map(|_| lab.start_pingpong(THINKING)).collect();
+    std::thread::sleep(MARGIN);
+    running
+}
+
+/// Packets that an appliance's host took and sent as a target of the other one.
+fn as_target(lab: &Lab, appliance: usize) -> Result<u64> {
+    Ok(lab.appliance(appliance)?.counters()?.counters.get("as_target").copied().unwrap_or(0))
+}
 
 /// Tells stories, and keeps what the takeovers in them looked like.
 pub(super) struct Teller<'a, 'b> {
@@ -178,6 +195,68 @@ impl Teller<'_, '_> {
                 tunnels.len(),
                 after.millis_from(ended)
             ))
+        });
+    }
+
+    pub(super) fn local_targets(&mut self) {
+        self.story.case("the appliances' own hosts are targets, whoever owns the VIP", |lab| {
+            lab.await_roles()?;
+            let found = lab.connections(100, 4)?;
+            expect(found.errors == 0, "no failed connection", || found.first_errors.join("; "))?;
+            expect(found.per_target.len() == lab.targets().len(), "connections at all targets", || {
+                format!("{:?}", found.per_target)
+            })?;
+            Ok(format!("connections by target: {:?}", found.per_target))
+        });
+        // There and back, so that each appliance is the old owner once.
+        for _ in 0..2 {
+            self.story.case("the VIP moves by order: connections to either appliance's host live on", |lab| {
+                let Roles { owner, backup } = lab.await_roles()?;
+                let running = start_many(lab)?;
+                let before = as_target(lab, owner)?;
+                let wanted = lab.appliance_name(backup).to_owned();
+                lab.appliance(owner)?.operator(&["vip", "move", "web", "--to", &wanted])?;
+                lab.await_standing(backup, &Standing::Owner)?;
+                lab.await_standing(owner, &Standing::Backup)?;
+                std::thread::sleep(MARGIN);
+                let distributed = as_target(lab, owner)? - before;
+                let ended: Vec<_> = running.into_iter().map(PingPong::stop).collect();
+                let broken: Vec<_> = ended.iter().filter(|report| !report.is_kept()).collect();
+                expect(broken.is_empty(), "connections that live on", || format!("{broken:?}; {:?}", lab.drops()))?;
+                let count = |place| ended.iter().filter(|it| it.target == lab.appliance_name(place)).count();
+                let (old, new) = (count(owner), count(backup));
+                expect(old > 0 && new > 0, "connections to both hosts", || format!("{old} and {new}"))?;
+                expect(distributed > 0, "the old owner to be a target", || format!("{distributed} packets"))?;
+                Ok(format!(
+                    "{} connections kept: {old} to {}'s host, now distributed to it, {new} to {wanted}'s, now local there",
+                    ended.len(),
+                    lab.appliance_name(owner)
+                ))
+            });
+        }
+        self.story.case("the owner is killed: connections to all but its own host live on", |lab| {
+            let Roles { owner, backup } = lab.await_roles()?;
+            let running = start_many(lab)?;
+            lab.kill_appliance(owner)?;
+            lab.await_standing(backup, &Standing::Owner)?;
+            std::thread::sleep(MARGIN);
+            let ended: Vec<_> = running.into_iter().map(PingPong::stop).collect();
+            let (died, others): (Vec<_>, Vec<_>) =
+                ended.iter().partition(|report| report.target == lab.appliance_name(owner));
+            let broken: Vec<_> = others.iter().filter(|report| !report.is_kept()).collect();
+            expect(broken.is_empty(), "connections that live on", || format!("{broken:?}; {:?}", lab.drops()))?;
+            Ok(format!("{} connections kept, {} to the dead appliance's host", others.len(), died.len()))
+        });
+        self.story.case("it comes back, and its host is a target again", |lab| {
+            let owner = lab.owner()?;
+            lab.restart_appliance(1 - owner)?;
+            lab.await_roles()?;
+            let found = lab.connections(100, 4)?;
+            expect(found.errors == 0, "no failed connection", || found.first_errors.join("; "))?;
+            expect(found.per_target.len() == lab.targets().len(), "connections at all targets", || {
+                format!("{:?}", found.per_target)
+            })?;
+            Ok(format!("connections by target: {:?}", found.per_target))
         });
     }
 
