@@ -74,8 +74,9 @@ impl Lengths {
     }
 }
 
+/// The bits of a prefix of that length.
 #[inline]
-fn mask(len: u8) -> u128 {
+pub(crate) fn mask(len: u8) -> u128 {
     u128::MAX.checked_shl(WIDTH - u32::from(len).min(WIDTH)).unwrap_or(0)
 }
 

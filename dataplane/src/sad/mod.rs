@@ -245,6 +245,12 @@ impl Sad {
         Some(own.map_or(Carrier::There(worker), Carrier::Here))
     }
 
+    /// Asks for what finding the SA of a packet to a remote host touches: call it for a whole burst first.
+    #[inline]
+    pub(crate) fn prefetch_carrier(&self, remote: Address) {
+        self.by_selectors.prefetch(remote);
+    }
+
     /// Where the connection of such a packet lives.
     pub(crate) fn find_living(&self, vip: u16, ends: &Ends) -> Option<Living> {
         let newest = self.newest(vip, ends)?;

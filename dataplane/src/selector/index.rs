@@ -1,28 +1,25 @@
 //! From a packet to the newest child SA whose selectors it lies in.
 //!
 //! The remote selectors are kept as prefixes in a hash table for each family; a packet asks once per prefix length that occurs. So a
-//! look-up costs what the number of different lengths costs, not what the number of SAs does. What is looked at lies close
-//! together, so that the tables of a hundred thousand SAs still fit a cache.
-
-use std::hash::Hash;
+//! look-up costs what the number of different lengths costs, not what the number of SAs does: mostly one cache line, which
+//! [`SelectorIndex::prefetch`] asks for while other packets are worked on.
 
 use vipsec_wire::ip::Address;
 
+use super::prefix_table::{Bits, NONE, Newest, PrefixTable};
 use super::{Ends, Range, Selectors};
-use crate::own_hash::KeyedMap;
-use crate::prefix::{AddressPrefix, Lengths};
-
-/// The end of a chain.
-const NONE: u32 = u32::MAX;
+use crate::prefix::AddressPrefix;
 
 /// Most addresses of ours that have a number; there are as many as VIPs have addresses.
-const HOSTS_MAX: usize = 256;
+const HOSTS_MAX: usize = NO_HOST as usize;
+/// More than an address has to be compared.
+const NO_HOST: u8 = u8::MAX;
 
 /// Finds child SAs, which are numbers to it, by their selectors.
 #[derive(Debug)]
 pub struct SelectorIndex {
-    v4: Table<u64>,
-    v6: Table<AddressPrefix>,
+    v4: PrefixTable<u32>,
+    v6: PrefixTable<u128>,
     candidates: Vec<Candidate>,
     /// Places among the candidates.
     free: Vec<u32>,
@@ -30,19 +27,6 @@ pub struct SelectorIndex {
     hosts: Vec<Address>,
     /// Counts up with every child SA.
     born: u64,
-}
-
-/// The newest candidate at each prefix.
-#[derive(Debug)]
-struct Table<K> {
-    newest: KeyedMap<K, u32>,
-    lengths: Lengths,
-}
-
-impl<K: Eq + Hash> Table<K> {
-    fn new(seed: u64) -> Self {
-        Self { newest: KeyedMap::with_hasher(seed.into()), lengths: Lengths::default() }
-    }
 }
 
 /// One child SA at one prefix.
@@ -62,7 +46,7 @@ const _: () = assert!(size_of::<Candidate>() <= 40);
 #[derive(Debug)]
 enum Local {
     /// The address of this number; any protocol and port.
-    Host(u16),
+    Host(u8),
     /// Whatever selectors can say: our end's and the other end's.
     Ranges(Box<(Range, Range)>),
 }
@@ -71,8 +55,8 @@ impl SelectorIndex {
     /// An empty index. `seed` keys its hashes: remote peers have a say in their selectors.
     pub fn new(seed: u64) -> Self {
         Self {
-            v4: Table::new(seed),
-            v6: Table::new(seed),
+            v4: PrefixTable::new(seed),
+            v6: PrefixTable::new(seed),
             candidates: Vec::new(),
             free: Vec::new(),
             hosts: Vec::new(),
@@ -87,13 +71,14 @@ impl SelectorIndex {
             for local in selectors.local.iter() {
                 for prefix in remote.prefixes() {
                     let local = self.local(local, remote);
-                    let place = self.put(Candidate { born: self.born, local, sa, older: NONE, vip });
-                    let older = match v4_key(prefix) {
-                        Some(key) => push(&mut self.v4, prefix, key, place),
-                        None => push(&mut self.v6, prefix, prefix, place),
-                    };
-                    if let Some(candidate) = self.candidates.get_mut(place as usize) {
-                        candidate.older = older;
+                    let older = if prefix.is_v4() { self.v4.at(prefix) } else { self.v6.at(prefix) };
+                    let place = self.put(Candidate { born: self.born, local, sa, older, vip });
+                    if prefix.is_v4() {
+                        self.v4.lengths.add(prefix.len());
+                        set_newest(&mut self.v4, prefix, place, &self.candidates);
+                    } else {
+                        self.v6.lengths.add(prefix.len());
+                        set_newest(&mut self.v6, prefix, place, &self.candidates);
                     }
                 }
             }
@@ -110,7 +95,7 @@ impl SelectorIndex {
                 })
             });
             if let Some(number) = number {
-                return Local::Host(number as u16);
+                return Local::Host(number as u8);
             }
         }
         Local::Ranges(Box::new((*local, *remote)))
@@ -135,48 +120,73 @@ impl SelectorIndex {
     pub fn remove(&mut self, sa: u32, selectors: &Selectors) {
         for remote in selectors.remote.iter() {
             for prefix in remote.prefixes() {
-                match v4_key(prefix) {
-                    Some(key) => take_out(&mut self.v4, prefix, key, sa, &mut self.candidates, &mut self.free),
-                    None => take_out(&mut self.v6, prefix, prefix, sa, &mut self.candidates, &mut self.free),
+                if prefix.is_v4() {
+                    take_out(&mut self.v4, prefix, sa, &mut self.candidates, &mut self.free);
+                } else {
+                    take_out(&mut self.v6, prefix, sa, &mut self.candidates, &mut self.free);
                 }
             }
         }
+    }
+
+    /// Asks for what [`newest`](Self::newest) touches for packets to a remote host, without waiting: call it for a whole burst first.
+    #[inline]
+    pub fn prefetch(&self, remote: Address) {
+        if remote.is_v4() { self.v4.prefetch(remote) } else { self.v6.prefetch(remote) }
     }
 
     /// The newest child SA of a VIP whose selectors a packet lies in and that `is_ready`.
     #[inline]
     pub fn newest(&self, vip: u16, ends: &Ends, is_ready: impl Fn(u32) -> bool) -> Option<u32> {
         if ends.remote.is_v4() {
-            let at = |len| self.v4.newest.get(&v4_key(AddressPrefix::containing(ends.remote, len))?).copied();
-            self.search(self.v4.lengths.iter().filter_map(at), vip, ends, is_ready)
+            self.search(self.v4.newest(ends.remote), vip, ends, is_ready)
         } else {
-            let at = |len| self.v6.newest.get(&AddressPrefix::containing(ends.remote, len)).copied();
-            self.search(self.v6.lengths.iter().filter_map(at), vip, ends, is_ready)
+            self.search(self.v6.newest(ends.remote), vip, ends, is_ready)
         }
     }
 
     #[inline]
     fn search(
         &self,
-        chains: impl Iterator<Item = u32>,
+        at_prefixes: impl Iterator<Item = Newest>,
         vip: u16,
         ends: &Ends,
         is_ready: impl Fn(u32) -> bool,
     ) -> Option<u32> {
-        let mut newest: Option<&Candidate> = None;
-        for mut place in chains {
-            while let Some(candidate) = self.candidates.get(place as usize) {
-                if newest.is_some_and(|newest| newest.born >= candidate.born) {
-                    break;
-                }
-                if candidate.vip == vip && self.matches(&candidate.local, ends) && is_ready(candidate.sa) {
-                    newest = Some(candidate);
-                    break;
-                }
-                place = candidate.older;
+        let mut found: Option<Found> = None;
+        for Newest { candidate, sa, vip: own, host } in at_prefixes {
+            // What nearly every packet meets: one prefix, whose newest child SA takes it.
+            let is_host = self.hosts.get(usize::from(host)) == Some(&ends.local);
+            if found.is_none() && own == vip && is_host && is_ready(sa) {
+                found = Some(Found { candidate, sa });
+            } else {
+                found = self.newer(found, candidate, vip, ends, &is_ready);
             }
         }
-        newest.map(|candidate| candidate.sa)
+        found.map(|found| found.sa)
+    }
+
+    /// The newest of a chain that takes a packet, if it is newer than what was found before.
+    #[inline(never)]
+    fn newer(
+        &self,
+        before: Option<Found>,
+        mut place: u32,
+        vip: u16,
+        ends: &Ends,
+        is_ready: impl Fn(u32) -> bool,
+    ) -> Option<Found> {
+        let born = before.and_then(|before| self.candidates.get(before.candidate as usize)).map(|found| found.born);
+        while let Some(candidate) = self.candidates.get(place as usize) {
+            if born.is_some_and(|born| born >= candidate.born) {
+                break;
+            }
+            if candidate.vip == vip && self.matches(&candidate.local, ends) && is_ready(candidate.sa) {
+                return Some(Found { candidate: place, sa: candidate.sa });
+            }
+            place = candidate.older;
+        }
+        before
     }
 
     #[inline]
@@ -192,34 +202,37 @@ impl SelectorIndex {
     }
 }
 
-/// An IPv4 prefix in one word: eight bytes a key instead of thirty-two.
-#[inline]
-fn v4_key(prefix: AddressPrefix) -> Option<u64> {
-    prefix.is_v4().then(|| (prefix.bits() as u32 as u64) << 8 | u64::from(prefix.len()))
+/// A child SA that takes a packet.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    candidate: u32,
+    sa: u32,
 }
 
-/// Makes a candidate the newest at a prefix. Returns the one before it.
-fn push<K: Eq + Hash>(table: &mut Table<K>, prefix: AddressPrefix, key: K, place: u32) -> u32 {
-    table.lengths.add(prefix.len());
-    table.newest.insert(key, place).unwrap_or(NONE)
+/// Makes a candidate the newest at a prefix.
+fn set_newest<B: Bits>(table: &mut PrefixTable<B>, prefix: AddressPrefix, place: u32, candidates: &[Candidate]) {
+    let Some(&Candidate { sa, vip, ref local, .. }) = candidates.get(place as usize) else { return };
+    let host = match local {
+        Local::Host(number) => *number,
+        Local::Ranges(_) => NO_HOST,
+    };
+    table.put(prefix, Newest { candidate: place, sa, vip, host });
 }
 
 /// Takes every candidate of a child SA out of the chain at a prefix.
-fn take_out<K: Eq + Hash>(
-    table: &mut Table<K>,
+fn take_out<B: Bits>(
+    table: &mut PrefixTable<B>,
     prefix: AddressPrefix,
-    key: K,
     sa: u32,
     candidates: &mut [Candidate],
     free: &mut Vec<u32>,
 ) {
-    let Some(&newest) = table.newest.get(&key) else { return };
-    let (mut first, mut before, mut place) = (NONE, NONE, newest);
+    let (mut first, mut before, mut place) = (NONE, NONE, table.at(prefix));
     while let Some(candidate) = candidates.get_mut(place as usize) {
         let older = candidate.older;
         if candidate.sa == sa {
             // What it held goes; the place is taken again later.
-            candidate.local = Local::Host(u16::MAX);
+            candidate.local = Local::Host(NO_HOST);
             free.push(place);
             table.lengths.remove(prefix.len());
             if let Some(before) = candidates.get_mut(before as usize) {
@@ -234,9 +247,9 @@ fn take_out<K: Eq + Hash>(
         place = older;
     }
     if first == NONE {
-        table.newest.remove(&key);
+        table.remove(prefix);
     } else {
-        table.newest.insert(key, first);
+        set_newest(table, prefix, first, candidates);
     }
 }
 
@@ -319,8 +332,6 @@ mod tests {
         index.remove(1, &selectors);
         assert_eq!(index.newest(0, &ends([10, 1, 2, 3], 6, None), |_| true), Some(2));
         index.remove(2, &selectors);
-        assert!(
-            index.v4.newest.is_empty() && index.v4.lengths.is_empty() && index.candidates.len() == index.free.len()
-        );
+        assert!(index.v4.is_empty() && index.v4.lengths.is_empty() && index.candidates.len() == index.free.len());
     }
 }

@@ -8,6 +8,7 @@ use vipsec_esp::sa::Selector;
 use vipsec_wire::ip::Address;
 
 mod index;
+mod prefix_table;
 
 pub use index::SelectorIndex;
 

@@ -170,6 +170,7 @@ impl<P: BufferPool> Worker<P> {
         if replies.is_empty() {
             return;
         }
+        replies.iter().for_each(|reply| self.sad.prefetch_carrier(reply.flow.header.destination));
         let mut unknown = 0;
         let connections = self.connections.prepare(now, replies.iter().map(tuple));
         for (reply, connection) in replies.iter_mut().zip(&connections) {
