@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use vipsec_esp::sa::ChildSa;
 use vipsec_ike::{ChildSaRecord, IkeSaRecord};
-use vipsec_store::{Reader, Snapshot};
 use vipsec_wire::iv::{Epoch, IvPrefix};
 
 use super::keying::{FIRST_LEASE, Start, child_sa};
-use super::publishing::{Birth, KIND_CHILD, KIND_IKE, KIND_STANDINGS, open_child, open_ike};
-use super::standings::{TargetRecord, open_standings};
+use super::publishing::Birth;
+use super::records::{Holding, Opened};
+use super::standings::TargetRecord;
 use crate::config::Config;
 
 /// An IKE SA as it was read, with its children.
@@ -37,6 +37,8 @@ pub(super) struct Inheritance {
     pub(super) standings: Vec<TargetRecord>,
     /// Records that did not authenticate or could not be read; SAs that may not be resumed.
     pub(super) left_out: usize,
+    /// The copy's records were open before it was fenced.
+    pub(super) warm: bool,
 }
 
 /// What this appliance may resume.
@@ -57,50 +59,23 @@ impl Heir {
 }
 
 impl Inheritance {
-    /// Copies the fenced region out and opens every record of these VIPs.
-    pub(super) fn read(reader: &Reader, vips: &[u16], heir: Heir) -> Self {
-        match reader.copy() {
-            Ok(snapshot) => Self::open(&snapshot, vips, heir),
-            Err(error) => {
-                tracing::error!(%error, "the copy can't be read");
-                Self::default()
-            }
-        }
-    }
-
-    fn open(snapshot: &Snapshot, vips: &[u16], heir: Heir) -> Self {
-        let mut left_out = 0;
+    /// Puts together what a copy holds of these VIPs.
+    pub(super) fn new(holding: Holding, vips: &[u16], heir: Heir) -> Self {
+        let Holding { records, counters, rejected, warm } = holding;
+        let mut inheritance = Self { left_out: rejected, warm, ..Self::default() };
         let mut ikes = Vec::new();
         let mut children = HashMap::new();
-        let mut standings = Vec::new();
-        for record in snapshot.records() {
-            let record = match record {
-                Ok(record) => record,
-                Err(rejected) => {
-                    tracing::warn!(?rejected, "record left out");
-                    left_out += 1;
-                    continue;
-                }
-            };
-            if !vips.contains(&record.key.vip) {
-                continue;
-            }
-            let read = match record.key.kind {
-                KIND_IKE => open_ike(&record.bytes).map(|read| ikes.push(read)),
-                KIND_CHILD => open_child(&record.bytes).map(|(born, child)| {
-                    children.insert(record.key.id, (born, child));
-                }),
-                KIND_STANDINGS => open_standings(&record.bytes).map(|read| standings = read),
-                _ => None,
-            };
-            if read.is_none() {
-                tracing::warn!(key = ?record.key, "record can't be read: left out");
-                left_out += 1;
+        for (key, opened) in records.into_opened().filter(|(key, _)| vips.contains(&key.vip)) {
+            match opened {
+                Opened::Ike(birth, record) => ikes.push((birth, *record)),
+                Opened::Child(born, record) => drop(children.insert(key.id, (born, *record))),
+                Opened::Standings(read) => inheritance.standings = read,
+                Opened::Unreadable => inheritance.left_out += 1,
             }
         }
         let mut starts = HashMap::new();
         let mut whole = true;
-        for block in snapshot.counters() {
+        for block in counters {
             match block {
                 Ok(block) => {
                     starts.extend(block.entries.iter().map(|entry| {
@@ -117,7 +92,6 @@ impl Inheritance {
         // be told from an SA whose numbers are lost.
         let unreported = whole.then_some(Start { horizon: 0, sent: FIRST_LEASE, lease: FIRST_LEASE });
         let start = |spi: u32| starts.get(&spi).copied().or(unreported);
-        let mut inheritance = Self { sets: Vec::new(), standings, left_out };
         // Two name the same child SA where an owner died while it wrote a rekeying. The remote peer has not heard of it, or will
         // answer the elder's request once more: so the elder has it, and the heir isn't there yet.
         ikes.sort_by_key(|(birth, _): &(Birth, IkeSaRecord)| birth.order);

@@ -16,6 +16,7 @@ mod keying;
 mod ownership;
 mod pairing;
 mod publishing;
+mod records;
 mod reload;
 mod replica;
 mod shutdown;

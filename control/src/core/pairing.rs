@@ -14,6 +14,7 @@ use vipsec_wire::iv::{ApplianceId, Epoch};
 use super::groups::side;
 use super::inheritance::{Heir, Inheritance};
 use super::ownership::Ownership;
+use super::records::WarmCopy;
 use super::{Core, Output, announce};
 
 /// A pairing that both sides completed.
@@ -38,9 +39,9 @@ pub(super) struct PairSide {
     advertisements: u64,
     /// Of the standing pairing: not used yet.
     writer: Option<Box<dyn StoreWriter + Send>>,
-    reader: Option<Reader>,
+    reader: Option<WarmCopy>,
     /// The region whose join was completed: what a takeover reads.
-    held: Option<Reader>,
+    held: Option<WarmCopy>,
     /// What a takeover has read, until it is judged.
     staged: Option<Staged>,
     /// It was told to stop: the version of the tables that says so.
@@ -101,7 +102,12 @@ impl PairSide {
 
     /// The region that the peer writes: that of the completed join, before that of the standing pairing.
     pub(super) fn kept(&self) -> Option<&Reader> {
-        self.held.as_ref().or(self.reader.as_ref())
+        self.held.as_ref().or(self.reader.as_ref()).map(WarmCopy::reader)
+    }
+
+    /// Opens what the peer has written since the last look.
+    pub(super) fn follow(&mut self) {
+        self.reader.iter_mut().chain(&mut self.held).for_each(WarmCopy::follow);
     }
 
     /// The link is closed from our side.
@@ -120,7 +126,7 @@ impl Core {
             entry.peer_process = paired.incarnation;
             if let Some(side) = entry.side() {
                 side.writer = Some(paired.writer);
-                side.reader = Some(paired.reader);
+                side.reader = Some(WarmCopy::new(paired.reader));
                 side.pair.handle_link_up(now, paired.incarnation, paired.agreed);
             }
         }
@@ -184,6 +190,7 @@ impl Core {
             }
             if let Some(side) = side(&mut self.groups, group) {
                 side.pair.handle_timeout(now);
+                side.follow();
             }
             self.check_left(now, group);
         }
@@ -366,10 +373,7 @@ impl Core {
         let Some(side) = side(&mut self.groups, group) else { return };
         let heir = Heir { floor_known: side.pair.floor_is_known(), process: side.incarnation };
         let inheritance = match &mut side.held {
-            Some(reader) => {
-                reader.fence();
-                Inheritance::read(reader, &vips, heir)
-            }
+            Some(copy) => Inheritance::new(copy.conclude(), &vips, heir),
             None => Inheritance::default(),
         };
         tracing::info!(
@@ -377,6 +381,7 @@ impl Core {
             %epoch,
             ike_sas = inheritance.sets.len(),
             left_out = inheritance.left_out,
+            warm = inheritance.warm,
             "take over: fenced and read"
         );
         let children = inheritance.children(&self.config, epoch);
