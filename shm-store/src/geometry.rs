@@ -16,6 +16,8 @@ pub const RECORD_BYTES_MAX: u32 = 64 * 1024;
 pub const COUNTER_BLOCKS_MAX: u32 = 1 << 16;
 /// The journal entries that a region may have.
 pub const JOURNAL_ENTRIES_MAX: u32 = 1 << 20;
+/// Entries of a journal whatever it is for.
+const JOURNAL_ENTRIES_MIN: u32 = 4096;
 
 /// "VIPSTORE" in a memory dump.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"VIPSTORE");
@@ -68,6 +70,14 @@ pub struct Sizes {
     pub counter_blocks: u32,
     /// Writes by which a live reader may lag before it has to look at everything again.
     pub journal_entries: u32,
+}
+
+impl Sizes {
+    /// Journal entries with which a reader may sleep while a join of so many records goes by, rather than look at everything again and
+    /// again until its writer pauses: four writes each, 8 bytes a write.
+    pub fn journal_for(records: u32) -> u32 {
+        records.saturating_mul(4).clamp(JOURNAL_ENTRIES_MIN, JOURNAL_ENTRIES_MAX)
+    }
 }
 
 /// The sizes of a region make no sense.

@@ -27,8 +27,6 @@ use crate::core::Paired;
 /// Sizes of records, and which part of `store_records` may be of that size, as a divisor: child SAs; IKE SAs; those with an
 /// exchange in progress and a long answer kept.
 const RECORD_CLASSES: [(u32, u32); 3] = [(1024, 1), (4096, 1), (32_768, 64)];
-/// Writes by which a follower may lag.
-const JOURNAL_ENTRIES: u32 = 4096;
 /// Between two calls.
 const CALL_INTERVAL: Duration = Duration::from_millis(20);
 /// The same error is logged again after so long.
@@ -104,7 +102,7 @@ impl Link {
                     .map(|(bytes, part)| SizeClass { records: records.div_ceil(*part), bytes: *bytes })
                     .collect(),
                 counter_blocks: records.div_ceil(BLOCK_ENTRIES_MAX as u32),
-                journal_entries: JOURNAL_ENTRIES,
+                journal_entries: Sizes::journal_for(records),
             },
         };
         let number = u16::try_from(group).unwrap_or(u16::MAX);

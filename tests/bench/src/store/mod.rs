@@ -98,7 +98,7 @@ fn sizes(sas: u32) -> Sizes {
     Sizes {
         classes: vec![class(sas, 1024), class(sas, 4096), class(sas.div_ceil(64), 32_768)],
         counter_blocks: sas.div_ceil(BLOCK_ENTRIES_MAX as u32),
-        journal_entries: 4096,
+        journal_entries: Sizes::journal_for(sas),
     }
 }
 
