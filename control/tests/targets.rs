@@ -102,7 +102,7 @@ impl Bench {
                 Output::Worker(0, Command::Tables { tables, .. }) => self.tables.push(tables),
                 Output::Worker(0, Command::Report { token, what: ReportKind::Targets }) => {
                     let report = Report::Targets(vec![([10, 1, 0, 21].into(), 3)]);
-                    self.core.handle_event(self.now, 0, Event::Report { token, report });
+                    self.core.handle_events(self.now, [(0, Event::Report { token, report })]);
                 }
                 Output::Check { run, check } => self.checks.push((run, check)),
                 Output::Reply(token, answer) => {

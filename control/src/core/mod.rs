@@ -224,12 +224,14 @@ impl Core {
         core
     }
 
-    /// A worker has something to say.
-    pub fn handle_event(&mut self, now: Instant, worker: usize, event: Event) {
-        if let Some(event) = self.workers.handle_event(worker, event) {
-            self.handle_data_plane(now, event);
+    /// Workers have something to say. What follows from all of it is done together: the numbers of many SAs are one write to the store.
+    pub fn handle_events(&mut self, now: Instant, events: impl IntoIterator<Item = (usize, Event)>) {
+        for (worker, event) in events {
+            if let Some(event) = self.workers.handle_event(worker, event) {
+                self.handle_data_plane(now, event);
+            }
+            self.pass_commands_on();
         }
-        self.pass_commands_on();
         self.settle(now);
     }
 

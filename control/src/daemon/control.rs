@@ -28,6 +28,8 @@ use crate::core::{Core, Facts, Output, Surroundings};
 
 /// Requests of operators that may wait.
 const CALLS_LEN: usize = 64;
+/// Workers' events that are handled in one step: what a burst of them leads to is done once, and nothing else waits long.
+const EVENTS_TOGETHER: usize = 256;
 /// How often a full channel or the end of a capture is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// After the captures' end, nothing may have happened for so long.
@@ -262,7 +264,10 @@ impl Daemon {
             }
         } else if let Some(events) = events.get(index) {
             match ready.recv(events) {
-                Ok(event) => self.core.handle_event(Instant::now(), index, event),
+                Ok(event) => {
+                    let more = self.workers.waiting_events().take(EVENTS_TOGETHER);
+                    self.core.handle_events(Instant::now(), std::iter::once((index, event)).chain(more));
+                }
                 Err(_) => return Err(DaemonError::WorkerGone(index)),
             }
         }
@@ -279,11 +284,7 @@ impl Daemon {
         for group in 0..self.links.len() {
             self.poll_link(group);
         }
-        for worker in 0..self.workers.len() {
-            while let Some(event) = self.workers.try_event(worker) {
-                self.core.handle_event(now, worker, event);
-            }
-        }
+        self.core.handle_events(now, self.workers.waiting_events());
         if !self.links.is_empty() {
             let advanced = self.workers.advanced();
             let healthy = self.health.judge(&advanced, self.hardware.links_up(&self.config));

@@ -148,14 +148,12 @@ impl Workers {
         self.threads.iter().map(|thread| &thread.events)
     }
 
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.threads.len()
-    }
-
-    /// An event that has arrived already.
-    pub(super) fn try_event(&self, worker: usize) -> Option<Event> {
-        self.threads.get(worker)?.events.try_recv().ok()
+    /// Events that have arrived already, each with its worker.
+    pub(super) fn waiting_events(&self) -> impl Iterator<Item = (usize, Event)> {
+        let threads = self.threads.iter().enumerate();
+        threads.flat_map(|(number, thread)| {
+            thread.events.try_iter().take(thread.events.len()).map(move |event| (number, event))
+        })
     }
 
     /// Tells a worker. `false`: it is gone.

@@ -271,7 +271,7 @@ impl Bench {
             }
             while let Some((worker, event)) = self.events.pop_front() {
                 busy = true;
-                self.core.handle_event(self.now, worker, event);
+                self.core.handle_events(self.now, [(worker, event)]);
             }
             for at in 0..self.peers.len() {
                 busy |= self.collect(at);

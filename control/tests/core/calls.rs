@@ -122,12 +122,12 @@ fn a_cookie_is_good_at_the_successor() {
         owner.hold = true;
         owner.run();
         let first = owner.held.pop_front().unwrap();
-        owner.core.handle_event(now, 0, first);
+        owner.core.handle_events(now, [(0, first)]);
         owner.run();
         let second = owner.held.pop_front().unwrap();
         let mut successor = Bench::unowned(pair(2, 1, secrets[1]));
         successor.pass(60 * SECOND);
-        successor.core.handle_event(successor.now, 0, second);
+        successor.core.handle_events(successor.now, [(0, second)]);
         successor.run();
         // An answer to IKE_SA_INIT, or another cookie: that is no longer than that.
         successor.unheard.last().unwrap().payload.len()

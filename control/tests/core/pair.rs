@@ -142,7 +142,7 @@ impl Pair {
                 }
                 // What isn't an advertisement is left out there.
                 for (port, frame) in frames.into_iter().filter(|_| self.in_earshot) {
-                    receiver.core.handle_event(receiver.now, 0, Event::Advertisement { port, frame });
+                    receiver.core.handle_events(receiver.now, [(0, Event::Advertisement { port, frame })]);
                 }
                 receiver.run();
             }

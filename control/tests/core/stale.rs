@@ -83,7 +83,7 @@ fn a_child_sa_that_the_copy_does_not_know_is_deleted_at_the_peer() {
     let esp = |pair: &mut Pair, spi| {
         let event = Event::UnknownSpi { spi, remote: FAR.parse().unwrap() };
         let now = pair.now();
-        pair.sides[1].core.handle_event(now, 0, event);
+        pair.sides[1].core.handle_events(now, [(0, event)]);
         pair.sides[1].run();
     };
     // Of anybody else's making: nobody's business.

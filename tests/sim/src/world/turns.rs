@@ -34,7 +34,7 @@ impl World {
         let clock = now - process.behind;
         let before = process.statuses(clock);
         match process.inbox.pop_front() {
-            Some(Input::Worker(worker, event)) => process.core.handle_event(clock, worker, event),
+            Some(Input::Worker(worker, event)) => process.core.handle_events(clock, [(worker, event)]),
             Some(Input::LinkMessage { group, connection, bytes }) => {
                 self.handle_link_message(id, group, connection, &bytes);
             }
