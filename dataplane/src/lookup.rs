@@ -83,10 +83,11 @@ impl Lookup {
         Self { tables, addresses, vips, local_port, local_targets, routes, policies }
     }
 
-    /// Is there a VIP that is here, and elsewhere in `next`?
-    pub(crate) fn loses_a_vip_to(&self, next: &Self) -> bool {
-        let stays = |address| next.vip_at(address).is_some_and(|(_, vip)| vip.state != VipState::Elsewhere);
-        self.tables.vips.iter().any(|vip| vip.state != VipState::Elsewhere && !stays(vip.vip.address))
+    /// Is there a VIP that is here, and elsewhere by `next`?
+    pub(crate) fn loses_a_vip_to(&self, next: &Tables) -> bool {
+        let is_here = |vip: &&VipTable| vip.state != VipState::Elsewhere;
+        let stays = |address| next.vips.iter().filter(is_here).any(|vip| vip.vip.address == address);
+        self.tables.vips.iter().filter(is_here).any(|vip| !stays(vip.vip.address))
     }
 
     /// Is that the virtual MAC address of a VIP that is here, or of one of its gateways?

@@ -1,9 +1,7 @@
 //! Scapy as remote peer of a whole worker: frames that it seals reach their target, frames that we send it opens, over the cross product
 //! of families, modes, encapsulations, numbers, windows and algorithms.
 
-use std::io::Write;
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use vipsec_esp::sa::{Algorithm, ChildSa, KeyMaterial, Mode, TunnelEnds};
@@ -16,6 +14,9 @@ use super::peer::{PEER, child, selector};
 use super::scene::*;
 use crate::api::Command as Order;
 use crate::worker::WorkerConfig;
+
+#[path = "../../testing/scapy_process.rs"]
+mod scapy_process;
 
 /// Anti-replay windows: the least, one that fills its ring, the most.
 const WINDOWS: [u32; 3] = [64, 448, 8192];
@@ -123,31 +124,12 @@ impl Case {
     }
 }
 
-/// The Python that has scapy: the one on the path or the system's own.
-fn python() -> &'static str {
-    let has_scapy = |python: &&str| {
-        let mut probe = Command::new(python);
-        probe.args(["-c", "import scapy.layers.ipsec, cryptography.hazmat.primitives.ciphers.aead"]);
-        probe.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
-    };
-    let found = ["python3", "/usr/bin/python3"].into_iter().find(has_scapy);
-    found.expect("this test needs scapy as an independent ESP: install python3-scapy and python3-cryptography")
-}
-
 /// Asks scapy about all cases at once; for each packet of each case it answers in bytes.
 fn ask(questions: &[Value]) -> Vec<Vec<Vec<u8>>> {
-    let mut scapy = Command::new(python())
-        .args(["-c", include_str!("scapy_peer.py")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("Python starts");
-    let question = serde_json::to_vec(questions).expect("JSON");
-    scapy.stdin.take().expect("piped").write_all(&question).expect("scapy reads its questions");
-    let output = scapy.wait_with_output().expect("Python ends");
-    assert!(output.status.success(), "scapy failed; its error is above");
-    let answers: Vec<Vec<String>> = serde_json::from_slice(&output.stdout).expect("JSON");
-    answers.iter().map(|packets| packets.iter().map(|packet| hex::decode(packet).expect("hex")).collect()).collect()
+    let modules = "scapy.layers.ipsec, cryptography.hazmat.primitives.ciphers.aead";
+    let answers = scapy_process::ask(include_str!("scapy_peer.py"), modules, questions);
+    let packet = |packet: &Value| hex::decode(packet.as_str().expect("text")).expect("hex");
+    answers.iter().map(|packets| packets.as_array().expect("a list").iter().map(packet).collect()).collect()
 }
 
 /// A packet after a hop: time to live less one.

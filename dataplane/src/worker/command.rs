@@ -7,7 +7,7 @@ use vipsec_esp::sa::{ChildSa, Processing, Spi};
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 
 use super::{Verdict, Worker};
-use crate::api::{ChildRefusal, Command, Event, PortId, Report, ReportKind, Tables, VipState, VipTable};
+use crate::api::{ChildRefusal, Command, Event, PortId, Report, ReportKind, Tables};
 use crate::drops::{DropReason, Tally};
 use crate::lookup::Lookup;
 use crate::route::NextHop;
@@ -64,18 +64,14 @@ impl<P: BufferPool> Worker<P> {
 
     /// Would following it take a VIP away from here?
     pub(crate) fn loses_a_vip_by(&self, command: &Command) -> bool {
-        let Command::Tables { tables, .. } = command else { return false };
-        let is_lost = |(vip, next): (u16, &VipTable)| {
-            next.state == VipState::Elsewhere
-                && self.lookup.vip(vip).is_some_and(|current| current.state != VipState::Elsewhere)
-        };
-        (0..).zip(&tables.vips).any(is_lost)
+        matches!(command, Command::Tables { tables, .. } if self.lookup.loses_a_vip_to(tables))
     }
 
     fn use_tables(&mut self, now: Instant, version: u64, tables: Arc<Tables>) {
         self.mates.use_services(&tables.services);
+        let loses_a_vip = self.lookup.loses_a_vip_to(&tables);
         let next = Lookup::new(tables);
-        if self.lookup.loses_a_vip_to(&next) {
+        if loses_a_vip {
             self.drop_waiting(&next);
             self.vip_lost_in = version;
         }

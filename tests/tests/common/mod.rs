@@ -222,11 +222,6 @@ impl Vipsecd {
         Self::start_with(wires, keys, &Setup::default())
     }
 
-    /// With that many workers, and that many queues of the outside and the inside port.
-    pub(crate) fn with_workers(wires: &Wires, keys: &str, workers: usize, queues: [usize; 2]) -> Self {
-        Self::start_with(wires, keys, &Setup { workers, queues, ..Setup::default() })
-    }
-
     pub(crate) fn start_with(wires: &Wires, keys: &str, setup: &Setup) -> Self {
         let folder = wires.folder();
         let mut private = OpenOptions::new();

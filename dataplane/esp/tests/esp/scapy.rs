@@ -1,8 +1,5 @@
 //! Scapy as the remote peer: it opens what we seal, we open what it seals, and with the same IV both make the same bytes.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
-
 use serde_json::{Value, json};
 use vipsec_esp::engine::EngineKind;
 use vipsec_esp::inbound::{Admission, InboundSa};
@@ -11,6 +8,9 @@ use vipsec_esp::sa::Algorithm;
 use vipsec_wire::buffer::{PacketBuf, VecBuf};
 
 use crate::support::{IPV4, bytes, inbound_params, keymat, outbound_params, spi};
+
+#[path = "../../../testing/scapy_process.rs"]
+mod scapy_process;
 
 const IPV6: u8 = 41;
 
@@ -35,33 +35,10 @@ const KINDS: [Kind; 4] = [
     Kind { mode: "transport", version: 6, next_header: EXPERIMENTAL },
 ];
 
-/// The Python that has scapy: the one on the path or the system's own.
-fn python() -> &'static str {
-    ["python3", "/usr/bin/python3"]
-        .into_iter()
-        .find(|python| {
-            Command::new(python)
-                .args(["-c", "import scapy.layers.ipsec, cryptography.hazmat.primitives.ciphers.aead"])
-                .stderr(Stdio::null())
-                .status()
-                .is_ok_and(|status| status.success())
-        })
-        .expect("this test needs scapy as an independent ESP: install python3-scapy and python3-cryptography")
-}
-
 /// Asks scapy about all cases at once.
 fn ask(cases: &[Value]) -> Vec<Value> {
-    let mut peer = Command::new(python())
-        .args(["-c", include_str!("scapy_peer.py")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("Python starts");
-    let question = serde_json::to_vec(cases).expect("JSON");
-    peer.stdin.take().expect("piped").write_all(&question).expect("scapy reads its cases");
-    let output = peer.wait_with_output().expect("Python ends");
-    assert!(output.status.success(), "scapy failed; its error is above");
-    serde_json::from_slice(&output.stdout).expect("JSON")
+    let modules = "scapy.layers.ipsec, cryptography.hazmat.primitives.ciphers.aead";
+    scapy_process::ask(include_str!("scapy_peer.py"), modules, cases)
 }
 
 /// In tunnel mode an IP packet, in transport mode what follows an IP header.
@@ -128,7 +105,6 @@ fn scapy_and_we_understand_each_other() {
     }
 
     let answers = ask(&cases);
-    assert_eq!(answers.len(), cases.len());
     let mut answers = answers.iter();
     for (mut into, expected) in ours {
         for (number, kind, payload, sealed) in expected {

@@ -1,39 +1,13 @@
 //! Asking scapy.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
-
 use serde_json::{Value, json};
 
-/// The Python that has scapy: the one on the path or the system's own.
-fn python() -> &'static str {
-    static FOUND: OnceLock<&str> = OnceLock::new();
-    FOUND.get_or_init(|| {
-        let has_scapy = |python: &&str| {
-            let probe = Command::new(python).args(["-c", "import scapy"]).stderr(Stdio::null()).status();
-            probe.is_ok_and(|status| status.success())
-        };
-        let found = ["python3", "/usr/bin/python3"].into_iter().find(has_scapy);
-        found.expect("this test needs scapy as an independent implementation: install python3-scapy")
-    })
-}
+#[path = "../../../testing/scapy_process.rs"]
+mod scapy_process;
 
 /// Asks scapy all questions at once.
 pub(crate) fn ask(questions: &[Value]) -> Vec<Value> {
-    let mut scapy = Command::new(python())
-        .args(["-c", include_str!("oracle.py")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("Python starts");
-    let question = serde_json::to_vec(questions).expect("JSON");
-    scapy.stdin.take().expect("piped").write_all(&question).expect("scapy reads its questions");
-    let output = scapy.wait_with_output().expect("Python ends");
-    assert!(output.status.success(), "scapy failed; its error is above");
-    let answers: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(answers.len(), questions.len());
-    answers
+    scapy_process::ask(include_str!("oracle.py"), "scapy", questions)
 }
 
 /// A packet of scapy's.
