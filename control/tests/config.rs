@@ -52,6 +52,8 @@ fn folder_with(text: &str) -> (TempDir, PathBuf) {
     write(folder.path(), "pair.psk", 0o600, "0123456789abcdef0123456789abcdef\n");
     write(folder.path(), "exposed.psk", 0o640, "secret\n");
     write(folder.path(), "blank.psk", 0o600, "\n");
+    write(folder.path(), "hex.psk", 0o600, "0x0102x3\n");
+    write(folder.path(), "digits.psk", 0o600, "0x00ffA9\n");
     write(folder.path(), "large.psk", 0o600, [b'x'; 1025]);
     fs::create_dir(folder.path().join("folder.psk")).unwrap();
     let config = write(folder.path(), "vipsec.toml", 0o644, text);
@@ -61,6 +63,13 @@ fn folder_with(text: &str) -> (TempDir, PathBuf) {
 fn load_text(text: &str) -> Result<Config, ConfigErrors> {
     let (_folder, config) = folder_with(text);
     load(&config, TestConfiguration::Refused)
+}
+
+/// RFC 7296 §2.15; and with the words of swanctl.conf.
+#[test]
+fn a_secret_may_be_written_in_hexadecimal_digits() {
+    let config = load_text(&example().replace("\"branch.psk\"", "\"digits.psk\"")).unwrap();
+    assert_eq!(config.connections[0].psk.expose(), [0x00, 0xff, 0xa9]);
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub(crate) struct ChildSa {
     pub(crate) phase: ChildPhase,
     /// Nobody knows where its numbers stand: it waits, shut, to be replaced.
     pub(crate) stale: bool,
+    /// The peer has refused to replace it, for the time being.
+    pub(crate) refused: bool,
     pub(crate) age: Age,
     pub(crate) rekey_at: Option<Instant>,
     pub(crate) expires_at: Option<Instant>,

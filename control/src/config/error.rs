@@ -261,6 +261,12 @@ pub enum Reason {
         /// The file.
         file: PathBuf,
     },
+    /// It begins as hexadecimal digits and doesn't go on so.
+    #[error("{file} begins with 0x, but what follows aren't pairs of hexadecimal digits")]
+    SecretNotHex {
+        /// The file.
+        file: PathBuf,
+    },
     /// A secret that could be guessed.
     #[error("{file} is shorter than {min} bytes")]
     SecretTooShort {

@@ -14,7 +14,11 @@ use super::read::Field;
 /// Most bytes of a secret.
 pub const SECRET_BYTES_MAX: usize = 1024;
 
-/// Reads the secret in the file that `field` names: the file's bytes without the newline at its end.
+/// What a secret begins with whose bytes are written as hexadecimal digits, as in swanctl.conf.
+const HEX: &[u8] = b"0x";
+
+/// Reads the secret in the file that `field` names: the file's bytes without the newline at its end, or those that it has digits for
+/// (RFC 7296 §2.15: "It MUST also accept a hex encoding of the shared secret").
 pub(super) fn secret(field: &Field, folder: &Path, bytes_min: usize) -> Option<Secret> {
     field.parse(|file| {
         if file.is_empty() {
@@ -28,12 +32,26 @@ pub(super) fn secret(field: &Field, folder: &Path, bytes_min: usize) -> Option<S
                 bytes.pop();
             }
         }
+        if let Some(digits) = bytes.strip_prefix(HEX) {
+            bytes = from_hex(digits).ok_or(Reason::SecretNotHex { file: path.clone() })?;
+        }
         match bytes.len() {
             0 => Err(Reason::SecretEmpty { file: path }),
             length if length < bytes_min => Err(Reason::SecretTooShort { file: path, min: bytes_min }),
             _ => Ok(Secret::new(std::mem::take(&mut bytes))),
         }
     })
+}
+
+/// The bytes that pairs of hexadecimal digits stand for, in one buffer of the final size.
+fn from_hex(digits: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let (pairs, []) = digits.as_chunks::<2>() else { return None };
+    let mut bytes = Zeroizing::new(Vec::with_capacity(pairs.len()));
+    for [high, low] in pairs {
+        let digit = |c: u8| char::from(c).to_digit(16);
+        bytes.push(u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?);
+    }
+    Some(bytes)
 }
 
 /// Reads a file that only its owner may access, of at most `max` bytes.

@@ -198,8 +198,10 @@ impl Core {
     /// The heir has its elder's children.
     fn note_rekeyed(&mut self, old: IkeSaId, new: IkeSaId) {
         self.follow(old, new);
-        for child in self.children.values_mut().filter(|child| child.ike == Some(old)) {
-            child.ike = Some(new);
+        for spi in self.ike.children_of(new).filter_map(|spi| Spi::new(spi).ok()) {
+            if let Some(child) = self.children.get_mut(&spi) {
+                child.ike = Some(new);
+            }
         }
     }
 

@@ -28,6 +28,8 @@ const CARRY_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Succession {
     tasks: VecDeque<Task>,
     due: Option<Instant>,
+    /// What replaced an IKE SA while there was something to be done about it.
+    heirs: BTreeMap<IkeSaId, IkeSaId>,
     /// By the new IKE SA.
     replacing: BTreeMap<IkeSaId, Replaced>,
     /// Those that a copy gave that wasn't trusted.
@@ -44,6 +46,14 @@ impl Succession {
     /// The IKE SA's peer is called anew, and the IKE SA deleted.
     pub(super) fn renegotiate(&mut self, ike_sa: IkeSaId) {
         self.tasks.push_back(Task::Renegotiate(ike_sa));
+    }
+
+    /// The IKE SA that has taken the place of this one, if another has.
+    fn newest(&self, mut id: IkeSaId) -> IkeSaId {
+        while let Some(heir) = self.heirs.get(&id) {
+            id = *heir;
+        }
+        id
     }
 
     /// From when on that is done.
@@ -150,6 +160,9 @@ impl Core {
                 self.do_task(now, task);
             }
             self.succession.due = (!self.succession.tasks.is_empty()).then_some(now + STEP);
+            if self.succession.tasks.is_empty() {
+                self.succession.heirs.clear();
+            }
         }
         let replacing = self.succession.replacing.iter();
         let late: Vec<_> = replacing.filter(|(_, replaced)| replaced.delete_at <= now).map(|(new, _)| *new).collect();
@@ -158,24 +171,21 @@ impl Core {
         }
     }
 
-    /// An IKE SA was rekeyed before its turn came: its heir is the one to be renegotiated, and has fresh keys already.
+    /// An IKE SA was rekeyed, maybe before its turn came.
     pub(super) fn follow(&mut self, old: IkeSaId, new: IkeSaId) {
         self.succession.stale.follow(old, new);
-        self.succession.tasks.retain_mut(|task| match task {
-            Task::Renegotiate(id) if *id == old => {
-                *id = new;
-                true
-            }
-            Task::RekeyIke(id) => *id != old,
-            Task::Renegotiate(_) | Task::RekeyChild(_) => true,
-        });
+        if !self.succession.tasks.is_empty() {
+            self.succession.heirs.insert(old, new);
+        }
     }
 
     fn do_task(&mut self, now: Instant, task: Task) {
         let result = match task {
             Task::RekeyChild(spi) => self.ike.rekey_child(spi, now),
+            // Its heir has fresh keys already.
+            Task::RekeyIke(id) if self.succession.heirs.contains_key(&id) => Ok(()),
             Task::RekeyIke(id) => self.ike.rekey_ike(id, now),
-            Task::Renegotiate(id) => self.call_anew(now, id),
+            Task::Renegotiate(id) => self.call_anew(now, self.succession.newest(id)),
         };
         if let Err(error) = result {
             tracing::info!(%error, "not done after the takeover");

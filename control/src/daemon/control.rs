@@ -32,6 +32,8 @@ const CALLS_LEN: usize = 64;
 const EVENTS_TOGETHER: usize = 256;
 /// How often a full channel or the end of a capture is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// Child SAs of a worker: a backstop. How many there may be is for [ike.limits] to say, which a reload may change.
+const SAS_MAX: usize = 1 << 21;
 /// After the captures' end, nothing may have happened for so long.
 const QUIET: Duration = Duration::from_millis(200);
 
@@ -114,6 +116,7 @@ impl Daemon {
             engine: config.appliance.engine,
             hash_seed: rng.next_u64(),
             connections: config.connection_table,
+            sas_max: SAS_MAX,
             ..WorkerConfig::default()
         };
         let polling = match config.appliance.polling {

@@ -308,7 +308,8 @@ impl Endpoint {
         self.events.push_back(Event::InstallChild(Box::new(info.clone())));
         self.child_owner.insert(info.spi_in, sa.id());
         let age = Age::of(Duration::ZERO, now);
-        let child = ChildSa { info, phase: ChildPhase::Installed, stale: false, age, rekey_at, expires_at };
+        let child =
+            ChildSa { info, phase: ChildPhase::Installed, stale: false, refused: false, age, rekey_at, expires_at };
         let spi_in = child.info.spi_in;
         sa.children.insert(spi_in, child);
         sa.changed = true;

@@ -1,6 +1,6 @@
 //! Handing IKE SAs over to another appliance, and taking them over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use thiserror::Error;
@@ -8,7 +8,7 @@ use vipsec_wire::iv::Epoch;
 
 use super::Endpoint;
 use super::timers::{Lifetime, after};
-use crate::child::ChildSa;
+use crate::child::{ChildPhase, ChildSa};
 use crate::event::GoneReason;
 use crate::message::NotifyType;
 use crate::record::{ChildSaRecord, IkeSaRecord};
@@ -49,6 +49,33 @@ pub enum ImportError {
     /// The IKE SA or a child SA is here already.
     #[error("the SA is here already")]
     AlreadyHere,
+}
+
+/// What an IKE SA's record says of its child SAs' phases. Their own records are written before it, and it is what commits the set: its
+/// writer may have died in between.
+struct Phases {
+    replaced: BTreeSet<u32>,
+    deleting: BTreeSet<u32>,
+}
+
+impl Phases {
+    fn of(sa: &IkeSa, children: &[ChildSaRecord]) -> Self {
+        let pending = sa.state.pending.as_ref().map(|pending| &pending.exchange);
+        let deleting = if let Some(Exchange::DeleteChildren(spis)) = pending { spis.as_slice() } else { &[] };
+        Self {
+            replaced: children.iter().filter_map(|child| child.info.replaces).collect(),
+            deleting: deleting.iter().copied().collect(),
+        }
+    }
+
+    /// The peer has heard nothing of a replacement that isn't there, or of a deletion that isn't under way.
+    fn committed(&self, child: &ChildSaRecord) -> ChildPhase {
+        match child.phase {
+            ChildPhase::Rekeyed if !self.replaced.contains(&child.spi_in()) => ChildPhase::Installed,
+            ChildPhase::Deleting if !self.deleting.contains(&child.spi_in()) => ChildPhase::Installed,
+            phase => phase,
+        }
+    }
 }
 
 impl Endpoint {
@@ -106,7 +133,8 @@ impl Endpoint {
         begin: Instant,
         now: Instant,
     ) -> Result<IkeSaId, ImportError> {
-        if record.state.phase == Phase::Authenticating
+        // Of another phase the peer may not know, and it would take that one for alive.
+        if record.state.phase != Phase::Established
             || !record.state.announced.contains(&NotifyType::IKEV2_MESSAGE_ID_SYNC_SUPPORTED)
         {
             return Err(ImportError::NotSynchronisable);
@@ -149,15 +177,25 @@ impl Endpoint {
             let interval = self.config.retransmission.first / 2;
             sa.retry = Some(Retry { at: now, interval, tries: 0, unsent: true });
         }
+        let phases = Phases::of(&sa, &children);
         let mut by_spi = BTreeMap::new();
         for mut child in children {
+            child.phase = phases.committed(&child);
             // An heir takes the children over before its own record says so: whoever names them last has them.
             child.info.ike_sa = id;
             let lifetime = Lifetime::of_child(&sa.policy, &child.info.child);
             let (rekey_at, expires_at) = self.lifetime(now, child.age, lifetime);
             let age = Age::of(child.age, now);
             self.child_owner.insert(child.info.spi_in, id);
-            let child = ChildSa { info: child.info, phase: child.phase, stale: child.stale, age, rekey_at, expires_at };
+            let child = ChildSa {
+                info: child.info,
+                phase: child.phase,
+                stale: child.stale,
+                refused: false,
+                age,
+                rekey_at,
+                expires_at,
+            };
             by_spi.insert(child.info.spi_in, child);
         }
         sa.children = by_spi;

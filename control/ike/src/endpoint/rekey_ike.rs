@@ -179,6 +179,10 @@ impl Endpoint {
             self.inherit(now, sa, &mut heir);
             return self.settle(heir, now);
         }
+        // RFC 7296 §4: a peer may know nothing but the initial exchanges.
+        if kind == NotifyType::NO_ADDITIONAL_SAS {
+            sa.reauth_at = Some(now);
+        }
         // RFC 7296 §2.25: MUST NOT immediately retry.
         sa.rekey_at = Some(now + self.retry_delay());
     }

@@ -255,17 +255,41 @@ impl Endpoint {
                 sa.enqueue(Task::CreateChild { wish, group: None });
             }
             (NotifyType::CHILD_SA_NOT_FOUND, None) if exchange.rekeys.is_some() => {}
-            // One of a stale copy that can't be replaced: the peer would go on sending into nothing.
-            (_, Some(old))
-                if kind != NotifyType::TEMPORARY_FAILURE && sa.children.get(&old).is_some_and(|child| child.stale) =>
-            {
+            // RFC 7296 §4: a peer may know nothing but the initial exchanges.
+            (NotifyType::NO_ADDITIONAL_SAS, Some(_)) => {
                 self.child_failed(sa, exchange, kind);
-                sa.enqueue(Task::DeleteChildren(vec![old]));
+                sa.reauth_at = Some(now);
+            }
+            (_, Some(old)) if sa.children.get(&old).is_some_and(|child| child.stale) => {
+                self.child_failed(sa, exchange, kind);
+                self.on_stale_child_refused(now, sa, exchange, old, kind);
             }
             _ => {
                 self.child_failed(sa, exchange, kind);
                 self.postpone_child_rekey(now, sa, exchange.rekeys);
             }
+        }
+    }
+
+    /// The peer doesn't replace a child SA of a stale copy: it would go on sending into nothing.
+    fn on_stale_child_refused(
+        &mut self,
+        now: Instant,
+        sa: &mut IkeSa,
+        exchange: &ChildExchange,
+        old: u32,
+        kind: NotifyType,
+    ) {
+        let temporary = kind == NotifyType::TEMPORARY_FAILURE;
+        let again = sa.children.get_mut(&old).is_some_and(|child| !std::mem::replace(&mut child.refused, true));
+        if temporary && again {
+            return self.postpone_child_rekey(now, sa, Some(old));
+        }
+        sa.enqueue(Task::DeleteChildren(vec![old]));
+        if temporary {
+            // The peer may have replaced it with our predecessor, and waits for its deletion.
+            let wish = ChildWish { packet: None, packet_only: false, ..exchange.offer.wish.clone() };
+            sa.enqueue(Task::CreateChild { wish, group: None });
         }
     }
 

@@ -130,6 +130,11 @@ impl Endpoint {
         self.sas.get(&id).map(|sa| sa.state.vip)
     }
 
+    /// Inbound SPIs of an IKE SA's child SAs.
+    pub fn children_of(&self, id: IkeSaId) -> impl Iterator<Item = u32> + '_ {
+        self.sas.get(&id).into_iter().flat_map(|sa| sa.children.keys().copied())
+    }
+
     /// Half-open IKE SAs, as responder.
     pub fn half_open(&self) -> usize {
         self.half_open.len()

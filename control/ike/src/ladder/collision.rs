@@ -1,67 +1,13 @@
-//! Both ends want the same at once (RFC 7296 §2.8.1, §2.8.2, §2.25).
+//! Both ends want something at once (RFC 7296 §2.8.1, §2.8.2, §2.25), beside what [`crossing`](super::crossing) tells message by message.
 
 use std::time::Duration;
 
 use super::{ALICE, BOB, Bench, Setup};
-use crate::message::{NotifyType, Payload};
+use crate::message::NotifyType;
 use crate::{GoneReason, Phase};
 
 /// Enough seeds that the lowest nonce is each end's, in each role, some times.
 const SEEDS: std::ops::Range<u64> = 0..16;
-
-fn rekey_children(bench: &mut Bench) {
-    for side in [ALICE, BOB] {
-        let spi = bench.child(side).spi_in;
-        bench.sides[side].endpoint.rekey_child(spi, bench.now).unwrap();
-    }
-}
-
-/// RFC 7296 §2.8.1: the SA with the lowest nonce goes, and the old one.
-#[test]
-fn both_rekey_the_child() {
-    let mut survivors = [0, 0];
-    for seed in SEEDS {
-        let mut bench = Bench::established(Setup { seed, ..Setup::default() });
-        let old = [bench.child(ALICE).spi_in, bench.child(BOB).spi_in];
-        rekey_children(&mut bench);
-        /* req1 -->, <-- req2, resp2 -->, <-- resp1 */
-        for _ in 0..4 {
-            bench.deliver();
-        }
-        assert_eq!(bench.sides[ALICE].installed.len(), 3);
-        assert_eq!(bench.sides[BOB].installed.len(), 3);
-        bench.run();
-        bench.assert_children_match();
-        assert!(!bench.sides[ALICE].installed.contains_key(&old[ALICE]));
-        let survivor = if bench.child(ALICE).role == crate::Role::Initiator { ALICE } else { BOB };
-        survivors[survivor] += 1;
-        assert!(bench.sides.iter().all(|side| side.gone().is_empty()));
-    }
-    assert!(survivors[ALICE] > 0 && survivors[BOB] > 0, "{survivors:?}");
-}
-
-/// RFC 7296 §2.8.1, the second sequence: one end's request is late, and the other end doesn't notice.
-#[test]
-fn both_rekey_the_child_and_one_request_is_late() {
-    for seed in SEEDS {
-        let mut bench = Bench::established(Setup { seed, ..Setup::default() });
-        rekey_children(&mut bench);
-        bench.collect();
-        /* req1 (lost) */
-        let late = bench.wire.pop_front().unwrap();
-        assert_eq!(late.to, BOB);
-        /* <-- req2, resp2 -->, <-- D(SPIb1), D(SPIa1) --> */
-        bench.run();
-        assert_eq!(bench.sides[BOB].installed.len(), 1);
-        /* req1 (again) -->, <-- N(CHILD_SA_NOT_FOUND) */
-        bench.hand_over(&late);
-        let answer = bench.wire.front().unwrap().clone();
-        assert!(matches!(&bench.read(&answer)[..], [Payload::Notify(n)] if n.kind == NotifyType::CHILD_SA_NOT_FOUND));
-        bench.run();
-        bench.assert_children_match();
-        assert_eq!(bench.child(ALICE).role, crate::Role::Responder);
-    }
-}
 
 /// RFC 7296 §2.25.1: TEMPORARY_FAILURE for a child SA that we are trying to close.
 #[test]
@@ -97,53 +43,6 @@ fn assert_one_left(bench: &Bench) {
     assert_eq!((alice.id.get(), alice.remote_spi), (bob.remote_spi, bob.id.get()));
     assert_eq!((alice.children.len(), bob.children.len()), (1, 1));
     bench.assert_children_match();
-}
-
-/// RFC 7296 §2.8.2.
-#[test]
-fn both_rekey_the_ike_sa() {
-    let mut survivors = [0, 0];
-    for seed in SEEDS {
-        let mut bench = Bench::established(Setup { seed, ..Setup::default() });
-        rekey_ikes(&mut bench);
-        /* req1 -->, <-- req2, resp2 -->, <-- resp1 */
-        bench.deliver();
-        bench.deliver();
-        // Nobody knows yet who inherits.
-        for side in &bench.sides {
-            let sas = side.sas(bench.now);
-            assert_eq!(sas.iter().map(|sa| sa.children.len()).max(), Some(1));
-            assert_eq!(sas.len(), 2);
-        }
-        bench.run();
-        assert_one_left(&bench);
-        survivors[usize::from(bench.sa(ALICE).role == crate::Role::Responder)] += 1;
-    }
-    assert!(survivors[ALICE] > 0 && survivors[BOB] > 0, "{survivors:?}");
-}
-
-/// RFC 7296 §2.8.2, the special case: one end finishes before it notices the other's request.
-#[test]
-fn both_rekey_the_ike_sa_and_one_request_is_late() {
-    for seed in SEEDS {
-        let mut bench = Bench::established(Setup { seed, ..Setup::default() });
-        rekey_ikes(&mut bench);
-        bench.collect();
-        /* <-- req2 (late) */
-        let late = bench.wire.pop_back().unwrap();
-        assert_eq!(late.to, ALICE);
-        /* req1 -->, <-- resp1, D() --> */
-        bench.deliver();
-        bench.deliver();
-        bench.deliver();
-        // Bob has seen the deletion of the old IKE SA: he forgets his own attempt.
-        assert_eq!(bench.sides[BOB].gone(), [GoneReason::Rekeyed]);
-        /* <-- req2 */
-        bench.hand_over(&late);
-        bench.run();
-        bench.pass(Duration::from_secs(60));
-        assert_one_left(&bench);
-    }
 }
 
 /// RFC 7296 §2.8.2, §2.25.2: a request to rekey what is being closed gets TEMPORARY_FAILURE, and the other's IKE SA inherits.
@@ -183,30 +82,6 @@ fn one_deletes_the_ike_sa_that_the_other_rekeys() {
         bench.pass(Duration::from_secs(60));
         assert_eq!(bench.phases(), [vec![], vec![]], "{order:?}");
         assert!(bench.sides.iter().all(|side| side.installed.is_empty()));
-    }
-}
-
-/// RFC 7296 §2.8.1: the answer to one end's request comes when the other end has finished its own rekeying already.
-#[test]
-fn both_rekey_the_child_and_one_response_is_late() {
-    for seed in SEEDS {
-        let mut bench = Bench::established(Setup { seed, ..Setup::default() });
-        rekey_children(&mut bench);
-        /* req1 -->, <-- req2 */
-        bench.deliver();
-        bench.deliver();
-        bench.collect();
-        /* <-- resp1 (late) */
-        let at = bench.wire.iter().position(|flying| flying.to == ALICE).unwrap();
-        let late = bench.wire.remove(at).unwrap();
-        /* resp2 -->, then what Bob makes of it */
-        bench.run();
-        bench.hand_over(&late);
-        bench.run();
-        bench.pass(Duration::from_secs(1));
-        bench.assert_children_match();
-        assert_eq!(bench.sides[ALICE].installed.len(), 1, "seed {seed}");
-        assert!(!bench.sa(ALICE).waiting && !bench.sa(BOB).waiting);
     }
 }
 
@@ -286,25 +161,6 @@ fn one_deletes_the_child_and_the_other_rekeys_the_ike_sa() {
             assert!(bench.sides.iter().all(|side| side.installed.is_empty()));
             assert_eq!(bench.phases(), [vec![Phase::Established], vec![Phase::Established]]);
         }
-    }
-}
-
-/// Both rekey the IKE SA, and one end's answer is late: it comes when the old IKE SA is about to be deleted.
-#[test]
-fn both_rekey_the_ike_sa_and_one_response_is_late() {
-    for seed in SEEDS {
-        let mut bench = Bench::established(Setup { seed, ..Setup::default() });
-        rekey_ikes(&mut bench);
-        bench.deliver();
-        bench.deliver();
-        bench.collect();
-        let at = bench.wire.iter().position(|flying| flying.to == ALICE).unwrap();
-        let late = bench.wire.remove(at).unwrap();
-        bench.run();
-        bench.hand_over(&late);
-        bench.run();
-        bench.pass(Duration::from_secs(60));
-        assert_one_left(&bench);
     }
 }
 

@@ -74,6 +74,8 @@ impl Scene {
             }
             Hold(side) => {
                 let flying = self.take(side);
+                // Its sender may have forgotten the keys when it arrives.
+                self.note_nonce(&flying);
                 self.held.push(flying);
             }
             Late(side) => {
@@ -701,6 +703,40 @@ fn both_rekey_the_ike_sa() {
          <-- INFORMATIONAL { D(IKE) }: A-() B(old) | old~-() B(old)
          <-- DONE: B(old) | old~-() B(old)
          --> DONE: B(old) | B(old)",
+    );
+}
+
+/// The other end is done with its own before the answer is here; or with everything, if its own survives.
+#[test]
+fn both_rekey_the_ike_sa_and_one_answer_is_late() {
+    assert_by_nonces(
+        seeded,
+        &[
+            RekeyIke(ALICE),
+            RekeyIke(BOB),
+            To(BOB),
+            To(ALICE),
+            Hold(ALICE),
+            To(BOB),
+            To(ALICE),
+            To(BOB),
+            Late(ALICE),
+            Rest,
+        ],
+        "--> IKE: old(old) | old(old) A()
+         <-- IKE: old(old) B() | old(old) A()
+         --> IKE: old(old) B() | old~() A(old) B-()
+         <-- INFORMATIONAL { D(IKE) }: old(old) | old~() A(old) B-()
+         --> DONE: old(old) | old~() A(old)
+         <-- late IKE: old~-() A(old) | old~() A(old)
+         --> INFORMATIONAL { D(IKE) }: old~-() A(old) | A(old)
+         <-- DONE: A(old) | A(old)",
+        "--> IKE: old(old) | old(old) A()
+         <-- IKE: old(old) B() | old(old) A()
+         --> IKE: old(old) B() | old~-() A~() B(old)
+         <-- INFORMATIONAL { D(IKE) }: B(old) | old~-() A~() B(old)
+         --> DONE: B(old) | A~() B(old)
+         <-- late CREATE_CHILD_SA (its sender is done): B(old) | A~() B(old)",
     );
 }
 

@@ -113,3 +113,35 @@ fn reauthentication_under_replace() {
     bench.assert_children_match();
     assert_eq!(bench.phases(), [vec![Phase::Established], vec![Phase::Established]]);
 }
+
+/// RFC 7296 §4: a minimal peer refuses every CREATE_CHILD_SA; then a new IKE SA is set up with a child SA, and the old one deleted.
+#[test]
+fn a_minimal_peer_is_called_anew_instead_of_rekeyed() {
+    type Rekey = fn(&mut Bench);
+    let rekeys: [Rekey; 2] = [
+        |bench| {
+            let spi = bench.child(ALICE).spi_in;
+            bench.sides[ALICE].endpoint.rekey_child(spi, bench.now).unwrap();
+        },
+        |bench| {
+            let id = bench.sa(ALICE).id;
+            bench.sides[ALICE].endpoint.rekey_ike(id, bench.now).unwrap();
+        },
+    ];
+    for rekey in rekeys {
+        let mut bench = Bench::established(Setup::default());
+        let old = bench.sa(ALICE).id;
+        rekey(&mut bench);
+        bench.deliver();
+        // What Bob would answer if he were such a peer.
+        bench.rewrite_next(|payloads| *payloads = vec![NotifyType::NO_ADDITIONAL_SAS.into()]);
+        bench.pass(SECOND);
+        let alice = bench.sa(ALICE);
+        assert!(alice.id != old && alice.phase == Phase::Established);
+        assert_eq!(bench.sides[ALICE].gone(), [GoneReason::Deleted]);
+        // It is one of Bob's, with the same child SA.
+        let spi_out = bench.child(ALICE).spi_out;
+        assert!(bench.sides[BOB].sas(bench.now).iter().any(|sa| sa.id.get() == alice.remote_spi));
+        assert!(bench.sides[BOB].installed.contains_key(&spi_out));
+    }
+}

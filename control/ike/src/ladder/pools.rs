@@ -49,6 +49,15 @@ fn assigned(payloads: &[Payload]) -> Option<Ipv4Addr> {
     })
 }
 
+/// A bench on which Alice has called Bob and has an inside address from him.
+pub(super) fn established() -> Bench {
+    let mut bench = Bench::new(with_pool("10.1.0.9"));
+    call(&mut bench, |payloads| payloads.insert(1, request(None)));
+    assert_eq!(bench.sides[BOB].endpoint.addresses_assigned(), 1);
+    bench.forget_events();
+    bench
+}
+
 /// /* IKE_AUTH { ..., CP(CFG_REQUEST), SA, TSi, TSr } -->, <-- IKE_AUTH { ..., CP(CFG_REPLY), SA, TSi, TSr } */
 #[test]
 fn an_address_for_the_peer() {

@@ -523,3 +523,55 @@ fn a_stale_child_sa_that_cannot_be_replaced_is_deleted() {
     let left: Vec<u32> = bench.sides[ALICE].installed.keys().copied().collect();
     assert_eq!(left, [made]);
 }
+
+/// Whatever was going on, and whatever of it the copy doesn't know: in the end both have the same.
+#[test]
+fn a_stale_copy_of_any_moment() {
+    for stale_side in [ALICE, BOB] {
+        for asking in [ALICE, BOB] {
+            for (name, exchange) in super::takeover::EXCHANGES {
+                // Without the IKE SA there is nothing to synchronise.
+                if name.contains("IKE") || name.contains("all") {
+                    continue;
+                }
+                for n in 0..6 {
+                    let mut bench = Bench::established(Setup::default());
+                    let stale = records(&bench, stale_side);
+                    exchange(&mut bench, asking);
+                    for _ in 0..n {
+                        bench.deliver();
+                    }
+                    bench.collect();
+                    bench.wire.clear();
+                    bench.sides[stale_side].installed =
+                        stale.1.iter().map(|child| (child.spi_in(), child.info().clone())).collect();
+                    fail_over(&mut bench, stale_side, stale);
+                    bench.run();
+                    // As the control core does: stale child SAs are replaced, those that only the peer has are deleted there.
+                    let (id, now) = (bench.sa(stale_side).id, bench.now);
+                    let theirs: Vec<u32> =
+                        bench.sides[1 - stale_side].installed.values().map(|info| info.spi_out).collect();
+                    for child in bench.sa(stale_side).children.iter().filter(|child| child.stale) {
+                        let _ = bench.sides[stale_side].endpoint.rekey_child(child.spi_in, now);
+                    }
+                    for spi in theirs {
+                        let _ = bench.sides[stale_side].endpoint.disown_child(id, spi, now);
+                    }
+                    bench.pass(Duration::from_secs(120));
+                    let what = format!("{name}: {asking} asks, {stale_side} has failed over after {n} messages");
+                    assert_in_step(&bench);
+                    assert!(!bench.sa(ALICE).waiting && !bench.sa(BOB).waiting, "{what}");
+                    bench.assert_children_match();
+                    assert!(
+                        bench.sides[stale_side]
+                            .sas(bench.now)
+                            .iter()
+                            .flat_map(|sa| &sa.children)
+                            .all(|child| !child.stale),
+                        "{what}"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -8,15 +8,19 @@ use vipsec_wire::iv::Epoch;
 use super::bench::{VIP, lose_all};
 use super::{ALICE, BOB, Bench, Setup};
 use crate::message::Direction;
-use crate::{Endpoint, Event, IkeSaRecord, ImportError, Phase, RecordError};
+use crate::{Endpoint, Event, IkeSaRecord, ImportError, Mode, Phase, RecordError};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 type Exchange = fn(&mut Bench, usize);
 
-const EXCHANGES: [(&str, Exchange); 6] = [
+fn first_child(bench: &Bench, side: usize) -> u32 {
+    bench.sa(side).children[0].spi_in
+}
+
+pub(super) const EXCHANGES: [(&str, Exchange); 6] = [
     ("rekey child", |bench, side| {
-        let spi = bench.child(side).spi_in;
+        let spi = first_child(bench, side);
         bench.sides[side].endpoint.rekey_child(spi, bench.now).unwrap();
     }),
     ("rekey IKE SA", |bench, side| {
@@ -28,7 +32,7 @@ const EXCHANGES: [(&str, Exchange); 6] = [
         bench.sides[side].endpoint.create_child(id, "spare", bench.now).unwrap();
     }),
     ("all of them, waiting", |bench, side| {
-        let (id, spi) = (bench.sa(side).id, bench.child(side).spi_in);
+        let (id, spi) = (bench.sa(side).id, first_child(bench, side));
         let endpoint = &mut bench.sides[side].endpoint;
         endpoint.create_child(id, "spare", bench.now).unwrap();
         endpoint.rekey_child(spi, bench.now).unwrap();
@@ -39,7 +43,7 @@ const EXCHANGES: [(&str, Exchange); 6] = [
         bench.sides[side].endpoint.check_liveness(id, bench.now).unwrap();
     }),
     ("delete child", |bench, side| {
-        let spi = bench.child(side).spi_in;
+        let spi = first_child(bench, side);
         bench.sides[side].endpoint.delete_child(spi, bench.now).unwrap();
     }),
 ];
@@ -52,19 +56,97 @@ fn assert_at_rest(bench: &Bench, what: &str) {
     assert_eq!((alice.next_request, alice.next_expected), (bob.next_expected, bob.next_request), "{what}");
 }
 
-/// The successor of either end, in either role, goes on after every message of every exchange.
+/// IKE SAs with everything that a record may have to tell of one.
+fn scenes() -> Vec<(&'static str, Bench)> {
+    let hosts = ("192.0.2.0/24", "198.51.100.0/24");
+    let transport = Setup {
+        mode: [Mode::Transport; 2],
+        alice_net: hosts.0,
+        bob_net: hosts.1,
+        bob_net_for_alice: hosts.1,
+        ..Setup::default()
+    };
+    let nat = || {
+        let mut bench = Bench::new(Setup::default());
+        bench.nat = Some("203.0.113.9:61000".parse().unwrap());
+        bench.sides[BOB].endpoint.initiate("between", "net", bench.now).unwrap();
+        bench.run();
+        bench.forget_events();
+        bench
+    };
+    vec![
+        ("plain", Bench::established(Setup::default())),
+        ("in fragments", Bench::established(Setup { packet_bytes_max: [200; 2], ..Setup::default() })),
+        ("transport mode", Bench::established(transport)),
+        ("an inside address", super::pools::established()),
+        ("a child SA for each worker", Bench::established(Setup { lanes_max: [2; 2], ..Setup::default() })),
+        ("behind a NAT", nat()),
+        ("CBC and ESN", {
+            let ike = ["aes256-sha256-prfsha256-modp2048"; 2];
+            Bench::established(Setup { ike, esp: ["aes256gcm16-esn"; 2], ..Setup::default() })
+        }),
+    ]
+}
+
+/// The successor of either end, in either role, goes on after every message of every exchange, whatever kind of IKE SA it is.
 #[test]
 fn after_every_message() {
     for replaced in [ALICE, BOB] {
         for asking in [ALICE, BOB] {
             for (name, exchange) in EXCHANGES {
-                let what = format!("{name}: {asking} asks, {replaced} is replaced");
+                for (kind, mut bench) in scenes() {
+                    let what = format!("{kind}, {name}: {asking} asks, {replaced} is replaced");
+                    let before = bench.sides[BOB].endpoint.addresses_assigned();
+                    bench.take_over = Some(replaced);
+                    exchange(&mut bench, asking);
+                    bench.replace(replaced);
+                    bench.pass(SECOND);
+                    assert_at_rest(&bench, &what);
+                    assert_eq!(bench.sides[BOB].endpoint.addresses_assigned(), before, "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// Only whole messages count: one that dies in the middle of one has nothing of it, and gets it once more.
+#[test]
+fn in_the_middle_of_fragments() {
+    for replaced in [ALICE, BOB] {
+        for n in 0..6 {
+            let mut bench = Bench::established(Setup { packet_bytes_max: [200; 2], ..Setup::default() });
+            EXCHANGES[0].1(&mut bench, ALICE);
+            for _ in 0..n {
+                bench.deliver();
+            }
+            bench.replace(replaced);
+            bench.pass(SECOND);
+            bench.pass(60 * SECOND);
+            assert_at_rest(&bench, &format!("{replaced} is replaced after {n} fragments"));
+        }
+    }
+}
+
+/// RFC 6311 with either end as the one that failed over, and either as the one that is replaced meanwhile.
+#[test]
+fn after_every_message_of_a_synchronisation() {
+    for stale in [ALICE, BOB] {
+        for replaced in [ALICE, BOB] {
+            for (name, exchange) in &EXCHANGES[..5] {
                 let mut bench = Bench::established(Setup::default());
+                let (record, children) = bench.sides[stale].endpoint.export(bench.sa(stale).id, bench.now).unwrap();
+                let id = bench.sa(ALICE).id;
+                bench.sides[ALICE].endpoint.check_liveness(id, bench.now).unwrap();
+                bench.run();
+                bench.replace_with(stale, |successor, now| {
+                    successor.import_stale(record, children, now, now).unwrap();
+                });
                 bench.take_over = Some(replaced);
-                exchange(&mut bench, asking);
-                bench.replace(replaced);
+                exchange(&mut bench, 1 - stale);
+                exchange(&mut bench, stale);
                 bench.pass(SECOND);
-                assert_at_rest(&bench, &what);
+                bench.pass(120 * SECOND);
+                assert_at_rest(&bench, &format!("{name}: {stale} has failed over, {replaced} is replaced"));
             }
         }
     }
@@ -78,8 +160,9 @@ proptest! {
     fn after_every_message_of_any_exchanges(
         steps in proptest::collection::vec((0..EXCHANGES.len() - 1, 0usize..2, 0usize..2, any::<bool>()), 1..6),
         seed in 0u64..1000,
+        packet_bytes_max in prop_oneof![Just(crate::PACKET_BYTES_MAX), 200usize..600],
     ) {
-        let mut bench = Bench::established(Setup { seed, ..Setup::default() });
+        let mut bench = Bench::established(Setup { seed, packet_bytes_max: [packet_bytes_max; 2], ..Setup::default() });
         for (exchange, asking, replaced, at_once) in steps {
             // Some need the one child SA that there is at first.
             if bench.sides.iter().any(|side| side.installed.len() != 1) || bench.phases().iter().any(|p| p.len() != 1) {
@@ -197,6 +280,44 @@ fn the_same_answer_again() {
     assert_eq!(again.payload, first.payload);
     assert!(!again.fresh);
     assert_eq!(bench.sides[BOB].installed.len(), 2);
+}
+
+/// The owner dies while it writes: the child SA's own record knows of a replacement or a deletion that the IKE SA's record, which commits
+/// the set, doesn't. So nobody has heard of it.
+#[test]
+fn a_child_sa_whose_change_was_not_committed_is_as_it_was() {
+    for (name, exchange, asking) in [
+        ("rekey child", EXCHANGES[0].1, ALICE),
+        ("rekey child", EXCHANGES[0].1, BOB),
+        ("delete child", EXCHANGES[5].1, BOB),
+    ] {
+        let mut bench = Bench::established(Setup::default());
+        let (record, _) = records(&bench);
+        let old = first_child(&bench, BOB);
+        exchange(&mut bench, asking);
+        if asking == ALICE {
+            let request = bench.deliver().unwrap();
+            bench.wire.clear();
+            // She asks once more, later.
+            bench.wire.push_back(request);
+        } else {
+            bench.collect();
+            bench.wire.clear();
+        }
+        let (_, mut children) = records(&bench);
+        children.retain(|child| child.spi_in() == old);
+        bench.sides[BOB].installed.retain(|spi, _| *spi == old);
+        bench.replace_with(BOB, |successor, now| {
+            successor.import(record, children, now).unwrap();
+        });
+        bench.pass(SECOND);
+        // And it can be replaced by the successor.
+        let spi = first_child(&bench, BOB);
+        bench.sides[BOB].endpoint.rekey_child(spi, bench.now).unwrap();
+        bench.pass(120 * SECOND);
+        assert_at_rest(&bench, &format!("{name}, asked by {asking}"));
+        assert_eq!(bench.sides[BOB].installed.len(), 1, "{name}, asked by {asking}");
+    }
 }
 
 /// Collisions are remembered across a takeover.

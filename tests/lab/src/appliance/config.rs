@@ -233,7 +233,11 @@ impl ApplianceConfig {
             },
             eal: Eal { file_prefix: &self.file_prefix, memory_mib: 256, hugepages: "auto" },
             crypto_device: self.crypto_device.as_deref().map(|device| CryptoDevice { device }),
-            ike: Ike { retransmit_timeout: "500ms", retransmit_tries: 5 },
+            ike: Ike {
+                retransmit_timeout: "500ms",
+                retransmit_tries: 5,
+                limits: IkeLimits { ike_sas_max: IKE_SAS_MAX },
+            },
             port: ports,
             route: &self.routes,
             vip: vips,
@@ -356,6 +360,15 @@ struct Peer<'a> {
 struct Ike {
     retransmit_timeout: &'static str,
     retransmit_tries: u32,
+    limits: IkeLimits,
+}
+
+/// More than any measurement sets up.
+const IKE_SAS_MAX: u32 = 120_000;
+
+#[derive(Serialize)]
+struct IkeLimits {
+    ike_sas_max: u32,
 }
 
 #[derive(Serialize)]

@@ -17,9 +17,9 @@ use vipsec_wire::{ethernet, ip, udp};
 use super::{Progress, expect};
 use crate::appliance::{Appliance, ApplianceConfig, IkeSettings};
 use crate::capture::PortSocket;
-use crate::cpu;
 use crate::error::Result;
 use crate::fleet::{Calls, FleetPlan, FleetReport, Keep};
+use crate::process;
 use crate::supervisor::Run;
 use crate::topology::{Plan, Topology, VIP, virtual_macs};
 
@@ -87,7 +87,8 @@ pub fn play(config: FloodConfig, progress: &Progress) -> Result<FloodReport> {
     let one = fleet.call(peer, run.folder(), &settings, calls)?;
     expect(one.established == 1, "an IKE SA", || format!("{one:?}"))?;
 
-    let before = (vipsecd.counters()?, cpu::of_process(vipsecd.pid())?, resident_kib(vipsecd.pid()), Instant::now());
+    let before =
+        (vipsecd.counters()?, process::cpu_time(vipsecd.pid())?, process::resident_kib(vipsecd.pid()), Instant::now());
     progress.step("flood, and honest calls");
     let flood = peer.spawn(move || send_flood(config))?;
     // They begin over the first half of the flood, and live through the second.
@@ -98,7 +99,7 @@ pub fn play(config: FloodConfig, progress: &Progress) -> Result<FloodReport> {
     let honest = fleet.call(peer, run.folder(), &settings, calls);
     let (sent, took) = flood.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let honest: FleetReport = honest?;
-    let (counters, spent) = (vipsecd.counters()?, cpu::of_process(vipsecd.pid())?.saturating_sub(before.1));
+    let (counters, spent) = (vipsecd.counters()?, process::cpu_time(vipsecd.pid())?.saturating_sub(before.1));
     let grew = |now: &BTreeMap<String, u64>, then: &BTreeMap<String, u64>| -> BTreeMap<String, u64> {
         let growth = now.iter().map(|(name, count)| (name.clone(), count - then.get(name).unwrap_or(&0)));
         growth.filter(|(_, count)| *count > 0).collect()
@@ -116,7 +117,7 @@ pub fn play(config: FloodConfig, progress: &Progress) -> Result<FloodReport> {
         ike_in: tallies.get("ike_in").copied().unwrap_or(0),
         drops: grew(&counters.drops, &before.0.drops),
         cpu_percent: spent.as_secs_f64() / before.3.elapsed().as_secs_f64() * 100.0,
-        grown_kib: resident_kib(vipsecd.pid()) - before.2,
+        grown_kib: process::resident_kib(vipsecd.pid()) - before.2,
     })
 }
 
@@ -224,11 +225,4 @@ fn disguise(frame: &mut [u8], number: u64) {
     let datagram = frame.get_mut(UDP_AT..).unwrap_or_default();
     let filled = ports.emit(datagram).and_then(|()| udp::fill_checksum(source.ip(), destination.ip(), datagram));
     debug_assert!(emitted.is_some() && filled.is_ok());
-}
-
-/// Memory of a process that is in RAM; 0 of one that is gone.
-fn resident_kib(pid: u32) -> i64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }

@@ -8,11 +8,11 @@ use serde::Serialize;
 use super::{Progress, expect};
 use crate::appliance::{Appliance, ApplianceConfig, IkeSettings};
 use crate::charon::{Charon, CharonConfig, Child, Connection, DpdAction, RemoteAddress, Retransmit, Scale};
-use crate::cpu;
 use crate::error::Result;
 use crate::fleet::{Calls, FleetPlan};
 use crate::gateway::{CHILD, Gateway, GatewayKind};
 use crate::netns::Namespace;
+use crate::process;
 use crate::report;
 use crate::supervisor::Run;
 use crate::topology::{Plan, Topology, VIP};
@@ -66,6 +66,8 @@ pub struct IkeRow {
     pub p50_ms: Option<f64>,
     /// All but one in a hundred took less.
     pub p99_ms: Option<f64>,
+    /// Memory of the gateway's process in RAM in the end.
+    pub resident_kib: i64,
 }
 
 /// Measures both gateways in turns.
@@ -119,10 +121,11 @@ fn take_turn(
             idle_percent: idle * 100.0,
             p50_ms: fleet.handshake.map(|times| times.p50_ms),
             p99_ms: fleet.handshake.map(|times| times.p99_ms),
+            resident_kib: process::resident_kib(scene.pid()),
         };
         progress.step(&format!(
-            "{kind:?}, {first} SAs before: {} of {} handshakes, {:.0} us of CPU each ({:.0} without {:.1} % idle), {:.0} per second; {:?}",
-            row.established, config.initiators, row.cpu_us, row.net_cpu_us, row.idle_percent, row.per_second, fleet.ends
+            "{kind:?}, {first} SAs before: {} of {} handshakes, {:.0} us of CPU each ({:.0} without {:.1} % idle), {:.0} per second, {} MiB; {:?}",
+            row.established, config.initiators, row.cpu_us, row.net_cpu_us, row.idle_percent, row.per_second, row.resident_kib / 1024, fleet.ends
         ));
         rows.push(row);
     }
@@ -165,9 +168,13 @@ impl Scene {
     }
 
     fn cpu(&self) -> Result<Duration> {
+        process::cpu_time(self.pid())
+    }
+
+    fn pid(&self) -> u32 {
         match &self.gateway {
-            Gateway::Vipsec(appliance) => cpu::of_process(appliance.pid()),
-            Gateway::Strongswan(charon) => cpu::of_process(charon.pid()),
+            Gateway::Vipsec(appliance) => appliance.pid(),
+            Gateway::Strongswan(charon) => charon.pid(),
         }
     }
 }

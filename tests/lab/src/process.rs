@@ -1,4 +1,4 @@
-//! What a process has used of the processors.
+//! What a process takes: of the processors and of memory.
 
 use std::time::Duration;
 
@@ -8,12 +8,19 @@ use crate::error::{Context, LabError, Result};
 const TICKS_PER_SECOND: u32 = 100;
 
 /// CPU time of a process with all its threads so far, its own and the kernel's on its behalf (`utime` and `stime`).
-pub fn of_process(pid: u32) -> Result<Duration> {
+pub fn cpu_time(pid: u32) -> Result<Duration> {
     let file = format!("/proc/{pid}/stat");
     let text = std::fs::read_to_string(&file).context(|| format!("reading {file}"))?;
     ticks(&text)
         .map(|ticks| Duration::from_secs(ticks) / TICKS_PER_SECOND)
         .ok_or_else(|| LabError::Answer { what: format!("reading {file}"), answer: text })
+}
+
+/// Memory of a process that is in RAM; 0 of one that is gone.
+pub fn resident_kib(pid: u32) -> i64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// `utime` plus `stime`: fields 14 and 15, counted behind the name in parentheses, which may contain anything.
@@ -37,9 +44,9 @@ mod tests {
 
     #[test]
     fn work_is_seen() {
-        let before = of_process(std::process::id()).expect("our own");
+        let before = cpu_time(std::process::id()).expect("our own");
         let mut sum = 0_u64;
-        while of_process(std::process::id()).expect("our own") <= before {
+        while cpu_time(std::process::id()).expect("our own") <= before {
             sum = std::hint::black_box(sum.wrapping_add(1));
         }
     }
