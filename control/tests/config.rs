@@ -99,7 +99,7 @@ fn example_loads_as_documented() {
     assert_eq!(config.child_options("branch", "net").processing, Processing::Cpu);
     let device = CryptoDevice { device: "crypto_aesni_mb0".to_owned(), jobs_max: 1024, sas_max: 2048 };
     assert_eq!(config.crypto_device, Some(device));
-    assert!(config.peer.is_none());
+    assert!(config.peers.is_empty());
     assert_eq!(config.groups[usize::from(web.group)].owner, None);
     let [page, agent] = &config.targets[0].checks[..] else { panic!("two checks") };
     let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(1));
@@ -119,7 +119,7 @@ fn example_loads_as_documented() {
 #[test]
 fn example_of_a_pair_loads_as_documented() {
     let config = load_text(&paired_example()).unwrap();
-    let peer = config.peer.unwrap();
+    let peer = config.peers.into_iter().next().unwrap();
     assert_eq!((peer.id.get(), peer.name.as_deref()), (2, Some("b")));
     assert_eq!(peer.store, StoreLink::Local("/run/vipsec/pair.sock".into()));
     assert_eq!(peer.secret.expose(), b"0123456789abcdef0123456789abcdef");
@@ -139,7 +139,7 @@ fn defaults_of_a_pair_are_as_documented() {
         let text = text.replace("id = 2\n", "id = other\n").replace("id = 1\n", own).replace("id = other\n", others);
         let config = load_text(&text).unwrap();
         assert_eq!(config.groups[0].owner.map(|owner| owner.get()), Some(1), "the lower id");
-        let peer = config.peer.unwrap();
+        let peer = config.peers.into_iter().next().unwrap();
         assert_eq!((peer.name, peer.timing, peer.store_records), (None, Timing::default(), 4096));
     }
 }
@@ -168,7 +168,7 @@ fn times_that_are_not_set_follow_those_that_are() {
     let text = paired_example()
         .replace("detection = \"50ms\"", "detection = \"2s\"")
         .replace("trust = \"250ms\"", "trust = \"10s\"");
-    let timing = load_text(&text).unwrap().peer.unwrap().timing;
+    let timing = load_text(&text).unwrap().peers[0].timing;
     assert_eq!(timing.check(), Ok(()));
     assert_eq!((timing.detection, timing.trust_margin), (Duration::from_secs(2), Duration::from_secs(1)));
     assert_eq!((timing.claim_preferred, timing.claim_other), (Duration::from_secs(20), Duration::from_secs(120)));
@@ -668,4 +668,31 @@ keys.toml:14: child.window: \"65\" is not a multiple of 64
 keys.toml:15: child.colour: is not a key of this table (known: spi_in, spi_out, algorithm, key_in, key_out, local, remote, udp, local_ts, remote_ts, esn, window, processing)";
         assert_eq!(errors, expected);
     }
+}
+
+/// The example of docs/registry.md, behind what every configuration has.
+#[test]
+fn three_appliances_have_ranks() {
+    let text = fs::read_to_string(root().join("docs/registry.md")).unwrap();
+    let (_, block) = text.split_once("```toml\n").unwrap();
+    let (block, _) = block.split_once("```").unwrap();
+    let block = block.replace("appliances.psk", "pair.psk");
+    let port = "[appliance]\nid = 1\nname = \"a\"\n[[port]]\nname = \"outside\"\nside = \"outside\"\n\
+                device = \"net_ring0\"\naddresses = [\"192.0.2.11/24\"]\n";
+    let config = load_text(&format!("{port}{block}")).unwrap();
+    let ids = |ids: &[vipsec_wire::iv::ApplianceId]| ids.iter().map(|id| id.get()).collect::<Vec<_>>();
+    assert_eq!(ids(&config.groups[0].ranks()), [1, 2, 3]);
+    assert_eq!(config.peers.len(), 2);
+    let etcd = config.etcd.unwrap();
+    assert_eq!((etcd.endpoints.len(), etcd.prefix.as_str(), etcd.lease), (3, "/vipsec", Duration::from_secs(5)));
+
+    let of_the_second = format!("{port}{block}")
+        .replacen("id = 1", "id = 9", 1)
+        .replace("id = 2", "id = 1")
+        .replace("id = 9", "id = 2");
+    assert_eq!(load_text(&of_the_second).unwrap().digest(), load_text(&format!("{port}{block}")).unwrap().digest());
+    let other_ranks = format!("{port}{block}").replace("[2, 3]", "[3, 2]");
+    assert_ne!(load_text(&other_ranks).unwrap().digest(), load_text(&format!("{port}{block}")).unwrap().digest());
+    let by_default = format!("{port}{block}").replace("backups = [2, 3]\n", "");
+    assert_eq!(ids(&load_text(&by_default).unwrap().groups[0].ranks()), [1, 2, 3]);
 }

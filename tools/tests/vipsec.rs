@@ -10,8 +10,8 @@ use crossbeam_channel::bounded;
 use tempfile::TempDir;
 use vipsec_control::api::{
     ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, CryptoDevice, ErrorKind, EspSpi, GroupStore,
-    HealthCheck, IkeSa, IkeSpi, KeptRegion, Limits, Neighbour, Port, Request, Response, Sas, Server, Service,
-    ServiceTarget, Status, Store, StoreRecords, Target, Vip, Worker, WrittenRegion,
+    HealthCheck, IkeSa, IkeSpi, KeptRegion, Limits, Neighbour, PeerStore, Port, Request, Response, Sas, Server,
+    Service, ServiceTarget, Status, Store, StoreRecords, Target, Vip, Worker, WrittenRegion,
 };
 
 fn vipsec(socket: &Path, arguments: &[&str]) -> Output {
@@ -97,24 +97,26 @@ fn answer(request: &Request) -> Result<Response, ApiError> {
             }],
         },
         Request::Store => Response::Store(Store {
-            peer: Some(2),
             groups: vec![GroupStore {
                 group: "web".into(),
-                linked: true,
-                agreed: true,
-                written: Some(WrittenRegion {
-                    copy: "counted".into(),
-                    bytes: 3 << 19,
-                    records: vec![
-                        StoreRecords { bytes_max: 1024, used: 12, free: 988 },
-                        StoreRecords { bytes_max: 4096, used: 1000, free: 0 },
-                    ],
-                    counter_blocks_used: 1,
-                    counter_blocks_free: 31,
-                    writes: 4711,
-                    unacknowledged: 3,
-                }),
-                kept: Some(KeptRegion { trusted: false, bytes: 1 << 20, writes: 7 }),
+                peers: vec![PeerStore {
+                    appliance: 2,
+                    linked: true,
+                    agreed: true,
+                    written: Some(WrittenRegion {
+                        copy: "counted".into(),
+                        bytes: 3 << 19,
+                        records: vec![
+                            StoreRecords { bytes_max: 1024, used: 12, free: 988 },
+                            StoreRecords { bytes_max: 4096, used: 1000, free: 0 },
+                        ],
+                        counter_blocks_used: 1,
+                        counter_blocks_free: 31,
+                        writes: 4711,
+                        unacknowledged: 3,
+                    }),
+                    kept: Some(KeptRegion { trusted: false, bytes: 1 << 20, writes: 7 }),
+                }],
             }],
         }),
         Request::RekeyIke { .. } => return Err(ApiError::new(ErrorKind::NotFound, "no such IKE SA")),
@@ -155,6 +157,7 @@ fn status() -> Status {
             state: "owner".into(),
             epoch: 3,
             copy: Some("counted".to_owned()),
+            ranks: vec![1, 3],
         }],
         ports: vec![Port {
             name: "outside".into(),
@@ -238,8 +241,8 @@ Appliance 1 (a), vipsecd 0.1.0, pid 42, up 1d 2h
 Engine aws-lc-rs, hugepages no
 Crypto device crypto_aesni_mb0 (software driver crypto_aesni_mb), 18 jobs, 17 done, 0 failed
 VIPs
-  NAME  GROUP     ADDRESS    MAC                STATE  OWNER  EPOCH  COPY     GATEWAYS
-  web   branches  192.0.2.1  02:76:c0:00:02:01  owner      1      3  counted  10.1.0.1
+  NAME  GROUP     ADDRESS    MAC                STATE  OWNER  EPOCH  RANKS  COPY     GATEWAYS
+  web   branches  192.0.2.1  02:76:c0:00:02:01  owner      1      3  1, 3   counted  10.1.0.1
 Ports
   NAME     SIDE     LINK  MAC                RX PACKETS  RX BYTES  MISSED  TX PACKETS  TX BYTES  ERRORS
   outside  outside  up    02:00:00:00:01:0a        1000     64000       0           9       900       1

@@ -21,7 +21,8 @@ pub use distribution::{HealthCheck, Service, ServiceTarget, Target};
 pub use request::{CONNECTIONS_MAX, Request};
 pub use response::{
     ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, CryptoDevice, ErrorKind, EspSpi, GroupStore,
-    IkeSa, IkeSpi, KeptRegion, Neighbour, Port, Response, Sas, Status, Store, StoreRecords, Vip, Worker, WrittenRegion,
+    IkeSa, IkeSpi, KeptRegion, Neighbour, PeerStore, Port, Response, Sas, Status, Store, StoreRecords, Vip, Worker,
+    WrittenRegion,
 };
 pub use server::{BindError, Call, Limits, Server};
 

@@ -63,7 +63,7 @@ pub enum Request {
         /// Our SPI.
         spi: IkeSpi,
     },
-    /// Move a VIP to the other appliance of the pair, or fetch it from there.
+    /// Move a VIP to another appliance, or fetch it from there.
     MoveVip {
         /// The VIP's name.
         vip: String,

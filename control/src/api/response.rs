@@ -141,10 +141,13 @@ pub struct Vip {
     pub state: String,
     /// Ownership number.
     pub epoch: u32,
-    /// Of an owner: how far its backup's copy is (`counted`, `joining`, `leaving`, `unprotected`); of a backup: may it be resumed
-    /// from (`trusted`, `untrusted`)? `None` without a peer.
+    /// Of an owner: how far its backups' copies are (`counted`, `joining`, `leaving`, `unprotected`), by their ids where they aren't
+    /// equally far; of a backup: may its own be resumed from (`trusted`, `untrusted`)? `None` without a peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy: Option<String>,
+    /// Ids of those who may own it, best first.
+    #[serde(default)]
+    pub ranks: Vec<u8>,
 }
 
 /// A port and its counters since the start.
@@ -330,20 +333,27 @@ pub struct Neighbour {
     pub port: String,
 }
 
-/// The store of a pair.
+/// The store.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Store {
-    /// Id of the other appliance; `None`: this one has no peer.
-    pub peer: Option<u8>,
-    /// Each group of VIPs has its own.
+    /// Each group of VIPs has its own; none without other appliances.
     pub groups: Vec<GroupStore>,
 }
 
-/// A group's store: the region that we write at the other appliance, and the one that we keep for it.
+/// A group's store.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct GroupStore {
     /// Its name.
     pub group: String,
+    /// By other appliance, best rank first.
+    pub peers: Vec<PeerStore>,
+}
+
+/// A group's link to another appliance: the region that we write there, and the one that we keep for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PeerStore {
+    /// Its id.
+    pub appliance: u8,
     /// The two are paired.
     pub linked: bool,
     /// Their configurations agree, so that copies may count.

@@ -14,7 +14,8 @@ impl Config {
             ("eal", self.eal != running.eal),
             ("port", self.ports != running.ports),
             ("vip", self.vips != running.vips || self.groups != running.groups),
-            ("peer", self.peer != running.peer),
+            ("peer", self.peers != running.peers),
+            ("etcd", self.etcd != running.etcd),
             ("connection_table", text(&self.connection_table) != text(&running.connection_table)),
             // Static child SAs have no keys to compare.
             ("test", !self.static_children.is_empty() || !running.static_children.is_empty()),

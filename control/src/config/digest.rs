@@ -1,4 +1,4 @@
-//! A digest of what two appliances of a pair have to agree on before one may take over from the other.
+//! A digest of what two appliances have to agree on before one may take over from the other.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -13,7 +13,6 @@ use vipsec_ike::{
     Unique,
 };
 use vipsec_takeover::timing::Timing;
-use vipsec_wire::iv::ApplianceId;
 
 use super::model::{
     ChildOptions, Config, Floating, Lanes, Peer, Policy, Service, ServiceProtocol, StartAction, TakeoverPolicy, Target,
@@ -47,9 +46,13 @@ impl Config {
     /// proposals and selectors: the first that fits is taken.
     pub fn digest(&self) -> ConfigDigest {
         let mut canonical = Canonical(Context::new(&SHA256));
-        canonical.bytes(b"vipsec configuration 3");
+        canonical.bytes(b"vipsec configuration 4");
 
-        canonical.list(self.peer.as_slice(), |canonical, peer| canonical.pair(self.appliance.id, peer));
+        let mut ids: Vec<_> = self.peers.iter().map(|peer| peer.id).chain([self.appliance.id]).collect();
+        ids.sort();
+        canonical.list(&ids, Canonical::text);
+        canonical.list(self.shared().as_slice(), |canonical, peer| canonical.takeover(peer));
+        canonical.list(self.etcd.as_slice(), |canonical, etcd| canonical.text(&etcd.prefix));
 
         canonical.list(&self.vips, |canonical, vip| {
             canonical.text(&vip.name);
@@ -59,7 +62,7 @@ impl Config {
         });
         canonical.list(&self.groups, |canonical, group| {
             canonical.text(&group.name);
-            canonical.number(group.owner.map_or(0, |owner| owner.get().into()));
+            canonical.list(&group.ranks(), Canonical::text);
         });
 
         let mut services: Vec<_> = self.services.iter().collect();
@@ -150,9 +153,7 @@ impl Canonical {
         self.bytes(&floating.mac.0);
     }
 
-    fn pair(&mut self, me: ApplianceId, peer: &Peer) {
-        self.text(&me.min(peer.id));
-        self.text(&me.max(peer.id));
+    fn takeover(&mut self, peer: &Peer) {
         self.number(match peer.takeover {
             TakeoverPolicy::Resume => 0,
             TakeoverPolicy::Renegotiate => 1,

@@ -303,8 +303,28 @@ pub enum Reason {
         /// How many groups there are.
         groups: usize,
     },
+    /// What concerns all other appliances, said in two ways.
+    #[error("all tables [[peer]] have to say the same here")]
+    PeersDiffer,
+    /// More than two appliances, and nobody who decides among them.
+    #[error("more than two appliances need an [etcd] that decides which of them owns a VIP")]
+    NeedsRegistry,
+    /// A registry, and nobody to decide among.
+    #[error("without a [[peer]] there is nothing to decide")]
+    NoPeers,
+    /// The store links to two appliances would listen at the same place.
+    #[error(
+        "the store link to appliance {0} would listen where that of another one does: each group of VIPs takes two ports, or a socket"
+    )]
+    StoreLinksCollide(u8),
+    /// Ranks in a pair.
+    #[error("ranks take an [etcd]; in a pair the other appliance is the backup")]
+    BackupsNeedRegistry,
+    /// The owner among its own backups.
+    #[error("{0} is the VIP's owner")]
+    OwnerIsNoBackup(u8),
     /// VIPs of a group that name different owners.
-    #[error("the VIPs of group {group:?} move together, and the first of them gives another owner")]
+    #[error("the VIPs of group {group:?} move together, and the first of them gives another owner or other backups")]
     OwnersDiffer {
         /// Which.
         group: String,

@@ -9,6 +9,7 @@ mod connection;
 mod crypto;
 mod digest;
 mod error;
+mod etcd;
 mod ike;
 mod keys;
 mod model;
@@ -35,11 +36,12 @@ pub use digest::ConfigDigest;
 pub use error::{ConfigError, ConfigErrors, Reason};
 pub use keys::{KEYS_FILE_BYTES_MAX, STATIC_CHILDREN_MAX, esp_selector};
 pub use model::{
-    Appliance, Check, ChildOptions, Config, CryptoDevice, Eal, Floating, HttpProbe, Hugepages, Ike, Lanes, LogLevel,
-    Peer, Policy, Polling, Port, Probe, Route, Service, ServiceProtocol, StartAction, StoreLink, TakeoverPolicy,
-    Target, Vip, VipGroup, algorithm, virtual_mac,
+    Appliance, Check, ChildOptions, Config, CryptoDevice, Eal, Etcd, Floating, HttpProbe, Hugepages, Ike, Lanes,
+    LogLevel, Peer, Policy, Polling, Port, Probe, Route, Service, ServiceProtocol, StartAction, StoreLink,
+    TakeoverPolicy, Target, Vip, VipGroup, algorithm, virtual_mac,
 };
 pub use network::{GATEWAYS_MAX, PORT_ADDRESSES_MAX, PORTS_MAX, ROUTES_MAX, VIPS_MAX, side_name};
+pub use peer::PEERS_MAX;
 pub use policy::POLICIES_MAX;
 pub use pool::POOLS_MAX;
 pub use secret::SECRET_BYTES_MAX;
@@ -105,12 +107,12 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
     let tiers = Tiers { default: appliance.as_ref().map_or(Processing::Cpu, |own| own.processing), ..on_cpu };
     let eal = appliance::eal(root, appliance.as_ref());
     let ike = ike::ike(root);
-    let peer = peer::peer(root, folder, appliance.as_ref());
-    let network = Network::read(root, &Appliances::of(appliance.as_ref(), peer.as_ref()));
-    if let Some(Some(peer)) = &peer
-        && let Some(short) = peer.store.lacks_ports_for(network.groups.len())
-    {
-        root.report("peer", Reason::NoPortsForGroups { port: short, groups: network.groups.len() });
+    let peers = peer::peers(root, folder, appliance.as_ref());
+    let etcd = etcd::etcd(root, folder);
+    let has_registry = !matches!(etcd, Some(None));
+    let network = Network::read(root, &Appliances::of(appliance.as_ref(), peers.as_ref(), has_registry));
+    if let (Some(peers), Some(etcd)) = (&peers, &etcd) {
+        peer::check(root, peers, etcd.as_ref(), network.groups.len());
     }
     let policies = policy::policies(root);
     let connection_table = service::connection_table(root);
@@ -148,7 +150,8 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
         connection_table: connection_table?,
         connections,
         child_options,
-        peer: peer?,
+        peers: peers?,
+        etcd: etcd?,
         static_children: static_children?,
     })
 }

@@ -51,13 +51,25 @@ pub struct Config {
     pub connections: Vec<Arc<ConnectionPolicy>>,
     /// What of a `[[connection.child]]` isn't negotiated, by connection and child.
     pub child_options: BTreeMap<String, BTreeMap<String, ChildOptions>>,
-    /// `[peer]`
-    pub peer: Option<Peer>,
+    /// `[peer]` or `[[peer]]`: the other appliances. What concerns all of them (policy, times, secret) is the same in each.
+    pub peers: Vec<Peer>,
+    /// `[etcd]`: decides over ownership; always, where there is more than one peer.
+    pub etcd: Option<Etcd>,
     /// Static child SAs of a test configuration.
     pub static_children: Vec<ChildSa>,
 }
 
 impl Config {
+    /// What holds for all other appliances; `None`: there is none.
+    pub fn shared(&self) -> Option<&Peer> {
+        self.peers.first()
+    }
+
+    /// What an operator may call another appliance.
+    pub fn peer_named(&self, name: &str) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.name.as_deref() == Some(name) || peer.id.to_string() == name)
+    }
+
     /// What IKE may agree to, with so many workers.
     pub fn ike_config(&self, workers: usize) -> vipsec_ike::Config {
         vipsec_ike::Config {
@@ -356,6 +368,15 @@ pub struct VipGroup {
     /// The appliance that takes it first when nobody owns it: ours or the peer's, by default the one with the lower id.
     /// Without a peer it may be `None`.
     pub owner: Option<ApplianceId>,
+    /// Who may take it over, best first: by default all others.
+    pub backups: Vec<ApplianceId>,
+}
+
+impl VipGroup {
+    /// Everybody who may own it, best first.
+    pub fn ranks(&self) -> Vec<ApplianceId> {
+        self.owner.into_iter().chain(self.backups.iter().copied()).collect()
+    }
 }
 
 /// An address that moves between appliances.
@@ -492,7 +513,22 @@ pub enum ServiceProtocol {
     Any,
 }
 
-/// The other appliance of a pair.
+/// A registry that decides over ownership.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Etcd {
+    /// Where its servers answer, as `http://host:port`; at least one.
+    pub endpoints: Vec<String>,
+    /// What all keys begin with; no slash at its end.
+    pub prefix: String,
+    /// How long a process counts as alive that isn't heard.
+    pub lease: Duration,
+    /// For a request, after which it counts as unanswered.
+    pub timeout: Duration,
+    /// User and password.
+    pub credentials: Option<(String, Secret)>,
+}
+
+/// Another appliance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// Its id; not ours.

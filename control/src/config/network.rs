@@ -237,6 +237,8 @@ impl Groups {
     fn add(&mut self, index: usize, name: Option<&str>, vip: &Section, appliances: &Appliances) -> Option<u16> {
         let owner_field = vip.optional("owner");
         let owner = appliances.owner(vip);
+        let backups_field = vip.optional("backups");
+        let backups = appliances.backups(vip, owner.flatten());
         let index = u16::try_from(index).ok()?;
         let field = vip.optional("group");
         let group = match &field {
@@ -259,12 +261,17 @@ impl Groups {
                 if let Some(field) = owner_field
                     && owner != Some(known.owner)
                 {
+                    field.report(Reason::OwnersDiffer { group: group.clone() });
+                }
+                if let Some(field) = backups_field
+                    && backups.as_ref() != Some(&known.backups)
+                {
                     field.report(Reason::OwnersDiffer { group });
                 }
                 at.and_then(|at| u16::try_from(at).ok())
             }
             None => {
-                self.known.push(VipGroup { name: group, vips: vec![index], owner: owner? });
+                self.known.push(VipGroup { name: group, vips: vec![index], owner: owner?, backups: backups? });
                 u16::try_from(self.known.len() - 1).ok()
             }
         }

@@ -1,4 +1,4 @@
-//! `[peer]`: the other appliance of a pair.
+//! `[peer]` and `[[peer]]`: the other appliances.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,15 @@ use vipsec_wire::iv::ApplianceId;
 
 use super::appliance::socket_path;
 use super::error::Reason;
-use super::model::{Appliance, Peer, StoreLink, TakeoverPolicy};
+use super::model::{Appliance, Etcd, Peer, StoreLink, TakeoverPolicy};
+use super::names::Once;
 use super::network::VIPS_MAX;
-use super::read::{Field, Section};
+use super::read::{Field, Section, every};
 use super::secret::secret;
 use super::value;
+
+/// Most other appliances.
+pub const PEERS_MAX: usize = 15;
 
 const TAKEOVER_POLICIES: [(&str, TakeoverPolicy); 2] =
     [("resume", TakeoverPolicy::Resume), ("renegotiate", TakeoverPolicy::Renegotiate)];
@@ -24,21 +28,56 @@ const STORE_RECORDS_DEFAULT: u32 = 4096;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Reads `[peer]`, which may be left out. `folder` is where a relative secret file is.
-pub(super) fn peer(root: &Section, folder: &Path, appliance: Option<&Appliance>) -> Option<Option<Peer>> {
-    let Some(field) = root.optional("peer") else { return Some(None) };
-    let section = field.table()?;
-    let id = section.required("id").and_then(|field| peer_id(&field, appliance.map(|appliance| appliance.id)));
-    let name = section.optional("name").map(|field| field.parse(value::name));
-    let store = store_link(&section);
+/// Reads `[peer]`, or the tables `[[peer]]`; they may be left out. `folder` is where a relative secret file is.
+pub(super) fn peers(root: &Section, folder: &Path, appliance: Option<&Appliance>) -> Option<Vec<Peer>> {
+    let Some(field) = root.optional("peer") else { return Some(Vec::new()) };
+    let sections = match field.is_list() {
+        true => root.tables("peer", PEERS_MAX),
+        false => vec![field.table()?],
+    };
+    let mut ids = Once::default();
+    let mut names = Once::default();
+    let mut first: Option<Peer> = None;
+    every(sections.into_iter().map(|section| {
+        let peer = peer(&section, folder, appliance, &mut ids, &mut names);
+        if let (Some(peer), Some(first)) = (&peer, &first)
+            && let Some(key) = peer.differs_from(first)
+        {
+            section.report(key, Reason::PeersDiffer);
+        }
+        section.finish();
+        if first.is_none() {
+            first.clone_from(&peer);
+        }
+        peer
+    }))
+}
+
+fn peer(
+    section: &Section,
+    folder: &Path,
+    appliance: Option<&Appliance>,
+    ids: &mut Once,
+    names: &mut Once,
+) -> Option<Peer> {
+    let id = section.required("id").and_then(|field| {
+        let id = peer_id(&field, appliance.map(|appliance| appliance.id))?;
+        ids.claim(&field, &id);
+        Some(id)
+    });
+    let name = section.optional("name").map(|field| {
+        let name = field.parse(value::name)?;
+        names.claim(&field, &name);
+        Some(name)
+    });
+    let store = store_link(section);
     let secret = section.required("secret_file").and_then(|field| secret(&field, folder, SECRET_BYTES_MIN));
     let takeover = section.required("takeover").and_then(|field| field.choice(&TAKEOVER_POLICIES));
-    let timing = timing(&section);
+    let timing = timing(section);
     let store_records = section
         .optional("store_records")
         .map_or(Some(STORE_RECORDS_DEFAULT), |field| field.number(1..=u64::from(RECORDS_MAX)));
-    section.finish();
-    Some(Some(Peer {
+    Some(Peer {
         id: id?,
         name: name.map_or(Some(None), |name| name.map(Some))?,
         store: store?,
@@ -46,23 +85,57 @@ pub(super) fn peer(root: &Section, folder: &Path, appliance: Option<&Appliance>)
         takeover: takeover?,
         timing: timing?,
         store_records: store_records?,
-    }))
+    })
+}
+
+impl Peer {
+    /// The first key that has to be the same for all peers, and isn't.
+    fn differs_from(&self, first: &Self) -> Option<&'static str> {
+        let keys = [
+            ("secret_file", self.secret != first.secret),
+            ("takeover", self.takeover != first.takeover),
+            ("heartbeat", self.timing.interval != first.timing.interval),
+            ("deadline", self.timing.deadline != first.timing.deadline),
+            ("detection", self.timing.detection != first.timing.detection),
+            ("trust", self.timing.trust != first.timing.trust),
+            ("store_records", self.store_records != first.store_records),
+        ];
+        keys.into_iter().find(|(_, differs)| *differs).map(|(key, _)| key)
+    }
+}
+
+/// Several appliances take a registry; what listens for one of them doesn't listen for another; there are ports for all groups.
+pub(super) fn check(root: &Section, peers: &[Peer], etcd: Option<&Etcd>, groups: usize) {
+    match (peers.len(), etcd) {
+        (0, Some(_)) => root.report("etcd", Reason::NoPeers),
+        (2.., None) => root.report("peer", Reason::NeedsRegistry),
+        _ => {}
+    }
+    if let Some(short) = peers.iter().find_map(|peer| peer.store.lacks_ports_for(groups)) {
+        root.report("peer", Reason::NoPortsForGroups { port: short, groups });
+    }
+    for (number, peer) in peers.iter().enumerate() {
+        if peers.iter().take(number).any(|other| other.store.collides_with(&peer.store, groups)) {
+            root.report("peer", Reason::StoreLinksCollide(peer.id.get()));
+        }
+    }
 }
 
 /// The ids that appliances have here, in order; none while a mistake leaves that open.
 pub(super) struct Appliances {
     me: Option<ApplianceId>,
     ids: Vec<ApplianceId>,
+    has_registry: bool,
 }
 
 impl Appliances {
-    /// `peer`: as [`peer`] returns it.
-    pub(super) fn of(appliance: Option<&Appliance>, peer: Option<&Option<Peer>>) -> Self {
+    /// `peers`: as [`peers`] returns them.
+    pub(super) fn of(appliance: Option<&Appliance>, peers: Option<&Vec<Peer>>, has_registry: bool) -> Self {
         let me = appliance.map(|appliance| appliance.id);
-        let known = me.zip(peer).map(|(me, peer)| peer.iter().map(|peer| peer.id).chain([me]));
+        let known = me.zip(peers).map(|(me, peers)| peers.iter().map(|peer| peer.id).chain([me]));
         let mut ids: Vec<_> = known.into_iter().flatten().collect();
         ids.sort();
-        Self { me, ids }
+        Self { me, ids, has_registry }
     }
 
     /// Is it ours?
@@ -76,6 +149,27 @@ impl Appliances {
             return Some(self.ids.first().copied().filter(|_| self.ids.len() > 1));
         };
         self.appliance(&field).map(Some)
+    }
+
+    /// Reads the `backups` of a VIP, best first; by default all but the owner, in the order of their ids.
+    pub(super) fn backups(&self, vip: &Section, owner: Option<ApplianceId>) -> Option<Vec<ApplianceId>> {
+        let Some(field) = vip.optional("backups") else {
+            return Some(self.ids.iter().copied().filter(|id| owner.is_some_and(|owner| owner != *id)).collect());
+        };
+        if !self.has_registry {
+            field.report(Reason::BackupsNeedRegistry);
+            return None;
+        }
+        let mut known = Once::default();
+        every(field.list(PEERS_MAX).iter().map(|field| {
+            let id = self.appliance(field)?;
+            if Some(id) == owner {
+                field.report(Reason::OwnerIsNoBackup(id.get()));
+                return None;
+            }
+            known.claim(field, &id);
+            Some(id)
+        }))
     }
 
     /// Reads on whose host a local target is; one without a peer has only its own.
@@ -161,6 +255,17 @@ fn store_socket(text: &str) -> Result<PathBuf, Reason> {
 }
 
 impl StoreLink {
+    /// Would the two listen at the same place, for that many groups?
+    fn collides_with(&self, other: &Self, groups: usize) -> bool {
+        match (self, other) {
+            (Self::Local(path), Self::Local(other)) => path == other,
+            (Self::Fabric { listen, .. }, Self::Fabric { listen: other, .. }) => {
+                listen.ip() == other.ip() && usize::from(listen.port().abs_diff(other.port())) < 2 * groups.max(1)
+            }
+            _ => false,
+        }
+    }
+
     /// The first port, if that many groups need more ports from it on than there are.
     pub(super) fn lacks_ports_for(&self, groups: usize) -> Option<u16> {
         let Self::Fabric { listen, connect, .. } = self else { return None };

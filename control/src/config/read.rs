@@ -241,6 +241,11 @@ impl<'s, 'a> Field<'s, 'a> {
         list
     }
 
+    /// Is it an array, of tables perhaps?
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.value.get_ref(), DeValue::Array(_))
+    }
+
     /// A table.
     pub(super) fn table(&self) -> Option<Section<'s, 'a>> {
         let DeValue::Table(table) = self.value.get_ref() else {

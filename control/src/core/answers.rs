@@ -9,11 +9,13 @@ use vipsec_dataplane::drops::{DropReason, Tally};
 use vipsec_distribute::connection::{ConnectionReport, ConnectionState};
 use vipsec_esp::sa::Processing;
 use vipsec_ike::{ChildPhase, IkeSaId, IkeSaStatus, OperateError, Phase};
-use vipsec_takeover::pair::{Copy, PairStatus, Role};
+use vipsec_takeover::decider::{Copy, PeerStatus, Role, Status as Standing};
 use vipsec_wire::ethernet::MacAddr;
+use vipsec_wire::iv::ApplianceId;
 
 use super::groups::{Group, side};
 use super::ownership::Ownership;
+use super::pairing::Side;
 use super::targets::TargetOrder;
 use super::{Core, Output};
 use crate::api::{
@@ -56,8 +58,8 @@ impl Core {
             Request::Neighbours => return self.ask_for_operator(Asker::Operator(token), ReportKind::Neighbours),
             Request::Services => return self.ask_for_operator(Asker::Services(token), ReportKind::Targets),
             Request::Targets => return self.ask_for_operator(Asker::Operator(token), ReportKind::Targets),
-            Request::DrainTarget { target } => self.answer_order(now, &target, TargetOrder::Drained),
-            Request::EnableTarget { target } => self.answer_order(now, &target, TargetOrder::Enabled),
+            Request::DrainTarget { target } => self.answer_order(&target, TargetOrder::Drained),
+            Request::EnableTarget { target } => self.answer_order(&target, TargetOrder::Enabled),
             Request::Initiate { connection, child } => {
                 let child = child.or_else(|| self.first_child(&connection)).unwrap_or_default();
                 done(self.ike.initiate(&connection, &child, now).map(drop))
@@ -65,7 +67,7 @@ impl Core {
             Request::RekeyChild { spi } => done(self.ike.rekey_child(spi.0, now)),
             Request::RekeyIke { spi } => done(self.ike.rekey_ike(IkeSaId::from(spi.0), now)),
             Request::Delete { spi } => done(self.ike.delete_ike(IkeSaId::from(spi.0), now)),
-            Request::MoveVip { vip, to } => self.move_vip(&vip, &to),
+            Request::MoveVip { vip, to } => self.move_vip(now, &vip, &to),
             Request::Reload => return self.outputs.push_back(Output::Reload(token)),
             Request::Shutdown => {
                 self.outputs.push_back(Output::Reply(token, Ok(Response::Done)));
@@ -75,26 +77,34 @@ impl Core {
         self.outputs.push_back(Output::Reply(token, answer));
     }
 
-    fn move_vip(&mut self, name: &str, to: &str) -> Result<Response, ApiError> {
+    fn move_vip(&mut self, now: Instant, name: &str, to: &str) -> Result<Response, ApiError> {
         let vip = self.config.vips.iter().find(|vip| vip.name == name);
         let vip = vip.ok_or_else(|| ApiError::new(ErrorKind::NotFound, format!("no VIP {name:?}")))?;
         let me = &self.config.appliance;
         let here = to == me.name || to == me.id.to_string();
         let Some(side) = side(&mut self.groups, vip.group.into()) else {
-            return Err(ApiError::new(ErrorKind::Refused, "this appliance has no peer"));
+            return Err(ApiError::new(
+                ErrorKind::Refused,
+                "this appliance has no peer, or no rank in that VIP's group",
+            ));
         };
-        let peer_name = self.config.peer.as_ref().and_then(|peer| peer.name.as_deref());
-        if !here && to != side.peer().to_string() && Some(to) != peer_name {
-            return Err(ApiError::new(ErrorKind::NotFound, format!("no appliance {to:?} in this pair")));
-        }
-        let ordered = if here { side.pair.order_here() } else { side.pair.order_move() };
+        let target = self.config.peer_named(to);
+        let ordered = match target {
+            _ if here => side.decider.order_here(),
+            Some(peer) => side.decider.order_move(peer.id),
+            None => return Err(ApiError::new(ErrorKind::NotFound, format!("no appliance {to:?} here"))),
+        };
         if ordered {
             return Ok(Response::Done);
         }
-        let reason = if side.pair.owned_epoch().is_some() == here {
+        let is_there = match target {
+            Some(peer) if !here => side.decider.status(now).owner == Some(peer.id),
+            _ => side.decider.owned_epoch().is_some(),
+        };
+        let reason = if is_there {
             "it is there already"
         } else {
-            "no copy that counts: the other appliance isn't paired, or hasn't joined"
+            "no copy that counts: that appliance isn't paired, or hasn't joined, or the VIP is owned elsewhere"
         };
         Err(ApiError::new(ErrorKind::Refused, reason))
     }
@@ -170,10 +180,7 @@ impl Core {
     }
 
     fn store(&self, now: Instant) -> api::Store {
-        api::Store {
-            peer: self.config.peer.as_ref().map(|peer| peer.id.get()),
-            groups: self.groups.iter().filter_map(|group| group_store(now, group)).collect(),
-        }
+        api::Store { groups: self.groups.iter().filter_map(|group| group_store(now, group)).collect() }
     }
 
     fn vip_statuses(&self, now: Instant) -> Vec<api::Vip> {
@@ -181,18 +188,19 @@ impl Core {
             let number = usize::from(vip.group);
             let group = self.groups.get(number);
             let owned = group.and_then(|group| group.ownership.owned_epoch());
-            let pair = self.pair_status(now, number).zip(self.config.peer.as_ref());
-            let (state, owner, epoch) = match (&pair, owned) {
+            let standing = self.ownership_status(now, number);
+            let (state, owner, epoch) = match (&standing, owned) {
                 (_, Some(epoch)) => ("owner", Some(self.config.appliance.id.get()), epoch.0),
-                (None, None) => ("starting", None, 0),
-                (Some((status, peer)), None) => {
+                (None, None) if self.config.peers.is_empty() => ("starting", None, 0),
+                (None, None) => ("no rank", None, 0),
+                (Some(status), None) => {
                     let state = match status.role {
                         Role::Taking { .. } => "taking over",
                         Role::HandingOver { .. } => "handing over",
                         _ if status.trusted => "backup",
                         _ => "backup, without a trusted copy",
                     };
-                    (state, status.peer_owns.then_some(peer.id.get()), status.seen.0)
+                    (state, status.owner.map(ApplianceId::get), status.seen.0)
                 }
             };
             api::Vip {
@@ -204,7 +212,12 @@ impl Core {
                 owner,
                 state: state.to_owned(),
                 epoch,
-                copy: pair.as_ref().map(|(status, _)| copy_state(status, owned.is_some()).to_owned()),
+                copy: standing.as_ref().map(|status| copies_state(status, owned.is_some())),
+                ranks: self
+                    .config
+                    .groups
+                    .get(number)
+                    .map_or_else(Vec::new, |group| group.ranks().into_iter().map(ApplianceId::get).collect()),
             }
         });
         vips.collect()
@@ -349,12 +362,17 @@ fn done(result: Result<(), OperateError>) -> Result<Response, ApiError> {
     })
 }
 
-/// The regions on both sides; sizes and numbers only, nothing of what is in them.
+/// The regions on both sides of each link; sizes and numbers only, nothing of what is in them.
 fn group_store(now: Instant, group: &Group) -> Option<api::GroupStore> {
-    let Ownership::Pair(side) = &group.ownership else { return None };
-    let status = side.pair.status(now);
-    let written = group.replica.usage().map(|usage| api::WrittenRegion {
-        copy: copy_state(&status, true).to_owned(),
+    let Ownership::Shared(side) = &group.ownership else { return None };
+    let status = side.decider.status(now);
+    let peers = status.peers.iter().map(|peer| peer_store(group, side, &status, peer)).collect();
+    Some(api::GroupStore { group: group.name.clone(), peers })
+}
+
+fn peer_store(group: &Group, side: &Side, status: &Standing, peer: &PeerStatus) -> api::PeerStore {
+    let written = group.replica.usage(peer.appliance).map(|usage| api::WrittenRegion {
+        copy: copy_state(peer.copy).to_owned(),
         bytes: usage.bytes as u64,
         records: usage
             .classes
@@ -370,19 +388,29 @@ fn group_store(now: Instant, group: &Group) -> Option<api::GroupStore> {
         writes: usage.written.0,
         unacknowledged: usage.written.0.saturating_sub(usage.acknowledged.0),
     });
-    let kept = side.kept().map(|reader| api::KeptRegion {
-        trusted: status.trusted,
+    let kept = side.kept(peer.appliance).map(|reader| api::KeptRegion {
+        trusted: status.trusted && side.holds(peer.appliance),
         bytes: reader.region().geometry().bytes() as u64,
         writes: reader.written().0,
     });
-    let group = group.name.clone();
-    Some(api::GroupStore { group, linked: status.linked, agreed: status.agreed, written, kept })
+    api::PeerStore { appliance: peer.appliance.get(), linked: peer.linked, agreed: peer.agreed, written, kept }
 }
 
-fn copy_state(status: &PairStatus, owned: bool) -> &'static str {
-    match status.copy {
-        _ if !owned && status.trusted => "trusted",
-        _ if !owned => "untrusted",
+/// Of an owner: how far its copies are, one word if all are equally far. Of a backup: may its copy be resumed from?
+fn copies_state(status: &Standing, owned: bool) -> String {
+    if !owned {
+        return if status.trusted { "trusted" } else { "untrusted" }.to_owned();
+    }
+    let states: Vec<_> = status.peers.iter().map(|peer| (peer.appliance, copy_state(peer.copy))).collect();
+    match states.split_first() {
+        None => copy_state(Copy::None).to_owned(),
+        Some(((_, first), rest)) if rest.iter().all(|(_, state)| state == first) => (*first).to_owned(),
+        Some(_) => states.iter().map(|(id, state)| format!("{id} {state}")).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn copy_state(copy: Copy) -> &'static str {
+    match copy {
         Copy::Counted => "counted",
         Copy::Joining => "joining",
         Copy::Leaving { .. } => "leaving",

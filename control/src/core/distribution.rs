@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Instant;
 
 use vipsec_distribute::service::{Method, TargetState};
 
@@ -80,8 +79,8 @@ impl Core {
         })
     }
 
-    pub(super) fn answer_order(&mut self, now: Instant, name: &str, order: TargetOrder) -> Result<Response, ApiError> {
-        let ordered = self.order_target(now, name, order);
+    pub(super) fn answer_order(&mut self, name: &str, order: TargetOrder) -> Result<Response, ApiError> {
+        let ordered = self.order_target(name, order);
         ordered
             .map(|()| Response::Done)
             .ok_or_else(|| ApiError::new(ErrorKind::NotFound, format!("no target {name:?}")))

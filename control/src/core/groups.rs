@@ -1,16 +1,17 @@
-//! Groups: VIPs that move together, and what is a group's own: who decides over it, and its copy at the backup.
+//! Groups: VIPs that move together, and what is a group's own: who decides over it, and its copies at the backups.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use vipsec_esp::sa::Spi;
 use vipsec_store::CounterEntry;
 use vipsec_takeover::floor::Floor;
-use vipsec_wire::iv::Epoch;
+use vipsec_takeover::registry::Process;
+use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use super::Core;
 use super::ownership::Ownership;
-use super::pairing::PairSide;
+use super::pairing::Side;
 use super::replica::Replica;
 use crate::config::Config;
 
@@ -22,10 +23,12 @@ pub(super) struct Group {
     pub(super) vips: Vec<u16>,
     pub(super) ownership: Ownership,
     pub(super) replica: Replica,
-    /// The process that is paired now; 0: none.
-    pub(super) peer_process: u64,
-    /// A join waits for these SAs to be bound.
-    pub(super) binding: Option<BTreeSet<Spi>>,
+    /// The processes that are paired now.
+    pub(super) paired: BTreeMap<ApplianceId, u64>,
+    /// Joins wait for these SAs to be bound.
+    pub(super) binding: BTreeSet<Spi>,
+    /// Whose joins are under way.
+    pub(super) joining: BTreeSet<ApplianceId>,
     /// It stopped for a move: what was published of its SAs before.
     pub(super) stopped: Vec<CounterEntry>,
     /// By VIP: what is on disk of the floor.
@@ -43,8 +46,9 @@ pub(super) fn groups(config: &Config, floors: &[Floor], incarnation: u64, now: I
             vips: group.vips.clone(),
             ownership: Ownership::new(config, number, floor, incarnation, now),
             replica: Replica::new(),
-            peer_process: 0,
-            binding: None,
+            paired: BTreeMap::new(),
+            binding: BTreeSet::new(),
+            joining: BTreeSet::new(),
             stopped: Vec::new(),
             floors_saved: vec![0; group.vips.len()],
         }
@@ -63,17 +67,23 @@ impl Group {
         self.floors_saved.iter().copied().min().unwrap_or(0)
     }
 
-    /// Its side of a pair, if it has one.
-    pub(super) fn side(&mut self) -> Option<&mut PairSide> {
+    /// The processes of other appliances that see what is made now.
+    pub(super) fn witnesses(&self) -> Vec<Process> {
+        let paired = self.paired.iter();
+        paired.map(|(appliance, incarnation)| Process { appliance: *appliance, incarnation: *incarnation }).collect()
+    }
+
+    /// Our part in the decision over it, if others have one too.
+    pub(super) fn side(&mut self) -> Option<&mut Side> {
         match &mut self.ownership {
-            Ownership::Pair(side) => Some(side),
-            Ownership::Solo(_) => None,
+            Ownership::Shared(side) => Some(side),
+            Ownership::Solo(_) | Ownership::Elsewhere => None,
         }
     }
 }
 
-/// A group's side of a pair, where only the groups are borrowed.
-pub(super) fn side(groups: &mut [Group], group: usize) -> Option<&mut PairSide> {
+/// Our part in the decision over a group, where only the groups are borrowed.
+pub(super) fn side(groups: &mut [Group], group: usize) -> Option<&mut Side> {
     groups.get_mut(group)?.side()
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use vipsec_esp::sa::ChildSa;
 use vipsec_ike::{ChildSaRecord, IkeSaRecord};
+use vipsec_takeover::registry::Process;
 use vipsec_wire::iv::{Epoch, IvPrefix};
 
 use super::keying::{FIRST_LEASE, Start, child_sa};
@@ -16,7 +17,7 @@ use crate::config::Config;
 pub(super) struct Inherited {
     pub(super) ike: IkeSaRecord,
     pub(super) children: Vec<InheritedChild>,
-    /// Among the IKE SAs, and which process of ours was paired when it was made.
+    /// Among the IKE SAs, and whose processes saw it made.
     pub(super) birth: Birth,
 }
 
@@ -25,8 +26,8 @@ pub(super) struct InheritedChild {
     pub(super) record: ChildSaRecord,
     /// Where its numbers go on.
     pub(super) start: Start,
-    /// Which process of ours was paired when it was made.
-    pub(super) born: u64,
+    /// Whose processes saw it made.
+    pub(super) born: Vec<Process>,
 }
 
 /// Everything that a copy holds of a group.
@@ -46,15 +47,15 @@ pub(super) struct Inheritance {
 pub(super) struct Heir {
     /// The epochs that it once used are known.
     pub(super) floor_known: bool,
-    /// This process, as it told the peer at pairing.
-    pub(super) process: u64,
+    /// This process.
+    pub(super) process: Process,
 }
 
 impl Heir {
     /// May keys be used that were made when this process of ours was paired? Not if this appliance may have used them already
     /// under an epoch that it forgot.
-    fn may_resume(&self, born: u64) -> bool {
-        self.floor_known || born == self.process
+    fn may_resume(&self, born: &[Process]) -> bool {
+        self.floor_known || born.contains(&self.process)
     }
 }
 
@@ -106,11 +107,11 @@ impl Inheritance {
         &mut self,
         birth: Birth,
         ike: IkeSaRecord,
-        children: &mut HashMap<u64, (u64, ChildSaRecord)>,
+        children: &mut HashMap<u64, (Vec<Process>, ChildSaRecord)>,
         start: &impl Fn(u32) -> Option<Start>,
         heir: Heir,
     ) {
-        if !heir.may_resume(birth.process) {
+        if !heir.may_resume(&birth.witnesses) {
             self.left_out += 1;
             tracing::warn!(ike_sa = %ike.id(), "IKE SA left out: made before this appliance knows which epochs it used");
             return;
@@ -119,7 +120,7 @@ impl Inheritance {
         let mut own = Vec::new();
         for spi in ike.children() {
             let child = children.remove(&u64::from(*spi));
-            let child = child.filter(|(born, _)| heir.may_resume(*born));
+            let child = child.filter(|(born, _)| heir.may_resume(born));
             let (Some((born, record)), Some(start)) = (child, start(*spi)) else {
                 self.left_out += 1;
                 let spi = format_args!("{spi:08x}");
@@ -132,7 +133,7 @@ impl Inheritance {
     }
 
     /// The child SAs as workers take them, each with its birth. A stale one stays shut: nobody knows where its numbers stand.
-    pub(super) fn children(&self, config: &Config, epoch: Epoch) -> Vec<(ChildSa, u64)> {
+    pub(super) fn children(&self, config: &Config, epoch: Epoch) -> Vec<(ChildSa, Vec<Process>)> {
         let prefix = IvPrefix::new(config.appliance.id, epoch);
         let mut all = Vec::new();
         for InheritedChild { record, start, born } in self.sets.iter().flat_map(|set| &set.children) {
@@ -141,7 +142,7 @@ impl Inheritance {
             }
             let info = record.info();
             match child_sa(info, config.child_options(&info.connection, &info.child), prefix, *start) {
-                Ok(child) => all.push((child, *born)),
+                Ok(child) => all.push((child, born.clone())),
                 Err(error) => tracing::error!(%error, "child SA can't be resumed"),
             }
         }

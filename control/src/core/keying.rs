@@ -9,6 +9,7 @@ use vipsec_esp::sa::{
 };
 use vipsec_ike::{ChildSaInfo, Event, IkeSaId, Role, Secret, Tunnel};
 use vipsec_store::CounterEntry;
+use vipsec_takeover::registry::Process;
 use vipsec_wire::iv::IvPrefix;
 use zeroize::Zeroizing;
 
@@ -167,16 +168,22 @@ impl Core {
                     child.inbound.horizon = u64::MAX;
                 }
                 let replaces = info.replaces.and_then(|spi| Spi::new(spi).ok());
-                let born = self.groups.get(self.group_of(info.vip)).map_or(0, |group| group.peer_process);
+                let born = self.groups.get(self.group_of(info.vip)).map_or_else(Vec::new, |group| group.witnesses());
                 self.install_child(child, replaces, Some(info.ike_sa), born);
             }
             Err(error) => tracing::error!(ike_sa = %info.ike_sa, %error, "child SA can't be installed"),
         }
     }
 
-    /// Hands a child SA to the data plane. `replaces`: whose traffic it carries on, whoever did the replacing; `born`: which process
-    /// of the peer was paired when it was made.
-    pub(super) fn install_child(&mut self, child: ChildSa, replaces: Option<Spi>, ike: Option<IkeSaId>, born: u64) {
+    /// Hands a child SA to the data plane. `replaces`: whose traffic it carries on, whoever did the replacing; `born`: which processes
+    /// of other appliances were paired when it was made.
+    pub(super) fn install_child(
+        &mut self,
+        child: ChildSa,
+        replaces: Option<Spi>,
+        ike: Option<IkeSaId>,
+        born: Vec<Process>,
+    ) {
         self.children.insert(child.inbound.spi, InstalledChild { vip: child.vip, ike, born });
         self.workers.install_child(Box::new(child), replaces);
         self.pass_commands_on();
@@ -229,9 +236,7 @@ impl Core {
         let group = self.group_of(vip);
         let Some(group) = self.groups.get_mut(group) else { return };
         // Does a join wait for it?
-        if let Some(binding) = &mut group.binding {
-            binding.remove(&spi);
-        }
+        group.binding.remove(&spi);
         if group.replica.is_on() {
             let entry = CounterEntry { spi: spi.get(), lease: lease_wanted, edge, horizon: horizon_wanted };
             let grant = Command::Grant { spi, horizon: horizon_wanted, lease: lease_wanted };
@@ -250,7 +255,7 @@ impl Core {
 
     pub(super) fn install_static_children(&mut self) {
         for child in self.config.static_children.clone() {
-            self.install_child(child, None, None, 0);
+            self.install_child(child, None, None, Vec::new());
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The control core: joins configuration, IKE, ownership, the store and the workers into one state machine without I/O.
 //!
-//! What comes in (`handle_*`) is a worker's event, a message of the pair, an operator's request, or the time; what goes out
+//! What comes in (`handle_*`) is a worker's event, a message of another appliance, an operator's request, or the time; what goes out
 //! ([`Core::poll_output`]) is a command to a worker or something for the daemon to do. The simulation drives the same core
 //! with another daemon around it.
 
@@ -37,6 +37,8 @@ use vipsec_esp::lifetime::LifetimeDue;
 use vipsec_esp::sa::Spi;
 use vipsec_ike::{IkeSaId, KeyLog};
 use vipsec_takeover::floor::Floor;
+use vipsec_takeover::registry::{self, Process};
+use vipsec_wire::iv::ApplianceId;
 
 use crate::api::{self, ApiError, Request, Response};
 use crate::config::{Check, Config};
@@ -72,17 +74,28 @@ pub enum Output {
     Reload(u64),
     /// Answer a request.
     Reply(u64, Result<Response, ApiError>),
-    /// Send over a group's store link.
+    /// Send over a group's store link to another appliance.
     LinkSend {
         /// The group's place in the configuration.
         group: usize,
+        /// To whom.
+        peer: ApplianceId,
         /// What.
         message: Vec<u8>,
     },
-    /// Close a group's store link; pair anew.
+    /// Close a group's store link to another appliance; pair anew.
     LinkClose {
         /// The group's place in the configuration.
         group: usize,
+        /// With whom.
+        peer: ApplianceId,
+    },
+    /// Ask the registry about a group, then call [`Core::handle_registry`], also when no answer comes.
+    Registry {
+        /// The group's place in the configuration.
+        group: usize,
+        /// What.
+        request: registry::Request,
     },
     /// Run a health check, then call [`Core::handle_check_result`].
     Check {
@@ -104,8 +117,8 @@ enum Effect {
     Command(Command),
     /// As far as this group is concerned, give the workers the distribution table of that version.
     Tables(u64),
-    /// The join's last record was written before.
-    Joined,
+    /// That appliance's join: its last record was written before.
+    Joined(ApplianceId),
     /// The exact numbers of the group, that stopped, were written before.
     Stopped,
     /// The old numbers of the group, whose move was not taken, were written before.
@@ -152,8 +165,8 @@ pub struct Facts {
 struct InstalledChild {
     vip: u16,
     ike: Option<IkeSaId>,
-    /// The peer's process that was paired when it was made; 0: none.
-    born: u64,
+    /// The processes of other appliances that were paired when it was made.
+    born: Vec<Process>,
 }
 
 /// The control core.
@@ -190,7 +203,7 @@ impl Core {
     pub fn new(config: Arc<Config>, surroundings: Surroundings, now: Instant) -> Self {
         let Surroundings { counters, tables, deadline, floors, incarnation, health_seed, mut rng, facts } =
             surroundings;
-        let cookies = cookies(config.peer.as_ref().map(|peer| &peer.secret), &mut *rng);
+        let cookies = cookies(config.shared().map(|peer| &peer.secret), &mut *rng);
         let mut ike = vipsec_ike::Endpoint::new(Arc::new(config.ike_config(counters.len())), rng);
         ike.set_key_log(config.ike.key_log.is_some());
         ike.set_cookies(cookies.clone());
@@ -345,34 +358,25 @@ impl Core {
 
     fn pump_replica_of(&mut self, now: Instant, group: usize) -> bool {
         let Some(replica) = self.groups.get_mut(group).map(|group| &mut group.replica) else { return false };
-        let result = replica.flush_numbers().and_then(|()| {
-            let mut effects = Vec::new();
-            while let Some(effect) = replica.poll()? {
-                effects.push(effect);
-            }
-            Ok(effects)
-        });
-        match result {
-            Ok(effects) => {
-                let any = !effects.is_empty();
-                for effect in effects {
-                    match effect {
-                        Effect::Command(command) => self.tell(command),
-                        // A newer one waits for its own acknowledgement.
-                        Effect::Tables(version) if version < self.standings_version => {}
-                        Effect::Tables(_) => self.note_tables_known(group),
-                        Effect::Joined => self.handle_join_published(group),
-                        Effect::Stopped => self.handle_stopped(now, group),
-                        Effect::Reopen => self.reopen(now, group),
-                    }
-                }
-                any
-            }
-            Err(error) => {
-                self.handle_store_error(now, group, error);
-                true
+        replica.flush_numbers();
+        let effects: Vec<_> = std::iter::from_fn(|| replica.poll()).collect();
+        let failed: Vec<_> = std::iter::from_fn(|| replica.poll_failed()).collect();
+        let any = !effects.is_empty() || !failed.is_empty();
+        for effect in effects {
+            match effect {
+                Effect::Command(command) => self.tell(command),
+                // A newer one waits for its own acknowledgement.
+                Effect::Tables(version) if version < self.standings_version => {}
+                Effect::Tables(_) => self.note_tables_known(group),
+                Effect::Joined(peer) => self.handle_join_published(now, group, peer),
+                Effect::Stopped => self.handle_stopped(now, group),
+                Effect::Reopen => self.reopen(now, group),
             }
         }
+        for error in failed {
+            self.handle_store_error(now, group, error);
+        }
+        any
     }
 
     /// A successor of the group would distribute as we are about to: the table is in force when that holds for all.

@@ -1,4 +1,4 @@
-//! Who owns a group: this appliance alone, or one of a pair; and what follows from that for IKE, workers and store.
+//! Who owns a group: this appliance alone, or one of several; and what follows from that for IKE, workers and store.
 
 use std::time::Instant;
 
@@ -6,11 +6,14 @@ use vipsec_dataplane::api::{Command, VipState};
 use vipsec_esp::sa::Spi;
 use vipsec_store::StoreError;
 use vipsec_takeover::advertisement::AdvertisementKey;
+use vipsec_takeover::decider::{Decider, Role};
 use vipsec_takeover::floor::Floor;
-use vipsec_takeover::pair::{Pair, PairConfig, Role};
+use vipsec_takeover::pair::{Pair, PairConfig};
+use vipsec_takeover::registry::{Member, MemberConfig, Process};
 use vipsec_wire::iv::Epoch;
 
-use super::pairing::PairSide;
+use super::pairing::Side;
+use super::replica::CopyError;
 use super::{Core, Output};
 use crate::config::Config;
 
@@ -18,8 +21,10 @@ use crate::config::Config;
 pub(super) enum Ownership {
     /// Nobody else could own it.
     Solo(Solo),
-    /// The peer appliance and we.
-    Pair(Box<PairSide>),
+    /// Other appliances and we.
+    Shared(Box<Side>),
+    /// Others: this appliance has no rank in it.
+    Elsewhere,
 }
 
 /// A group without a peer. Its epochs are counted all the same, so that it may get one later.
@@ -32,23 +37,32 @@ pub(super) struct Solo {
 impl Ownership {
     /// As the configuration says.
     pub(super) fn new(config: &Config, group: usize, floor: Floor, incarnation: u64, now: Instant) -> Self {
-        match &config.peer {
-            None => Self::Solo(Solo { floor, epoch: None, asked: false }),
-            Some(peer) => {
-                let me = config.appliance.id;
-                let preferred = config.groups.get(group).is_some_and(|group| group.owner == Some(me));
-                let pair = PairConfig { me, peer: peer.id, timing: peer.timing, preferred, floor };
-                let key = AdvertisementKey::new(peer.secret.expose());
-                Self::Pair(Box::new(PairSide::new(Pair::new(pair, now), me, peer.id, key, incarnation)))
+        let me = config.appliance.id;
+        let Some(peer) = config.shared() else { return Self::Solo(Solo { floor, epoch: None, asked: false }) };
+        let Some(group) = config.groups.get(group) else { return Self::Elsewhere };
+        let ranks = group.ranks();
+        let decider: Box<dyn Decider> = match &config.etcd {
+            Some(_) if !ranks.contains(&me) => return Self::Elsewhere,
+            Some(_) => {
+                let me = Process { appliance: me, incarnation };
+                Box::new(Member::new(MemberConfig { me, ranks, timing: peer.timing, floor }, now))
             }
-        }
+            None => {
+                let preferred = group.owner == Some(me);
+                let pair = PairConfig { me, peer: peer.id, timing: peer.timing, preferred, floor };
+                Box::new(Pair::new(pair, now))
+            }
+        };
+        let key = AdvertisementKey::new(peer.secret.expose());
+        Self::Shared(Box::new(Side::new(decider, me, key, incarnation)))
     }
 
     /// The epoch under which the group is ours.
     pub(super) fn owned_epoch(&self) -> Option<Epoch> {
         match self {
             Self::Solo(solo) => solo.epoch,
-            Self::Pair(side) => side.pair.owned_epoch(),
+            Self::Shared(side) => side.decider.owned_epoch(),
+            Self::Elsewhere => None,
         }
     }
 
@@ -56,7 +70,8 @@ impl Ownership {
     pub(super) fn epoch_of_sas(&self) -> Option<Epoch> {
         match self {
             Self::Solo(solo) => solo.epoch,
-            Self::Pair(side) => match side.pair.role() {
+            Self::Elsewhere => None,
+            Self::Shared(side) => match side.decider.role() {
                 Role::Owner { epoch } | Role::HandingOver { epoch, .. } => Some(epoch),
                 Role::Standby | Role::Taking { .. } => None,
             },
@@ -65,8 +80,8 @@ impl Ownership {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         match self {
-            Self::Solo(_) => None,
-            Self::Pair(side) => Some(side.pair.poll_timeout()),
+            Self::Solo(_) | Self::Elsewhere => None,
+            Self::Shared(side) => Some(side.decider.poll_timeout()),
         }
     }
 }
@@ -78,7 +93,8 @@ impl Core {
         let Some(group) = self.groups.get_mut(number) else { return };
         let value = group.handle_floor_saved(vip, value);
         match &mut group.ownership {
-            Ownership::Pair(side) => side.pair.handle_floor_reserved(now, value),
+            Ownership::Elsewhere => {}
+            Ownership::Shared(side) => side.decider.handle_floor_reserved(now, value),
             Ownership::Solo(solo) => {
                 solo.floor.reserved(value);
                 if solo.epoch.is_none()
@@ -105,8 +121,8 @@ impl Core {
                     self.save_floor(group, value);
                     busy = true;
                 }
-                Some(Ownership::Pair(_)) => busy |= self.pump_pair(now, group),
-                Some(Ownership::Solo(_)) | None => {}
+                Some(Ownership::Shared(_)) => busy |= self.pump_decisions(now, group),
+                Some(Ownership::Solo(_) | Ownership::Elsewhere) | None => {}
             }
         }
         busy
@@ -174,20 +190,20 @@ impl Core {
     }
 
     /// A group's copy can't be written: what it has isn't complete any more.
-    pub(super) fn handle_store_error(&mut self, now: Instant, group: usize, error: StoreError) {
+    pub(super) fn handle_store_error(&mut self, now: Instant, group: usize, error: CopyError) {
+        let CopyError { at, error } = error;
         let Some(entry) = self.groups.get_mut(group) else { return };
-        let Ownership::Pair(side) = &mut entry.ownership else { return };
+        let Ownership::Shared(side) = &mut entry.ownership else { return };
         match error {
-            StoreError::Refused => side.pair.handle_refused(now),
+            StoreError::Refused => side.decider.handle_refused(now, at),
             _ => {
-                tracing::error!(group = entry.name, %error, "the other appliance's store doesn't take our records: unprotected");
+                tracing::error!(group = entry.name, appliance = %at, %error, "that appliance's store doesn't take our records");
                 // Pairing anew would only meet the same error.
-                if side.pair.give_up_join() {
+                if side.decider.give_up_join(at) {
                     return;
                 }
-                entry.replica.strand();
-                side.close(now);
-                self.outputs.push_back(Output::LinkClose { group });
+                side.close(now, at);
+                self.outputs.push_back(Output::LinkClose { group, peer: at });
             }
         }
     }

@@ -1,14 +1,15 @@
-//! The pair's decisions about a group, carried out: what its actions mean for IKE, workers, store and wire.
+//! Decisions about a group, carried out: what their actions mean for IKE, workers, store and wire.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use vipsec_dataplane::api::{Command, PortId, VipState};
 use vipsec_esp::sa::Spi;
 use vipsec_store::{Reader, StoreWriter};
 use vipsec_takeover::advertisement::{Advertisement, AdvertisementKey};
+use vipsec_takeover::decider::{Action, Decider, Role, Status, StepDownReason};
 use vipsec_takeover::message::Message;
-use vipsec_takeover::pair::{Action, Pair, PairStatus, Role, StepDownReason};
+use vipsec_takeover::registry::{Process, Reply};
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use super::groups::side;
@@ -17,7 +18,7 @@ use super::ownership::Ownership;
 use super::records::WarmCopy;
 use super::{Core, Output, announce};
 
-/// A pairing that both sides completed.
+/// A pairing that both sides have completed.
 pub struct Paired {
     /// The peer's process.
     pub incarnation: u64,
@@ -29,28 +30,32 @@ pub struct Paired {
     pub reader: Reader,
 }
 
-/// This appliance's side of a pair, for one group.
-pub(super) struct PairSide {
-    pub(super) pair: Pair,
+/// This appliance's part in the decision over one group, and its links to the others who have one.
+pub(super) struct Side {
+    pub(super) decider: Box<dyn Decider>,
     me: ApplianceId,
-    peer: ApplianceId,
     key: AdvertisementKey,
     incarnation: u64,
     advertisements: u64,
-    /// Of the standing pairing: not used yet.
-    writer: Option<Box<dyn StoreWriter + Send>>,
-    reader: Option<WarmCopy>,
-    /// The region whose join was completed: what a takeover reads.
-    held: Option<WarmCopy>,
+    /// Standing pairings, as far as they are not used yet.
+    links: BTreeMap<ApplianceId, Ends>,
+    /// The region whose join was completed, and who had filled it: what a takeover reads.
+    held: Option<(ApplianceId, WarmCopy)>,
     /// What a takeover has read, until it is judged.
     staged: Option<Staged>,
     /// It was told to stop: the version of the tables that says so.
     stopping: Option<u64>,
-    /// It is on its way to the peer.
+    /// It is on its way to another appliance.
     leaving: Option<Leaving>,
 }
 
-/// On its way to the peer: the group's frames are held until every network knows where it is now.
+/// Both ends of a pairing: our way into the other one's region, and the region that it writes here.
+struct Ends {
+    writer: Option<Box<dyn StoreWriter + Send>>,
+    copy: Option<WarmCopy>,
+}
+
+/// On its way to another appliance: the group's frames are held until every network knows where it is now.
 struct Leaving {
     /// Under which it was ours.
     epoch: Epoch,
@@ -67,17 +72,15 @@ struct Staged {
     unconfirmed: BTreeSet<Spi>,
 }
 
-impl PairSide {
-    pub(super) fn new(pair: Pair, me: ApplianceId, peer: ApplianceId, key: AdvertisementKey, incarnation: u64) -> Self {
+impl Side {
+    pub(super) fn new(decider: Box<dyn Decider>, me: ApplianceId, key: AdvertisementKey, incarnation: u64) -> Self {
         Self {
-            pair,
+            decider,
             me,
-            peer,
             key,
             incarnation,
             advertisements: 0,
-            writer: None,
-            reader: None,
+            links: BTreeMap::new(),
             held: None,
             staged: None,
             stopping: None,
@@ -85,81 +88,84 @@ impl PairSide {
         }
     }
 
-    /// The other appliance.
-    pub(super) fn peer(&self) -> ApplianceId {
-        self.peer
+    /// The appliances whose store links are paired.
+    pub(super) fn linked(&self) -> impl Iterator<Item = ApplianceId> {
+        self.links.keys().copied()
     }
 
-    /// Is the store link to the other appliance paired?
-    pub(super) fn is_linked(&self) -> bool {
-        self.pair.is_linked()
-    }
-
-    /// Is it on its way to the peer, or are frames of it still to be passed on?
+    /// Is it on its way to another appliance, or are frames of it still to be passed on?
     pub(super) fn is_leaving(&self) -> bool {
         self.leaving.is_some()
     }
 
-    /// The region that the peer writes: that of the completed join, before that of the standing pairing.
-    pub(super) fn kept(&self) -> Option<&Reader> {
-        self.held.as_ref().or(self.reader.as_ref()).map(WarmCopy::reader)
+    /// The region that an appliance writes: that of the completed join, before that of the standing pairing.
+    pub(super) fn kept(&self, of: ApplianceId) -> Option<&Reader> {
+        let held = self.held.as_ref().filter(|(filler, _)| *filler == of).map(|(_, copy)| copy);
+        held.or_else(|| self.links.get(&of)?.copy.as_ref()).map(WarmCopy::reader)
     }
 
-    /// Opens what the peer has written since the last look.
+    /// Opens what others have written since the last look.
     pub(super) fn follow(&mut self) {
-        self.reader.iter_mut().chain(&mut self.held).for_each(WarmCopy::follow);
+        let joining = self.links.values_mut().filter_map(|ends| ends.copy.as_mut());
+        joining.chain(self.held.iter_mut().map(|(_, copy)| copy)).for_each(WarmCopy::follow);
+    }
+
+    /// Is that the region which a takeover would read?
+    pub(super) fn holds(&self, of: ApplianceId) -> bool {
+        self.held.as_ref().is_some_and(|(filler, _)| *filler == of)
     }
 
     /// The link is closed from our side.
-    pub(super) fn close(&mut self, now: Instant) {
-        self.writer = None;
-        self.reader = None;
-        self.pair.handle_link_down(now);
+    pub(super) fn close(&mut self, now: Instant, peer: ApplianceId) {
+        self.links.remove(&peer);
+        self.decider.handle_link_down(now, peer);
     }
 }
 
 impl Core {
-    /// A group's store link is paired.
-    pub fn handle_link_up(&mut self, now: Instant, group: usize, paired: Paired) {
+    /// A group's store link to another appliance is paired.
+    pub fn handle_link_up(&mut self, now: Instant, group: usize, peer: ApplianceId, paired: Paired) {
+        let Paired { incarnation, agreed, writer, reader } = paired;
         if let Some(entry) = self.groups.get_mut(group) {
-            tracing::info!(group = entry.name, agreed = paired.agreed, "paired with the other appliance");
-            entry.peer_process = paired.incarnation;
+            tracing::info!(group = entry.name, appliance = %peer, agreed, "paired with the other appliance");
+            entry.paired.insert(peer, incarnation);
             if let Some(side) = entry.side() {
-                side.writer = Some(paired.writer);
-                side.reader = Some(WarmCopy::new(paired.reader));
-                side.pair.handle_link_up(now, paired.incarnation, paired.agreed);
+                let ends = Ends { writer: Some(writer), copy: Some(WarmCopy::new(reader)) };
+                side.links.insert(peer, ends);
+                side.decider.handle_link_up(now, peer, incarnation, agreed);
             }
         }
         // What the dead process left is taken before it is let go.
         self.settle(now);
         if let Some(side) = side(&mut self.groups, group)
-            && !side.pair.holds_copy()
+            && !side.decider.holds_copy()
         {
             side.held = None;
         }
     }
 
-    /// A group's store link is gone.
-    pub fn handle_link_down(&mut self, now: Instant, group: usize) {
+    /// A group's store link to another appliance is gone.
+    pub fn handle_link_down(&mut self, now: Instant, group: usize, peer: ApplianceId) {
         if let Some(entry) = self.groups.get_mut(group) {
-            entry.replica.strand();
+            entry.replica.strand(peer);
             if let Some(side) = entry.side() {
-                side.close(now);
+                side.close(now, peer);
             }
         }
         self.settle(now);
     }
 
     /// A message over a group's store link: authenticated, numbered, in order.
-    pub fn handle_link_message(&mut self, now: Instant, group: usize, bytes: &[u8]) {
+    pub fn handle_link_message(&mut self, now: Instant, group: usize, peer: ApplianceId, bytes: &[u8]) {
         if let Some(side) = side(&mut self.groups, group) {
             match Message::decode(bytes) {
                 Ok(message) => {
                     if message == Message::Joined {
                         // From here on a takeover reads this region, whatever becomes of the link.
-                        side.held = side.reader.take();
+                        let copy = side.links.get_mut(&peer).and_then(|ends| ends.copy.take());
+                        side.held = copy.map(|copy| (peer, copy));
                     }
-                    side.pair.handle_message(now, &message);
+                    side.decider.handle_message(now, peer, &message);
                 }
                 Err(error) => tracing::warn!(%error, "message of the other appliance"),
             }
@@ -167,29 +173,38 @@ impl Core {
         self.settle(now);
     }
 
-    /// Where the pair stands with a group; `None` without a peer.
-    pub fn pair_status(&self, now: Instant, group: usize) -> Option<PairStatus> {
+    /// What came of [`Output::Registry`].
+    pub fn handle_registry(&mut self, now: Instant, group: usize, reply: Reply) {
+        if let Some(side) = side(&mut self.groups, group) {
+            side.decider.handle_registry(now, reply);
+        }
+        self.settle(now);
+    }
+
+    /// Where a group stands; `None` where nobody has to decide, or others do.
+    pub fn ownership_status(&self, now: Instant, group: usize) -> Option<Status> {
         match &self.groups.get(group)?.ownership {
-            Ownership::Pair(side) => Some(side.pair.status(now)),
-            Ownership::Solo(_) => None,
+            Ownership::Shared(side) => Some(side.decider.status(now)),
+            Ownership::Solo(_) | Ownership::Elsewhere => None,
         }
     }
 
     /// Carriers and workers, as the daemon sees them.
     pub fn handle_health(&mut self, healthy: bool) {
         for side in self.groups.iter_mut().filter_map(|group| group.side()) {
-            side.pair.handle_health(healthy);
+            side.decider.handle_health(healthy);
         }
     }
 
     pub(super) fn ownership_timeout(&mut self, now: Instant) {
         for group in 0..self.groups.len() {
             let Some(entry) = self.groups.get_mut(group) else { return };
-            if let Err(error) = entry.replica.check() {
+            entry.replica.check();
+            while let Some(error) = self.groups.get_mut(group).and_then(|entry| entry.replica.poll_failed()) {
                 self.handle_store_error(now, group, error);
             }
             if let Some(side) = side(&mut self.groups, group) {
-                side.pair.handle_timeout(now);
+                side.decider.handle_timeout(now);
                 side.follow();
             }
             self.check_left(now, group);
@@ -200,8 +215,8 @@ impl Core {
 
     pub(super) fn handle_advertisement(&mut self, now: Instant, port: PortId, frame: &[u8]) {
         let Some(payload) = announce::advertisement_payload(frame) else { return };
-        // All groups have the pair's key.
-        let Some(any) = side(&mut self.groups, 0) else { return };
+        // All groups have the same key.
+        let Some(any) = self.groups.iter_mut().find_map(|group| group.side()) else { return };
         let advertisement = match any.key.decode(payload) {
             // A switch may hand our own multicast back.
             Ok(advertisement) if advertisement.owner == any.me => return,
@@ -215,16 +230,16 @@ impl Core {
         {
             leaving.unheard.remove(&(advertisement.vip, port));
         }
-        if let Err(error) = side.pair.handle_advertisement(now, &advertisement) {
+        if let Err(error) = side.decider.handle_advertisement(now, &advertisement) {
             tracing::debug!(%error, "advertisement left out");
         }
         self.check_left(now, group);
     }
 
-    /// Carries out what the pair decided about a group. True if there was anything.
-    pub(super) fn pump_pair(&mut self, now: Instant, group: usize) -> bool {
+    /// Carries out what was decided about a group. True if there was anything.
+    pub(super) fn pump_decisions(&mut self, now: Instant, group: usize) -> bool {
         let mut any = false;
-        while let Some(action) = side(&mut self.groups, group).and_then(|side| side.pair.poll_action()) {
+        while let Some(action) = side(&mut self.groups, group).and_then(|side| side.decider.poll_action()) {
             any = true;
             self.carry_out(now, group, action);
         }
@@ -233,22 +248,24 @@ impl Core {
 
     fn carry_out(&mut self, now: Instant, group: usize, action: Action) {
         match action {
-            Action::Send(message) => self.outputs.push_back(Output::LinkSend { group, message: message.encode() }),
+            Action::Send { to, message } => {
+                self.outputs.push_back(Output::LinkSend { group, peer: to, message: message.encode() });
+            }
             Action::Advertise { epoch, protected } => self.advertise(group, epoch, protected),
             Action::Deadline(until) => self.deadlines.renew(group, until),
             Action::ReserveFloor(value) => self.save_floor(group, value),
-            Action::CloseLink => {
+            Action::CloseLink(peer) => {
                 if let Some(entry) = self.groups.get_mut(group) {
-                    entry.replica.strand();
+                    entry.replica.strand(peer);
                     if let Some(side) = entry.side() {
-                        side.writer = None;
-                        side.reader = None;
+                        side.links.remove(&peer);
                     }
                 }
-                self.outputs.push_back(Output::LinkClose { group });
+                self.outputs.push_back(Output::LinkClose { group, peer });
             }
-            Action::Join => self.begin_join(now, group),
-            Action::Unprotected => self.end_protection(group),
+            Action::Join(peer) => self.begin_join(now, group, peer),
+            Action::Release(peer) => self.release(group, peer),
+            Action::Ask(request) => self.outputs.push_back(Output::Registry { group, request }),
             Action::Stage { epoch } => self.stage(now, group, epoch),
             Action::Activate { epoch, trusted } => self.activate(now, group, epoch, trusted),
             Action::Stop => self.stop(group),
@@ -260,16 +277,16 @@ impl Core {
     fn carry_out_step_down(&mut self, now: Instant, group: usize, reason: StepDownReason) {
         let name = self.group_name(group);
         match reason {
-            StepDownReason::Moved => tracing::info!(group = name, "moved to the other appliance"),
-            StepDownReason::Deposed => tracing::warn!(group = name, "deposed: the other appliance owns it"),
+            StepDownReason::Moved => tracing::info!(group = name, "moved to another appliance"),
+            StepDownReason::Deposed => tracing::warn!(group = name, "deposed: another appliance owns it"),
             StepDownReason::Refused => {
-                tracing::warn!(group = name, "deposed: the other appliance took our store grant back")
+                tracing::warn!(group = name, "deposed: another appliance took our store grant back")
             }
             StepDownReason::Uncertain => {
-                tracing::warn!(group = name, "deposed: it can't be excluded that the other appliance took over");
+                tracing::warn!(group = name, "deposed: it can't be excluded that another appliance took over");
             }
         }
-        self.abandon_copy(group);
+        self.abandon_copies(group);
         self.forget_sas(now, group);
         if let Some(side) = side(&mut self.groups, group) {
             side.stopping = None;
@@ -278,7 +295,7 @@ impl Core {
                 && let Some(leaving) = &mut side.leaving
             {
                 // A beat may have told us of the new owner before it advertises.
-                leaving.until = self.config.peer.as_ref().map(|peer| now + peer.timing.deadline);
+                leaving.until = self.config.shared().map(|peer| now + peer.timing.deadline);
                 self.deadlines.let_go(group);
                 return self.check_left(now, group);
             }
@@ -288,11 +305,12 @@ impl Core {
         self.deadlines.leave(group, self.tables_version);
     }
 
-    /// Nothing that waited for the group's copy may happen any more.
-    fn abandon_copy(&mut self, group: usize) {
+    /// Nothing that waited for the group's copies may happen any more.
+    fn abandon_copies(&mut self, group: usize) {
         if let Some(entry) = self.groups.get_mut(group) {
             entry.replica.abandon();
-            entry.binding = None;
+            entry.binding.clear();
+            entry.joining.clear();
         }
         self.note_tables_known(group);
     }
@@ -309,7 +327,7 @@ impl Core {
         }
         let Some(side) = side(&mut self.groups, group) else { return };
         side.stopping = Some(version);
-        if let Role::HandingOver { epoch, .. } = side.pair.role() {
+        if let Role::HandingOver { epoch, .. } = side.decider.role() {
             side.leaving = Some(Leaving { epoch, unheard, until: None });
         }
     }
@@ -345,17 +363,23 @@ impl Core {
     }
 
     /// Every SA is bound, written, acknowledged; then the mark follows.
-    fn begin_join(&mut self, now: Instant, group: usize) {
+    fn begin_join(&mut self, now: Instant, group: usize, peer: ApplianceId) {
         let Some(entry) = self.groups.get_mut(group) else { return };
-        let Some(writer) = entry.side().and_then(|side| side.writer.take()) else { return };
-        entry.replica.begin(writer);
+        let Some(writer) = entry.side().and_then(|side| side.links.get_mut(&peer)?.writer.take()) else { return };
+        entry.replica.begin(peer, writer);
+        entry.joining.insert(peer);
         self.replicate_all(now, group);
     }
 
-    fn end_protection(&mut self, group: usize) {
+    /// A copy is not waited for any more. With the last one every limit goes.
+    fn release(&mut self, group: usize, peer: ApplianceId) {
         let Some(entry) = self.groups.get_mut(group) else { return };
-        entry.replica.end();
-        entry.binding = None;
+        entry.replica.end(peer);
+        entry.joining.remove(&peer);
+        if entry.replica.is_on() {
+            return;
+        }
+        entry.binding.clear();
         for spi in self.children_of(group) {
             self.tell(Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX });
         }
@@ -371,9 +395,10 @@ impl Core {
     fn stage(&mut self, now: Instant, group: usize, epoch: Epoch) {
         let vips = self.vips_of(group);
         let Some(side) = side(&mut self.groups, group) else { return };
-        let heir = Heir { floor_known: side.pair.floor_is_known(), process: side.incarnation };
+        let process = Process { appliance: side.me, incarnation: side.incarnation };
+        let heir = Heir { floor_known: side.decider.floor_is_known(), process };
         let inheritance = match &mut side.held {
-            Some(copy) => Inheritance::new(copy.conclude(), &vips, heir),
+            Some((_, copy)) => Inheritance::new(copy.conclude(), &vips, heir),
             None => Inheritance::default(),
         };
         tracing::info!(
@@ -394,7 +419,7 @@ impl Core {
         let done = unconfirmed.is_empty();
         side.staged = Some(Staged { inheritance, unconfirmed });
         if done {
-            side.pair.handle_staged(now);
+            side.decider.handle_staged(now);
         }
     }
 
@@ -405,7 +430,7 @@ impl Core {
                 && staged.unconfirmed.remove(&spi)
                 && staged.unconfirmed.is_empty()
             {
-                side.pair.handle_staged(now);
+                side.decider.handle_staged(now);
             }
         }
     }
@@ -415,7 +440,7 @@ impl Core {
         let Some(side) = side(&mut self.groups, group) else { return };
         let staged = side.staged.take();
         side.held = None;
-        self.abandon_copy(group);
+        self.abandon_copies(group);
         if let Some(staged) = staged.as_ref().filter(|_| trusted) {
             self.adopt_standings(group, &staged.inheritance.standings);
         }
@@ -452,15 +477,15 @@ impl Core {
         }
     }
 
-    pub(super) fn handle_join_published(&mut self, group: usize) {
+    pub(super) fn handle_join_published(&mut self, now: Instant, group: usize, peer: ApplianceId) {
         if let Some(side) = side(&mut self.groups, group) {
-            side.pair.handle_join_published();
+            side.decider.handle_join_published(now, peer);
         }
     }
 
     pub(super) fn handle_stopped(&mut self, now: Instant, group: usize) {
         if let Some(side) = side(&mut self.groups, group) {
-            side.pair.handle_stopped(now);
+            side.decider.handle_stopped(now);
         }
     }
 }

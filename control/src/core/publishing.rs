@@ -1,4 +1,4 @@
-//! What a successor will need, written into the backup's store.
+//! What a successor will need, written into the backups' stores.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -8,10 +8,13 @@ use zeroize::Zeroizing;
 use vipsec_dataplane::api::{Command, SaReport};
 use vipsec_esp::sa::Spi;
 use vipsec_ike::{ChildSaRecord, IkeSaId, IkeSaRecord};
-use vipsec_store::{CounterEntry, RecordKey, StoreError};
+use vipsec_store::{CounterEntry, RecordKey};
+use vipsec_takeover::registry::Process;
+use vipsec_wire::iv::ApplianceId;
 
 use super::keying::FIRST_LEASE;
 use super::{Core, Effect};
+use crate::config::PEERS_MAX;
 
 /// Record kinds in the store.
 pub(super) const KIND_IKE: u8 = 1;
@@ -21,29 +24,43 @@ pub(super) const KIND_CHILD: u8 = 2;
 pub(super) const KIND_STANDINGS: u8 = 3;
 
 /// What the successor has to know of an SA beside what IKE exports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Birth {
-    /// The peer's process that was paired when the SA was made; 0: none. A successor that doesn't know which epochs it once used
-    /// resumes only what was made after its own process had begun.
-    pub(super) process: u64,
+    /// The processes of other appliances that were paired when the SA was made. A successor that doesn't know which epochs it once
+    /// used resumes only what was made after its own process had begun.
+    pub(super) witnesses: Vec<Process>,
     /// IKE SAs in the order in which they were made, an heir behind its elder. Ages don't tell: each is that of its record's writing.
     pub(super) order: u64,
 }
 
 /// Stands in front of the record, in one buffer of the final size: one that grows leaves copies of keys behind.
-fn envelope(birth: Birth, body: &[u8]) -> Zeroizing<Vec<u8>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(2 * size_of::<u64>() + body.len()));
-    bytes.extend_from_slice(&birth.process.to_be_bytes());
+fn envelope(birth: &Birth, body: &[u8]) -> Zeroizing<Vec<u8>> {
+    let witnesses = birth.witnesses.iter().take(PEERS_MAX);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(9 + 9 * witnesses.len() + body.len()));
     bytes.extend_from_slice(&birth.order.to_be_bytes());
+    // At most PEERS_MAX.
+    bytes.push(witnesses.len() as u8);
+    for witness in witnesses {
+        bytes.push(witness.appliance.get());
+        bytes.extend_from_slice(&witness.incarnation.to_be_bytes());
+    }
     bytes.extend_from_slice(body);
     bytes
 }
 
 /// Takes an envelope apart.
 fn unwrap_envelope(bytes: &[u8]) -> Option<(Birth, &[u8])> {
-    let (process, rest) = bytes.split_first_chunk()?;
-    let (order, body) = rest.split_first_chunk()?;
-    Some((Birth { process: u64::from_be_bytes(*process), order: u64::from_be_bytes(*order) }, body))
+    let (order, rest) = bytes.split_first_chunk()?;
+    let (count, mut rest) = rest.split_first()?;
+    let mut witnesses = Vec::new();
+    for _ in 0..*count {
+        let (id, more) = rest.split_first()?;
+        let (incarnation, more) = more.split_first_chunk()?;
+        let appliance = ApplianceId::new(*id).ok()?;
+        witnesses.push(Process { appliance, incarnation: u64::from_be_bytes(*incarnation) });
+        rest = more;
+    }
+    Some((Birth { witnesses, order: u64::from_be_bytes(*order) }, rest))
 }
 
 /// What the copy knows and what it has to learn.
@@ -61,8 +78,8 @@ pub(super) struct Publications {
 impl Publications {
     /// An inherited IKE SA keeps its birth.
     pub(super) fn adopt(&mut self, id: IkeSaId, birth: Birth) {
-        self.births.insert(id, birth);
         self.newest = self.newest.max(birth.order);
+        self.births.insert(id, birth);
         self.changed.insert(id);
     }
 }
@@ -79,11 +96,11 @@ impl Core {
     /// An SA is new: which process of the peer was there?
     pub(super) fn note_birth(&mut self, id: IkeSaId) {
         let group = self.ike.vip_of(id).and_then(|vip| self.groups.get(self.group_of(vip)));
-        let process = group.map_or(0, |group| group.peer_process);
+        let witnesses = group.map_or_else(Vec::new, |group| group.witnesses());
         let Publications { births, newest, .. } = &mut self.publications;
         births.entry(id).or_insert_with(|| {
             *newest += 1;
-            Birth { process, order: *newest }
+            Birth { witnesses, order: *newest }
         });
     }
 
@@ -94,9 +111,8 @@ impl Core {
         let any = !changed.is_empty() || !orphans.is_empty();
         self.publish_ike_sas(now, changed);
         for key in orphans {
-            let removed = self.replica_of(key.vip).map_or(Ok(()), |replica| replica.remove(key));
-            if let Err(error) = removed {
-                self.handle_store_error(now, self.group_of(key.vip), error);
+            if let Some(replica) = self.replica_of(key.vip) {
+                replica.remove(key);
             }
         }
         any
@@ -108,32 +124,25 @@ impl Core {
         let replicated = |id: &IkeSaId| ike.vip_of(*id).is_some_and(|vip| self.is_replicated(vip));
         let mut sets: Vec<_> = ids.into_iter().filter(replicated).filter_map(|id| ike.export(id, now)).collect();
         sets.sort_by_key(|(ike, _)| ike.age());
-        let mut failed = BTreeSet::new();
         for (ike, children) in sets {
-            let group = self.group_of(ike.vip());
-            if !failed.contains(&group)
-                && let Err(error) = self.publish_set(&ike, &children)
-            {
-                failed.insert(group);
-                self.handle_store_error(now, group, error);
-            }
+            self.publish_set(&ike, &children);
         }
     }
 
     /// Writes an IKE SA with its children. Its own record comes last: it is the commit point of the set.
-    fn publish_set(&mut self, ike: &IkeSaRecord, children: &[ChildSaRecord]) -> Result<(), StoreError> {
-        let Some(epoch) = self.epoch_of(ike.vip()) else { return Ok(()) };
-        let birth = self.publications.births.get(&ike.id()).copied().unwrap_or_default();
+    fn publish_set(&mut self, ike: &IkeSaRecord, children: &[ChildSaRecord]) {
+        let Some(epoch) = self.epoch_of(ike.vip()) else { return };
+        let birth = self.publications.births.get(&ike.id()).cloned().unwrap_or_default();
         let group = self.group_of(ike.vip());
-        let Some(replica) = self.groups.get_mut(group).map(|group| &mut group.replica) else { return Ok(()) };
+        let Some(replica) = self.groups.get_mut(group).map(|group| &mut group.replica) else { return };
         for child in children {
             let Ok(spi) = Spi::new(child.spi_in()) else { continue };
-            let process = self.children.get(&spi).map_or(birth.process, |child| child.born);
-            let bytes = envelope(Birth { process, order: 0 }, &child.encode());
-            replica.put(child_key(ike.vip(), spi), epoch, &bytes)?;
+            let witnesses = self.children.get(&spi).map_or(&birth.witnesses, |child| &child.born).clone();
+            let bytes = envelope(&Birth { witnesses, order: 0 }, &child.encode());
+            replica.put(child_key(ike.vip(), spi), epoch, &bytes);
         }
-        let bytes = envelope(birth, &ike.encode());
-        replica.put(ike_key(ike.vip(), ike.id()), epoch, &bytes)
+        let bytes = envelope(&birth, &ike.encode());
+        replica.put(ike_key(ike.vip(), ike.id()), epoch, &bytes);
     }
 
     /// An IKE SA is gone.
@@ -151,9 +160,7 @@ impl Core {
         let group = self.group_of(vip);
         let Some(group) = self.groups.get_mut(group) else { return };
         group.replica.forget_numbers(spi);
-        if let Some(binding) = &mut group.binding {
-            binding.remove(&spi);
-        }
+        group.binding.remove(&spi);
     }
 
     /// A join: SA by SA, each counts from before its numbers are read.
@@ -163,28 +170,31 @@ impl Core {
         self.publications.changed.extend(ids);
         let mut binding: BTreeSet<Spi> = self.children_of(group).into_iter().collect();
         binding.retain(|spi| self.children.get(spi).is_some_and(|child| child.ike.is_some()));
+        // One that is bound already says its numbers once more.
         for spi in &binding {
             self.tell(Command::Bind(*spi));
         }
         if let Some(group) = self.groups.get_mut(group) {
-            group.binding = Some(binding);
+            group.binding.extend(binding);
         }
-        if let Err(error) = self.put_standings(group) {
-            return self.handle_store_error(now, group, error);
-        }
+        self.put_standings(group);
         self.publish_changed(now);
     }
 
     /// Everything is bound and written: the mark follows the last acknowledgement.
     pub(super) fn finish_join(&mut self, group: usize) {
         let Some(group) = self.groups.get_mut(group) else { return };
-        if group.binding.as_ref().is_some_and(BTreeSet::is_empty)
-            && self.publications.changed.is_empty()
-            && !group.replica.has_unwritten_numbers()
-        {
-            group.binding = None;
-            group.replica.after(Effect::Joined);
+        if !group.binding.is_empty() || !self.publications.changed.is_empty() {
+            return;
         }
+        let replica = &mut group.replica;
+        group.joining.retain(|peer| {
+            let is_written = !replica.has_unwritten_numbers(*peer);
+            if is_written {
+                replica.after_at(*peer, Effect::Joined(*peer));
+            }
+            !is_written
+        });
     }
 
     /// They stand there: the successor starts right behind.
@@ -223,8 +233,8 @@ pub(super) fn open_ike(bytes: &[u8]) -> Option<(Birth, IkeSaRecord)> {
     Some((birth, IkeSaRecord::decode(body).ok()?))
 }
 
-/// Reads a child SA's record, and under which of our processes it was made.
-pub(super) fn open_child(bytes: &[u8]) -> Option<(u64, ChildSaRecord)> {
+/// Reads a child SA's record, and whose processes saw it made.
+pub(super) fn open_child(bytes: &[u8]) -> Option<(Vec<Process>, ChildSaRecord)> {
     let (birth, body) = unwrap_envelope(bytes)?;
-    Some((birth.process, ChildSaRecord::decode(body).ok()?))
+    Some((birth.witnesses, ChildSaRecord::decode(body).ok()?))
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use vipsec_ike::{ChildSaRecord, IkeSaRecord};
 use vipsec_store::{Change, CounterBlock, Reader, ReaderError, Record, RecordKey, Rejected};
+use vipsec_takeover::registry::Process;
 
 use super::publishing::{Birth, KIND_CHILD, KIND_IKE, KIND_STANDINGS, open_child, open_ike};
 use super::standings::{TargetRecord, open_standings};
@@ -16,8 +17,8 @@ const PLACES_PER_LOOK: u32 = 1024;
 pub(super) enum Opened {
     /// An IKE SA.
     Ike(Birth, Box<IkeSaRecord>),
-    /// A child SA, and which of our processes was paired when it was made.
-    Child(u64, Box<ChildSaRecord>),
+    /// A child SA, and whose processes saw it made.
+    Child(Vec<Process>, Box<ChildSaRecord>),
     /// How the targets stand.
     Standings(Vec<TargetRecord>),
     /// Nothing that this build understands.

@@ -45,7 +45,7 @@ impl Core {
         self.ike.reconfigure(Arc::new(self.config.ike_config(self.counters.len())), now);
         self.calls.look(now);
         // A successor knows of the table before it is in force.
-        self.publish_standings(now);
+        self.publish_standings();
         self.settle(now);
         Ok(changes)
     }

@@ -1,111 +1,115 @@
 //! What stands between a decision and its effect: while a backup's copy counts, the decision is published first.
 //!
 //! Rules R1 to R3 are all the same: something may happen (a message may leave, numbers may be used) when everything that a
-//! successor would have to know is acknowledged. So effects queue here behind the write that they wait for.
+//! successor would have to know is acknowledged, by every copy. So effects queue here behind the writes that they wait for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use vipsec_esp::sa::Spi;
 use vipsec_store::{BLOCK_ENTRIES_MAX, CounterEntry, RecordKey, StoreError, StoreWriter, Usage, WriteId};
-use vipsec_wire::iv::Epoch;
+use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use super::Effect;
 
-/// The copy at the backup, as the core writes it.
+/// The copies at the backups, as the core writes them.
 pub(super) struct Replica {
-    copy: Copy,
-    /// The newest write.
-    written: WriteId,
-    waiting: VecDeque<(WriteId, Effect)>,
-    ready: VecDeque<Effect>,
+    /// Those that are waited for; none: effects happen at once.
+    copies: BTreeMap<ApplianceId, Copy>,
+    effects: Effects,
     counters: CounterTable,
+    /// What became of copies that could not be written: nobody has been told yet.
+    failed: VecDeque<CopyError>,
 }
 
-enum Copy {
-    /// Nobody to wait for: effects happen at once.
-    Off,
-    /// Written to, and waited for.
-    On(Box<dyn StoreWriter + Send>),
-    /// The link is lost, but the backup may still trust what it has: effects wait until it can't any more.
-    Stranded,
+/// A copy that could not be written, and why. Nothing more is written there; what waits for it goes on waiting.
+#[derive(Debug)]
+pub(super) struct CopyError {
+    /// Whose.
+    pub(super) at: ApplianceId,
+    /// See [`StoreError`].
+    pub(super) error: StoreError,
+}
+
+/// Effects that wait for at least one copy, and those that wait for none any more.
+#[derive(Default)]
+struct Effects {
+    next: u64,
+    /// Each with how many copies have not acknowledged what it waits for.
+    waiting: BTreeMap<u64, (usize, Effect)>,
+    ready: VecDeque<Effect>,
+}
+
+impl Effects {
+    /// Waits for that many copies.
+    fn wait(&mut self, copies: usize, effect: Effect) -> u64 {
+        self.next += 1;
+        self.waiting.insert(self.next, (copies, effect));
+        self.next
+    }
+
+    /// One copy less to wait for.
+    fn arrive(&mut self, number: u64) {
+        let Some((copies, _)) = self.waiting.get_mut(&number) else { return };
+        *copies -= 1;
+        if *copies == 0
+            && let Some((_, effect)) = self.waiting.remove(&number)
+        {
+            self.ready.push_back(effect);
+        }
+    }
+}
+
+/// One copy.
+struct Copy {
+    /// `None`: the link is lost, but the backup may still trust what it has. Effects wait until it can't any more.
+    writer: Option<Box<dyn StoreWriter + Send>>,
+    /// The newest write.
+    written: WriteId,
+    /// Effects behind the writes that they wait for.
+    waiting: VecDeque<(WriteId, u64)>,
+    /// Counter blocks to write, and the effects that wait for their acknowledgement.
+    dirty: BTreeMap<u32, Vec<u64>>,
+    /// Effects that are void once it ends.
+    own: Vec<u64>,
 }
 
 /// Later than every write: for effects that wait for a stranded copy.
 const NEVER: WriteId = WriteId(u64::MAX);
 
-impl Replica {
-    pub(super) fn new() -> Self {
+impl Copy {
+    fn new(writer: Box<dyn StoreWriter + Send>) -> Self {
         Self {
-            copy: Copy::Off,
+            writer: Some(writer),
             written: WriteId::default(),
             waiting: VecDeque::new(),
-            ready: VecDeque::new(),
-            counters: CounterTable::default(),
+            dirty: BTreeMap::new(),
+            own: Vec::new(),
         }
     }
 
-    /// How much of the copy's region is in use; `None`: nobody is written to.
-    pub(super) fn usage(&self) -> Option<Usage> {
-        match &self.copy {
-            Copy::On(writer) => Some(writer.usage()),
-            Copy::Off | Copy::Stranded => None,
-        }
+    /// The effect happens when everything written so far is acknowledged.
+    fn after(&mut self, effect: u64) {
+        let write = if self.writer.is_some() { self.written } else { NEVER };
+        self.waiting.push_back((write, effect));
     }
 
-    /// Is there anybody to wait for?
-    pub(super) fn is_on(&self) -> bool {
-        !matches!(self.copy, Copy::Off)
+    fn strand(&mut self) {
+        self.writer = None;
+        self.waiting.iter_mut().for_each(|(write, _)| *write = NEVER);
+        let unwritten = std::mem::take(&mut self.dirty).into_values().flatten();
+        self.waiting.extend(unwritten.map(|effect| (NEVER, effect)));
     }
 
-    /// A join begins: from here on acknowledgements are waited for. What waited for an earlier copy may happen: the backup has
-    /// emptied that one by pairing anew, and the new one doesn't count before its mark.
-    pub(super) fn begin(&mut self, writer: Box<dyn StoreWriter + Send>) {
-        self.end();
-        self.copy = Copy::On(writer);
-        self.written = WriteId::default();
-        self.counters.all_dirty();
-    }
-
-    /// The link is lost.
-    pub(super) fn strand(&mut self) {
-        if self.is_on() {
-            self.copy = Copy::Stranded;
-            self.waiting.iter_mut().for_each(|(write, _)| *write = NEVER);
-            let unwritten = std::mem::take(&mut self.counters.dirty).into_values().flatten();
-            self.waiting.extend(unwritten.map(|effect| (NEVER, effect)));
-        }
-    }
-
-    /// Nobody is waited for any more: everything that waited may happen.
-    pub(super) fn end(&mut self) {
-        self.copy = Copy::Off;
-        self.ready.extend(self.waiting.drain(..).map(|(_, effect)| effect));
-        self.ready.extend(std::mem::take(&mut self.counters.dirty).into_values().flatten());
-    }
-
-    /// The VIPs are not ours any more: nothing that waited may happen.
-    pub(super) fn abandon(&mut self) {
-        self.copy = Copy::Off;
-        self.waiting.clear();
-        self.ready.clear();
-        self.counters = CounterTable::default();
-    }
-
-    /// Publishes a record; what depends on it is queued with [`Replica::after`] next.
-    pub(super) fn put(&mut self, key: RecordKey, epoch: Epoch, bytes: &[u8]) -> Result<(), StoreError> {
-        self.try_write(|writer| writer.put(key, epoch, bytes).map(Some))
-    }
-
-    /// Removes a record.
-    pub(super) fn remove(&mut self, key: RecordKey) -> Result<(), StoreError> {
-        self.try_write(|writer| writer.remove(key))
+    /// Everything that waits for it, in order.
+    fn into_effects(self) -> impl Iterator<Item = u64> {
+        self.waiting.into_iter().map(|(_, effect)| effect).chain(self.dirty.into_values().flatten())
     }
 
     fn try_write(
         &mut self,
         mut write: impl FnMut(&mut Box<dyn StoreWriter + Send>) -> Result<Option<WriteId>, StoreError>,
     ) -> Result<(), StoreError> {
-        let Copy::On(writer) = &mut self.copy else { return Ok(()) };
+        let Some(writer) = &mut self.writer else { return Ok(()) };
         let written = match write(writer) {
             // The local store acknowledges when it is asked; a far one that lags this much is left behind.
             Err(StoreError::Behind) => {
@@ -118,12 +122,139 @@ impl Replica {
         Ok(())
     }
 
+    /// Writes every counter block that changed: one write for all the SAs of a block.
+    fn flush_numbers(&mut self, counters: &CounterTable) -> Result<(), StoreError> {
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        let mut behind = BTreeMap::new();
+        while let Some((block, effects)) = self.dirty.pop_first() {
+            match writer.put_counters(block, &counters.block(block)) {
+                Ok(written) => {
+                    self.written = written;
+                    self.waiting.extend(effects.into_iter().map(|effect| (written, effect)));
+                }
+                // An older version of the block waits for its acknowledgement: its turn comes with the next flush.
+                Err(StoreError::Behind) => {
+                    behind.insert(block, effects);
+                }
+                Err(error) => {
+                    // What waits for these numbers goes on waiting: for another copy, or for the end of this one.
+                    behind.insert(block, effects);
+                    self.dirty.append(&mut behind);
+                    return Err(error);
+                }
+            }
+        }
+        self.dirty = behind;
+        Ok(())
+    }
+
+    /// Effects that this copy has acknowledged what they wait for, in order.
+    fn poll_acknowledged(&mut self, effects: &mut Effects) -> Result<(), StoreError> {
+        if let Some(writer) = &mut self.writer
+            && !self.waiting.is_empty()
+        {
+            let acknowledged = writer.poll_acknowledged()?;
+            while let Some((_, effect)) = self.waiting.pop_front_if(|(write, _)| *write <= acknowledged) {
+                effects.arrive(effect);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Replica {
+    pub(super) fn new() -> Self {
+        Self {
+            copies: BTreeMap::new(),
+            effects: Effects::default(),
+            counters: CounterTable::default(),
+            failed: VecDeque::new(),
+        }
+    }
+
+    /// How much of a copy's region is in use; `None`: it isn't written to.
+    pub(super) fn usage(&self, at: ApplianceId) -> Option<Usage> {
+        self.copies.get(&at).and_then(|copy| copy.writer.as_ref()).map(|writer| writer.usage())
+    }
+
+    /// Is there anybody to wait for?
+    pub(super) fn is_on(&self) -> bool {
+        !self.copies.is_empty()
+    }
+
+    /// A join begins: from here on this copy's acknowledgements are waited for. What waited for an earlier one at that appliance may
+    /// happen, as far as it goes by that: the backup has emptied it by pairing anew, and the new one doesn't count before its mark.
+    pub(super) fn begin(&mut self, at: ApplianceId, writer: Box<dyn StoreWriter + Send>) {
+        self.end(at);
+        let mut copy = Copy::new(writer);
+        copy.dirty = self.counters.blocks().map(|block| (block, Vec::new())).collect();
+        self.copies.insert(at, copy);
+    }
+
+    /// The link to that copy is lost.
+    pub(super) fn strand(&mut self, at: ApplianceId) {
+        if let Some(copy) = self.copies.get_mut(&at) {
+            copy.strand();
+        }
+    }
+
+    /// That copy is not waited for any more: what waited for nothing else may happen.
+    pub(super) fn end(&mut self, at: ApplianceId) {
+        if let Some(copy) = self.copies.remove(&at) {
+            for effect in &copy.own {
+                self.effects.waiting.remove(effect);
+            }
+            copy.into_effects().for_each(|effect| self.effects.arrive(effect));
+            self.failed.retain(|failed| failed.at != at);
+        }
+    }
+
+    /// The VIPs are not ours any more: nothing that waited may happen.
+    pub(super) fn abandon(&mut self) {
+        *self = Self::new();
+    }
+
+    /// Publishes a record; what depends on it is queued with [`Replica::after`] next.
+    pub(super) fn put(&mut self, key: RecordKey, epoch: Epoch, bytes: &[u8]) {
+        self.each(|copy, _, _| copy.try_write(|writer| writer.put(key, epoch, bytes).map(Some)));
+    }
+
+    /// Removes a record.
+    pub(super) fn remove(&mut self, key: RecordKey) {
+        self.each(|copy, _, _| copy.try_write(|writer| writer.remove(key)));
+    }
+
+    /// A copy that could not be written.
+    pub(super) fn poll_failed(&mut self) -> Option<CopyError> {
+        self.failed.pop_front()
+    }
+
+    /// Does something with every copy: that one of them fails keeps nothing from the others.
+    fn each(&mut self, mut f: impl FnMut(&mut Copy, &CounterTable, &mut Effects) -> Result<(), StoreError>) {
+        let Self { copies, effects, counters, failed } = self;
+        for (at, copy) in copies {
+            if let Err(error) = f(copy, counters, effects) {
+                copy.strand();
+                failed.push_back(CopyError { at: *at, error });
+            }
+        }
+    }
+
     /// `effect` happens when everything written so far is acknowledged.
     pub(super) fn after(&mut self, effect: Effect) {
-        match self.copy {
-            Copy::Off => self.ready.push_back(effect),
-            Copy::On(_) => self.waiting.push_back((self.written, effect)),
-            Copy::Stranded => self.waiting.push_back((NEVER, effect)),
+        if self.copies.is_empty() {
+            return self.effects.ready.push_back(effect);
+        }
+        let number = self.effects.wait(self.copies.len(), effect);
+        self.copies.values_mut().for_each(|copy| copy.after(number));
+    }
+
+    /// `effect` happens when that copy has acknowledged everything written so far; not at all if it ends before.
+    pub(super) fn after_at(&mut self, at: ApplianceId, effect: Effect) {
+        if let Some(copy) = self.copies.get_mut(&at) {
+            let number = self.effects.wait(1, effect);
+            copy.own.push(number);
+            copy.after(number);
         }
     }
 
@@ -146,77 +277,62 @@ impl Replica {
 
     fn set_numbers(&mut self, entry: CounterEntry, then: Option<Effect>) {
         let block = self.counters.set(entry);
-        match self.copy {
-            Copy::Off | Copy::Stranded => then.into_iter().for_each(|effect| self.after(effect)),
-            Copy::On(_) => self.counters.dirty.entry(block).or_default().extend(then),
+        if self.copies.is_empty() {
+            return self.effects.ready.extend(then);
+        }
+        let number = then.map(|effect| self.effects.wait(self.copies.len(), effect));
+        for copy in self.copies.values_mut() {
+            match copy.writer {
+                Some(_) => copy.dirty.entry(block).or_default().extend(number),
+                None => number.into_iter().for_each(|number| copy.after(number)),
+            }
         }
     }
 
     /// `effect` happens when all numbers, unwritten ones included, and everything written so far are acknowledged.
     pub(super) fn after_numbers(&mut self, effect: Effect) {
-        match (&self.copy, self.counters.dirty.last_entry()) {
-            // Blocks are written in order: the last one's acknowledgement is the last.
-            (Copy::On(_), Some(mut last)) => last.get_mut().push(effect),
-            _ => self.after(effect),
+        if self.copies.is_empty() {
+            return self.effects.ready.push_back(effect);
+        }
+        let number = self.effects.wait(self.copies.len(), effect);
+        for copy in self.copies.values_mut() {
+            match copy.dirty.last_entry() {
+                // Blocks are written in order: the last one's acknowledgement is the last.
+                Some(mut last) => last.get_mut().push(number),
+                None => copy.after(number),
+            }
         }
     }
 
-    /// Do numbers wait for their turn to be written?
-    pub(super) fn has_unwritten_numbers(&self) -> bool {
-        matches!(self.copy, Copy::On(_)) && !self.counters.dirty.is_empty()
+    /// Do numbers wait for their turn to be written there?
+    pub(super) fn has_unwritten_numbers(&self, at: ApplianceId) -> bool {
+        self.copies.get(&at).is_some_and(|copy| !copy.dirty.is_empty())
     }
 
     /// A child SA is gone.
     pub(super) fn forget_numbers(&mut self, spi: Spi) {
-        self.counters.forget(spi);
+        let Some(block) = self.counters.forget(spi) else { return };
+        for copy in self.copies.values_mut().filter(|copy| copy.writer.is_some()) {
+            copy.dirty.entry(block).or_default();
+        }
     }
 
-    /// Writes every counter block that changed: one write for all the SAs of a block.
-    pub(super) fn flush_numbers(&mut self) -> Result<(), StoreError> {
-        let Copy::On(writer) = &mut self.copy else { return Ok(()) };
-        let mut behind = BTreeMap::new();
-        while let Some((block, effects)) = self.counters.dirty.pop_first() {
-            match writer.put_counters(block, &self.counters.block(block)) {
-                Ok(written) => {
-                    self.written = written;
-                    self.waiting.extend(effects.into_iter().map(|effect| (written, effect)));
-                }
-                // An older version of the block waits for its acknowledgement: its turn comes with the next flush.
-                Err(StoreError::Behind) => {
-                    behind.insert(block, effects);
-                }
-                Err(error) => {
-                    // What waits for these numbers goes on waiting: for another copy, or for the end of this one.
-                    behind.insert(block, effects);
-                    self.counters.dirty.append(&mut behind);
-                    return Err(error);
-                }
-            }
-        }
-        self.counters.dirty = behind;
-        Ok(())
+    /// Writes every counter block that changed.
+    pub(super) fn flush_numbers(&mut self) {
+        self.each(|copy, counters, _| copy.flush_numbers(counters));
     }
 
-    /// Asks whether the copy still takes our writes: how an owner that has nothing to write learns that it is deposed.
-    pub(super) fn check(&mut self) -> Result<(), StoreError> {
-        match &mut self.copy {
-            Copy::On(writer) => writer.poll_acknowledged().map(drop),
-            Copy::Off | Copy::Stranded => Ok(()),
-        }
+    /// Asks whether the copies still take our writes: how an owner that has nothing to write learns that it is deposed.
+    pub(super) fn check(&mut self) {
+        self.each(|copy, _, _| copy.writer.as_mut().map_or(Ok(()), |writer| writer.poll_acknowledged().map(drop)));
     }
 
     /// Effects whose time has come, in order.
-    pub(super) fn poll(&mut self) -> Result<Option<Effect>, StoreError> {
-        if let Copy::On(writer) = &mut self.copy
-            && self.ready.is_empty()
-            && !self.waiting.is_empty()
-        {
-            let acknowledged = writer.poll_acknowledged()?;
-            while let Some((_, effect)) = self.waiting.pop_front_if(|(write, _)| *write <= acknowledged) {
-                self.ready.push_back(effect);
-            }
+    pub(super) fn poll(&mut self) -> Option<Effect> {
+        if self.effects.ready.is_empty() {
+            self.each(|copy, _, effects| copy.poll_acknowledged(effects));
         }
-        Ok(self.ready.pop_front())
+        self.effects.ready.pop_front()
     }
 }
 
@@ -226,8 +342,6 @@ struct CounterTable {
     entries: Vec<Option<CounterEntry>>,
     index: HashMap<u32, usize>,
     free: BTreeSet<usize>,
-    /// Blocks to write, and what happens when they are acknowledged.
-    dirty: BTreeMap<u32, Vec<Effect>>,
 }
 
 impl CounterTable {
@@ -254,19 +368,17 @@ impl CounterTable {
         block_of(at)
     }
 
-    fn forget(&mut self, spi: Spi) {
-        let Some(at) = self.index.remove(&spi.get()) else { return };
-        if let Some(place) = self.entries.get_mut(at) {
-            *place = None;
-            self.free.insert(at);
-            self.dirty.entry(block_of(at)).or_default();
-        }
+    /// Returns the block that changed.
+    fn forget(&mut self, spi: Spi) -> Option<u32> {
+        let at = self.index.remove(&spi.get())?;
+        *self.entries.get_mut(at)? = None;
+        self.free.insert(at);
+        Some(block_of(at))
     }
 
-    fn all_dirty(&mut self) {
-        for block in (0..self.entries.len()).map(block_of) {
-            self.dirty.entry(block).or_default();
-        }
+    /// Every block that is in use.
+    fn blocks(&self) -> impl Iterator<Item = u32> + use<> {
+        (0..self.entries.len()).step_by(BLOCK_ENTRIES_MAX).map(block_of)
     }
 
     fn block(&self, block: u32) -> Vec<CounterEntry> {

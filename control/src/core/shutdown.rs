@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use vipsec_takeover::pair::Role;
+use vipsec_takeover::decider::{Copy, Role};
 
 use super::{Core, Output};
 
@@ -13,18 +13,21 @@ impl Core {
     /// The process is to end: [`Output::Shutdown`] follows once the VIPs have been handed over, or can't be, or time is up; at once
     /// when this is the second call.
     pub fn handle_shutdown(&mut self, now: Instant) {
-        let handing_over = self.ends_at.is_none() && self.hand_over_all();
+        let handing_over = self.ends_at.is_none() && self.hand_over_all(now);
         self.ends_at = Some(if handing_over { now + HAND_OVER_MAX } else { now });
         self.settle(now);
         self.check_end(now);
     }
 
-    /// Orders every group of ours to the peer. True if one is on its way.
-    fn hand_over_all(&mut self) -> bool {
+    /// Orders every group of ours to the best rank whose copy counts. True if one is on its way.
+    fn hand_over_all(&mut self, now: Instant) -> bool {
         let mut any = false;
         for side in self.groups.iter_mut().filter_map(|group| group.side()) {
-            side.pair.order_move();
-            any |= matches!(side.pair.role(), Role::HandingOver { .. });
+            let peers = side.decider.status(now).peers;
+            if let Some(heir) = peers.iter().find(|peer| peer.copy == Copy::Counted) {
+                side.decider.order_move(heir.appliance);
+            }
+            any |= matches!(side.decider.role(), Role::HandingOver { .. });
         }
         if any {
             tracing::info!("hand over before the end");

@@ -129,9 +129,9 @@ impl Core {
     /// its child SAs finds nothing out: it is asked to delete this one.
     pub(super) fn handle_unknown_spi(&mut self, now: Instant, spi: u32, remote: IpAddr) {
         let [maker, ..] = spi.to_be_bytes();
-        let peer = self.config.peer.as_ref().map(|peer| peer.id.get());
-        let is_of_pair = maker == self.config.appliance.id.get() || Some(maker) == peer;
-        if !is_of_pair || self.ike.has_child(spi) {
+        let mut appliances = self.config.peers.iter().map(|peer| peer.id).chain([self.config.appliance.id]);
+        let is_of_ours = appliances.any(|id| id.get() == maker);
+        if !is_of_ours || self.ike.has_child(spi) {
             return;
         }
         for id in self.succession.stale.tell(now, remote) {

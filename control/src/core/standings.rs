@@ -1,10 +1,9 @@
 //! The targets' standings as a record in the store: how a successor distributes as the owner did (docs/takeover.md, I5).
 
 use std::net::IpAddr;
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use vipsec_store::{RecordKey, StoreError};
+use vipsec_store::RecordKey;
 
 use super::groups::Group;
 use super::publishing::KIND_STANDINGS;
@@ -24,25 +23,22 @@ pub(super) struct TargetRecord {
 
 impl Core {
     /// The distribution table changed: it takes effect once every group's successor would know.
-    pub(super) fn publish_standings(&mut self, now: Instant) {
+    pub(super) fn publish_standings(&mut self) {
         self.tables_await = (0..self.groups.len()).collect();
         self.standings_version += 1;
         let version = self.standings_version;
         for group in 0..self.groups.len() {
-            let written = self.put_standings(group);
+            self.put_standings(group);
             if let Some(group) = self.groups.get_mut(group) {
                 group.replica.after(Effect::Tables(version));
-            }
-            if let Err(error) = written {
-                self.handle_store_error(now, group, error);
             }
         }
     }
 
     /// Writes the standings of a group's VIPs, if it is ours.
-    pub(super) fn put_standings(&mut self, group: usize) -> Result<(), StoreError> {
+    pub(super) fn put_standings(&mut self, group: usize) {
         let Some(epoch) = self.groups.get(group).and_then(|group| group.ownership.epoch_of_sas()) else {
-            return Ok(());
+            return;
         };
         let targets = self.config.targets.iter().enumerate().take(TARGETS_MAX);
         let records: Vec<TargetRecord> = targets
@@ -54,11 +50,10 @@ impl Core {
             .collect();
         // Plain data has no way to fail; a successor leaves out what it can't read.
         let bytes = rmp_serde::to_vec(&records).unwrap_or_default();
-        let Some(group) = self.groups.get_mut(group).filter(|group| group.replica.is_on()) else { return Ok(()) };
-        group
-            .vips
-            .iter()
-            .try_for_each(|vip| group.replica.put(RecordKey { kind: KIND_STANDINGS, vip: *vip, id: 0 }, epoch, &bytes))
+        let Some(group) = self.groups.get_mut(group).filter(|group| group.replica.is_on()) else { return };
+        for vip in &group.vips {
+            group.replica.put(RecordKey { kind: KIND_STANDINGS, vip: *vip, id: 0 }, epoch, &bytes);
+        }
     }
 
     /// Goes on from the last owner's standings. Who serves other groups already keeps what it was told itself.

@@ -99,7 +99,7 @@ impl Core {
 
     /// What the configuration wants to become of inherited SAs.
     pub(super) fn takeover_policy(&self) -> TakeoverPolicy {
-        self.config.peer.as_ref().map_or(TakeoverPolicy::Resume, |peer| peer.takeover)
+        self.config.shared().map_or(TakeoverPolicy::Resume, |peer| peer.takeover)
     }
 
     pub(super) fn uninstall(&mut self, spi_in: u32) {

@@ -177,34 +177,34 @@ impl Core {
     /// A health check has ended that [`Output::Check`] asked for.
     pub fn handle_check_result(&mut self, now: Instant, run: Run, outcome: Outcome) {
         self.targets.monitor.handle_result(now, run, outcome);
-        self.settle_targets(now);
+        self.settle_targets();
         self.start_checks(now);
         self.settle(now);
     }
 
     pub(super) fn handle_targets_timeout(&mut self, now: Instant) {
         self.targets.monitor.handle_timeout(now);
-        self.settle_targets(now);
+        self.settle_targets();
         self.start_checks(now);
     }
 
     /// The operator wants this of the target of that name; `None` if there is none.
-    pub(super) fn order_target(&mut self, now: Instant, name: &str, order: TargetOrder) -> Option<()> {
+    pub(super) fn order_target(&mut self, name: &str, order: TargetOrder) -> Option<()> {
         let number = self.config.targets.iter().position(|target| target.name == name)?;
         self.targets.targets.get_mut(number)?.order = order;
         tracing::info!(target = name, ?order, "the operator's order");
-        self.settle_targets(now);
+        self.settle_targets();
         Some(())
     }
 
     /// Targets on the hosts of other appliances come and go with these.
     pub(super) fn note_living_appliances(&mut self, now: Instant) {
-        let heard = self.groups.iter().filter_map(|group| match &group.ownership {
-            Ownership::Pair(side) if side.is_linked() => Some(side.peer()),
-            Ownership::Pair(_) | Ownership::Solo(_) => None,
+        let sides = self.groups.iter().filter_map(|group| match &group.ownership {
+            Ownership::Shared(side) => Some(side),
+            Ownership::Solo(_) | Ownership::Elsewhere => None,
         });
-        if self.targets.note_heard(now, heard) {
-            self.settle_targets(now);
+        if self.targets.note_heard(now, sides.flat_map(|side| side.linked())) {
+            self.settle_targets();
         }
     }
 
@@ -215,7 +215,7 @@ impl Core {
         }
     }
 
-    fn settle_targets(&mut self, now: Instant) {
+    fn settle_targets(&mut self) {
         let before: Vec<Standing> = self.targets.targets.iter().map(|target| target.standing).collect();
         if !self.targets.settle() {
             return;
@@ -229,7 +229,7 @@ impl Core {
             }
         }
         self.rebuild_services();
-        self.publish_standings(now);
+        self.publish_standings();
     }
 
     /// Makes the distribution table that follows from how the targets stand.
@@ -285,7 +285,7 @@ mod tests {
         assert!(!targets.settle());
         assert_eq!(states(&targets), [Up, Down, Down]);
         let now = Instant::now();
-        let peer = || config.peer.iter().map(|peer| peer.id);
+        let peer = || config.peers.iter().map(|peer| peer.id);
         assert!(targets.note_heard(now, peer()) && targets.settle());
         assert_eq!(states(&targets), [Up, Up, Down], "from here nothing leads to the third");
         targets.adopt(1, TargetOrder::Drained, 100);

@@ -11,9 +11,12 @@ use rand::{Rng, SeedableRng};
 use vipsec_dataplane::deadline::Deadline;
 use vipsec_dataplane::run::Polling;
 use vipsec_dataplane::worker::WorkerConfig;
+use vipsec_takeover::registry::Process;
 use vipsec_wire::ethernet::MacAddr;
+use vipsec_wire::iv::ApplianceId;
 
 use super::DaemonError;
+use super::etcd::Registry;
 use super::floors::{FloorFiles, FloorSaver};
 use super::keylog::KeyLogFiles;
 use super::link::{self, Link, LinkEvent};
@@ -46,8 +49,10 @@ struct Daemon {
     prober: Prober,
     calls: HashMap<u64, Call>,
     next_call: u64,
-    /// One per group; none without a peer.
+    /// One for each group and each other appliance with a rank in it.
     links: Vec<Link>,
+    /// Decides over ownership, where the two of a pair don't do it themselves.
+    registry: Option<Registry>,
     health: Health,
     key_log: Option<KeyLogFiles>,
     reloader: Reloader,
@@ -126,11 +131,19 @@ impl Daemon {
         let workers = Workers::start(&hardware, shares, &worker_config, &Arc::new(tables.clone()), &deadline, polling)?;
         let incarnation: [u8; 16] = std::array::from_fn(|_| rng.next_u32() as u8);
         let mut links = Vec::new();
-        if let Some(peer) = &config.peer {
-            for group in 0..config.groups.len() {
-                links.push(Link::start(&config, peer, group, incarnation, StdRng::from_rng(&mut rng))?);
+        for (number, group) in config.groups.iter().enumerate() {
+            let ranks = group.ranks();
+            for peer in config.peers.iter().filter(|_| ranks.contains(&config.appliance.id)) {
+                if ranks.contains(&peer.id) {
+                    links.push(Link::start(&config, peer, number, incarnation, StdRng::from_rng(&mut rng))?);
+                }
             }
         }
+        let registry = config.etcd.as_ref().map(|etcd| {
+            let me = Process { appliance: config.appliance.id, incarnation: link::short_incarnation(incarnation) };
+            Registry::start(etcd, me, config.groups.iter().map(|group| group.name.clone()).collect())
+        });
+        let registry = registry.transpose()?;
         let surroundings = Surroundings {
             counters: workers.counters(),
             tables,
@@ -162,6 +175,7 @@ impl Daemon {
             calls: HashMap::new(),
             next_call: 0,
             links,
+            registry,
             health: Health::default(),
             key_log,
             reloader: Reloader::new(source),
@@ -223,6 +237,8 @@ impl Daemon {
         let at_saved = select.recv(&saved);
         let at_checked = select.recv(&checked);
         let at_loaded = select.recv(&loaded);
+        let replies = self.registry.as_ref().map(|registry| registry.replies().clone());
+        let at_replies = replies.as_ref().map(|replies| select.recv(replies));
         let notices: Vec<_> = self.links.iter().map(|link| link.notices().clone()).collect();
         let at_links: Vec<usize> = notices.iter().map(|notices| select.recv(notices)).collect();
         let Ok(ready) = select.select_deadline(until) else {
@@ -233,13 +249,19 @@ impl Daemon {
             return Ok(false);
         };
         let index = ready.index();
-        if let Some(group) = at_links.iter().position(|at| *at == index)
-            && let (Some(notices), Some(link)) = (notices.get(group), self.links.get_mut(group))
+        if let Some(at) = at_links.iter().position(|at| *at == index)
+            && let (Some(notices), Some(link)) = (notices.get(at), self.links.get_mut(at))
         {
             if let Ok(notice) = ready.recv(notices) {
                 link.take(notice);
             }
-            self.poll_link(group);
+            self.poll_link(at);
+        } else if Some(index) == at_replies
+            && let Some(replies) = &replies
+        {
+            if let Ok((group, reply)) = ready.recv(replies) {
+                self.core.handle_registry(Instant::now(), group, reply);
+            }
         } else if index == at_calls {
             if let Ok(call) = ready.recv(calls) {
                 self.take_call(call);
@@ -284,8 +306,12 @@ impl Daemon {
 
     /// A timer is due. Everything that arrived before comes first: silence is judged only then.
     fn pass_time(&mut self, now: Instant) {
-        for group in 0..self.links.len() {
-            self.poll_link(group);
+        for at in 0..self.links.len() {
+            self.poll_link(at);
+        }
+        while let Some((group, reply)) = self.registry.as_ref().and_then(|registry| registry.replies().try_recv().ok())
+        {
+            self.core.handle_registry(now, group, reply);
         }
         self.core.handle_events(now, self.workers.waiting_events());
         if !self.links.is_empty() {
@@ -296,16 +322,20 @@ impl Daemon {
         self.core.handle_timeout(now);
     }
 
-    fn poll_link(&mut self, group: usize) {
-        let Some(link) = self.links.get_mut(group) else { return };
-        let now = Instant::now();
+    fn poll_link(&mut self, at: usize) {
+        let Some(link) = self.links.get_mut(at) else { return };
+        let (group, peer, now) = (link.group(), link.peer(), Instant::now());
         while let Some(event) = link.poll() {
             match event {
-                LinkEvent::Up(paired) => self.core.handle_link_up(now, group, *paired),
-                LinkEvent::Message(message) => self.core.handle_link_message(now, group, &message),
-                LinkEvent::Down => self.core.handle_link_down(now, group),
+                LinkEvent::Up(paired) => self.core.handle_link_up(now, group, peer, *paired),
+                LinkEvent::Message(message) => self.core.handle_link_message(now, group, peer, &message),
+                LinkEvent::Down => self.core.handle_link_down(now, group, peer),
             }
         }
+    }
+
+    fn link(&mut self, group: usize, peer: ApplianceId) -> Option<&mut Link> {
+        self.links.iter_mut().find(|link| (link.group(), link.peer()) == (group, peer))
     }
 
     fn take_call(&mut self, call: Call) {
@@ -391,13 +421,18 @@ impl Daemon {
                     }
                 }
                 Output::Reply(token, answer) => self.reply(token, answer),
-                Output::LinkSend { group, message } => {
-                    if let Some(link) = self.links.get_mut(group) {
+                Output::LinkSend { group, peer, message } => {
+                    if let Some(link) = self.link(group, peer) {
                         link.send(&message);
                     }
                 }
-                Output::LinkClose { group } => {
-                    if let Some(link) = self.links.get_mut(group) {
+                Output::Registry { group, request } => {
+                    if let Some(registry) = &self.registry {
+                        registry.ask(group, request);
+                    }
+                }
+                Output::LinkClose { group, peer } => {
+                    if let Some(link) = self.link(group, peer) {
                         link.close();
                     }
                 }

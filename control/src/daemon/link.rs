@@ -69,6 +69,8 @@ type SharedDigest = Arc<Mutex<ConfigDigest>>;
 
 /// The link, as the control core's thread has it.
 pub(super) struct Link {
+    peer: ApplianceId,
+    group: usize,
     control: Option<Control>,
     orders: Sender<Order>,
     notices: Receiver<Notice>,
@@ -83,6 +85,16 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// Whose process it leads to.
+    pub(super) fn peer(&self) -> ApplianceId {
+        self.peer
+    }
+
+    /// The place of its group in the configuration.
+    pub(super) fn group(&self) -> usize {
+        self.group
+    }
+
     /// Starts to look for `peer`, for the group at that place in the configuration.
     pub(super) fn start(
         config: &Config,
@@ -120,8 +132,20 @@ impl Link {
             logged: None,
             digest: digest.clone(),
         };
-        thread::Builder::new().name(format!("store-link-{number}")).spawn(move || matchmaker.run(&inbox, &outbox))?;
-        Ok(Self { control: None, orders, notices, paired: None, watched: false, broken: false, digest })
+        thread::Builder::new()
+            .name(format!("link-{number}-{}", peer.id))
+            .spawn(move || matchmaker.run(&inbox, &outbox))?;
+        Ok(Self {
+            peer: peer.id,
+            group,
+            control: None,
+            orders,
+            notices,
+            paired: None,
+            watched: false,
+            broken: false,
+            digest,
+        })
     }
 
     /// What the thread has to say: for [`Link::take`].
@@ -167,7 +191,7 @@ impl Link {
                 None
             }
             Err(error) => {
-                tracing::warn!(%error, "store link lost");
+                tracing::warn!(appliance = %self.peer, %error, "store link lost");
                 self.close();
                 Some(LinkEvent::Down)
             }

@@ -2,6 +2,7 @@
 
 mod args;
 mod control;
+mod etcd;
 mod floors;
 mod hardening;
 mod keylog;

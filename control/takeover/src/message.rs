@@ -1,4 +1,4 @@
-//! Messages between the two appliances of a pair about one group, over its store link. The link authenticates, numbers and orders them.
+//! Messages between two appliances about one group, over its store link. The link authenticates, numbers and orders them.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -13,8 +13,11 @@ pub struct GroupStatus {
     pub owned: bool,
     /// Under which epoch it owns it, or the highest that it knows.
     pub epoch: u32,
-    /// Does the sender hold a copy whose join was completed, of a process other than the receiver's?
+    /// Does the sender hold a copy whose join was completed? In a pair: of whatever process. With a registry: of the receiver's, by an
+    /// earlier pairing of the two, and the sender has begun to take over from it.
     pub holds_copy: bool,
+    /// Of an owner: the registry's revision that it knows of; 0 without a registry.
+    pub revision: u64,
 }
 
 /// One message.
@@ -92,7 +95,7 @@ mod tests {
             stamp: 5,
             echo: Some(4),
             healthy: true,
-            status: GroupStatus { owned: true, epoch: 7, holds_copy: false },
+            status: GroupStatus { owned: true, epoch: 7, holds_copy: false, revision: 3 },
         };
         assert_eq!(Message::decode(&beat.encode()), Ok(beat));
     }

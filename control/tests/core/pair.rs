@@ -19,6 +19,11 @@ use super::bench::{Bench, config_text, read_config};
 const GROUP: usize = 0;
 const STEP: Duration = Duration::from_millis(5);
 
+/// The id of one of them.
+fn id_of(side: usize) -> ApplianceId {
+    ApplianceId::new([1, 2][side]).unwrap()
+}
+
 /// Two appliances.
 pub(crate) struct Pair {
     pub(crate) sides: [Bench; 2],
@@ -89,7 +94,7 @@ impl Pair {
         let now = self.now();
         let mut up = |side: usize, incarnation, writer, reader| {
             let paired = Paired { incarnation, agreed: true, writer: Box::new(writer), reader };
-            self.sides[side].core.handle_link_up(now, GROUP, paired);
+            self.sides[side].core.handle_link_up(now, GROUP, id_of(1 - side), paired);
         };
         up(0, 2, writer_a, reader_a);
         up(1, 1, writer_b, reader_b);
@@ -100,7 +105,9 @@ impl Pair {
     pub(crate) fn cut_link(&mut self) {
         self.linked = false;
         let now = self.now();
-        self.sides.iter_mut().for_each(|side| side.core.handle_link_down(now, GROUP));
+        for (number, side) in self.sides.iter_mut().enumerate() {
+            side.core.handle_link_down(now, GROUP, id_of(1 - number));
+        }
     }
 
     /// An appliance dies.
@@ -138,7 +145,7 @@ impl Pair {
                 let receiver = &mut self.sides[to];
                 for message in messages.iter().filter(|_| self.linked) {
                     any = true;
-                    receiver.core.handle_link_message(receiver.now, GROUP, message);
+                    receiver.core.handle_link_message(receiver.now, GROUP, id_of(from), message);
                 }
                 // What isn't an advertisement is left out there.
                 for (port, frame) in frames.into_iter().filter(|_| self.in_earshot) {

@@ -172,7 +172,12 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
             .collect(),
         groups: (0..)
             .zip(&variant.groups)
-            .map(|(n, vips)| VipGroup { name: format!("g{n}"), vips: vips.clone(), owner: Some(appliance_id(n)) })
+            .map(|(n, vips)| VipGroup {
+                name: format!("g{n}"),
+                vips: vips.clone(),
+                owner: Some(appliance_id(n)),
+                backups: vec![appliance_id(1 - n)],
+            })
             .collect(),
         targets: (0..2)
             .map(|n| Target {
@@ -201,7 +206,8 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
         connections: (0..variant.vips())
             .map(|n| connection(n, Speaker::Appliance, Some(Duration::from_secs(2)), variant.rekey))
             .collect(),
-        peer: Some(Peer {
+        etcd: None,
+        peers: vec![Peer {
             id: appliance_id(1 - appliance),
             name: None,
             store: StoreLink::Local(PathBuf::new()),
@@ -209,7 +215,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
             takeover: variant.takeover,
             timing: variant.timing[appliance],
             store_records: 32,
-        }),
+        }],
         static_children: Vec::new(),
         ike: Default::default(),
     }

@@ -60,7 +60,7 @@ pub enum Command {
     /// Call, rekey or delete
     #[command(subcommand)]
     Ike(IkeCommand),
-    /// Move a VIP between the appliances of a pair
+    /// Move a VIP between appliances
     #[command(subcommand)]
     Vip(VipCommand),
     /// Drain or enable a target
@@ -105,7 +105,7 @@ pub enum IkeCommand {
 /// Orders about VIPs.
 #[derive(Debug, Subcommand)]
 pub enum VipCommand {
-    /// Give a VIP to an appliance of the pair: its SAs and connections go along
+    /// Give a VIP to an appliance: its SAs and connections go along
     Move {
         /// Name of the VIP
         vip: String,

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 use vipsec_control::api::{
-    Child, Connections, GroupStore, IkeSa, Neighbour, Response, Sas, Service, Status, Store, Target,
+    Child, Connections, IkeSa, Neighbour, PeerStore, Response, Sas, Service, Status, Store, Target,
 };
 
 use super::table::Table;
@@ -76,12 +76,15 @@ fn mib(bytes: u64) -> String {
 }
 
 fn store(store: &Store, out: &mut impl Write) -> io::Result<()> {
-    let Some(peer) = store.peer else { return writeln!(out, "no other appliance: nothing is stored") };
-    store.groups.iter().try_for_each(|group| group_store(peer, group, out))
+    if store.groups.is_empty() {
+        return writeln!(out, "no other appliance: nothing is stored");
+    }
+    let links = store.groups.iter().flat_map(|group| group.peers.iter().map(|peer| (group.group.as_str(), peer)));
+    links.into_iter().try_for_each(|(group, peer)| peer_store(group, peer, out))
 }
 
-fn group_store(peer: u8, store: &GroupStore, out: &mut impl Write) -> io::Result<()> {
-    let (group, linked, agreed) = (&store.group, yes_no(store.linked), yes_no(store.agreed));
+fn peer_store(group: &str, store: &PeerStore, out: &mut impl Write) -> io::Result<()> {
+    let (peer, linked, agreed) = (store.appliance, yes_no(store.linked), yes_no(store.agreed));
     writeln!(out, "Store of {group} with appliance {peer}: paired {linked}, configurations agree {agreed}")?;
     match &store.written {
         None => writeln!(out, "We write nowhere")?,
@@ -130,13 +133,25 @@ fn status(status: &Status, out: &mut impl Write) -> io::Result<()> {
     }
 
     writeln!(out, "VIPs")?;
-    let mut vips = Table::new(&["NAME", "GROUP", "ADDRESS", "MAC", "STATE", ">OWNER", ">EPOCH", "COPY", "GATEWAYS"]);
+    let mut vips =
+        Table::new(&["NAME", "GROUP", "ADDRESS", "MAC", "STATE", ">OWNER", ">EPOCH", "RANKS", "COPY", "GATEWAYS"]);
     for vip in &status.vips {
         let (owner, epoch) = (or_dash(vip.owner), vip.epoch.to_string());
         let (name, group) = (vip.name.clone(), vip.group.clone());
         let (mac, state) = (vip.mac.clone(), vip.state.clone());
         let copy = or_dash(vip.copy.as_deref());
-        vips.row([name, group, vip.address.to_string(), mac, state, owner, epoch, copy, list(&vip.gateways)]);
+        vips.row([
+            name,
+            group,
+            vip.address.to_string(),
+            mac,
+            state,
+            owner,
+            epoch,
+            list(&vip.ranks),
+            copy,
+            list(&vip.gateways),
+        ]);
     }
     vips.write(2, out)?;
 

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use vipsec_wire::iv::Epoch;
 
-use super::{Action, Held, Pair, Role};
+use super::{Held, Pair};
+use crate::decider::{Action, Role};
 use crate::message::Message;
 
 impl Pair {

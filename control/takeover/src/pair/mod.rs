@@ -27,6 +27,7 @@ use std::time::Instant;
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use crate::advertisement::{Advertisement, AdvertisementError, ReplayGuard};
+use crate::decider::{Action, Copy, Decider, PeerStatus, Role, Status, StepDownReason};
 use crate::floor::Floor;
 use crate::liveness::{Silence, Stamps};
 use crate::message::{GroupStatus, Message};
@@ -45,102 +46,6 @@ pub struct PairConfig {
     pub preferred: bool,
     /// The epochs that were taken before this process began.
     pub floor: Floor,
-}
-
-/// Where a group stands on this appliance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Not ours: the peer owns it, or nobody.
-    Standby,
-    /// We have begun to take it.
-    Taking {
-        /// `None` until the epoch's reservation is on disk.
-        epoch: Option<Epoch>,
-    },
-    /// Ours.
-    Owner {
-        /// Under this epoch.
-        epoch: Epoch,
-    },
-    /// It has been told to stop here and goes to the peer.
-    HandingOver {
-        /// Under which it was ours.
-        epoch: Epoch,
-        /// When the peer was told; `None` while the workers are stopping and exact numbers go out.
-        told: Option<Instant>,
-    },
-}
-
-/// Why an appliance gave up a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StepDownReason {
-    /// The peer owns it under a higher (epoch, id).
-    Deposed,
-    /// It can't be excluded that the backup acted (R7).
-    Uncertain,
-    /// The peer revoked our right to write into its store.
-    Refused,
-    /// Moved to the peer, as ordered: every worker has stopped for it.
-    Moved,
-}
-
-/// What has to be done now, in this order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Send over the store link.
-    Send(Message),
-    /// Advertise the group's VIPs on both networks.
-    Advertise {
-        /// Ours.
-        epoch: Epoch,
-        /// Is there a counted copy?
-        protected: bool,
-    },
-    /// Workers may act until then (R5); `None`: not at all.
-    Deadline(Option<Instant>),
-    /// Put this floor on disk, then call [`Pair::handle_floor_reserved`].
-    ReserveFloor(u32),
-    /// End this pairing; the driver then pairs anew, with fresh keys and empty regions.
-    CloseLink,
-    /// Everything of the group goes into the peer's region: bind, read, publish; then call [`Pair::handle_join_published`].
-    /// From here on acknowledgements are waited for.
-    Join,
-    /// No copy is waited for any more: release what waits.
-    Unprotected,
-    /// Fence the region that the peer wrote, read the copy, install what it holds, shut; then call [`Pair::handle_staged`].
-    Stage {
-        /// The new epoch.
-        epoch: Epoch,
-    },
-    /// Open the VIPs: they are ours.
-    Activate {
-        /// The new epoch.
-        epoch: Epoch,
-        /// May what was staged be resumed?
-        trusted: bool,
-    },
-    /// Stop every worker for the VIPs, publish exact numbers, then call [`Pair::handle_stopped`].
-    Stop,
-    /// The move did not happen: open the VIPs again, as they were.
-    TakeBack,
-    /// Forget the group's SAs without a word to the remote peers.
-    StepDown(StepDownReason),
-}
-
-/// The copy of our group in the peer's store, as we see it as an owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Copy {
-    /// Nobody has one that counts.
-    None,
-    /// It is being filled. Its acknowledgements are waited for, but it can't be resumed from yet.
-    Joining,
-    /// The owner waits for it, and the backup may resume from it.
-    Counted,
-    /// The link is closed; the backup may trust its copy until then.
-    Leaving {
-        /// When it can't any more.
-        until: Instant,
-    },
 }
 
 /// The copy of the peer's group that we hold, as a backup.
@@ -207,27 +112,6 @@ pub struct Pair {
     // as a backup
     held: Option<Held>,
     actions: VecDeque<Action>,
-}
-
-/// For status and metrics.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PairStatus {
-    /// The store link is paired.
-    pub linked: bool,
-    /// The peer's configuration agrees with ours.
-    pub agreed: bool,
-    /// Our copy at the peer.
-    pub copy: Copy,
-    /// We hold a copy of the peer's group, and trust it at the time of asking.
-    pub trusted: bool,
-    /// Looks in a row without a sign of life of the owner.
-    pub silent_looks: u32,
-    /// Where the group stands here.
-    pub role: Role,
-    /// Does the peer own it?
-    pub peer_owns: bool,
-    /// The highest epoch that anybody was seen with.
-    pub seen: Epoch,
 }
 
 impl Pair {
@@ -313,11 +197,6 @@ impl Pair {
         }
     }
 
-    /// Is the store link paired?
-    pub fn is_linked(&self) -> bool {
-        self.link.is_some()
-    }
-
     /// A message over the store link: authenticated, in order, of this pairing.
     pub fn handle_message(&mut self, now: Instant, message: &Message) {
         if self.link.is_none() {
@@ -366,22 +245,21 @@ impl Pair {
     }
 
     /// For the operator.
-    pub fn status(&self, now: Instant) -> PairStatus {
-        PairStatus {
+    pub fn status(&self, now: Instant) -> Status {
+        let peer = PeerStatus {
+            appliance: self.peer,
             linked: self.link.is_some(),
             agreed: self.link.as_ref().is_some_and(|link| link.agreed),
             copy: self.copy,
+        };
+        Status {
+            role: self.role,
+            owner: self.peer_owns.then_some(self.peer),
+            seen: self.seen,
             trusted: self.trusts(now),
             silent_looks: self.silence.looks(),
-            role: self.role,
-            peer_owns: self.peer_owns,
-            seen: self.seen,
+            peers: vec![peer],
         }
-    }
-
-    /// Was the floor known when this process began? Without it nothing is resumed that was created before it joined.
-    pub fn floor_is_known(&self) -> bool {
-        self.floor.is_known()
     }
 
     /// The epoch under which this appliance owns the group.
@@ -390,16 +268,6 @@ impl Pair {
             Role::Owner { epoch } => Some(epoch),
             _ => None,
         }
-    }
-
-    /// Where the group stands.
-    pub fn role(&self) -> Role {
-        self.role
-    }
-
-    /// Do we hold a copy of the peer's group whose join was completed, trusted or not?
-    pub fn holds_copy(&self) -> bool {
-        self.held.is_some()
     }
 
     /// Our copy at the peer.
@@ -417,13 +285,13 @@ impl Pair {
 
     fn send(&mut self, message: Message) {
         if self.link.is_some() {
-            self.actions.push_back(Action::Send(message));
+            self.actions.push_back(Action::Send { to: self.peer, message });
         }
     }
 
     fn close_link(&mut self, now: Instant) {
         if self.link.take().is_some() {
-            self.actions.push_back(Action::CloseLink);
+            self.actions.push_back(Action::CloseLink(self.peer));
             self.lose_link(now);
         }
     }
@@ -451,7 +319,7 @@ impl Pair {
             }
             Role::Standby | Role::Taking { epoch: None } => (false, self.seen.0),
         };
-        let status = GroupStatus { owned, epoch, holds_copy: self.held.is_some() };
+        let status = GroupStatus { owned, epoch, holds_copy: self.held.is_some(), revision: 0 };
         self.send(Message::Beat { stamp, echo: if healthy { echo } else { None }, healthy, status });
     }
 
@@ -523,5 +391,87 @@ impl Pair {
             self.floor_asked = value;
             self.actions.push_back(Action::ReserveFloor(value));
         }
+    }
+}
+
+impl Decider for Pair {
+    fn poll_timeout(&self) -> Instant {
+        self.poll_timeout()
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        self.poll_action()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.handle_timeout(now);
+    }
+
+    fn handle_link_up(&mut self, now: Instant, _peer: ApplianceId, process: u64, agreed: bool) {
+        self.handle_link_up(now, process, agreed);
+    }
+
+    fn handle_link_down(&mut self, now: Instant, _peer: ApplianceId) {
+        self.handle_link_down(now);
+    }
+
+    fn handle_message(&mut self, now: Instant, _peer: ApplianceId, message: &Message) {
+        self.handle_message(now, message);
+    }
+
+    fn handle_advertisement(&mut self, now: Instant, advertisement: &Advertisement) -> Result<(), AdvertisementError> {
+        self.handle_advertisement(now, advertisement)
+    }
+
+    fn handle_health(&mut self, healthy: bool) {
+        self.handle_health(healthy);
+    }
+
+    fn handle_floor_reserved(&mut self, now: Instant, value: u32) {
+        self.handle_floor_reserved(now, value);
+    }
+
+    fn handle_join_published(&mut self, _now: Instant, _peer: ApplianceId) {
+        self.handle_join_published();
+    }
+
+    fn give_up_join(&mut self, _peer: ApplianceId) -> bool {
+        self.give_up_join()
+    }
+
+    fn handle_refused(&mut self, now: Instant, _peer: ApplianceId) {
+        self.handle_refused(now);
+    }
+
+    fn handle_staged(&mut self, now: Instant) {
+        self.handle_staged(now);
+    }
+
+    fn handle_stopped(&mut self, now: Instant) {
+        self.handle_stopped(now);
+    }
+
+    fn order_move(&mut self, _to: ApplianceId) -> bool {
+        self.order_move()
+    }
+
+    fn order_here(&mut self) -> bool {
+        self.order_here()
+    }
+
+    fn status(&self, now: Instant) -> Status {
+        self.status(now)
+    }
+
+    fn floor_is_known(&self) -> bool {
+        self.floor.is_known()
+    }
+
+    fn role(&self) -> Role {
+        self.role
+    }
+
+    fn holds_copy(&self) -> bool {
+        self.held.is_some()
     }
 }

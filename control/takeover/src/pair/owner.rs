@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use super::{Action, Copy, Pair, Question, Role, StepDownReason};
+use super::{Pair, Question};
+use crate::decider::{Action, Copy, Role, StepDownReason};
 use crate::message::Message;
 
 impl Pair {
@@ -22,7 +23,7 @@ impl Pair {
             return false;
         }
         self.copy = Copy::None;
-        self.actions.push_back(Action::Unprotected);
+        self.actions.push_back(Action::Release(self.peer));
         true
     }
 
@@ -76,7 +77,7 @@ impl Pair {
         }
         // The pairing emptied whatever the peer held before, or the process that held it is gone: it doesn't count any more.
         self.copy = Copy::Joining;
-        self.actions.push_back(Action::Join);
+        self.actions.push_back(Action::Join(self.peer));
     }
 
     /// Renews the deadline by sending (R5), or asks (R7), or gives up.
@@ -100,7 +101,7 @@ impl Pair {
             && !overslept
         {
             self.copy = Copy::None;
-            self.actions.push_back(Action::Unprotected);
+            self.actions.push_back(Action::Release(self.peer));
         }
         if self.copy == Copy::Counted && self.question.is_none() && !overslept && self.peer_is_silent(now) {
             self.close_link(now);
@@ -202,7 +203,7 @@ impl Pair {
             Copy::None | Copy::Leaving { .. } => {}
             Copy::Joining => {
                 self.copy = Copy::None;
-                self.actions.push_back(Action::Unprotected);
+                self.actions.push_back(Action::Release(self.peer));
             }
             Copy::Counted => {
                 if self.question.is_some() {
@@ -235,7 +236,7 @@ impl Pair {
         if reason != StepDownReason::Moved {
             self.actions.push_back(Action::Deadline(None));
         }
-        self.actions.push_back(Action::Unprotected);
+        self.actions.push_back(Action::Release(self.peer));
         // What the peer holds of us is void, and ours of it too: begin anew, from empty regions.
         self.close_link(now);
     }

@@ -80,8 +80,10 @@ impl World {
         while let Some(action) = self.nodes[index].pair.poll_action() {
             let node = &mut self.nodes[index];
             match action {
-                Action::Send(message) if self.linked && self.link_works => self.inbox[1 - index].push_back(message),
-                Action::Send(_) => {}
+                Action::Send { message, .. } if self.linked && self.link_works => {
+                    self.inbox[1 - index].push_back(message)
+                }
+                Action::Send { .. } => {}
                 Action::Advertise { epoch, protected } => {
                     node.advert_number += 1;
                     let advert = Advertisement {
@@ -98,9 +100,9 @@ impl World {
                 }
                 Action::Deadline(until) => node.may_act_until = until,
                 Action::ReserveFloor(value) => node.pair.handle_floor_reserved(now, value),
-                Action::CloseLink => self.cut(index),
-                Action::Join => node.pair.handle_join_published(),
-                Action::Unprotected => node.unprotected += 1,
+                Action::CloseLink(_) => self.cut(index),
+                Action::Join(_) => node.pair.handle_join_published(),
+                Action::Release(_) => node.unprotected += 1,
                 Action::Stage { epoch } => {
                     node.stages.push(epoch);
                     node.pair.handle_staged(now);
@@ -110,6 +112,7 @@ impl World {
                 Action::Stop => node.pair.handle_stopped(now),
                 Action::TakeBack => {}
                 Action::StepDown(reason) => node.stepped_down.push(reason),
+                Action::Ask(_) => {}
             }
         }
     }
@@ -464,8 +467,8 @@ fn an_owner_heard_again_before_the_epoch_is_reserved_stays_owner() {
     let backup = &mut world.nodes[1].pair;
     backup.role = Role::Taking { epoch: None };
     backup.handle_message(now, &Message::Question { nonce: 9 });
-    let answer = std::iter::from_fn(|| backup.poll_action()).find(|action| matches!(action, Action::Send(_)));
-    assert_eq!(answer, Some(Action::Send(Message::Answer { nonce: 9, begun: false })));
+    let answer = std::iter::from_fn(|| backup.poll_action()).find(|action| matches!(action, Action::Send { .. }));
+    assert_eq!(answer, Some(Action::Send { to: id(0), message: Message::Answer { nonce: 9, begun: false } }));
     assert_eq!(backup.role, Role::Standby);
 }
 

@@ -504,7 +504,7 @@ mod tests {
     fn vipsecd_takes_the_configuration() {
         let config = loaded("single", settings(&Plan::new(2, 3, 2)));
         assert_eq!((config.targets.len(), config.connections.len(), config.services.len()), (3, 2, 3));
-        assert!(config.peer.is_none());
+        assert!(config.peers.is_empty());
     }
 
     #[test]
@@ -538,6 +538,6 @@ mod tests {
         };
         let config = loaded("pair", settings(&Plan::with_tunnels(100, 2)).with_peer(peer, 1));
         assert_eq!(config.connections.len(), 100);
-        assert_eq!(config.peer.map(|peer| peer.id.get()), Some(1));
+        assert_eq!(config.peers.first().map(|peer| peer.id.get()), Some(1));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use vipsec_takeover::pair::{Copy, PairStatus, Role};
+use vipsec_takeover::decider::{Copy, Role, Status};
 use vipsec_wire::iv::Epoch;
 
 use super::Violation;
@@ -36,14 +36,15 @@ pub(crate) struct Owners {
 
 impl Owners {
     /// An appliance's process changed its mind, or died.
-    pub(crate) fn observe(&mut self, appliance: usize, status: Option<&PairStatus>) {
+    pub(crate) fn observe(&mut self, appliance: usize, status: Option<&Status>) {
         let epoch = status.and_then(|status| match status.role {
             Role::Owner { epoch } | Role::HandingOver { epoch, .. } => Some(epoch),
             Role::Standby | Role::Taking { .. } => None,
         });
         self.owners[appliance] = epoch;
-        self.unprotected[appliance] =
-            epoch.is_some() && status.is_some_and(|status| matches!(status.copy, Copy::None | Copy::Joining));
+        let may_be_resumed =
+            |status: &Status| status.peers.iter().any(|peer| matches!(peer.copy, Copy::Counted | Copy::Leaving { .. }));
+        self.unprotected[appliance] = epoch.is_some() && !status.is_some_and(may_be_resumed);
         self.last[appliance] = self.last[appliance].max(epoch.unwrap_or_default());
         self.split |= self.count() > 1;
     }

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use vipsec_takeover::pair::Copy;
-
 use super::World;
 use crate::checks::Violation;
 use crate::remote::Operation;
@@ -60,8 +58,8 @@ impl World {
             }
             let owner = self.appliances.iter().filter_map(|appliance| appliance.process.as_ref());
             let owner = owner.filter(|process| owners.owns(process.id.appliance));
-            let mut copies = owner.filter_map(|process| process.core.pair_status(now - process.behind, group));
-            if copies.next().is_none_or(|status| status.copy != Copy::Counted) {
+            let mut copies = owner.filter_map(|process| process.core.ownership_status(now - process.behind, group));
+            if copies.next().is_none_or(|status| !status.is_protected()) {
                 return Some("an owner has no counted copy");
             }
         }

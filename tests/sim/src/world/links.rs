@@ -93,15 +93,16 @@ impl World {
             return;
         }
         let clock = now - process.behind;
+        let peer = scene::appliance_id(1 - id.appliance);
         let mut answers = Vec::new();
         let news = self.wires.receive(&mut process.links[group], bytes, manner, &mut process.rng, &mut answers);
         match news {
             LinkNews::Nothing => {}
             LinkNews::Up(paired, flight) => {
                 process.flights[group] = Some(flight);
-                process.core.handle_link_up(clock, group, *paired);
+                process.core.handle_link_up(clock, group, peer, *paired);
             }
-            LinkNews::Message(message) => process.core.handle_link_message(clock, group, &message),
+            LinkNews::Message(message) => process.core.handle_link_message(clock, group, peer, &message),
             LinkNews::Broken => self.close_link(id, group),
         }
         for answer in answers {
@@ -118,7 +119,7 @@ impl World {
         let was_up = process.links[group].is_up();
         process.links[group] = LinkEnd::Idle;
         if was_up {
-            process.core.handle_link_down(now - process.behind, group);
+            process.core.handle_link_down(now - process.behind, group, scene::appliance_id(1 - id.appliance));
         }
     }
 

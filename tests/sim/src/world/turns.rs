@@ -6,8 +6,8 @@ use vipsec_control::api::{Request, Response};
 use vipsec_control::config::TakeoverPolicy;
 use vipsec_control::core::Output;
 use vipsec_dataplane::api::Command;
+use vipsec_takeover::decider::{Role, Status};
 use vipsec_takeover::message::Message;
-use vipsec_takeover::pair::{PairStatus, Role};
 
 use super::World;
 use crate::agenda::Step;
@@ -40,7 +40,9 @@ impl World {
             }
             Some(Input::LinkClosed { group, connection }) => self.handle_link_closed(id, group, connection),
             Some(Input::FloorOnDisk { vip, value }) => process.core.handle_floor_saved(clock, vip, value),
-            Some(Input::Forged { group, message }) => process.core.handle_link_message(clock, group, &message.encode()),
+            Some(Input::Forged { group, message }) => {
+                process.core.handle_link_message(clock, group, scene::appliance_id(1 - id.appliance), &message.encode())
+            }
             Some(Input::Order { token, request }) => process.core.handle_request(clock, token, request),
             // Everything that arrived before comes first: silence is judged only then.
             None => {
@@ -89,8 +91,8 @@ impl World {
                 let delay = self.micros(100, 3000);
                 self.agenda.after(delay, Step::FloorOnDisk { process: id, vip, value });
             }
-            Output::LinkSend { group, message } => self.link_send(id, group, &message),
-            Output::LinkClose { group } => self.close_link(id, group),
+            Output::LinkSend { group, message, .. } => self.link_send(id, group, &message),
+            Output::LinkClose { group, .. } => self.close_link(id, group),
             Output::Reply(token, Ok(Response::Sas(sas))) => {
                 let Some(vip) = self.asked.remove(&token) else { return };
                 let belief = self.remotes[vip].belief(self.agenda.now());
@@ -98,7 +100,12 @@ impl World {
                 self.check(judged);
             }
             // The simulated targets have no health checks.
-            Output::Reply(..) | Output::Reload(_) | Output::Check { .. } | Output::KeyLog(_) | Output::Shutdown => {}
+            Output::Reply(..)
+            | Output::Reload(_)
+            | Output::Check { .. }
+            | Output::KeyLog(_)
+            | Output::Shutdown
+            | Output::Registry { .. } => {}
         }
     }
 
@@ -116,10 +123,10 @@ impl World {
     }
 
     /// Did the group become this process's in its last turn, or cease to be?
-    fn note_change(&mut self, id: ProcessId, group: usize, before: &PairStatus) {
+    fn note_change(&mut self, id: ProcessId, group: usize, before: &Status) {
         let now = self.agenda.now();
         let Some(process) = self.process(id) else { return };
-        let after = process.core.pair_status(now - process.behind, group);
+        let after = process.core.ownership_status(now - process.behind, group);
         let (owned, owns) = (is_owner(&before.role), after.is_some_and(|after| is_owner(&after.role)));
         for vip in self.variant.groups[group].clone() {
             if owned && !owns {
@@ -318,8 +325,8 @@ fn is_owner(role: &Role) -> bool {
 
 impl Process {
     /// Where each group stands.
-    fn statuses(&self, now: Instant) -> Vec<PairStatus> {
-        (0..self.links.len()).filter_map(|group| self.core.pair_status(now, group)).collect()
+    fn statuses(&self, now: Instant) -> Vec<Status> {
+        (0..self.links.len()).filter_map(|group| self.core.ownership_status(now, group)).collect()
     }
 
     /// All threads stop, or go on.
