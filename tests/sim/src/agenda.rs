@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::appliance::ProcessId;
+use vipsec_takeover::registry::{Reply, Request};
+
 use crate::far::SharedFlight;
+use crate::link::LinkId;
 use crate::network::{Net, StationId};
 
 /// One event of one party: between any two of them a fault may fall.
@@ -17,11 +20,17 @@ pub(crate) enum Step {
     /// A frame reaches a station.
     Arrive { net: Net, station: StationId, frame: Vec<u8> },
     /// A message of the store link reaches a process.
-    LinkMessage { to: ProcessId, group: usize, connection: u64, bytes: Vec<u8> },
+    LinkMessage { to: ProcessId, link: LinkId, connection: u64, bytes: Vec<u8> },
     /// A process learns that its connection is gone.
-    LinkClosed { to: ProcessId, group: usize, connection: u64 },
+    LinkClosed { to: ProcessId, link: LinkId, connection: u64 },
     /// The higher id calls the lower one.
     Meet,
+    /// A request reaches the registry; its answer, if there will be one, sets out.
+    RegistryTakes { from: ProcessId, group: usize, request: Request, answered: bool },
+    /// What came of a request reaches the process that asked.
+    RegistryAnswers { to: ProcessId, group: usize, reply: Reply },
+    /// A process says that it lives.
+    RegistryHears(ProcessId),
     /// One write of an owner lands in the region that is far from it, or its question is answered there.
     StoreLands { writer: ProcessId, flight: SharedFlight },
     /// Time to ask the successor of that takeover what it has of that VIP.

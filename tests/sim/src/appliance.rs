@@ -1,6 +1,6 @@
 //! An appliance: its disk, and the process that runs on it, if one does. The process is the real control core and real workers.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,12 @@ use vipsec_dataplane::worker::{Worker, WorkerConfig};
 use vipsec_distribute::connection::Limits;
 use vipsec_takeover::floor::Floor;
 use vipsec_takeover::message::Message;
+use vipsec_takeover::registry::Reply;
 use vipsec_wire::buffer::{BURST_MAX, Burst, PacketBuf, VecBuf, VecPool};
 use vipsec_wire::ethernet::MacAddr;
 
 use crate::far::SharedFlight;
-use crate::link::{LinkEnd, short_incarnation};
+use crate::link::{LinkEnd, LinkId, short_incarnation};
 use crate::scene::{INSIDE, OUTSIDE};
 
 /// Frames that a device's queue holds for a worker that doesn't come; later ones are lost.
@@ -41,12 +42,12 @@ pub(crate) struct ProcessId {
 pub(crate) enum Input {
     Worker(usize, Event),
     LinkMessage {
-        group: usize,
+        link: LinkId,
         connection: u64,
         bytes: Vec<u8>,
     },
     LinkClosed {
-        group: usize,
+        link: LinkId,
         connection: u64,
     },
     FloorOnDisk {
@@ -55,8 +56,12 @@ pub(crate) enum Input {
     },
     /// Planted: a message that the peer never sent.
     Forged {
-        group: usize,
+        link: LinkId,
         message: Message,
+    },
+    Registry {
+        group: usize,
+        reply: Reply,
     },
     Order {
         token: u64,
@@ -120,10 +125,12 @@ pub(crate) struct Process {
     pub(crate) workers: Vec<WorkerThread>,
     /// What crossed from one worker to another since somebody asked.
     pub(crate) handed_over: u64,
-    /// By group.
-    pub(crate) links: Vec<LinkEnd>,
-    /// By group: the way of our writes into the peer's region.
-    pub(crate) flights: Vec<Option<SharedFlight>>,
+    /// How many groups there are.
+    pub(crate) groups: usize,
+    /// Those that aren't idle.
+    pub(crate) links: BTreeMap<LinkId, LinkEnd>,
+    /// The ways of our writes into the peers' regions.
+    pub(crate) flights: BTreeMap<LinkId, SharedFlight>,
     /// Which epochs the appliance once used was known when the process began.
     pub(crate) floor_known: bool,
     /// Looks in a row in which a worker stood still.
@@ -220,8 +227,9 @@ impl Appliance {
             inbox: VecDeque::new(),
             workers,
             handed_over: 0,
-            links: (0..groups).map(|_| LinkEnd::Idle).collect(),
-            flights: vec![None; groups],
+            groups,
+            links: BTreeMap::new(),
+            flights: BTreeMap::new(),
             floor_known,
             standing_still: 0,
             behind: Duration::ZERO,
@@ -235,6 +243,21 @@ impl Process {
     /// Are its threads scheduled at all?
     pub(crate) fn runs(&self) -> bool {
         self.core_thread.stopped == 0 && self.workers_run()
+    }
+
+    /// Its end of a link.
+    pub(crate) fn link(&mut self, link: LinkId) -> &mut LinkEnd {
+        self.links.entry(link).or_insert(LinkEnd::Idle)
+    }
+
+    /// The connection of a link, if there is one.
+    pub(crate) fn connection(&self, link: LinkId) -> Option<u64> {
+        self.links.get(&link).and_then(LinkEnd::connection)
+    }
+
+    /// Is a link up?
+    pub(crate) fn is_linked(&self, link: LinkId) -> bool {
+        self.links.get(&link).is_some_and(LinkEnd::is_up)
     }
 
     /// Are its workers scheduled?

@@ -1,7 +1,7 @@
-//! A pair of appliances, a remote peer, two targets and the networks between them: in one thread, from one seed, with faults.
+//! A few appliances, a remote peer, two targets and the networks between them: in one thread, from one seed, with faults.
 //!
 //! The control cores, the workers, the store, its pairing and channel, IKE and ESP are the real ones; only time, wires and disks
-//! are made up. Every schedule is a function of its seed: who dies, sleeps, is cut off, rekeys or is moved, and between which two
+//! are made up, and etcd: where it decides, an honest store takes its place, whose answers get lost. Every schedule is a function of its seed: who dies, sleeps, is cut off, rekeys or is moved, and between which two
 //! steps. After each step the invariants of `docs/takeover.md` are checked, and at the end, when the faults are over, that
 //! traffic flows again.
 //!
@@ -26,4 +26,5 @@ mod world;
 
 pub use checks::Violation;
 pub use planted::Planted;
-pub use world::{Outcome, Tally, run};
+pub use scene::Deciders;
+pub use world::{Outcome, Tally, run, run_with};

@@ -16,10 +16,17 @@ use vipsec_store::{
 use vipsec_wire::iv::ApplianceId;
 
 use crate::far::{FarMemory, Flight, Lie, LyingWriter, SharedFlight, StoreManner};
-use crate::scene::{self, VIPS_MAX};
+use crate::scene;
 
 /// How often the caller tries.
 pub(crate) const MEET_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A link as one end sees it: of which group, and to which appliance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LinkId {
+    pub(crate) group: usize,
+    pub(crate) peer: usize,
+}
 
 /// One process's end.
 pub(crate) enum LinkEnd {
@@ -64,14 +71,14 @@ pub(crate) enum LinkNews {
 /// What lies between the ends.
 #[derive(Default)]
 pub(crate) struct Wires {
-    /// Counts the connections, by group.
-    pub(crate) connections: [u64; VIPS_MAX],
-    /// No connection comes about.
-    pub(crate) cut: bool,
+    /// Counts the connections, by group and appliances, the lower one first.
+    connections: BTreeMap<(usize, usize, usize), u64>,
+    /// Between these no connection comes about: the lower one first, and how many faults are the reason.
+    cut: BTreeMap<(usize, usize), u32>,
     /// What every message takes longer.
     pub(crate) delay: Duration,
-    /// When the last message arrives, by group and receiver: they keep their order.
-    pub(crate) last_arrival: [[Option<Instant>; 2]; VIPS_MAX],
+    /// When the last message arrives, by link and receiver: they keep their order.
+    pub(crate) last_arrival: BTreeMap<(LinkId, usize), Instant>,
     regions: BTreeMap<[u8; 16], Arc<Region>>,
 }
 
@@ -102,10 +109,31 @@ impl LinkEnd {
 }
 
 impl Wires {
-    /// Begins a handshake at one end, on a group's newest connection.
+    /// The number of the newest connection between two appliances.
+    pub(crate) fn newest(&mut self, group: usize, a: usize, b: usize) -> &mut u64 {
+        self.connections.entry((group, a.min(b), a.max(b))).or_default()
+    }
+
+    /// Is there no way between two appliances?
+    pub(crate) fn is_cut(&self, a: usize, b: usize) -> bool {
+        self.cut.get(&(a.min(b), a.max(b))).is_some_and(|faults| *faults > 0)
+    }
+
+    /// One more fault cuts the way, or one less.
+    pub(crate) fn cut(&mut self, a: usize, b: usize, cut: bool) {
+        let faults = self.cut.entry((a.min(b), a.max(b))).or_default();
+        *faults = if cut { *faults + 1 } else { faults.saturating_sub(1) };
+    }
+
+    /// Every way is mended.
+    pub(crate) fn mend(&mut self) {
+        self.cut.clear();
+    }
+
+    /// Begins a handshake at one end of a connection.
     pub(crate) fn shake(
         &mut self,
-        group: usize,
+        connection: u64,
         appliance: ApplianceId,
         incarnation: [u8; 16],
         config_digest: [u8; 32],
@@ -120,7 +148,7 @@ impl Wires {
         let side = Side { appliance, incarnation, config_digest, region: id, sizes };
         let mut handshake = Handshake::new(side, secret, rng).expect("sizes in bounds");
         let hello = handshake.poll_transmit().expect("the hello");
-        (LinkEnd::Shaking { connection: self.connections[group], handshake: Box::new(handshake), region }, hello)
+        (LinkEnd::Shaking { connection, handshake: Box::new(handshake), region }, hello)
     }
 
     /// A message arrives at an end. What has to be sent in return goes into `out`.

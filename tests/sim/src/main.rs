@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use vipsec_sim::{Planted, Tally, log, run};
+use vipsec_sim::{Deciders, Planted, Tally, log, run_with};
 
 /// Simulates pairs of appliances under faults, and checks what they promise.
 #[derive(Parser)]
@@ -16,6 +16,9 @@ struct Args {
     /// How many schedules, with consecutive seeds.
     #[arg(long, default_value_t = 1)]
     count: u64,
+    /// Two or three appliances among whom a registry decides, instead of a pair.
+    #[arg(long)]
+    registry: bool,
     /// Build a fault in, to see whether it is found.
     #[arg(long, value_enum)]
     planted: Option<Planted>,
@@ -35,8 +38,9 @@ fn main() -> ExitCode {
     let began = Instant::now();
     let mut sum = Tally::default();
     let mut broken = 0;
+    let deciders = if args.registry { Deciders::Registry } else { Deciders::Pair };
     for seed in args.seed..args.seed.saturating_add(args.count) {
-        let outcome = run(seed, args.planted);
+        let outcome = run_with(seed, args.planted, deciders);
         sum.add(&outcome.tally);
         if let Some((step, elapsed, violation)) = outcome.violation {
             broken += 1;

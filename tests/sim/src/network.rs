@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use vipsec_wire::ethernet::{Header, MacAddr};
 
-use crate::scene::VIPS_MAX;
+use crate::scene::{APPLIANCES_MAX, VIPS_MAX};
 
 /// Which network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,15 +24,15 @@ impl Net {
     }
 }
 
-/// A place at a switch. The appliances have 0 and 1 on both networks.
+/// A place at a switch. The appliances have the first ones on both networks.
 pub(crate) type StationId = usize;
 /// On the outside network: the VIPs' remote peers.
-pub(crate) const REMOTE_STATIONS: [StationId; VIPS_MAX] = [2, 4];
+pub(crate) const REMOTE_STATIONS: [StationId; VIPS_MAX] = [APPLIANCES_MAX, APPLIANCES_MAX + 2];
 /// On the outside network.
-pub(crate) const ADVERSARY_STATION: StationId = 3;
+pub(crate) const ADVERSARY_STATION: StationId = APPLIANCES_MAX + 1;
 /// On the inside network: the targets, from here on.
-pub(crate) const TARGET_STATION: StationId = 2;
-const STATIONS: usize = 5;
+pub(crate) const TARGET_STATION: StationId = APPLIANCES_MAX;
+const STATIONS: usize = APPLIANCES_MAX + 3;
 
 /// The cable between a station and its switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -92,8 +92,8 @@ impl Network {
         if mac.is_multicast() { None } else { self.places.get(&mac.0).copied() }
     }
 
-    /// Do frames pass between the two appliances?
-    pub(crate) fn joins_appliances(&self) -> bool {
-        self.cables[0] == Cable::Up && self.cables[1] == Cable::Up
+    /// Do frames pass between two appliances?
+    pub(crate) fn joins(&self, a: StationId, b: StationId) -> bool {
+        self.cables[a] == Cable::Up && self.cables[b] == Cable::Up
     }
 }

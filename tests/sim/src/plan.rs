@@ -40,7 +40,7 @@ pub(crate) enum Fault {
     StallCore(Who),
     /// Only the worker's thread doesn't.
     StallWorker(Who),
-    /// The store link breaks, and both ends notice.
+    /// The owner's store links break, and both ends notice.
     CutLink,
     /// Messages of the store link take that much longer.
     DelayLink(Duration),
@@ -56,6 +56,10 @@ pub(crate) enum Fault {
     Operate { at_remote: bool, operation: Operation },
     /// Hosts behind the remote peer send much at once.
     Burst(u64),
+    /// The registry answers nobody; what it is asked may be done all the same, or later.
+    SilenceRegistry,
+    /// An appliance doesn't reach the registry.
+    CutOffRegistry(Who),
 }
 
 /// A fault and its time.
@@ -81,6 +85,21 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// The same, where a registry decides: it has its share of the faults.
+    pub(crate) fn draw_with_registry(rng: &mut StdRng) -> Self {
+        let mut plan = Self::draw(rng);
+        // The first claim takes a while.
+        plan.start += Duration::from_millis(150);
+        for _ in 0..rng.random_range(0..=3) {
+            let at = millis(rng, 0, 1200);
+            let fault = if rng.random_bool(0.5) { Fault::SilenceRegistry } else { Fault::CutOffRegistry(who(rng)) };
+            let lasts = fault.draw_length(rng);
+            plan.faults.push(PlannedFault { vip: rng.random_range(0..VIPS_MAX), at, steps: steps(rng), fault, lasts });
+        }
+        plan.faults.sort_by_key(|fault| fault.at);
+        plan
+    }
+
     pub(crate) fn draw(rng: &mut StdRng) -> Self {
         let start = if rng.random_bool(0.85) { millis(rng, 260, 400) } else { millis(rng, 50, 260) };
         let mut at = Duration::ZERO;
@@ -244,6 +263,7 @@ impl Fault {
     pub(crate) fn may_cost_sas(&self) -> bool {
         match self {
             Self::Move { .. } | Self::Operate { .. } | Self::Burst(_) | Self::CutLink | Self::DelayLink(_) => false,
+            Self::SilenceRegistry | Self::CutOffRegistry(_) => true,
             Self::Kill { .. } | Self::Pause(_) | Self::StallCore(_) | Self::StallWorker(_) => true,
             Self::Unplug { .. } | Self::Isolate(_) | Self::Weather { .. } => true,
         }

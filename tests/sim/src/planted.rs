@@ -5,6 +5,7 @@ use std::time::Duration;
 use vipsec_takeover::timing::Timing;
 
 use crate::far::Lie;
+use crate::scene::APPLIANCES_MAX;
 
 /// One rule that is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -25,11 +26,15 @@ pub enum Planted {
     EndlessTrust,
     /// The first appliance leaves a copy behind at once.
     HastyOwner,
+    /// With a registry: it takes every write, whatever has been written since the writer read.
+    CarelessRegistry,
+    /// With a registry: it says that a write stands that it has thrown away.
+    ForgetfulRegistry,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::EarlyAcknowledgement,
         Self::NoHorizon,
         Self::NoDeadline,
@@ -38,6 +43,8 @@ impl Planted {
         Self::OldFloor,
         Self::EndlessTrust,
         Self::HastyOwner,
+        Self::CarelessRegistry,
+        Self::ForgetfulRegistry,
     ];
 
     /// What an owner is told of its writes, under this fault.
@@ -50,11 +57,13 @@ impl Planted {
     }
 
     /// The times of both appliances, under this fault.
-    pub(crate) fn timing(planted: Option<Self>, right: Timing) -> [Timing; 2] {
+    pub(crate) fn timing(planted: Option<Self>, right: Timing) -> [Timing; APPLIANCES_MAX] {
         match planted {
-            Some(Self::EndlessTrust) => [right, Timing { trust: Duration::from_secs(3600), ..right }],
-            Some(Self::HastyOwner) => [Timing { trust: Duration::ZERO, trust_margin: Duration::ZERO, ..right }, right],
-            _ => [right; 2],
+            Some(Self::EndlessTrust) => [right, Timing { trust: Duration::from_secs(3600), ..right }, right],
+            Some(Self::HastyOwner) => {
+                [Timing { trust: Duration::ZERO, trust_margin: Duration::ZERO, ..right }, right, right]
+            }
+            _ => [right; APPLIANCES_MAX],
         }
     }
 }

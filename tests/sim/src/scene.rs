@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vipsec_control::config::{
-    Appliance, Config, Eal, Floating, Hugepages, LogLevel, Peer, Polling, Port, Service, ServiceProtocol, StoreLink,
-    TakeoverPolicy, Target, Vip, VipGroup,
+    Appliance, Config, Eal, Etcd, Floating, Hugepages, LogLevel, Peer, Polling, Port, Service, ServiceProtocol,
+    StoreLink, TakeoverPolicy, Target, Vip, VipGroup,
 };
 use vipsec_dataplane::api::{PortId, Side};
 use vipsec_distribute::service::{Accepts, Forwarding, Method};
@@ -24,6 +24,9 @@ use vipsec_wire::iv::ApplianceId;
 pub(crate) const OUTSIDE: PortId = PortId(0);
 /// See [`OUTSIDE`].
 pub(crate) const INSIDE: PortId = PortId(1);
+
+/// Most appliances of a schedule.
+pub(crate) const APPLIANCES_MAX: usize = 3;
 
 /// Most VIPs of a schedule. Each has a remote peer of its own, with the same number.
 pub(crate) const VIPS_MAX: usize = 2;
@@ -76,9 +79,14 @@ const IDENTITIES: [&str; 2] = ["vip.example", "branch.example"];
 const PSK: &[u8] = b"the pre-shared key of this simulation";
 const PAIRING_SECRET: [u8; 32] = [7; 32];
 
-/// An appliance's id: 1 or 2.
+/// An appliance's id: its place, counted from 1.
 pub(crate) fn appliance_id(appliance: usize) -> ApplianceId {
-    ApplianceId::new(appliance as u8 + 1).expect("1 or 2")
+    ApplianceId::new(appliance as u8 + 1).expect("not 0")
+}
+
+/// The place of an appliance with that id.
+pub(crate) fn place_of(id: ApplianceId) -> usize {
+    usize::from(id.get()) - 1
 }
 
 /// What varies from schedule to schedule.
@@ -89,7 +97,7 @@ pub(crate) struct Variant {
     /// What a successor does.
     pub(crate) takeover: TakeoverPolicy,
     /// How many workers each appliance has.
-    pub(crate) workers: [usize; 2],
+    pub(crate) workers: [usize; APPLIANCES_MAX],
     /// What the service takes: what takes clear packets, too, has its connections elsewhere than its SA.
     pub(crate) accepts: Accepts,
     /// Ages at which the appliances rekey.
@@ -97,7 +105,20 @@ pub(crate) struct Variant {
     /// Ages at which the remote peer does.
     pub(crate) remote_rekey: Rekey,
     /// The protocol's times, by appliance.
-    pub(crate) timing: [Timing; 2],
+    pub(crate) timing: [Timing; APPLIANCES_MAX],
+    /// How many appliances there are.
+    pub(crate) appliances: usize,
+    /// Who decides.
+    pub(crate) deciders: Deciders,
+}
+
+/// Who decides over ownership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deciders {
+    /// Two appliances, between themselves.
+    Pair,
+    /// A registry, among several.
+    Registry,
 }
 
 impl Variant {
@@ -118,7 +139,15 @@ pub(crate) struct Rekey {
     pub(crate) child: Option<Duration>,
 }
 
-/// The pair's times: those of production, but for how long a fresh appliance listens.
+/// All appliances but one, the next one first.
+pub(crate) fn others(appliance: usize, appliances: usize) -> impl Iterator<Item = usize> {
+    (1..appliances).map(move |step| (appliance + step) % appliances)
+}
+
+/// How long a process counts as alive that the registry doesn't hear.
+pub(crate) const LEASE: Duration = Duration::from_millis(700);
+
+/// The protocol's times: those of production, but for how long a fresh appliance listens.
 pub(crate) fn timing() -> Timing {
     Timing { claim_preferred: Duration::from_millis(100), claim_other: Duration::from_millis(600), ..Timing::default() }
 }
@@ -126,7 +155,7 @@ pub(crate) fn timing() -> Timing {
 /// An appliance's configuration.
 pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
     let id = appliance_id(appliance);
-    let name = ["a", "b"][appliance].to_owned();
+    let name = ["a", "b", "c"][appliance].to_owned();
     let host = 11 + appliance as u8;
     let port = |name: &str, side, octets: [u8; 4], mac| Port {
         name: name.to_owned(),
@@ -176,7 +205,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
                 name: format!("g{n}"),
                 vips: vips.clone(),
                 owner: Some(appliance_id(n)),
-                backups: vec![appliance_id(1 - n)],
+                backups: others(n, variant.appliances).map(appliance_id).collect(),
             })
             .collect(),
         targets: (0..2)
@@ -206,16 +235,24 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
         connections: (0..variant.vips())
             .map(|n| connection(n, Speaker::Appliance, Some(Duration::from_secs(2)), variant.rekey))
             .collect(),
-        etcd: None,
-        peers: vec![Peer {
-            id: appliance_id(1 - appliance),
-            name: None,
-            store: StoreLink::Local(PathBuf::new()),
-            secret: Secret::new(PAIRING_SECRET.to_vec()),
-            takeover: variant.takeover,
-            timing: variant.timing[appliance],
-            store_records: 32,
-        }],
+        etcd: (variant.deciders == Deciders::Registry).then(|| Etcd {
+            endpoints: Vec::new(),
+            prefix: String::new(),
+            lease: LEASE,
+            timeout: LEASE,
+            credentials: None,
+        }),
+        peers: others(appliance, variant.appliances)
+            .map(|other| Peer {
+                id: appliance_id(other),
+                name: None,
+                store: StoreLink::Local(PathBuf::new()),
+                secret: Secret::new(PAIRING_SECRET.to_vec()),
+                takeover: variant.takeover,
+                timing: variant.timing[appliance],
+                store_records: 32,
+            })
+            .collect(),
         static_children: Vec::new(),
         ike: Default::default(),
     }

@@ -1,13 +1,19 @@
 //! A simulation is worth what it finds: each rule, once it is broken, is found within the schedules that the tests run.
 
-use vipsec_sim::{Planted, Violation, run};
+use vipsec_sim::{Deciders, Planted, Violation, run_with};
 
 /// As many as `schedules.rs` runs.
 const SCHEDULES: u64 = 3000;
 
-/// Some schedule breaks the expected promise, and it doesn't without the fault.
+/// Some schedule of a pair breaks the expected promise, and it doesn't without the fault.
 fn assert_found(planted: Planted, expected: impl Fn(&Violation) -> bool) {
-    let broken = |seed, planted| run(seed, planted).violation.is_some_and(|(.., violation)| expected(&violation));
+    assert_found_with(planted, Deciders::Pair, expected);
+}
+
+/// The same, with a registry.
+fn assert_found_with(planted: Planted, deciders: Deciders, expected: impl Fn(&Violation) -> bool) {
+    let broken =
+        |seed, planted| run_with(seed, planted, deciders).violation.is_some_and(|(.., violation)| expected(&violation));
     let found = (1..=SCHEDULES).find(|seed| broken(*seed, Some(planted)) && !broken(*seed, None));
     assert!(found.is_some(), "{planted:?} is not found in {SCHEDULES} schedules");
 }
@@ -55,5 +61,19 @@ fn a_backup_that_trusts_for_ever() {
 fn an_owner_that_leaves_its_copy_behind_at_once() {
     assert_found(Planted::HastyOwner, |violation| {
         matches!(violation, Violation::DeliveredTwice { .. } | Violation::SaLost { .. })
+    });
+}
+
+#[test]
+fn a_registry_that_compares_nothing() {
+    assert_found_with(Planted::CarelessRegistry, Deciders::Registry, |violation| {
+        !matches!(violation, Violation::Stuck(_))
+    });
+}
+
+#[test]
+fn a_registry_that_forgets_whom_it_was_told_to_strike_off() {
+    assert_found_with(Planted::ForgetfulRegistry, Deciders::Registry, |violation| {
+        !matches!(violation, Violation::Stuck(_))
     });
 }

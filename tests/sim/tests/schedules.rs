@@ -3,22 +3,22 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use vipsec_sim::{Outcome, Tally, run};
+use vipsec_sim::{Deciders, Outcome, Tally, run, run_with};
 
 const SCHEDULES: u64 = 3000;
 const THREADS: usize = 2;
 
-#[test]
-fn no_schedule_breaks_a_promise() {
+/// Runs the first schedules; none may break a promise.
+fn run_all(schedules: u64, deciders: Deciders) -> Tally {
     let next = AtomicU64::new(1);
     let work = || {
         let mut outcomes = Vec::new();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed > SCHEDULES {
+            if seed > schedules {
                 return outcomes;
             }
-            outcomes.push(run(seed, None));
+            outcomes.push(run_with(seed, None, deciders));
         }
     };
     let outcomes: Vec<Outcome> = thread::scope(|scope| {
@@ -32,12 +32,18 @@ fn no_schedule_breaks_a_promise() {
         if let Some((step, elapsed, violation)) = &outcome.violation {
             let seed = outcome.seed;
             broken += &format!(
-                "seed {seed}, step {step}, {elapsed:?}: {violation}\n\
-                 \treplay: cargo run -p vipsec-sim -- --seed {seed} --verbose\n"
+                "{deciders:?}, seed {seed}, step {step}, {elapsed:?}: {violation}\n\
+                 \treplay: cargo run -p vipsec-sim -- --seed {seed} --verbose (and --registry, if one decides)\n"
             );
         }
     }
     assert!(broken.is_empty(), "\n{broken}");
+    sum
+}
+
+#[test]
+fn no_schedule_of_a_pair_breaks_a_promise() {
+    let sum = run_all(SCHEDULES, Deciders::Pair);
     // A simulation in which nothing happens proves nothing.
     assert!(sum.resumed > SCHEDULES / 2 && sum.delivered > 100 * SCHEDULES && sum.excused > 0, "{sum:?}");
     assert!(sum.kept > SCHEDULES / 100, "{sum:?}");
@@ -45,8 +51,19 @@ fn no_schedule_breaks_a_promise() {
 }
 
 #[test]
+fn no_schedule_with_a_registry_breaks_a_promise() {
+    let schedules = SCHEDULES / 2;
+    let sum = run_all(schedules, Deciders::Registry);
+    assert!(sum.resumed > schedules / 3 && sum.delivered > 100 * schedules, "{sum:?}");
+    // There is no exception where somebody decides.
+    assert_eq!(sum.excused, 0);
+}
+
+#[test]
 fn a_schedule_is_a_function_of_its_seed() {
     for seed in 1..=40 {
         assert_eq!(run(seed, None), run(seed, None), "seed {seed}");
+        let with_registry = || run_with(seed, None, Deciders::Registry);
+        assert_eq!(with_registry(), with_registry(), "seed {seed} with a registry");
     }
 }

@@ -70,6 +70,14 @@ pub enum Violation {
         /// By the appliance's SPI.
         what: String,
     },
+    /// I6, before it happens.
+    #[error("I6: appliance {} would resume, and the owner {} doesn't wait for its copy", backup + 1, owner + 1)]
+    TrustedNotCounted {
+        /// Who would resume.
+        backup: usize,
+        /// Who goes on without it.
+        owner: usize,
+    },
     /// R5.
     #[error("R5: appliance {} sent from a virtual MAC while {} owned the VIP under epoch {epoch}", actor + 1, owner + 1)]
     TwoActors {

@@ -3,6 +3,7 @@
 //! Only tunnels' packets and IKE count. That a VIP's address is claimed wrongly for a moment, by a process that slept and has not
 //! looked yet, is put right by the next advertisement; and an owner that no copy waits for has nothing to hand over.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use vipsec_takeover::decider::{Copy, Role, Status};
@@ -10,7 +11,7 @@ use vipsec_wire::iv::Epoch;
 
 use super::Violation;
 use crate::frames::{self, Seen};
-use crate::scene;
+use crate::scene::{self, APPLIANCES_MAX};
 
 /// The VIP that an appliance acts for when it sends such a frame.
 pub(crate) fn acts_for(frame: &[u8]) -> Option<usize> {
@@ -24,12 +25,13 @@ const DEAFNESS: Duration = Duration::from_millis(400);
 /// Who owns a group.
 #[derive(Debug, Default)]
 pub(crate) struct Owners {
-    owners: [Option<Epoch>; 2],
+    owners: [Option<Epoch>; APPLIANCES_MAX],
     /// The last epoch under which each owned it.
-    last: [Epoch; 2],
+    last: [Epoch; APPLIANCES_MAX],
     /// Owners that no copy waits for.
-    unprotected: [bool; 2],
-    deaf: Option<Instant>,
+    unprotected: [bool; APPLIANCES_MAX],
+    /// Since when which two can't hear each other, the lower one first.
+    deaf: BTreeMap<(usize, usize), Instant>,
     /// Two owned it at once, each serving whom it reached.
     pub(crate) split: bool,
 }
@@ -49,14 +51,24 @@ impl Owners {
         self.split |= self.count() > 1;
     }
 
-    /// The two can't hear each other, on no path.
-    pub(crate) fn note_deafness(&mut self, now: Instant) {
-        self.deaf = Some(now);
+    /// Two can't hear each other, on no path.
+    pub(crate) fn note_deafness(&mut self, now: Instant, a: usize, b: usize) {
+        self.deaf.insert((a.min(b), a.max(b)), now);
     }
 
-    /// Could they not hear each other a short while ago?
+    /// Could some two not hear each other a short while ago?
     pub(crate) fn were_deaf(&self, now: Instant) -> bool {
-        self.deaf.is_some_and(|deaf| now < deaf + DEAFNESS)
+        self.deaf.values().any(|deaf| now < *deaf + DEAFNESS)
+    }
+
+    /// Could these two not?
+    fn were_apart(&self, now: Instant, a: usize, b: usize) -> bool {
+        self.deaf.get(&(a.min(b), a.max(b))).is_some_and(|deaf| now < *deaf + DEAFNESS)
+    }
+
+    /// Who owns it, if one does.
+    pub(crate) fn owner(&self) -> Option<usize> {
+        (0..APPLIANCES_MAX).find(|appliance| self.owns(*appliance))
     }
 
     pub(crate) fn owns(&self, appliance: usize) -> bool {
@@ -69,13 +81,12 @@ impl Owners {
 
     /// An appliance sends a frame for the group.
     pub(crate) fn check(&self, now: Instant, actor: usize) -> Result<(), Violation> {
-        let owner = 1 - actor;
-        let acts = !self.unprotected[actor];
-        match self.owners[owner] {
-            Some(epoch) if acts && epoch > self.last[actor] && !self.were_deaf(now) => {
-                Err(Violation::TwoActors { actor, owner, epoch: epoch.0 })
-            }
-            _ => Ok(()),
+        let others = (0..APPLIANCES_MAX).filter(|owner| *owner != actor && !self.unprotected[actor]);
+        let mut others = others.filter_map(|owner| Some((owner, self.owners[owner]?)));
+        let later = others.find(|(owner, epoch)| *epoch > self.last[actor] && !self.were_apart(now, actor, *owner));
+        match later {
+            Some((owner, epoch)) => Err(Violation::TwoActors { actor, owner, epoch: epoch.0 }),
+            None => Ok(()),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Faults strike, and are mended.
 
+use rand::RngExt;
 use vipsec_control::api::Request;
 
 use super::World;
@@ -35,19 +36,26 @@ impl World {
         }
     }
 
-    fn resolve(&self, who: Who, vip: usize) -> usize {
-        let owners = &self.owners[self.variant.group_of(vip)];
-        let owner = usize::from(!owners.owns(0) && owners.owns(1));
+    fn resolve(&mut self, who: Who, vip: usize) -> usize {
+        let owner = self.owners[self.variant.group_of(vip)].owner().unwrap_or(0);
         match who {
             Who::Owner => owner,
-            Who::Backup => 1 - owner,
+            Who::Backup => self.another(owner),
             Who::Last => self.last_struck,
-            Who::NotLast => 1 - self.last_struck,
+            Who::NotLast => self.another(self.last_struck),
             Who::Appliance(appliance) => appliance,
         }
     }
 
-    fn running(&self, appliance: usize) -> Option<ProcessId> {
+    /// Some appliance but that one.
+    fn another(&mut self, than: usize) -> usize {
+        match self.appliances.len() {
+            2 => 1 - than,
+            many => (than + self.rng.random_range(1..many)) % many,
+        }
+    }
+
+    pub(super) fn running(&self, appliance: usize) -> Option<ProcessId> {
         self.appliances[appliance].process.as_ref().map(|process| process.id)
     }
 
@@ -58,8 +66,9 @@ impl World {
         let who = match fault {
             Fault::Kill { who, .. } | Fault::Pause(who) | Fault::StallCore(who) | Fault::StallWorker(who) => Some(who),
             Fault::Unplug { who, .. } | Fault::Isolate(who) | Fault::Move { at: who } => Some(who),
-            Fault::CutLink | Fault::DelayLink(_) | Fault::Weather { .. } | Fault::Burst(_) => None,
-            Fault::Operate { .. } => Some(Who::Owner),
+            Fault::CutOffRegistry(who) => Some(who),
+            Fault::DelayLink(_) | Fault::Weather { .. } | Fault::Burst(_) | Fault::SilenceRegistry => None,
+            Fault::Operate { .. } | Fault::CutLink => Some(Who::Owner),
         };
         let appliance = who.map_or(0, |who| self.resolve(who, vip));
         if who.is_some() {
@@ -76,16 +85,21 @@ impl World {
             Fault::Pause(_) => self.with_struck(process, |process| process.set_paused(true)),
             Fault::StallCore(_) => self.with_struck(process, |process| process.core_thread.stop(true)),
             Fault::StallWorker(_) => self.with_struck(process, |process| process.set_stalled(index, true)),
-            Fault::CutLink => self.break_link(),
+            Fault::CutLink => self.break_links(appliance),
+            Fault::SilenceRegistry => self.registry.silent += 1,
+            Fault::CutOffRegistry(_) => self.registry.cut_off[appliance] += 1,
             Fault::DelayLink(delay) => self.wires.delay = delay,
             Fault::Unplug { net, cable, .. } => self.networks[net.index()].cables[appliance] = cable,
             Fault::Isolate(_) => {
-                self.break_link();
+                self.break_links(appliance);
                 self.set_cables(appliance, Cable::Silent);
             }
             Fault::Weather { net, weather } => self.networks[net.index()].weather = weather,
             Fault::Move { .. } => {
-                let to = scene::appliance_id(1 - self.resolve(Who::Owner, vip)).to_string();
+                let owner = self.resolve(Who::Owner, vip);
+                // Ordered at a backup, it fetches the VIP.
+                let to = if appliance == owner { self.another(owner) } else { appliance };
+                let to = scene::appliance_id(to).to_string();
                 if let Some(id) = process {
                     self.order(id, Request::MoveVip { vip: scene::vip_name(vip), to });
                 }
@@ -118,18 +132,23 @@ impl World {
             }
             Fault::StallCore(_) => self.with_struck(process, |process| process.core_thread.stop(false)),
             Fault::StallWorker(_) => self.with_struck(process, |process| process.set_stalled(index, false)),
-            Fault::CutLink => self.wires.cut = false,
+            Fault::CutLink => self.mend_links(appliance),
+            Fault::SilenceRegistry => self.registry.silent = self.registry.silent.saturating_sub(1),
+            Fault::CutOffRegistry(_) => {
+                let faults = &mut self.registry.cut_off[appliance];
+                *faults = faults.saturating_sub(1);
+            }
             Fault::DelayLink(_) => self.wires.delay = Default::default(),
             Fault::Unplug { net, .. } => self.networks[net.index()].cables[appliance] = Cable::Up,
             Fault::Isolate(_) => {
-                self.wires.cut = false;
+                self.mend_links(appliance);
                 self.set_cables(appliance, Cable::Up);
             }
             Fault::Weather { net, .. } => self.networks[net.index()].weather = Weather::default(),
             Fault::Move { .. } | Fault::Operate { .. } | Fault::Burst(_) => return,
         }
         tracing::warn!(fault = ?planned.fault, appliance = appliance + 1, "MENDED");
-        for id in [self.running(0), self.running(1)].into_iter().flatten() {
+        for id in (0..self.appliances.len()).filter_map(|appliance| self.running(appliance)).collect::<Vec<_>>() {
             self.wake_core(id);
             self.wake_workers(id);
         }
@@ -141,7 +160,7 @@ impl World {
         }
     }
 
-    fn set_cables(&mut self, appliance: usize, cable: Cable) {
+    pub(super) fn set_cables(&mut self, appliance: usize, cable: Cable) {
         for net in Net::ALL {
             self.networks[net.index()].cables[appliance] = cable;
         }
@@ -157,9 +176,9 @@ impl World {
                 self.heirs[vip].lose(&remote.belief(now));
             }
         }
-        for group in 0..self.owners.len() {
-            self.close_link(id, group);
-            self.cut_flight(id, group);
+        for link in self.links_of(appliance) {
+            self.close_link(id, link);
+            self.cut_flight(id, link);
         }
         self.appliances[appliance].process = None;
         self.owners.iter_mut().for_each(|owners| owners.observe(appliance, None));
@@ -194,8 +213,9 @@ impl World {
         for index in 0..self.plan.faults.len() {
             self.mend(index);
         }
-        self.wires.cut = false;
-        for appliance in 0..2 {
+        self.wires.mend();
+        self.mend_registry();
+        for appliance in 0..self.appliances.len() {
             self.revive(appliance, false);
             if let Some(process) = &mut self.appliances[appliance].process {
                 process.core_thread.stopped = 0;

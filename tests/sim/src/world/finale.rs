@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use vipsec_takeover::decider::{Copy, Status};
+
 use super::World;
 use crate::checks::Violation;
 use crate::remote::Operation;
@@ -59,7 +61,8 @@ impl World {
             let owner = self.appliances.iter().filter_map(|appliance| appliance.process.as_ref());
             let owner = owner.filter(|process| owners.owns(process.id.appliance));
             let mut copies = owner.filter_map(|process| process.core.ownership_status(now - process.behind, group));
-            if copies.next().is_none_or(|status| !status.is_protected()) {
+            let all_count = |status: Status| status.peers.iter().all(|peer| peer.copy == Copy::Counted);
+            if !copies.next().is_some_and(all_count) {
                 return Some("an owner has no counted copy");
             }
         }

@@ -3,6 +3,7 @@
 mod faults;
 mod finale;
 mod links;
+mod registry;
 mod turns;
 
 use std::collections::BTreeMap;
@@ -24,13 +25,14 @@ use crate::checks::ivs::Ivs;
 use crate::checks::owners::Owners;
 use crate::far::{Lie, StoreManner};
 use crate::link::Wires;
-use crate::network::{ADVERSARY_STATION, Net, Network, REMOTE_STATIONS, StationId, TARGET_STATION};
+use crate::network::{ADVERSARY_STATION, Cable, Net, Network, REMOTE_STATIONS, StationId, TARGET_STATION};
 use crate::plan::Plan;
 use crate::planted::Planted;
 use crate::remote::{Reaction, Remote};
-use crate::scene::{self, Rekey, Variant};
+use crate::scene::{self, Deciders, Rekey, Variant};
 use crate::target;
 use faults::Struck;
+use registry::Registry;
 
 /// Steps after which a schedule counts as never ending.
 const STEPS_MAX: u64 = 2_000_000;
@@ -91,9 +93,10 @@ impl Tally {
 pub(crate) struct World {
     agenda: Agenda,
     rng: StdRng,
-    appliances: [Appliance; 2],
+    appliances: Vec<Appliance>,
     networks: [Network; 2],
     wires: Wires,
+    registry: Registry,
     manner: StoreManner,
     variant: Variant,
     /// By VIP.
@@ -121,30 +124,43 @@ pub(crate) struct World {
     digest: DefaultHasher,
 }
 
-/// Runs the schedule of a seed.
+/// Runs the schedule of a seed, of a pair.
 pub fn run(seed: u64, planted: Option<Planted>) -> Outcome {
-    World::new(seed, planted).run(seed)
+    run_with(seed, planted, Deciders::Pair)
+}
+
+/// Runs the schedule of a seed.
+pub fn run_with(seed: u64, planted: Option<Planted>, deciders: Deciders) -> Outcome {
+    World::new(seed, planted, deciders).run(seed)
 }
 
 impl World {
-    fn new(seed: u64, planted: Option<Planted>) -> Self {
+    fn new(seed: u64, planted: Option<Planted>, deciders: Deciders) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let now = Instant::now();
-        let variant = draw_variant(&mut rng, planted);
-        let plan = Plan::draw(&mut rng);
+        let mut variant = draw_variant(&mut rng, planted);
+        let plan = match deciders {
+            Deciders::Pair => Plan::draw(&mut rng),
+            Deciders::Registry => {
+                variant.deciders = deciders;
+                variant.appliances = rng.random_range(2..=scene::APPLIANCES_MAX);
+                Plan::draw_with_registry(&mut rng)
+            }
+        };
         let lies = Planted::lies_of_the_store(planted);
         let near = rng.random_bool(0.5) && lies != Some(Lie::Early);
         let slowest = [15, 60, 250][rng.random_range(0..3)];
         // The two agree, as far as they know: a planted fault is in nobody's digest.
-        let honest = Variant { timing: [scene::timing(); 2], ..variant.clone() };
+        let honest = Variant { timing: [scene::timing(); scene::APPLIANCES_MAX], ..variant.clone() };
         let digest = |n| *scene::appliance_config(n, &honest).digest().as_bytes();
         let disk = vec![Some(0); variant.vips()];
         let appliance = |n| Appliance::new(scene::appliance_config(n, &variant), digest(n), disk.clone());
         let remotes: Vec<_> = (0..variant.vips()).map(|vip| Remote::new(vip, &variant, rng.next_u64(), now)).collect();
         let mut world = Self {
             agenda: Agenda::new(now),
-            appliances: [appliance(0), appliance(1)],
+            appliances: (0..variant.appliances).map(appliance).collect(),
             networks: Default::default(),
+            registry: Registry::default(),
             wires: Wires::default(),
             manner: StoreManner { near, slowest, lies },
             remote_wakes: vec![None; remotes.len()],
@@ -173,8 +189,12 @@ impl World {
     }
 
     fn begin(&mut self) {
-        self.start(0);
-        self.start(1);
+        for appliance in 0..self.appliances.len() {
+            self.start(appliance);
+        }
+        for absent in self.appliances.len()..scene::APPLIANCES_MAX {
+            self.set_cables(absent, Cable::NoCarrier);
+        }
         self.agenda.after(Duration::ZERO, Step::Meet);
         for vip in 0..self.remotes.len() {
             self.agenda.after(Duration::from_millis(150), Step::RemoteTraffic(vip));
@@ -232,8 +252,13 @@ impl World {
             Step::Core(id) => self.core_turn(id),
             Step::Worker(id, worker) => self.worker_turn(id, worker),
             Step::Arrive { net, station, frame } => self.arrive(net, station, frame),
-            Step::LinkMessage { to, group, connection, bytes } => self.link_message(to, group, connection, bytes),
-            Step::LinkClosed { to, group, connection } => self.link_closed(to, group, connection),
+            Step::LinkMessage { to, link, connection, bytes } => self.link_message(to, link, connection, bytes),
+            Step::LinkClosed { to, link, connection } => self.link_closed(to, link, connection),
+            Step::RegistryTakes { from, group, request, answered } => {
+                self.registry_takes(from, group, request, answered);
+            }
+            Step::RegistryAnswers { to, group, reply } => self.registry_answers(to, group, reply),
+            Step::RegistryHears(process) => self.registry_hears(process),
             Step::Meet => self.meet(),
             Step::StoreLands { writer, flight } => self.store_lands(writer, flight),
             Step::Ask { successor, vip, takeover } => self.ask(successor, vip, takeover),
@@ -269,6 +294,9 @@ impl World {
         }
         let (seed, now) = (self.rng.next_u64(), self.agenda.now());
         let id = self.appliances[appliance].start(appliance, seed, tampering, now);
+        if self.variant.deciders == Deciders::Registry {
+            self.registry_hears(id);
+        }
         self.after_core_turn(id);
     }
 
@@ -306,7 +334,8 @@ impl World {
     }
 
     fn arrive(&mut self, net: Net, station: StationId, frame: Vec<u8>) {
-        if let Some(appliance) = self.appliances.get_mut(station) {
+        if station < scene::APPLIANCES_MAX {
+            let Some(appliance) = self.appliances.get_mut(station) else { return };
             let port = [scene::OUTSIDE, scene::INSIDE][net.index()];
             if let Some(process) = &mut appliance.process {
                 let worker = process.receive(port, frame);
@@ -385,8 +414,8 @@ fn draw_variant(rng: &mut StdRng, planted: Option<Planted>) -> Variant {
         Rekey { ike: age(), child: age() }
     };
     let (ours, theirs) = (rekey(), rekey());
-    // Most appliances have one worker; the two of a pair need not have as many.
-    let workers = [0, 1].map(|_| if rng.random_bool(0.6) { 1 } else { rng.random_range(2..=3) });
+    // Most appliances have one worker; the appliances need not have as many.
+    let [a, b] = [0, 1].map(|_| if rng.random_bool(0.6) { 1 } else { rng.random_range(2..=3) });
     let accepts = if rng.random_bool(0.3) { Accepts::Both } else { Accepts::Decrypted };
     let takeover = if rng.random_bool(0.1) { TakeoverPolicy::Renegotiate } else { TakeoverPolicy::Resume };
     // One VIP; two, each preferred by another appliance; two that move together.
@@ -398,10 +427,12 @@ fn draw_variant(rng: &mut StdRng, planted: Option<Planted>) -> Variant {
     Variant {
         groups,
         takeover,
-        workers,
+        workers: [a, b, a],
         accepts,
         rekey: ours,
         remote_rekey: theirs,
         timing: Planted::timing(planted, scene::timing()),
+        appliances: 2,
+        deciders: Deciders::Pair,
     }
 }

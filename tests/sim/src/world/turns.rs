@@ -6,17 +6,20 @@ use vipsec_control::api::{Request, Response};
 use vipsec_control::config::TakeoverPolicy;
 use vipsec_control::core::Output;
 use vipsec_dataplane::api::Command;
-use vipsec_takeover::decider::{Role, Status};
+use vipsec_takeover::decider::{Copy, Role, Status};
 use vipsec_takeover::message::Message;
+use vipsec_takeover::registry::Process as Of;
 
 use super::World;
 use crate::agenda::Step;
-use crate::appliance::{Input, Process, ProcessId};
+use crate::appliance::{Appliance, Input, Process, ProcessId};
+use crate::checks::Violation;
 use crate::checks::heirs::Takeover;
 use crate::checks::owners::acts_for;
+use crate::link::{LinkId, short_incarnation};
 use crate::network::{Cable, Net};
 use crate::planted::Planted;
-use crate::scene;
+use crate::scene::{self, Deciders};
 
 impl World {
     pub(super) fn core_turn(&mut self, id: ProcessId) {
@@ -35,13 +38,15 @@ impl World {
         let before = process.statuses(clock);
         match process.inbox.pop_front() {
             Some(Input::Worker(worker, event)) => process.core.handle_events(clock, [(worker, event)]),
-            Some(Input::LinkMessage { group, connection, bytes }) => {
-                self.handle_link_message(id, group, connection, &bytes);
+            Some(Input::LinkMessage { link, connection, bytes }) => {
+                self.handle_link_message(id, link, connection, &bytes);
             }
-            Some(Input::LinkClosed { group, connection }) => self.handle_link_closed(id, group, connection),
+            Some(Input::LinkClosed { link, connection }) => self.handle_link_closed(id, link, connection),
+            Some(Input::Registry { group, reply }) => process.core.handle_registry(clock, group, reply),
             Some(Input::FloorOnDisk { vip, value }) => process.core.handle_floor_saved(clock, vip, value),
-            Some(Input::Forged { group, message }) => {
-                process.core.handle_link_message(clock, group, scene::appliance_id(1 - id.appliance), &message.encode())
+            Some(Input::Forged { link, message }) => {
+                let peer = scene::appliance_id(link.peer);
+                process.core.handle_link_message(clock, link.group, peer, &message.encode());
             }
             Some(Input::Order { token, request }) => process.core.handle_request(clock, token, request),
             // Everything that arrived before comes first: silence is judged only then.
@@ -63,6 +68,7 @@ impl World {
             self.carry_out(id, output);
         }
         self.note_deafness();
+        self.check_list();
         let (now, delay) = (self.agenda.now(), self.micros(2, 25));
         let Some(process) = self.process(id) else { return };
         let statuses = process.statuses(now - process.behind);
@@ -91,8 +97,11 @@ impl World {
                 let delay = self.micros(100, 3000);
                 self.agenda.after(delay, Step::FloorOnDisk { process: id, vip, value });
             }
-            Output::LinkSend { group, message, .. } => self.link_send(id, group, &message),
-            Output::LinkClose { group, .. } => self.close_link(id, group),
+            Output::LinkSend { group, peer, message } => {
+                self.link_send(id, LinkId { group, peer: scene::place_of(peer) }, &message);
+            }
+            Output::LinkClose { group, peer } => self.close_link(id, LinkId { group, peer: scene::place_of(peer) }),
+            Output::Registry { group, request } => self.ask_registry(id, group, request),
             Output::Reply(token, Ok(Response::Sas(sas))) => {
                 let Some(vip) = self.asked.remove(&token) else { return };
                 let belief = self.remotes[vip].belief(self.agenda.now());
@@ -100,12 +109,7 @@ impl World {
                 self.check(judged);
             }
             // The simulated targets have no health checks.
-            Output::Reply(..)
-            | Output::Reload(_)
-            | Output::Check { .. }
-            | Output::KeyLog(_)
-            | Output::Shutdown
-            | Output::Registry { .. } => {}
+            Output::Reply(..) | Output::Reload(_) | Output::Check { .. } | Output::KeyLog(_) | Output::Shutdown => {}
         }
     }
 
@@ -187,25 +191,61 @@ impl World {
         token
     }
 
-    /// The two can't hear each other while neither a group's link nor a network carries anything in time.
+    /// Whom the registry lets resume, and who would, the owner waits for.
+    fn check_list(&mut self) {
+        let now = self.agenda.now();
+        let running = |process: Of| {
+            let place = scene::place_of(process.appliance);
+            let found = self.appliances[place].process.as_ref()?;
+            (short_incarnation(found.incarnation) == process.incarnation).then_some(found)
+        };
+        for group in 0..self.variant.groups.len() {
+            let Some(record) = self.registry.record(group) else { continue };
+            let owner = running(record.owner).and_then(|owner| owner.core.ownership_status(now - owner.behind, group));
+            let Some(owner) = owner.filter(|owner| is_owner(&owner.role)) else { continue };
+            let forgotten = owner.peers.iter().find(|peer| {
+                let listed = record.copies.iter().find(|copy| copy.appliance == peer.appliance);
+                let backup = listed.and_then(|copy| running(*copy));
+                let status = backup.and_then(|backup| backup.core.ownership_status(now - backup.behind, group));
+                let resumes =
+                    status.is_some_and(|status| status.trusted && status.owner == Some(record.owner.appliance));
+                resumes && peer.copy == Copy::None
+            });
+            if let Some(peer) = forgotten {
+                let (backup, owner) = (scene::place_of(peer.appliance), scene::place_of(record.owner.appliance));
+                return self.broken(Violation::TrustedNotCounted { backup, owner });
+            }
+        }
+    }
+
+    /// Two can't hear each other while neither a group's link nor a network carries anything in time.
     fn note_deafness(&mut self) {
-        let listening = self.appliances.iter().all(|appliance| {
+        let listens = |appliance: &Appliance| {
             appliance.process.as_ref().is_none_or(|process| {
                 process.workers.iter().all(|worker| worker.thread.stopped == process.core_thread.stopped)
             })
-        });
-        let network_works = Net::ALL.iter().any(|net| {
-            let network = &self.networks[net.index()];
-            network.joins_appliances() && network.weather.is_fine()
-        });
-        if network_works && listening {
-            return;
-        }
-        for (group, owners) in self.owners.iter_mut().enumerate() {
-            let mut processes = self.appliances.iter().filter_map(|appliance| appliance.process.as_ref());
-            let linked = processes.all(|process| process.links[group].is_up());
-            if !linked || !self.wires.delay.is_zero() {
-                owners.note_deafness(self.agenda.now());
+        };
+        let listening = self.appliances.iter().all(listens);
+        let now = self.agenda.now();
+        for a in 0..self.appliances.len() {
+            for b in a + 1..self.appliances.len() {
+                let network_works = Net::ALL.iter().any(|net| {
+                    let network = &self.networks[net.index()];
+                    network.joins(a, b) && network.weather.is_fine()
+                });
+                if network_works && listening {
+                    continue;
+                }
+                for (group, owners) in self.owners.iter_mut().enumerate() {
+                    let is_linked = |here: usize, peer: usize| {
+                        let process = self.appliances[here].process.as_ref();
+                        process.is_none_or(|process| process.is_linked(LinkId { group, peer }))
+                    };
+                    let linked = is_linked(a, b) && is_linked(b, a);
+                    if !linked || !self.wires.delay.is_zero() {
+                        owners.note_deafness(now, a, b);
+                    }
+                }
             }
         }
     }
@@ -253,7 +293,9 @@ impl World {
             Net::Inside => {
                 let partitioned = |vip| {
                     let owners = &self.owners[self.variant.group_of(vip)];
-                    owners.were_deaf(now) && owners.count() > 1
+                    // Where a registry decides there is no exception.
+                    let pair = self.variant.deciders == Deciders::Pair;
+                    pair && owners.were_deaf(now) && owners.count() > 1
                 };
                 let delivered = self.deliveries.observe(id, frame, partitioned);
                 self.check(delivered);
@@ -307,13 +349,13 @@ impl World {
     }
 
     /// Planted: the question never reaches the backup, and its answer is the one that the owner hopes for.
-    pub(super) fn forge_answer(&mut self, id: ProcessId, group: usize, message: &[u8]) -> bool {
+    pub(super) fn forge_answer(&mut self, id: ProcessId, link: LinkId, message: &[u8]) -> bool {
         if self.planted != Some(Planted::NoDoubt) {
             return false;
         }
         let Ok(Message::Question { nonce }) = Message::decode(message) else { return false };
         if let Some(process) = self.process(id) {
-            process.inbox.push_back(Input::Forged { group, message: Message::Answer { nonce, begun: false } });
+            process.inbox.push_back(Input::Forged { link, message: Message::Answer { nonce, begun: false } });
         }
         true
     }
@@ -326,7 +368,7 @@ fn is_owner(role: &Role) -> bool {
 impl Process {
     /// Where each group stands.
     fn statuses(&self, now: Instant) -> Vec<Status> {
-        (0..self.links.len()).filter_map(|group| self.core.ownership_status(now, group)).collect()
+        (0..self.groups).filter_map(|group| self.core.ownership_status(now, group)).collect()
     }
 
     /// All threads stop, or go on.
