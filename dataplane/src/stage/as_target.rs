@@ -75,6 +75,7 @@ impl<P: BufferPool> Worker<P> {
         if header.total_len > usize::from(path.mtu) {
             return Err(DropReason::TooBig);
         }
+        trim_padding(flow, &mut frame)?;
         *frame.data_mut().first_chunk_mut().ok_or(DropReason::NoRoom)? = path.ethernet;
         self.send_as_host(path.next_hop.port, frame)?;
         self.counters.count(Tally::AsTarget);
@@ -93,6 +94,7 @@ impl<P: BufferPool> Worker<P> {
         if flow.header.total_len > usize::from(table.mtu) {
             return Err(DropReason::TooBig);
         }
+        trim_padding(flow, &mut frame)?;
         let ethertype = flow.header.version().ethertype();
         let ethernet = Header { destination, source: table.mac, ethertype }.to_bytes();
         *frame.data_mut().first_chunk_mut().ok_or(DropReason::NoRoom)? = ethernet;
@@ -104,6 +106,12 @@ impl<P: BufferPool> Worker<P> {
     pub(super) fn send_as_host(&mut self, port: PortId, frame: P::Buf) -> Verdict {
         self.transmit_as(SentAs::Host, port, frame)
     }
+}
+
+/// Takes Ethernet's padding to its minimum off.
+fn trim_padding<B: PacketBuf>(flow: &Flow, frame: &mut B) -> Verdict {
+    let padding = frame.data().len().saturating_sub(ethernet::HEADER_LEN + flow.header.total_len);
+    Ok(frame.trim_back(padding)?)
 }
 
 /// The connection that the owner distributed: of an ICMP error, that which it is about.

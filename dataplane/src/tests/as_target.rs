@@ -61,11 +61,14 @@ fn a_connection_goes_through_the_owner_to_the_backups_host_and_back() {
     /* <-- I have */
     owner.receive(INSIDE, &backup.one_sent(INSIDE));
     /* SYN --> */
-    backup.receive(INSIDE, &owner.one_sent(INSIDE));
+    let mut syn = owner.one_sent(INSIDE);
+    syn.resize(60, 0); // Ethernet's minimum
+    backup.receive(INSIDE, &syn);
     let delivered = backup.one_sent(LOCAL);
     let (ethernet, packet) = Header::parse(&delivered).unwrap();
     assert_eq!((ethernet.source, ethernet.destination), (LOCAL_MAC, LOCAL_MAC));
     let header = wire_ip::Header::parse(packet).unwrap();
+    assert_eq!(header.total_len, packet.len(), "nothing behind it");
     assert_eq!(
         (header.source, header.destination, header.ttl),
         (REMOTE.into(), VIP.into(), 63),

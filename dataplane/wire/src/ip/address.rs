@@ -12,7 +12,9 @@ const MAPPED: u128 = 0xffff;
 ///
 /// An IPv4 address is held as the IPv4-mapped IPv6 address, so an IPv6 packet that carried such an address would pass for an IPv4 one;
 /// [`super::Header::parse`] refuses those. The order is IPv4 between the IPv6 addresses below and above `::ffff:0:0/96`.
+// Eight bytes' alignment is enough for two registers, and leaves no gaps in what holds addresses, which is copied from stage to stage.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(Rust, packed(8))]
 pub struct Address(u128);
 
 impl Address {

@@ -119,6 +119,8 @@ pub(super) struct Peer {
     pub(super) child: ChildSa,
     outbound: OutboundSa,
     inbound: InboundSa,
+    /// An SA before this one, under the same key, was in transport mode: a packet of it may still have waited for a neighbour.
+    followed_transport: bool,
 }
 
 impl Peer {
@@ -195,7 +197,13 @@ impl Peer {
             outbound: OutboundSa::new(EngineKind::AwsLc, &outbound).expect("sound parameters"),
             inbound: InboundSa::new(EngineKind::AwsLc, &inbound).expect("sound parameters"),
             child,
+            followed_transport: false,
         }
+    }
+
+    /// In the place of another one.
+    pub(super) fn following(self, old: &Self) -> Self {
+        Self { followed_transport: old.followed_transport || old.child.mode == Mode::Transport, ..self }
     }
 
     /// The IP packet that brings `packet` to the VIP: as what it is, or as `next_header`.
@@ -235,7 +243,7 @@ impl Peer {
         // Opened without the window's opinion: a number that comes again is what must never be.
         let Ok(opened) = self.inbound.open(&mut packet) else { return false };
         assert_eq!(self.inbound.admit(&opened), Admission::Deliver, "number {} was used twice", opened.number);
-        if self.child.mode == Mode::Tunnel {
+        if self.child.mode == Mode::Tunnel && !self.followed_transport {
             let header = Header::parse(packet.data()).expect("an IP packet");
             assert_eq!(header.version().protocol(), opened.next_header);
             assert_eq!(header.total_len, packet.data().len());

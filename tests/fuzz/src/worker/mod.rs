@@ -60,7 +60,7 @@ pub(crate) fn worker(bytes: &[u8]) {
 fn step(scene: &mut Scene, input: &mut Input<'_>) -> Option<()> {
     match input.byte()? % 13 {
         0 => {
-            let port = PortId(input.byte()? % 3);
+            let port = PortId(input.byte()? % 4);
             scene.receive(port, input.packet()?);
         }
         1 => {

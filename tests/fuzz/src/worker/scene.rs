@@ -24,6 +24,8 @@ use super::tables::{GATEWAY_MAC, NEIGHBOUR_MAC, VIP, VIP_MAC, VIP6, tables};
 
 pub(super) const OUTSIDE: PortId = PortId(0);
 pub(super) const INSIDE: PortId = PortId(1);
+/// To the own host.
+const LOCAL: PortId = PortId(2);
 
 const BUFFERS: usize = 256;
 /// Longer than anything waits: for fragments, grants, neighbours, the end of a move.
@@ -125,6 +127,10 @@ impl Scene {
         self.transmit(true);
         self.epoch += 1;
         let new = Peer::new(peer, kind, self.epoch);
+        let new = match self.peers.get(&(peer % PEERS)) {
+            Some(old) => new.following(old),
+            None => new,
+        };
         self.command(Command::InstallChild(Box::new(new.child.clone())));
         self.peers.insert(peer % PEERS, new);
     }
@@ -189,7 +195,7 @@ impl Scene {
     pub(super) fn transmit(&mut self, neighbours_answer: bool) {
         // Answers bring out what waited for them, and that is all: a few rounds are enough, whatever it is.
         for _ in 0..4 {
-            for port in [OUTSIDE, INSIDE] {
+            for port in [OUTSIDE, INSIDE, LOCAL] {
                 let mut burst = Burst::new();
                 loop {
                     self.worker.poll_transmit(self.now, port, &mut burst);

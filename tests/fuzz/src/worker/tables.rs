@@ -63,6 +63,7 @@ pub(super) fn tables(kind: u8) -> Tables {
         ports: vec![
             port(Side::Outside, 1, ["192.0.2.11/24", "2001:db8:1::b/64"], 1500),
             port(Side::Inside, 2, ["10.1.0.11/24", "2001:db8:2::b/64"], inside_mtu),
+            PortTable { side: Side::Local, mac: MacAddr([2, 0, 0, 0, 3, 0x0a]), addresses: Vec::new(), mtu: 1500 },
         ],
         vips: vec![own, other],
         routes: vec![
