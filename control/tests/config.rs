@@ -670,6 +670,12 @@ keys.toml:15: child.colour: is not a key of this table (known: spi_in, spi_out, 
     }
 }
 
+/// The example behind that line.
+fn example_from(line: &str) -> String {
+    let example = example();
+    example.split_once(line).unwrap().1.to_owned()
+}
+
 /// The example of docs/registry.md, behind what every configuration has.
 #[test]
 fn three_appliances_have_ranks() {
@@ -691,6 +697,14 @@ fn three_appliances_have_ranks() {
         .replace("id = 2", "id = 1")
         .replace("id = 9", "id = 2");
     assert_eq!(load_text(&of_the_second).unwrap().digest(), load_text(&format!("{port}{block}")).unwrap().digest());
+    // And with [etcd] as in the example.
+    let example = example_from("# [etcd]\n");
+    let lines = example.lines().take_while(|line| !line.is_empty()).map(|line| line.strip_prefix("# ").unwrap_or(line));
+    let etcd: String = lines.map(|line| format!("{line}\n")).collect();
+    let (before, _) = block.split_once("[etcd]").unwrap();
+    let etcd =
+        load_text(&format!("{port}{before}[etcd]\n{}", etcd.replace("etcd.password", "branch.psk"))).unwrap().etcd;
+    assert!(etcd.is_some_and(|etcd| etcd.credentials.is_some() && etcd.timeout == Duration::from_millis(500)));
     let other_ranks = format!("{port}{block}").replace("[2, 3]", "[3, 2]");
     assert_ne!(load_text(&other_ranks).unwrap().digest(), load_text(&format!("{port}{block}")).unwrap().digest());
     let by_default = format!("{port}{block}").replace("backups = [2, 3]\n", "");

@@ -5,11 +5,12 @@ set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 
 # To build: a C toolchain, libclang for bindgen, DPDK, libIPSec_MB, cmake for aws-lc.
-# To test: strongSwan as the remote peer, tshark and scapy as oracles, testpmd (dpdk-dev) as a source that isn't ours, what sets up
+# To test: strongSwan as the remote peer, etcd as the registry among more than two appliances, tshark and scapy as oracles, testpmd (dpdk-dev) as a source that isn't ours, what sets up
 # network namespaces.
 packages='
 build-essential pkg-config clang libclang-dev libdpdk-dev libfabric-dev libipsec-mb-dev cmake
 strongswan-charon strongswan-swanctl strongswan-pki
+etcd-server
 libcharon-extra-plugins libstrongswan-standard-plugins libstrongswan-extra-plugins
 dpdk-dev tshark python3 python3-scapy python3-cryptography tcpdump iproute2 ethtool iputils-ping
 '

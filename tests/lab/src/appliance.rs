@@ -54,7 +54,7 @@ impl Appliance {
         for connection in &config.connections {
             write(&folder.join(config::secret_file(connection)), &connection.secret)?;
         }
-        if let Some(peer) = &config.peer {
+        if let Some(peer) = config.peers.first() {
             write(&folder.join(config::PAIR_SECRET_FILE), &peer.secret)?;
         }
         let log = folder.join("vipsecd.log");

@@ -13,9 +13,12 @@ pub const HOUSEKEEPING_LIMIT: Duration = Duration::from_secs(10);
 
 /// The IKE daemon, where Debian puts it.
 pub const CHARON: &str = "/usr/lib/ipsec/charon";
+/// The registry among more than two appliances.
+pub const ETCD: &str = "etcd";
 
 /// Programs and files that the lab needs, with the Debian package that brings each.
-const REQUIREMENTS: [(&str, &str); 6] = [
+const REQUIREMENTS: [(&str, &str); 7] = [
+    (ETCD, "etcd-server"),
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("swanctl", "strongswan-swanctl"),

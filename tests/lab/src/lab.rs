@@ -16,6 +16,7 @@ use crate::client::{self, BulkReport, ConnectionsReport, PingPong, UdpProbe};
 use crate::clock::Stamp;
 use crate::command;
 use crate::error::{Context, LabError, Result};
+use crate::etcd::{self, Etcd};
 use crate::gateway::{self, CHILD, Gateway, GatewayKind};
 use crate::netns::Namespace;
 use crate::supervisor::Run;
@@ -26,6 +27,8 @@ use crate::wait;
 /// From the call to an established tunnel.
 /// Where appliances on two hosts meet.
 const STORE_PORT: u16 = 7475;
+/// Room for what listens for one other appliance.
+const STORE_PORTS_APART: u16 = 100;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// How long one connection of a check may take.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
@@ -94,6 +97,8 @@ pub struct Lab {
     pub outside: Capture,
     /// At the switch's ports to the appliances' inside interfaces.
     pub inside: Capture,
+    /// Where it decides.
+    _etcd: Option<Etcd>,
     topology: Topology,
     folder: PathBuf,
     config: LabConfig,
@@ -123,10 +128,11 @@ impl Lab {
         let targets = plan.targets.iter().zip(&topology.targets);
         let mut targets = targets.map(|(plan, host)| Target::start(host, &plan.name)).collect::<Result<Vec<_>>>()?;
         progress(match (config.gateway, plan.appliances.len()) {
-            (GatewayKind::Vipsec, 2) => "starting vipsecd on both appliances",
+            (GatewayKind::Vipsec, 2..) => "starting vipsecd on all appliances",
             (GatewayKind::Vipsec, _) => "starting vipsecd",
             (GatewayKind::Strongswan, _) => "starting strongSwan as the gateway",
         });
+        let etcd = topology.registry.as_ref().map(|host| Etcd::start(host, &run.folder().join("etcd"))).transpose()?;
         let hosts = plan.appliances.iter().zip(&topology.appliances);
         let mut gateways =
             hosts.map(|(plan, host)| launch_gateway(&config, plan, host, &run)).collect::<Result<Vec<_>>>()?;
@@ -140,7 +146,7 @@ impl Lab {
         progress("starting strongSwan as the remote peer");
         let peers = plan.peers.iter().zip(&topology.peers);
         let peers = peers.map(|(peer, host)| start_peer(&config, peer, host, &run)).collect::<Result<_>>()?;
-        Ok(Self { peers, gateways, targets, outside, inside, topology, folder, config, run })
+        Ok(Self { peers, gateways, targets, outside, inside, _etcd: etcd, topology, folder, config, run })
     }
 
     /// The lab's name, which all its namespaces begin with.
@@ -339,25 +345,33 @@ fn launch_appliance(config: &LabConfig, plan: &AppliancePlan, host: &Namespace, 
     let mut settings = ApplianceConfig::new(&config.plan, plan, &config.ike, config.gateway_dpd_delay, prefix)
         .with_workers(config.workers)
         .with_crypto_device(config.crypto_device.clone());
-    let other = config.plan.appliances.iter().find(|other| other.id != plan.id);
-    if let (Some(first), Some(other)) = (config.plan.appliances.first(), other) {
-        let peer = PeerSettings {
-            id: other.id,
-            name: other.name.clone(),
-            store: if config.plan.store_network {
-                StoreWay::Network {
-                    store_listen: format!("{}:{STORE_PORT}", plan.store),
-                    store_connect: format!("{}:{STORE_PORT}", other.store),
-                }
-            } else {
-                StoreWay::Socket { store_socket: run.folder().join("pair.sock") }
-            },
-            secret: "a pairing secret of the lab and nowhere else".to_owned(),
-            takeover: config.takeover,
-        };
-        settings = settings.with_peer(peer, first.id);
+    let others = config.plan.appliances.iter().filter(|other| other.id != plan.id);
+    let peers: Vec<_> = others.map(|other| peer_settings(config, plan, other, run)).collect();
+    if let (Some(first), false) = (config.plan.appliances.first(), peers.is_empty()) {
+        settings = settings.with_peers(peers, first.id);
+    }
+    if config.plan.registry {
+        settings = settings.with_etcd(etcd::endpoint());
     }
     Appliance::launch(host, &run.folder().join(&plan.name), &settings)
+}
+
+fn peer_settings(config: &LabConfig, plan: &AppliancePlan, other: &AppliancePlan, run: &Run) -> PeerSettings {
+    // What listens for one appliance doesn't listen for another.
+    let end = |own: &AppliancePlan, other: &AppliancePlan| {
+        format!("{}:{}", own.store, STORE_PORT + STORE_PORTS_APART * u16::from(other.id))
+    };
+    PeerSettings {
+        id: other.id,
+        name: other.name.clone(),
+        store: if config.plan.store_network {
+            StoreWay::Network { store_listen: end(plan, other), store_connect: end(other, plan) }
+        } else {
+            StoreWay::Socket { store_socket: run.folder().join("pair.sock") }
+        },
+        secret: "a pairing secret of the lab and nowhere else".to_owned(),
+        takeover: config.takeover,
+    }
 }
 
 fn start_peer(config: &LabConfig, peer: &PeerPlan, host: &Namespace, run: &Run) -> Result<Charon> {

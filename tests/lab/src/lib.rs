@@ -23,6 +23,7 @@ pub mod clock;
 pub mod command;
 pub mod content;
 pub mod error;
+pub mod etcd;
 pub mod fleet;
 pub mod gateway;
 pub mod lab;

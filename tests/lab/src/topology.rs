@@ -6,6 +6,7 @@ use vipsec_control::config::virtual_mac;
 
 use crate::command::{self, HOUSEKEEPING_LIMIT};
 use crate::error::Result;
+use crate::etcd::ETCD;
 use crate::netns::Namespace;
 use crate::supervisor::Run;
 
@@ -93,6 +94,8 @@ pub struct Plan {
     pub local_targets: bool,
     /// The appliances are two hosts: their store link crosses a network of its own. Otherwise it is memory of one host.
     pub store_network: bool,
+    /// An etcd on that network decides over ownership.
+    pub registry: bool,
 }
 
 impl Plan {
@@ -125,6 +128,7 @@ impl Plan {
             second_vip: false,
             local_targets: false,
             store_network: false,
+            registry: false,
         }
     }
 
@@ -162,6 +166,11 @@ impl Plan {
         plan
     }
 
+    /// Three appliances on hosts of their own, among whom etcd decides; one remote peer with one tunnel, two targets.
+    pub fn with_registry() -> Self {
+        Self { store_network: true, registry: true, ..Self::new(1, 2, 3) }
+    }
+
     /// All tunnels of all remote peers.
     pub fn tunnels(&self) -> impl Iterator<Item = &TunnelPlan> {
         self.peers.iter().flat_map(|peer| &peer.tunnels)
@@ -179,6 +188,8 @@ pub struct Topology {
     pub targets: Vec<Namespace>,
     /// One per appliance.
     pub appliances: Vec<Namespace>,
+    /// For etcd, where it decides.
+    pub registry: Option<Namespace>,
 }
 
 /// A link from the switch to a host.
@@ -202,6 +213,7 @@ impl Topology {
             peers: plan.peers.iter().map(|peer| host(&peer.name)).collect::<Result<_>>()?,
             targets: plan.targets.iter().map(|target| host(&target.name)).collect::<Result<_>>()?,
             appliances: plan.appliances.iter().map(|appliance| host(&appliance.name)).collect::<Result<_>>()?,
+            registry: plan.registry.then(|| host("etcd")).transpose()?,
         };
         topology.switch.ip(&[
             "link add outside type bridge stp_state 0",
@@ -245,6 +257,11 @@ impl Topology {
         for (n, (target, host)) in plan.targets.iter().zip(&self.targets).enumerate() {
             let mac = format!("02:00:00:00:03:{n:02x}");
             self.connect(&Link { bridge: "inside", port: format!("{}-in", target.name), host, interface: "in0", mac })?;
+        }
+        if let Some(host) = &self.registry {
+            let (port, mac) = ("etcd-store".to_owned(), "02:00:00:00:04:00".to_owned());
+            self.connect(&Link { bridge: "store", port, host, interface: "store0", mac })?;
+            host.ip(&[format!("address add {ETCD}/24 dev store0")])?;
         }
         for (appliance, host) in plan.appliances.iter().zip(&self.appliances) {
             let port = Self::outside_port(appliance);

@@ -77,3 +77,14 @@ fn everything_is_renegotiated() {
     assert_eq!((takeover.tcp.reset, takeover.tcp.moved, takeover.replayed_delivered), (0, 0, 0));
     assert!(takeover.sas.calls > 0);
 }
+
+/// Three appliances and a real etcd: the tunnel survives two owners' deaths without a call, and nothing is delivered twice.
+#[test]
+fn the_owner_is_killed_and_then_its_successor() {
+    let report = tell(Tale::TwiceInARow);
+    assert_eq!(report.takeovers.len(), 2);
+    for takeover in &report.takeovers {
+        assert_eq!((takeover.tcp.reset, takeover.tcp.moved, takeover.sas.calls), (0, 0, 0));
+        assert_eq!(takeover.replayed_delivered, 0);
+    }
+}

@@ -112,7 +112,9 @@ pub struct ApplianceConfig {
     settings: IkeSettings,
     dpd_delay: Duration,
     file_prefix: String,
-    pub(super) peer: Option<PeerSettings>,
+    pub(super) peers: Vec<PeerSettings>,
+    /// Where etcd answers, if it decides.
+    etcd: Option<String>,
     /// Is there a second VIP?
     second_vip: bool,
     /// The id of the first VIP's preferred owner, in a pair.
@@ -147,7 +149,8 @@ impl ApplianceConfig {
             settings: settings.clone(),
             dpd_delay,
             file_prefix,
-            peer: None,
+            peers: Vec::new(),
+            etcd: None,
             second_vip: plan.second_vip,
             preferred: None,
             workers: 1,
@@ -178,7 +181,17 @@ impl ApplianceConfig {
 
     /// Makes it one of a pair in which `preferred` is the id of the first VIP's first owner; the second VIP's is the other one.
     pub fn with_peer(self, peer: PeerSettings, preferred: u8) -> Self {
-        Self { peer: Some(peer), preferred: Some(preferred), ..self }
+        self.with_peers(vec![peer], preferred)
+    }
+
+    /// Makes it one of several.
+    pub fn with_peers(self, peers: Vec<PeerSettings>, preferred: u8) -> Self {
+        Self { peers, preferred: Some(preferred), ..self }
+    }
+
+    /// Has etcd decide.
+    pub fn with_etcd(self, endpoint: String) -> Self {
+        Self { etcd: Some(endpoint), ..self }
     }
 
     /// Gives it that many workers, with a queue of each port for each.
@@ -202,12 +215,12 @@ impl ApplianceConfig {
             service("web", "udp", SOURCE_PORT),
         ];
         if self.second_vip {
-            let ids = [Some(self.plan.id), self.peer.as_ref().map(|peer| peer.id)];
+            let ids = std::iter::once(self.plan.id).chain(self.peers.iter().map(|peer| peer.id));
             vips.push(Vip {
                 name: SECOND_VIP_NAME,
                 address: SECOND_VIP.to_string(),
                 port: "outside",
-                owner: self.preferred.and_then(|first| ids.into_iter().flatten().find(|id| *id != first)),
+                owner: self.preferred.and_then(|first| ids.clone().find(|id| *id != first)),
                 gateways: vec![Gateway { address: SECOND_GATEWAY.to_string(), port: "inside" }],
             });
             services.push(service(SECOND_VIP_NAME, "udp", ECHO_PORT));
@@ -241,13 +254,14 @@ impl ApplianceConfig {
             port: ports,
             route: &self.routes,
             vip: vips,
-            peer: self.peer.as_ref().map(|peer| Peer {
+            etcd: self.etcd.as_ref().map(|endpoint| Etcd { endpoints: [endpoint] }),
+            peer: Peers::of(self.peers.iter().map(|peer| Peer {
                 id: peer.id,
                 name: &peer.name,
                 store: &peer.store,
                 secret_file: PAIR_SECRET_FILE,
                 takeover: peer.takeover,
-            }),
+            })),
             target: self.targets.iter().map(Target::of).collect(),
             service: services,
             connection: self.connections.iter().map(|connection| self.connection(connection)).collect(),
@@ -318,7 +332,9 @@ struct File<'a> {
     crypto_device: Option<CryptoDevice<'a>>,
     ike: Ike,
     #[serde(skip_serializing_if = "Option::is_none")]
-    peer: Option<Peer<'a>>,
+    peer: Option<Peers<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etcd: Option<Etcd<'a>>,
     port: Vec<Port>,
     route: &'a [Route],
     vip: Vec<Vip>,
@@ -353,6 +369,29 @@ struct Peer<'a> {
     store: &'a StoreWay,
     secret_file: &'static str,
     takeover: TakeoverPolicy,
+}
+
+/// One is a table, several are tables.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Peers<'a> {
+    One(Peer<'a>),
+    Several(Vec<Peer<'a>>),
+}
+
+impl<'a> Peers<'a> {
+    fn of(peers: impl Iterator<Item = Peer<'a>>) -> Option<Self> {
+        let mut peers: Vec<_> = peers.collect();
+        match peers.len() {
+            0 | 1 => peers.pop().map(Self::One),
+            _ => Some(Self::Several(peers)),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Etcd<'a> {
+    endpoints: [&'a str; 1],
 }
 
 /// A silent remote peer is given up after half a minute: nobody waits longer here.
@@ -482,7 +521,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("vl-config-test-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let secrets = settings.connections.iter().map(|connection| (secret_file(connection), &connection.secret));
-        let pairing = settings.peer.iter().map(|peer| (PAIR_SECRET_FILE.to_owned(), &peer.secret));
+        let pairing = settings.peers.iter().map(|peer| (PAIR_SECRET_FILE.to_owned(), &peer.secret));
         for (file, secret) in secrets.chain(pairing) {
             let file = folder.join(file);
             std::fs::write(&file, secret).expect("a secret");

@@ -42,6 +42,8 @@ pub enum Tale {
     /// Each appliance's own host is a target: connections to it live on when the VIP moves by order, and those to the others when the
     /// owner is killed.
     LocalTargets,
+    /// Three appliances, among whom etcd decides: the owner is killed, and then the one that has taken over.
+    TwiceInARow,
 }
 
 /// What is to be told.
@@ -100,6 +102,9 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
     if tale == Tale::Crosswise {
         settings.plan = Plan::with_two_vips(2);
     }
+    if tale == Tale::TwiceInARow {
+        settings.plan = Plan::with_registry();
+    }
     let mut lab = Lab::start(settings, &|step| progress.step(step))?;
     // An appliance that is new resumes nothing from before it joined.
     lab.await_roles()?;
@@ -117,6 +122,7 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
             Tale::TwoHosts => teller.two_hosts(config.runs),
             Tale::Crosswise => teller.crosswise(),
             Tale::LocalTargets => teller.local_targets(),
+            Tale::TwiceInARow => teller.twice_in_a_row(),
         }
         story.end()
     };

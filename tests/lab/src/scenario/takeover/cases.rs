@@ -55,6 +55,25 @@ impl Teller<'_, '_> {
         }
     }
 
+    pub(super) fn twice_in_a_row(&mut self) {
+        self.story.case("both backups have a copy, by their ranks", |lab| {
+            let roles = lab.await_roles()?;
+            lab.await_standing(2, &Standing::Backup)?;
+            expect(roles == Roles { owner: 0, backup: 1 }, "a to own, b and c to back up", || format!("{roles:?}"))?;
+            let store = lab.appliance(0)?.operator(&["store"])?;
+            let counted = store.matches("copy counted").count();
+            expect(counted == 2, "two counted copies", || store.clone())?;
+            Ok("b and c would resume".to_owned())
+        });
+        let first = self.the_owner_ends("the owner is killed: the first rank takes over", End::Killed);
+        let second = self.the_owner_ends("and is killed too: the second rank takes over", End::Killed);
+        self.story.case("each by its rank", |_| {
+            let expected = [Roles { owner: 0, backup: 1 }, Roles { owner: 1, backup: 2 }].map(Some);
+            expect([first, second] == expected, "a, b, c in this order", || format!("{first:?}, {second:?}"))?;
+            Ok("c has it".to_owned())
+        });
+    }
+
     pub(super) fn pause(&mut self) {
         let Some(Roles { owner: sleeper, .. }) = self.the_owner_ends("the owner is stopped in mid-air", End::Paused)
         else {
