@@ -614,9 +614,9 @@ proptest! {
         (world.registry.deaf, world.registry.mute) = (false, false);
         world.networks = [[true; NODES]; NODES];
         world.link_works = [[true; NODES]; NODES];
-        for node in 0..NODES {
+        for (node, asleep) in asleep.into_iter().enumerate() {
             world.nodes[node].cut_from_registry = false;
-            if asleep[node] {
+            if asleep {
                 world.nodes[node].running = true;
             } else if !world.nodes[node].running {
                 world.restart(node);
