@@ -282,6 +282,9 @@ impl Core {
             StepDownReason::Refused => {
                 tracing::warn!(group = name, "deposed: another appliance took our store grant back")
             }
+            StepDownReason::Unfit => {
+                tracing::warn!(group = name, "given up: nothing can be served here, and nobody has a copy");
+            }
             StepDownReason::Uncertain => {
                 tracing::warn!(group = name, "deposed: it can't be excluded that another appliance took over");
             }

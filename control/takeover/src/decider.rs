@@ -47,6 +47,8 @@ pub enum StepDownReason {
     Refused,
     /// Moved, as ordered: every worker has stopped for it.
     Moved,
+    /// It can't serve, and nobody has a copy: better a new start elsewhere than none.
+    Unfit,
 }
 
 /// What has to be done now, in this order.

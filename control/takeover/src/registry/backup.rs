@@ -46,6 +46,7 @@ impl Member {
             }
             return;
         }
+        self.disclaim(now);
         // A backup whose own data links are down doesn't act.
         if !self.healthy || self.role != Role::Standby || self.asked.is_some() {
             return;
@@ -62,6 +63,19 @@ impl Member {
         }
         let missing = self.missing_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         self.consider(now, missing);
+    }
+
+    /// What the registry calls ours and isn't, and nobody can resume, is anybody's: said by an owner that no process ever is. Nobody
+    /// would take it from us otherwise while we live.
+    fn disclaim(&mut self, now: Instant) {
+        let Some(record) = self.record().filter(|record| record.owner == self.me && record.copies.is_empty()) else {
+            return;
+        };
+        if self.role == Role::Standby {
+            let owner = Process { incarnation: 0, ..self.me };
+            let record = Record { owner, ..record.clone() };
+            self.ask(now, Request::Write { revision: self.revision(), record });
+        }
     }
 
     /// Nobody is heard who owns the group, for that long: is it our turn?

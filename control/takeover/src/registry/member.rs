@@ -112,6 +112,8 @@ pub struct Member {
     pub(super) deadline: Option<Instant>,
     pub(super) doubt: Option<Doubt>,
     pub(super) questions: u64,
+    /// Since when we can't serve.
+    pub(super) unfit_since: Option<Instant>,
     /// To whom a move was ordered.
     pub(super) target: Option<ApplianceId>,
     // as a backup
@@ -152,6 +154,7 @@ impl Member {
             doubt: None,
             questions: 0,
             target: None,
+            unfit_since: None,
             silence: Silence::default(),
             missing_since: Some(now),
             held: None,

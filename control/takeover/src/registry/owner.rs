@@ -48,6 +48,9 @@ impl Member {
         if !self.owns() {
             return;
         }
+        if self.is_unfit(now) {
+            return self.step_down(now, StepDownReason::Unfit);
+        }
         let overslept = self.deadline.is_some_and(|deadline| now >= deadline);
         if self.doubt.is_none() && !overslept {
             self.leave_the_silent(now);
@@ -73,6 +76,18 @@ impl Member {
             self.actions.push_back(Action::Advertise { epoch, protected });
             self.renew(now + self.timing.deadline);
         }
+    }
+
+    /// We have not been able to serve for a while, nobody has a copy, and somebody is there to begin anew.
+    fn is_unfit(&mut self, now: Instant) -> bool {
+        if self.healthy {
+            self.unfit_since = None;
+            return false;
+        }
+        let since = *self.unfit_since.get_or_insert(now);
+        let alone = self.mates.values().all(|mate| matches!(mate.copy, Kept::None | Kept::Joining));
+        let heirs = self.mates.values().any(|mate| mate.link.as_ref().is_some_and(|link| link.agreed));
+        now >= since + self.timing.claim_preferred && alone && heirs
     }
 
     /// A cut link gives no error by itself.

@@ -27,6 +27,8 @@ struct Node {
     may_act_until: Option<Instant>,
     adverts: u64,
     slow_to_stop: bool,
+    /// Its records don't find room anywhere.
+    refuses_joins: bool,
     /// Answers of the registry that were not read yet.
     replies: VecDeque<Reply>,
 }
@@ -111,6 +113,7 @@ impl World {
             may_act_until: None,
             adverts: 0,
             slow_to_stop: false,
+            refuses_joins: false,
             replies: VecDeque::new(),
         }
     }
@@ -201,6 +204,7 @@ impl World {
                 Action::Deadline(until) => node.may_act_until = until,
                 Action::ReserveFloor(value) => node.member.handle_floor_reserved(now, value),
                 Action::CloseLink(to) => self.cut(index, usize::from(to.get()) - 1),
+                Action::Join(_) if node.refuses_joins => {}
                 Action::Join(to) => node.member.handle_join_published(now, to),
                 Action::Release(of) => node.released.push(of),
                 Action::Stage { .. } => node.member.handle_staged(now),
@@ -538,6 +542,29 @@ fn the_last_process_alive_takes_what_nobody_resumes() {
     world.run(7000 * MS);
     assert_eq!(world.owners(), [2]);
     assert!(!world.nodes[2].activated[0].1);
+}
+
+#[test]
+fn an_owner_that_cannot_serve_and_has_no_copy_gives_the_group_up() {
+    let mut world = World::settled();
+    for other in [1, 2] {
+        // They hear each other, and nothing counts.
+        for (a, b) in [(0, other), (other, 0)] {
+            world.link_works[a][b] = false;
+        }
+        world.cut(0, other);
+    }
+    world.run(100 * MS);
+    assert_eq!((world.owners(), world.copies(0)), (vec![0], vec![Copy::None; 2]));
+    world.nodes[0].member.handle_health(false);
+    world.run(2000 * MS);
+    assert_eq!(world.owners(), [0], "nobody is there to begin anew, as far as it knows");
+    world.link_works = [[true; NODES]; NODES];
+    world.nodes[0].refuses_joins = true;
+    world.run(5000 * MS);
+    assert_eq!(world.nodes[0].stepped_down, [StepDownReason::Unfit]);
+    assert_eq!(world.owners(), [1]);
+    assert!(!world.nodes[1].activated[0].1);
 }
 
 #[test]
