@@ -7,8 +7,8 @@
 //!   the packets of a burst.
 //! - [`ConnectionTable::sweep`]: forgets what is over, a few places at a time.
 //! - [`ConnectionTable::announce`], then [`use_services`](ConnectionTable::use_services): other services.
-//! - [`ConnectionTable::poll_pin`], [`acknowledge`](ConnectionTable::acknowledge), [`restore`](ConnectionTable::restore): what a
-//!   successor has to be told (rule R6), and what this one was told.
+//! - [`ConnectionTable::report_pins`], [`poll_pin`](ConnectionTable::poll_pin), [`acknowledge`](ConnectionTable::acknowledge),
+//!   [`restore`](ConnectionTable::restore): what a successor has to be told (rule R6), and what this one was told.
 //!
 //! When every place is taken, those give way that no target has answered yet, the oldest first: whoever sends only first packets
 //! displaces nobody else. If nobody gives way, a connection is forwarded without an entry, packet by packet, to the target that
@@ -134,7 +134,8 @@ pub enum Pin {
     Computed,
     /// It has been told, or nobody is there to be told.
     Settled,
-    /// It is being told. Rule R6: the packet waits until [`ConnectionTable::acknowledge`].
+    /// It is being told. Rule R6: the packet waits until [`ConnectionTable::standing`] says something else, which may be so after each
+    /// [`ConnectionTable::acknowledge`].
     Awaited,
 }
 
@@ -219,7 +220,7 @@ impl ConnectionTable {
             targets: Registry::new(),
             target_slots: Vec::new(),
             chooser: Chooser::new(limits.affinities_max, seed),
-            journal: Journal::new(limits.pin_events_max),
+            journal: Journal::new(limits.pin_events_max, hash::keyed(seed.rotate_left(32))),
             pins: pinning::Pins::default(),
             sweep: sweep::Hands::default(),
         };
@@ -262,7 +263,8 @@ impl ConnectionTable {
     }
 
     /// Forgets the connections of a VIP, all at once: another appliance serves them, and they may be on other targets when the VIP
-    /// comes back. Their pins go without an event: so does everything else that the store holds of the VIP.
+    /// comes back. Their pins go without an event: so does everything else that the store holds of the VIP. Events that were taken
+    /// before are still to be acknowledged or abandoned.
     pub fn forget_vip(&mut self, vip: IpAddr) {
         self.journal.forget_vip(vip);
         if self.vips.renew(vip).is_err() {
@@ -329,7 +331,7 @@ impl ConnectionTable {
             if ended {
                 self.count_active(slot, -1);
             }
-            return Ok(self.choice(target, Tracking::Known, flags));
+            return Ok(self.choice(target, Tracking::Known, prepared.place, flags));
         }
         self.take_unusual(prepared, origin, packet)
     }
@@ -413,11 +415,11 @@ impl ConnectionTable {
     }
 
     #[inline]
-    fn choice(&self, target: TargetIndex, tracking: Tracking, flags: Flags) -> Choice {
-        let pin = match (flags.has(Flags::PINNED), flags.has(Flags::ACKNOWLEDGED) || !self.pins.hold_unacknowledged()) {
+    fn choice(&mut self, target: TargetIndex, tracking: Tracking, place: u32, flags: Flags) -> Choice {
+        let pin = match (flags.has(Flags::PINNED), flags.has(Flags::ACKNOWLEDGED) || !self.pins.is_reporting()) {
             (false, _) => Pin::Computed,
             (true, true) => Pin::Settled,
-            (true, false) => Pin::Awaited,
+            (true, false) => self.pin_at(place),
         };
         Choice { target, tracking, pin }
     }
@@ -454,7 +456,7 @@ impl ConnectionTable {
         if ended {
             self.count_active(slot, -1);
         }
-        Ok(self.choice(target, Tracking::Known, flags))
+        Ok(self.choice(target, Tracking::Known, place, flags))
     }
 
     /// A packet without an entry.
@@ -469,7 +471,8 @@ impl ConnectionTable {
         let computed = *plan.computed(&tuple).ok_or(Refusal::NoTargetUp)?;
         let is_reset = packet.tcp.is_some_and(|flags| flags.contains(TcpFlags::RST));
         if is_reset || !self.make_room(self.now.tick) {
-            return Ok(Choice { target: computed.index, tracking: Tracking::Stateless, pin: Pin::Computed });
+            let pin = if self.journal.is_stale(&tuple) { Pin::Awaited } else { Pin::Computed };
+            return Ok(Choice { target: computed.index, tracking: Tracking::Stateless, pin });
         }
         let (number, plan) = self.services.plan(&tuple)?;
         let candidate = if packet.tcp.is_some_and(|flags| !flags.opens()) {
@@ -492,13 +495,14 @@ impl ConnectionTable {
         let mut entry = Entry::new(prepared.key, self.now, state, flags);
         entry.count(Direction::ToTarget, packet);
         let place = self.insert(prepared.spot, entry, candidate.address).ok_or(Refusal::NoTargetUp)?;
-        let is_pinned =
-            !is_computed || self.next.as_ref().is_some_and(|next| needs_pin(next, &tuple, candidate.address));
+        let is_pinned = !is_computed
+            || self.next.as_ref().is_some_and(|next| needs_pin(next, &tuple, candidate.address))
+            || self.journal.is_stale(&tuple);
         if is_pinned {
             self.set_pin(place, Need::Pinned);
         }
         let flags = self.places.get(place).map_or(flags, |entry| entry.flags);
-        Ok(self.choice(candidate.index, Tracking::New, flags))
+        Ok(self.choice(candidate.index, Tracking::New, place, flags))
     }
 
     /// Its target is down or gone: the connection goes where a successor without the entry would send it.
@@ -523,7 +527,7 @@ impl ConnectionTable {
         }
         self.renew_pin(place);
         let flags = self.places.get(place).map_or(Flags::default(), |entry| entry.flags);
-        Ok(self.choice(target, Tracking::Moved, flags))
+        Ok(self.choice(target, Tracking::Moved, place, flags))
     }
 
     /// Adds an entry that isn't there yet.

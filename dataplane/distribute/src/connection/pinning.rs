@@ -1,8 +1,13 @@
 //! Pins: the connections that a successor couldn't compute from the services in force, and how it comes to know of them (rule R6).
 //!
-//! While copies are told, each change of a pin becomes an event. The queue of events is bounded; what finds it full is owed, and
+//! Where a successor may come, each change of a pin becomes an event. The queue of events is bounded; what finds it full is owed, and
 //! made up for when the connection has its next packet or the sweep comes by. An entry whose pin was reported is only forgotten when
-//! there is room to release it. So nothing is lost, and nothing waits.
+//! there is room to release it. So nothing is lost, and nothing here waits.
+//!
+//! A packet waits ([`Pin::Awaited`](super::Pin::Awaited)) as long as a successor would send it elsewhere: the services in force choose
+//! another target and the record isn't acknowledged; or the store may still hold an outdated record of such a connection. One that is
+//! pinned for the sake of services that are only announced goes on: they wait. Only once all entries were checked the rest waits as well,
+//! so that the last acknowledgement isn't put off by new connections.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,45 +15,26 @@ use std::time::Instant;
 
 use thiserror::Error;
 
-use super::ConnectionTable;
 use super::entry::{Entry, Flags};
+use super::{ConnectionTable, Pin};
 use super::pins::{PinEvent, PinProgress};
 use super::state::ConnectionState;
-use crate::service::{Origin, ServiceTable, TargetState};
+use crate::service::{Origin, ServiceTable, TargetIndex, TargetState};
 use crate::tuple::FiveTuple;
-
-/// Whether copies are told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Reporting {
-    /// There is no copy.
-    #[default]
-    Off,
-    /// Every change is reported.
-    On,
-    /// And what was reported before is reported again while the check goes through the table: a copy joins.
-    Again,
-    /// The same, and what was acknowledged before counts for nothing.
-    Anew,
-}
 
 /// The pins of all entries together.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
-    reporting: Reporting,
-    /// A copy counts: what isn't acknowledged waits.
-    hold: bool,
+    /// A successor may come: changes are reported, and what isn't acknowledged waits.
+    is_reporting: bool,
     pinned: usize,
     acknowledged: usize,
     owed: usize,
 }
 
 impl Pins {
-    fn is_reporting(&self) -> bool {
-        self.reporting != Reporting::Off
-    }
-
-    pub(super) const fn hold_unacknowledged(&self) -> bool {
-        self.hold
+    pub(super) const fn is_reporting(&self) -> bool {
+        self.is_reporting
     }
 }
 
@@ -88,25 +74,10 @@ impl ConnectionTable {
         self.check_pins();
     }
 
-    /// A copy joins: reports every pin there is in the course of a round of the sweep, and from now on every change.
+    /// A successor may come: from now on every change of a pin is reported, and a pinned connection waits until its record is
+    /// acknowledged. For a table that is empty.
     pub fn report_pins(&mut self) {
-        self.pins.reporting = match self.pins.reporting {
-            Reporting::Off | Reporting::Anew => Reporting::Anew,
-            Reporting::On | Reporting::Again => Reporting::Again,
-        };
-        self.check_pins();
-    }
-
-    /// A copy counts: from now on pinned connections wait until they are acknowledged ([`Pin::Awaited`](super::Pin::Awaited)).
-    pub fn hold_unacknowledged(&mut self) {
-        self.pins.hold = self.pins.is_reporting();
-    }
-
-    /// No copy counts or joins any more: nothing is reported and nothing waits.
-    pub fn stop_reporting_pins(&mut self) {
-        self.pins.reporting = Reporting::Off;
-        self.pins.hold = false;
-        self.journal.clear();
+        self.pins.is_reporting = true;
     }
 
     /// The next thing that the store has to be told.
@@ -114,27 +85,61 @@ impl ConnectionTable {
         self.journal.pop()
     }
 
-    /// Every counted copy knows that this connection is on that target.
-    pub fn acknowledge(&mut self, tuple: &FiveTuple, target: IpAddr) {
+    /// What [`poll_pin`](Self::poll_pin) would return.
+    pub fn next_pin(&self) -> Option<&PinEvent> {
+        self.journal.front()
+    }
+
+    /// Every counted copy knows of an event; or there is none any more.
+    pub fn acknowledge(&mut self, event: &PinEvent) {
+        self.journal.settle(event);
+        let PinEvent::Pinned { tuple, target, .. } = event else { return };
         let Some(place) = self.find(&self.look_up(tuple)) else { return };
         let Some(entry) = self.places.get(place) else { return };
-        let is_that = self.targets.get(entry.target).is_some_and(|slot| slot.address == target);
-        if is_that && entry.flags.has(Flags::PINNED) && entry.flags.has(Flags::TOLD) && !entry.flags.has(Flags::OWED) {
-            self.set_flags(place, |flags| flags.with(Flags::ACKNOWLEDGED));
+        let is_that = self.targets.get(entry.target).is_some_and(|slot| slot.address == *target);
+        if is_that && entry.flags.has(Flags::PINNED.with(Flags::TOLD)) && !entry.flags.has(Flags::OWED) {
+            // If more is under way, this may have been about an earlier connection of the same name: it will be told again.
+            let is_certain = !self.journal.is_stale(tuple);
+            self.set_flags(place, |flags| flags.with(if is_certain { Flags::ACKNOWLEDGED } else { Flags::OWED }));
+            if !is_certain && event.goes_on() {
+                self.check_pins();
+            }
         }
     }
 
-    /// How far the reporting is.
+    /// Nobody will acknowledge an event: its VIP went elsewhere, and [`forget_vip`](Self::forget_vip) was called or will be.
+    pub fn abandon(&mut self, event: &PinEvent) {
+        self.journal.settle(event);
+    }
+
+    /// Where the packets of a connection go that has an entry, and whether they may.
+    pub fn standing(&self, tuple: &FiveTuple) -> Option<(TargetIndex, Pin)> {
+        let place = self.find(&self.look_up(tuple))?;
+        let entry = self.places.get(place)?;
+        let target = self.targets.get(entry.target)?.value.index?;
+        Some((target, self.pin(tuple, self.targets.get(entry.target)?.address, entry.flags)))
+    }
+
+    /// Has the sweep something to do that others wait for? Then it should not take its time.
+    pub fn is_pressed(&self) -> bool {
+        self.pins.is_reporting && self.journal.has_room() && (self.sweep.unchecked > 0 || self.pins.owed > 0)
+    }
+
+    /// How far the reporting is. Where no successor can come there is nothing to wait for.
     pub fn pin_progress(&self) -> PinProgress {
+        if !self.pins.is_reporting {
+            return PinProgress { pinned: self.pins.pinned, ..PinProgress::default() };
+        }
         PinProgress {
             pinned: self.pins.pinned,
             unacknowledged: self.pins.pinned - self.pins.acknowledged,
             owed: self.pins.owed,
             unchecked: self.sweep.unchecked,
+            ahead: self.journal.ahead(),
         }
     }
 
-    /// Takes over a connection that the VIP's last owner has pinned.
+    /// Takes over a connection that the VIP's last owner has pinned: whoever calls knows of its record.
     ///
     /// # Errors
     /// Why it is left out; its packets go where the services say.
@@ -150,10 +155,10 @@ impl ConnectionTable {
             return Err(NotRestored::UnknownVip);
         }
         self.targets.find(target).ok_or(NotRestored::UnknownTarget)?;
-        if let Some(place) = self.find(&prepared)
-            && !self.forget(place)
-        {
-            return Err(NotRestored::Full);
+        if let Some(place) = self.find(&prepared) {
+            // The record is that of the connection that is restored.
+            self.set_flags(place, |flags| flags.without(Flags::TOLD));
+            self.forget(place);
         }
         if !self.make_room(self.now.tick) {
             return Err(NotRestored::Full);
@@ -166,7 +171,10 @@ impl ConnectionTable {
         let state = ConnectionState::midway(tuple.protocol);
         let entry = Entry::new(prepared.key, self.now, state, flags);
         let place = self.insert(prepared.spot, entry, target).ok_or(NotRestored::Full)?;
-        self.check_pin(place);
+        self.set_flags(place, |flags| flags.with(Flags::PINNED));
+        if self.pins.is_reporting {
+            self.set_flags(place, |flags| flags.with(Flags::TOLD).with(Flags::ACKNOWLEDGED));
+        }
         Ok(())
     }
 
@@ -179,46 +187,64 @@ impl ConnectionTable {
     /// Every entry's pin has to be looked at: the sweep does so from now on.
     pub(super) fn check_pins(&mut self) {
         self.sweep.unchecked = self.places.touched();
-        if self.sweep.unchecked == 0 {
-            self.end_check();
-        }
-    }
-
-    pub(super) fn end_check(&mut self) {
-        if self.pins.is_reporting() {
-            self.pins.reporting = Reporting::On;
-        }
     }
 
     /// Brings an entry's pin up to date.
     pub(super) fn check_pin(&mut self, place: u32) {
         let Some((tuple, target, flags)) = self.subject(place) else { return };
-        let is_pinned = flags.has(Flags::PINNED);
-        match (self.needs_pin(&tuple, target), self.pins.reporting) {
-            (true, _) if !is_pinned => self.set_pin(place, Need::Pinned),
-            (false, _) if is_pinned => self.set_pin(place, Need::Computed),
-            (true, Reporting::Again) => {
-                self.set_flags(place, |flags| flags.with(Flags::OWED));
-                self.report_pin(place);
-            }
-            (true, Reporting::Anew) => self.set_pin(place, Need::Pinned),
+        match (self.needs_pin(&tuple, target), flags.has(Flags::PINNED)) {
+            (true, false) => self.set_pin(place, Need::Pinned),
+            // Otherwise it stays pinned without need, until another check.
+            (false, true) if !self.has_outdated_record(&tuple, flags) => self.set_pin(place, Need::Computed),
             _ => {}
         }
     }
 
-    /// The entry has another target.
+    /// The entry has another target: whatever the store holds of it is outdated.
     pub(super) fn renew_pin(&mut self, place: u32) {
         let Some((tuple, target, flags)) = self.subject(place) else { return };
-        match self.needs_pin(&tuple, target) {
-            true => self.set_pin(place, Need::Pinned),
-            false if flags.has(Flags::PINNED) => self.set_pin(place, Need::Computed),
-            false => {}
+        let has_record = flags.has(Flags::TOLD) || self.journal.is_stale(&tuple);
+        if has_record || self.needs_pin(&tuple, target) {
+            self.set_pin(place, Need::Pinned);
+        } else if flags.has(Flags::PINNED) {
+            self.set_pin(place, Need::Computed);
         }
+    }
+
+    /// What a packet has to wait for, of a connection whose record isn't acknowledged.
+    #[cold]
+    pub(super) fn pin_at(&mut self, place: u32) -> Pin {
+        // There may be room by now.
+        self.report_pin(place);
+        self.subject(place).map_or(Pin::Computed, |(tuple, target, flags)| self.pin(&tuple, target, flags))
+    }
+
+    fn pin(&self, tuple: &FiveTuple, target: IpAddr, flags: Flags) -> Pin {
+        if !flags.has(Flags::PINNED) {
+            return Pin::Computed;
+        }
+        if flags.has(Flags::ACKNOWLEDGED) || !self.pins.is_reporting {
+            return Pin::Settled;
+        }
+        let goes_on = !flags.has(Flags::OWED) && !self.journal.is_stale(tuple) && self.goes_on(tuple, target);
+        if goes_on { Pin::Computed } else { Pin::Awaited }
+    }
+
+    /// Is a record needed only by services that are announced, and will it be waited for?
+    fn goes_on(&self, tuple: &FiveTuple, target: IpAddr) -> bool {
+        let needed_later = self.next.as_deref().is_some_and(|next| needs_pin(next, tuple, target));
+        !needs_pin(&self.services, tuple, target) && (self.sweep.unchecked > 0 || !needed_later)
+    }
+
+    /// May the store hold another record of a pinned connection than it should?
+    fn has_outdated_record(&self, tuple: &FiveTuple, flags: Flags) -> bool {
+        !flags.has(Flags::ACKNOWLEDGED)
+            && (flags.has(Flags::OWED.with(Flags::TOLD)) || self.journal.is_stale(tuple))
     }
 
     /// Says what a successor needs, as something new.
     pub(super) fn set_pin(&mut self, place: u32, need: Need) {
-        let reporting = self.pins.is_reporting();
+        let reporting = self.pins.is_reporting;
         self.set_flags(place, |flags| {
             let flags = flags.without(Flags::PINNED).without(Flags::ACKNOWLEDGED).without(Flags::OWED);
             match need {
@@ -237,10 +263,12 @@ impl ConnectionTable {
         if !flags.has(Flags::OWED) {
             return;
         }
-        if !self.pins.is_reporting() {
+        if !self.pins.is_reporting {
             self.set_flags(place, |flags| flags.without(Flags::OWED));
         } else if flags.has(Flags::PINNED) {
-            if self.journal.push(PinEvent::Pinned { tuple, target }).is_ok() {
+            let (origin, replaces) = (flags.origin(), flags.has(Flags::TOLD));
+            let goes_on = self.next.is_some() && self.goes_on(&tuple, target);
+            if self.journal.push(PinEvent::Pinned { tuple, origin, target, replaces, goes_on }).is_ok() {
                 self.set_flags(place, |flags| flags.without(Flags::OWED).with(Flags::TOLD));
             }
         } else if self.journal.push(PinEvent::Released { tuple }).is_ok() {
@@ -252,7 +280,7 @@ impl ConnectionTable {
     pub(super) fn release_pin(&mut self, place: u32) -> bool {
         let Some(entry) = self.places.get(place) else { return true };
         let owes_release =
-            entry.flags.has(Flags::TOLD) && self.pins.is_reporting() && self.vips.is_listed(entry.key.vip());
+            entry.flags.has(Flags::TOLD) && self.pins.is_reporting && self.vips.is_listed(entry.key.vip());
         if owes_release
             && let Some(tuple) = self.tuple(&entry.key)
             && self.journal.push(PinEvent::Released { tuple }).is_err()

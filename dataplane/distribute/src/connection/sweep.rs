@@ -57,14 +57,13 @@ impl ConnectionTable {
         let now = self.clock.tick(now);
         let before = self.len();
         for _ in 0..places.min(self.places.touched()) {
+            // A check finds much to report. It goes on once what there is was taken.
+            if self.sweep.unchecked > 0 && self.pins.is_reporting() && !self.journal.has_room() {
+                break;
+            }
             let place = advance(&mut self.sweep.sweep, self.places.touched());
             self.look_at(now, place);
-            if self.sweep.unchecked > 0 {
-                self.sweep.unchecked -= 1;
-                if self.sweep.unchecked == 0 {
-                    self.end_check();
-                }
-            }
+            self.sweep.unchecked = self.sweep.unchecked.saturating_sub(1);
         }
         before - self.len()
     }
