@@ -6,7 +6,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use vipsec_distribute::service::ServiceTable;
+use arrayvec::ArrayVec;
+use vipsec_distribute::connection::PinEvent;
+use vipsec_distribute::service::{Origin, ServiceTable};
+use vipsec_distribute::tuple::FiveTuple;
 use vipsec_esp::lifetime::LifetimeDue;
 use vipsec_esp::sa::{ChildSa, Processing, Selector, Spi};
 use vipsec_wire::cookie::Cookies;
@@ -225,6 +228,28 @@ pub enum Command {
     /// Bind an SA that had no limit to what it has used so far plus its room; answered by [`Event::Numbers`].
     /// How an SA starts to be counted when a copy joins.
     Bind(Spi),
+    /// These services will be in force next. Confirmed by [`Event::ServicesPinned`] once every connection that they would move is known to
+    /// every counted copy (rule R6); a later announcement takes the place of one that isn't confirmed.
+    Announce {
+        /// Counts up with every announcement.
+        version: u64,
+        /// The services.
+        services: Arc<ServiceTable>,
+    },
+    /// Every counted copy has acknowledged what a batch says, or there is none: [`Event::Pins`] answered.
+    PinsKnown(Box<PinBatch>),
+    /// Nobody will: the batch's VIP went elsewhere.
+    PinsAbandoned(Box<PinBatch>),
+    /// Forget the connections of a VIP, by its number: another appliance serves it, or has served it.
+    ForgetConnections(u16),
+    /// Go on with connections of a VIP whose last owner had pinned them: each where its packets will arrive. Confirmed by
+    /// [`Event::PinsRestored`].
+    RestorePins {
+        /// Comes back in the confirmation.
+        token: u64,
+        /// At most [`RESTORED_MAX`].
+        pins: Arc<[RestoredPin]>,
+    },
     /// Send an IKE message.
     SendIke(IkeDatagram),
     /// The remote peer's end of a tunnel moved (IKE saw it first).
@@ -255,6 +280,57 @@ pub enum Command {
         /// What about.
         what: ReportKind,
     },
+}
+
+/// Most pins of a batch.
+pub const PINS_PER_BATCH: usize = 32;
+
+/// What changed of the pins of a VIP, on its way to the store and back. Each worker has a few batches, which go round: so nothing is
+/// allocated for them, and what is under way is bounded.
+#[derive(Debug, Clone)]
+pub struct PinBatch {
+    /// Whose connections.
+    pub worker: WorkerId,
+    /// The VIP's number.
+    pub vip: u16,
+    /// The version of the worker's tables when it said so.
+    pub tables: u64,
+    /// In order.
+    pub pins: ArrayVec<PinEvent, PINS_PER_BATCH>,
+}
+
+/// Most pins of a [`Command::RestorePins`].
+pub const RESTORED_MAX: usize = 256;
+
+/// A connection that the VIP's last owner had pinned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestoredPin {
+    /// The VIP's number.
+    pub vip: u16,
+    /// Which connection.
+    pub tuple: FiveTuple,
+    /// How it comes in.
+    pub origin: Origin,
+    /// Its target.
+    pub target: IpAddr,
+}
+
+/// Some of the pins of a [`Command::RestorePins`], by their places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PinSet([u64; RESTORED_MAX / 64]);
+
+impl PinSet {
+    /// Adds one.
+    pub fn insert(&mut self, place: usize) {
+        if let Some(word) = self.0.get_mut(place / 64) {
+            *word |= 1 << (place % 64);
+        }
+    }
+
+    /// Is it one of them?
+    pub fn contains(&self, place: usize) -> bool {
+        self.0.get(place / 64).is_some_and(|word| word & 1 << (place % 64) != 0)
+    }
 }
 
 /// Where a child SA is, for all other workers.
@@ -312,6 +388,18 @@ pub enum Event {
     Ike(IkeDatagram),
     /// An SA wants more room, or was asked by [`Command::Bind`].
     Numbers(Numbers),
+    /// Connections that a successor couldn't compute, or can again. Answered by [`Command::PinsKnown`]; the first packets of such a
+    /// connection wait for that (rule R6).
+    Pins(Box<PinBatch>),
+    /// What services that were announced would move is pinned.
+    ServicesPinned(u64),
+    /// A worker has taken over the connections that belong to it.
+    PinsRestored {
+        /// The command's.
+        token: u64,
+        /// Which of them it has.
+        taken: PinSet,
+    },
     /// An authenticated packet that was admitted, newer than all before it, came from a new remote address or port (RFC 7296 §2.23).
     PeerMoved {
         /// Inbound SPI.

@@ -9,7 +9,7 @@ use crate::api::Event;
 pub(crate) struct Full;
 
 impl Event {
-    /// Must it arrive? Answers and numbers are waited for; each is bounded by a command or an SA. The rest reports what will
+    /// Must it arrive? Answers, numbers and pins are waited for; each is bounded by a command, an SA or a batch. The rest reports what will
     /// be seen again.
     pub fn is_owed(&self) -> bool {
         match self {
@@ -18,6 +18,9 @@ impl Event {
             | Self::ChildRefused(..)
             | Self::Steered { .. }
             | Self::Numbers(_)
+            | Self::Pins(_)
+            | Self::ServicesPinned(_)
+            | Self::PinsRestored { .. }
             | Self::Lifetime { .. }
             | Self::Report { .. } => true,
             Self::Ike(_)

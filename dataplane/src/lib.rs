@@ -23,6 +23,7 @@ mod outer;
 mod own_hash;
 mod parking;
 mod path;
+mod pins;
 mod policer;
 mod policy;
 mod prefix;

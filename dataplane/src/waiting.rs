@@ -1,4 +1,5 @@
-//! A bounded queue of packets that wait for a word of the control core: above the horizon, or of a VIP that is being handed over.
+//! A bounded queue of packets that wait for a word of the control core: above the horizon, of a connection
+//! whose record isn't acknowledged, or of a VIP that is being handed over.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -38,6 +39,11 @@ impl<T: Waiting> WaitingQueue<T> {
 
     pub(crate) fn len(&self) -> usize {
         self.queue.len()
+    }
+
+    /// Is there one like that?
+    pub(crate) fn any(&self, is_that: impl Fn(&T) -> bool) -> bool {
+        self.queue.iter().any(is_that)
     }
 
     /// Takes the oldest. To look at all of them once, take [`len`](Self::len) times and push again what stays.

@@ -7,9 +7,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use support::{BoxBuf, INSIDE, OUTSIDE, ROUTER_MAC, Scene, VIP_MAC, Way, framed, from_remote, from_target, sealed};
-use vipsec_dataplane::api::{Command, Steering, WorkerId};
+use vipsec_dataplane::api::{Command, Event, Steering, WorkerId};
 use vipsec_dataplane::drops::Tally;
 use vipsec_dataplane::mesh::Mesh;
+use vipsec_dataplane::worker::WorkerConfig;
+use vipsec_distribute::service::{Method, ServiceTable};
 use vipsec_wire::buffer::{BURST_MAX, Burst};
 
 struct Counting;
@@ -71,6 +73,42 @@ fn a_packet_costs_no_allocation() {
                     assert_eq!(allocations, 0);
                 }
             }
+        }
+    }
+}
+
+/// What a successor is told of, and what waits for that, goes in what was allocated at the start.
+#[test]
+fn a_connection_that_is_pinned_costs_no_allocation() {
+    let mut tables = support::tables();
+    let mut service = tables.services.services()[0].clone();
+    service.method = Method::WeightedRoundRobin;
+    tables.services = ServiceTable::new(tables.services.targets().to_vec(), vec![service]).unwrap().into();
+    let config = WorkerConfig { pins: true, ..WorkerConfig::default() };
+    let mut scene = Scene::made(HOSTS, Way::Tunnel, tables, &config, |worker| worker);
+    for (round, first) in (0..HOSTS).step_by(BURST_MAX).enumerate() {
+        let mut inbound = Burst::new();
+        for n in first..first + BURST_MAX {
+            let mut query = BoxBuf::new();
+            sealed(&mut scene.far[n], n, 200, &mut query);
+            inbound.push(query);
+        }
+        let (mut held, mut released) = (Burst::new(), Burst::new());
+        let before = ALLOCATIONS.get();
+        scene.worker.handle_burst(scene.now, OUTSIDE, inbound);
+        scene.worker.poll_transmit(scene.now, INSIDE, &mut held);
+        let mut batches = 0;
+        while let Some(event) = scene.worker.poll_event() {
+            if let Event::Pins(batch) = event {
+                batches += 1;
+                scene.worker.handle_command(scene.now, Command::PinsKnown(batch));
+            }
+        }
+        scene.worker.poll_transmit(scene.now, INSIDE, &mut released);
+        let allocations = ALLOCATIONS.get() - before;
+        assert_eq!((held.len(), released.len(), batches), (0, BURST_MAX, 1), "{:?}", scene.drops());
+        if round > 0 {
+            assert_eq!(allocations, 0);
         }
     }
 }

@@ -285,11 +285,22 @@ impl Scene {
 
     /// `fit` gives the worker its last touch.
     pub(crate) fn with(sas: usize, way: Way, fit: impl Fn(Worker<BoxPool>) -> Worker<BoxPool>) -> Self {
+        Self::made(sas, way, tables(), &WorkerConfig::default(), fit)
+    }
+
+    /// Under these tables and limits, but that of SAs.
+    pub(crate) fn made(
+        sas: usize,
+        way: Way,
+        tables: Tables,
+        config: &WorkerConfig,
+        fit: impl Fn(Worker<BoxPool>) -> Worker<BoxPool>,
+    ) -> Self {
         let now = Instant::now();
-        let config = WorkerConfig { sas_max: sas, ..WorkerConfig::default() };
+        let config = WorkerConfig { sas_max: sas, ..config.clone() };
         let counters = Arc::new(Counters::default());
         let device = SoftDevice::new(EngineKind::auto(), 2 * BURST_MAX, 2 * sas);
-        let worker = Worker::new(&config, Arc::new(tables()), Deadline::never(now), counters, BoxPool)
+        let worker = Worker::new(&config, Arc::new(tables), Deadline::never(now), counters, BoxPool)
             .with_crypto_device(Box::new(device));
         let mut worker = fit(worker);
         let processing = if way == Way::Lookaside { Processing::Lookaside } else { Processing::Cpu };

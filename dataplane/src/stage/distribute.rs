@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use vipsec_distribute::connection::{Prepared, Tracking};
-use vipsec_distribute::service::{Forwarding, Origin, TargetIndex};
+use vipsec_distribute::connection::{Pin, Prepared, Tracking};
+use vipsec_distribute::service::{Forwarding, TargetIndex};
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 use vipsec_wire::encapsulation::{Encapsulation, PerPacket, Tunnel, UdpChecksum};
 use vipsec_wire::fragment::Fragments;
@@ -11,7 +11,7 @@ use vipsec_wire::icmp_error::Problem;
 use vipsec_wire::ip::{self, Address};
 
 use super::Stage;
-use super::inner::{Inner, Via};
+use super::inner::Inner;
 use crate::drops::{DropReason, Tally};
 use crate::flow::Flow;
 use crate::path::{Path, TargetKey, TargetPath};
@@ -30,8 +30,9 @@ impl<P: BufferPool> Worker<P> {
         let (mut packets, mut bytes) = (0, 0);
         for (inner, prepared) in burst.drain(..).zip(&prepared) {
             let total_len = inner.flow.header.total_len;
-            let verdict = self.choose(now, prepared, inner);
-            if verdict.is_ok() {
+            let waiting = self.pins.waiting.len();
+            let verdict = self.choose(now, now, prepared, inner);
+            if verdict.is_ok() && self.pins.waiting.len() == waiting {
                 packets += 1;
                 bytes += total_len;
             }
@@ -40,18 +41,24 @@ impl<P: BufferPool> Worker<P> {
         self.counters.to_targets.add(packets, bytes);
     }
 
+    /// `since`: when the packet came.
     #[inline]
-    fn choose(&mut self, now: Instant, prepared: &Prepared, inner: Inner<P::Buf>) -> Verdict {
-        let origin = match inner.via {
-            Via::Tunnel(_) | Via::Handoff => Origin::Decrypted,
-            Via::Clear => Origin::Clear,
-        };
-        let choice = self.connections.to_target(prepared, origin, &inner.flow.packet_info())?;
+    pub(super) fn choose(
+        &mut self,
+        now: Instant,
+        since: Instant,
+        prepared: &Prepared,
+        inner: Inner<P::Buf>,
+    ) -> Verdict {
+        let choice = self.connections.to_target(prepared, inner.origin(), &inner.flow.packet_info())?;
         match choice.tracking {
             Tracking::Known => {}
             Tracking::New => self.counters.count(Tally::ConnectionsNew),
             Tracking::Moved => self.counters.count(Tally::ConnectionsMoved),
             Tracking::Stateless => self.counters.count(Tally::ConnectionsStateless),
+        }
+        if choice.pin == Pin::Awaited {
+            return self.await_pin(since, inner);
         }
         self.deliver(now, choice.target, inner)
     }

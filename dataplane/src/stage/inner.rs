@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use vipsec_distribute::service::Origin;
 use vipsec_distribute::tuple::FiveTuple;
 use vipsec_esp::sa::Mode;
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
@@ -37,6 +38,16 @@ pub(super) struct Inner<B> {
     pub(super) via: Via,
     /// It came in fragments, so it may leave in fragments.
     pub(super) was_fragmented: bool,
+}
+
+impl<B> Inner<B> {
+    #[inline]
+    pub(super) const fn origin(&self) -> Origin {
+        match self.via {
+            Via::Tunnel(_) | Via::Handoff => Origin::Decrypted,
+            Via::Clear => Origin::Clear,
+        }
+    }
 }
 
 impl<P: BufferPool> Worker<P> {

@@ -10,7 +10,7 @@
 //!    (reassembled) ├─ IKE ──> control core                                                     │
 //!                  ├─ in the clear ──> policies ─────────────────────────┐                     │
 //!                  └─ ESP ──> find the SA ──> open ──> admit ──> inner ──┴──> distribute ──> target
-//!                                                       └─ park until granted                  │
+//!                                                       └─ park until granted  └─ until pinned │
 //!          <── neighbour <─┬─ outer headers <── seal <── find the SA <─┬── connection <── reply
 //!                          └────────────── in the clear <──────────────┘
 //! ```
@@ -46,6 +46,7 @@ mod ndp;
 mod neighbours;
 mod outside;
 mod path_mtu;
+mod pin;
 mod send;
 mod transport;
 

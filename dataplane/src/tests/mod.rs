@@ -23,6 +23,7 @@ mod mtu;
 mod ndp;
 mod parking;
 mod peer;
+mod pins;
 mod policy;
 mod scapy;
 mod scene;

@@ -35,6 +35,11 @@ impl<P: BufferPool> Worker<P> {
             }
             Command::Grant { spi, horizon, lease } => self.grant(now, spi, horizon, lease),
             Command::Bind(spi) => self.bind(spi),
+            Command::Announce { version, services } => self.announce(version, services),
+            Command::PinsKnown(batch) => self.settle_pins(now, batch),
+            Command::PinsAbandoned(batch) => self.abandon_pins(now, batch),
+            Command::ForgetConnections(vip) => self.forget_connections(vip),
+            Command::RestorePins { token, pins } => self.restore_pins(now, token, &pins),
             Command::SendIke(datagram) => {
                 let verdict = self.send_ike(now, &datagram);
                 self.count(verdict);
@@ -88,6 +93,7 @@ impl<P: BufferPool> Worker<P> {
         self.tables_changed(version);
         self.connections.use_services(self.lookup.services().clone());
         self.release_held(now);
+        self.release_unpinned(now);
         self.confirm_tables();
     }
 

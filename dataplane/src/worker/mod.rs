@@ -30,6 +30,7 @@ use crate::lookup::Lookup;
 use crate::neighbour::NeighbourCache;
 use crate::parking::Parking;
 use crate::path::{Generation, Paths};
+use crate::pins::Pins;
 use crate::policer::TokenBucket;
 use crate::reassembly::{self, Reassembler};
 use crate::sad::{SaIndex, Sad};
@@ -52,6 +53,10 @@ pub struct WorkerConfig {
     pub neighbours_max: usize,
     /// Most packets parked above the horizon.
     pub parked_packets_max: usize,
+    /// Another appliance may take over: it is told of the connections that it couldn't compute, whose packets wait for that.
+    pub pins: bool,
+    /// Most packets that wait for their connection's record.
+    pub unpinned_packets_max: usize,
     /// Most frames held while their VIP is being handed over.
     pub held_packets_max: usize,
     /// Limits of what fragments may take.
@@ -73,6 +78,8 @@ impl Default for WorkerConfig {
             sas_max: 16_384,
             neighbours_max: 1024,
             parked_packets_max: 1024,
+            pins: false,
+            unpinned_packets_max: 1024,
             held_packets_max: 1024,
             reassembly: reassembly::Limits::default(),
             transmit_packets_max: 1024,
@@ -94,6 +101,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Time between two steps of housekeeping.
 const TICK: Duration = Duration::from_millis(10);
+/// The same while others wait for the connection table to be checked, and the places then looked at: a million take half a second.
+const PRESSED_TICK: Duration = Duration::from_millis(1);
+const PRESSED_PLACES: usize = 2048;
 /// Ticks in a second, in which each SA gets one beat.
 const TICKS_PER_BEAT: usize = 100;
 
@@ -111,6 +121,7 @@ pub struct Worker<P: BufferPool> {
     pub(crate) parking: Parking<P::Buf>,
     pub(crate) holding: Holding<P::Buf>,
     pub(crate) connections: ConnectionTable,
+    pub(crate) pins: Pins<P::Buf>,
     pub(crate) neighbours: NeighbourCache<P::Buf>,
     pub(crate) paths: Paths,
     pub(crate) reassembler: Reassembler<P::Buf>,
@@ -158,17 +169,18 @@ impl<P: BufferPool> Worker<P> {
         pool: P,
     ) -> Self {
         let ports = tables.ports.len();
+        let (services, now) = (tables.services.clone(), deadline.origin());
+        let mut connections = ConnectionTable::new(&config.connections, config.hash_seed, now, services);
+        if config.pins {
+            connections.report_pins();
+        }
         let queue = |port| TransmitQueue::new(if port < ports { config.transmit_packets_max } else { 0 });
         Self {
             ike_policer: TokenBucket::new(tables.ike_policer),
             calls_policer: TokenBucket::new(tables.ike_calls.unproven),
             proven_calls_policer: TokenBucket::new(tables.ike_calls.proven),
-            connections: ConnectionTable::new(
-                &config.connections,
-                config.hash_seed,
-                deadline.origin(),
-                tables.services.clone(),
-            ),
+            connections,
+            pins: Pins::new(config.unpinned_packets_max, config.pins),
             mates: Mates::none(config.handoffs_max, config.hash_seed, &tables.services),
             lookup: Lookup::new(tables),
             deadline,
@@ -255,6 +267,7 @@ impl<P: BufferPool> Worker<P> {
         }
         self.send_requests();
         self.report_numbers();
+        self.report_pins();
         self.schedule(now);
     }
 
@@ -273,6 +286,7 @@ impl<P: BufferPool> Worker<P> {
         let waiting = [
             self.neighbours.poll_timeout(),
             self.parking.poll_timeout(),
+            self.pins.waiting.poll_timeout(),
             self.holding.poll_timeout(),
             self.reassembler.poll_timeout(),
         ];
@@ -285,11 +299,13 @@ impl<P: BufferPool> Worker<P> {
         self.counters.count_drops(DropReason::NeighbourUnresolved, in_vain);
         let expired = self.parking.expire(now);
         self.counters.count_drops(DropReason::ParkedTooLong, expired);
+        self.expire_unpinned(now);
         let expired = self.holding.expire(now);
         self.counters.count_drops(DropReason::HeldTooLong, expired);
         self.expire_fragments(now);
         if self.next_tick.is_some_and(|tick| tick <= now) {
-            let places = self.connections.sweep_step(TICK);
+            let pressed = if self.connections.is_pressed() { PRESSED_PLACES } else { 0 };
+            let places = self.connections.sweep_step(TICK).max(pressed);
             let expired = self.connections.sweep(now, places);
             self.counters.count_many(Tally::ConnectionsExpired, expired);
             self.beat(now);
@@ -455,19 +471,24 @@ impl<P: BufferPool> Worker<P> {
     }
 
     /// Tells that the tables are in force. A VIP that is being handed over has stopped only when the crypto device has none of its
-    /// packets any more: their numbers are not known before.
+    /// packets any more, whose numbers are not known before, and none waits for its connection's record: it was admitted here, and
+    /// nobody else will deliver it.
     pub(crate) fn confirm_tables(&mut self) {
         let Some(version) = self.tables_unconfirmed else { return };
         let (lookup, device) = (&self.lookup, &self.lookaside);
         let leaving = |vip| lookup.vip(vip).is_some_and(|table| table.state == VipState::HandingOver);
-        if !device.as_ref().is_some_and(|device| device.any(|pending| leaving(pending.vip))) {
+        let in_device = device.as_ref().is_some_and(|device| device.any(|pending| leaving(pending.vip)));
+        if !in_device && !self.pins.waiting.any(|unpinned| leaving(unpinned.vip)) {
             self.tables_unconfirmed = None;
             self.tell(Event::TablesInForce(version));
         }
     }
 
     fn schedule(&mut self, now: Instant) {
-        if self.next_tick.is_none() && (!self.connections.is_empty() || self.sad.len() > 0) {
+        if !self.connections.is_empty() && self.connections.is_pressed() {
+            let pressed = now + PRESSED_TICK;
+            self.next_tick = Some(self.next_tick.map_or(pressed, |tick| tick.min(pressed)));
+        } else if self.next_tick.is_none() && (!self.connections.is_empty() || self.sad.len() > 0) {
             self.next_tick = Some(now + TICK);
         }
     }
