@@ -123,13 +123,15 @@ fn example_of_a_pair_loads_as_documented() {
     assert_eq!((peer.id.get(), peer.name.as_deref()), (2, Some("b")));
     assert_eq!(peer.store, StoreLink::Local("/run/vipsec/pair.sock".into()));
     assert_eq!(peer.secret.expose(), b"0123456789abcdef0123456789abcdef");
-    assert_eq!((peer.takeover, peer.timing, peer.store_records), (TakeoverPolicy::Resume, Timing::default(), 4096));
+    assert_eq!((peer.takeover, peer.timing), (TakeoverPolicy::Resume, Timing::default()));
+    assert_eq!((peer.store_records, peer.store_pins), (4096, 131_072));
     assert_eq!(config.groups[0].owner.map(|owner| owner.get()), Some(1));
 }
 
 #[test]
 fn defaults_of_a_pair_are_as_documented() {
-    let optional = ["heartbeat", "deadline", "detection", "trust", "store_records", "owner", "name = \"b\""];
+    let optional =
+        ["heartbeat", "deadline", "detection", "trust", "store_records", "store_pins", "owner", "name = \"b\""];
     let text: String = paired_example()
         .lines()
         .filter(|line| !optional.iter().any(|key| line.starts_with(key)))
@@ -140,7 +142,8 @@ fn defaults_of_a_pair_are_as_documented() {
         let config = load_text(&text).unwrap();
         assert_eq!(config.groups[0].owner.map(|owner| owner.get()), Some(1), "the lower id");
         let peer = config.peers.into_iter().next().unwrap();
-        assert_eq!((peer.name, peer.timing, peer.store_records), (None, Timing::default(), 4096));
+        assert_eq!((peer.name, peer.timing), (None, Timing::default()));
+        assert_eq!((peer.store_records, peer.store_pins), (4096, 131_072));
     }
 }
 
@@ -483,6 +486,7 @@ mod digest {
         for (from, to) in [
             ("store_socket = \"/run/vipsec/pair.sock\"", "store_socket = \"/run/other.sock\""),
             ("store_records = 4096", "store_records = 8192"),
+            ("store_pins = 131072", "store_pins = 65536"),
             ("name = \"b\"", "name = \"z\""),
             ("name = \"a\"", "name = \"b\""),
             ("192.0.2.11/24", "192.0.2.12/24"),

@@ -99,7 +99,13 @@ impl Bench {
     fn listen(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Worker(0, Command::Tables { tables, .. }) => self.tables.push(tables),
+                Output::Worker(0, Command::Tables { version, tables }) => {
+                    self.tables.push(tables);
+                    self.core.handle_events(self.now, [(0, Event::TablesInForce(version))]);
+                }
+                Output::Worker(0, Command::Announce { version, .. }) => {
+                    self.core.handle_events(self.now, [(0, Event::ServicesPinned(version))]);
+                }
                 Output::Worker(0, Command::Report { token, what: ReportKind::Targets }) => {
                     let report = Report::Targets(vec![([10, 1, 0, 21].into(), 3)]);
                     self.core.handle_events(self.now, [(0, Event::Report { token, report })]);

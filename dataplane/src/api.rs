@@ -242,6 +242,13 @@ pub enum Command {
     PinsAbandoned(Box<PinBatch>),
     /// Forget the connections of a VIP, by its number: another appliance serves it, or has served it.
     ForgetConnections(u16),
+    /// A VIP, by its number, comes from an owner that went by these services: connections that it computed stay where they are.
+    Inherit {
+        /// The VIP.
+        vip: u16,
+        /// As they were in force there.
+        services: Arc<ServiceTable>,
+    },
     /// Go on with connections of a VIP whose last owner had pinned them: each where its packets will arrive. Confirmed by
     /// [`Event::PinsRestored`].
     RestorePins {

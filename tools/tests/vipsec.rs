@@ -99,6 +99,8 @@ fn answer(request: &Request) -> Result<Response, ApiError> {
         Request::Store => Response::Store(Store {
             groups: vec![GroupStore {
                 group: "web".into(),
+                pins: 250,
+                pins_left_out: 4,
                 peers: vec![PeerStore {
                     appliance: 2,
                     linked: true,
@@ -114,6 +116,7 @@ fn answer(request: &Request) -> Result<Response, ApiError> {
                         counter_blocks_free: 31,
                         writes: 4711,
                         unacknowledged: 3,
+                        pin_blocks_unwritten: 2,
                     }),
                     kept: Some(KeptRegion { trusted: false, bytes: 1 << 20, writes: 7 }),
                 }],
@@ -301,9 +304,12 @@ t2      http   10.1.0.21:80  HTTP status 503
 fn the_store_shows_both_regions_and_how_far_the_copy_lags() {
     with_daemon(|socket| {
         let lines = [
+            "250 pinned connections of web",
+            "4 pinned connections of web found no room: raise store_pins",
             "Store of web with appliance 2: paired yes, configurations agree yes",
             "We write: copy counted, 1.5 MiB, 4711 writes",
             "  3 writes not acknowledged",
+            "  2 records of pinned connections not written",
             "  ROOM FOR                  USED  FREE",
             "  records up to 1024 bytes    12   988",
             "  records up to 4096 bytes  1000     0",

@@ -345,6 +345,10 @@ pub struct Store {
 pub struct GroupStore {
     /// Its name.
     pub group: String,
+    /// Connections of ours that a successor couldn't compute.
+    pub pins: u64,
+    /// Those that found no room in the store since the process began: a successor sends them elsewhere.
+    pub pins_left_out: u64,
     /// By other appliance, best rank first.
     pub peers: Vec<PeerStore>,
 }
@@ -381,6 +385,8 @@ pub struct WrittenRegion {
     pub writes: u64,
     /// How many writes the copy lags behind.
     pub unacknowledged: u64,
+    /// How many records of pinned connections have changed and are still to be written.
+    pub pin_blocks_unwritten: u64,
 }
 
 /// Room for records up to a size.

@@ -545,6 +545,8 @@ pub struct Peer {
     pub timing: Timing,
     /// How many records each appliance keeps room for in the region that the other one writes, for each group.
     pub store_records: u32,
+    /// How many connections that a successor couldn't compute the same region has room for.
+    pub store_pins: u32,
 }
 
 /// How two appliances reach each other's memory.

@@ -25,6 +25,12 @@ pub const PEERS_MAX: usize = 15;
 const TAKEOVER_POLICIES: [(&str, TakeoverPolicy); 2] =
     [("resume", TakeoverPolicy::Resume), ("renegotiate", TakeoverPolicy::Renegotiate)];
 const STORE_RECORDS_DEFAULT: u32 = 4096;
+const STORE_PINS_DEFAULT: u32 = 131_072;
+/// As many connections as a worker's table may have.
+const STORE_PINS_MAX: u64 = 16_777_215;
+/// So that a region has room for both.
+const STORE_RECORDS_MAX: u64 = 4_000_000;
+const _: () = assert!(STORE_RECORDS_MAX + STORE_PINS_MAX / 100 < RECORDS_MAX as u64);
 const MILLISECOND: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -76,7 +82,9 @@ fn peer(
     let timing = timing(section);
     let store_records = section
         .optional("store_records")
-        .map_or(Some(STORE_RECORDS_DEFAULT), |field| field.number(1..=u64::from(RECORDS_MAX)));
+        .map_or(Some(STORE_RECORDS_DEFAULT), |field| field.number(1..=STORE_RECORDS_MAX));
+    let store_pins =
+        section.optional("store_pins").map_or(Some(STORE_PINS_DEFAULT), |field| field.number(0..=STORE_PINS_MAX));
     Some(Peer {
         id: id?,
         name: name.map_or(Some(None), |name| name.map(Some))?,
@@ -85,6 +93,7 @@ fn peer(
         takeover: takeover?,
         timing: timing?,
         store_records: store_records?,
+        store_pins: store_pins?,
     })
 }
 
@@ -99,6 +108,7 @@ impl Peer {
             ("detection", self.timing.detection != first.timing.detection),
             ("trust", self.timing.trust != first.timing.trust),
             ("store_records", self.store_records != first.store_records),
+            ("store_pins", self.store_pins != first.store_pins),
         ];
         keys.into_iter().find(|(_, differs)| *differs).map(|(key, _)| key)
     }

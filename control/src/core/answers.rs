@@ -367,7 +367,9 @@ fn group_store(now: Instant, group: &Group) -> Option<api::GroupStore> {
     let Ownership::Shared(side) = &group.ownership else { return None };
     let status = side.decider.status(now);
     let peers = status.peers.iter().map(|peer| peer_store(group, side, &status, peer)).collect();
-    Some(api::GroupStore { group: group.name.clone(), peers })
+    let pins = group.replica.pins();
+    let (pins, pins_left_out) = (pins.len() as u64, pins.left_out());
+    Some(api::GroupStore { group: group.name.clone(), pins, pins_left_out, peers })
 }
 
 fn peer_store(group: &Group, side: &Side, status: &Standing, peer: &PeerStatus) -> api::PeerStore {
@@ -387,6 +389,7 @@ fn peer_store(group: &Group, side: &Side, status: &Standing, peer: &PeerStatus) 
         counter_blocks_free: usage.counter_blocks_max.saturating_sub(usage.counter_blocks),
         writes: usage.written.0,
         unacknowledged: usage.written.0.saturating_sub(usage.acknowledged.0),
+        pin_blocks_unwritten: group.replica.unwritten_pin_blocks(peer.appliance) as u64,
     });
     let kept = side.kept(peer.appliance).map(|reader| api::KeptRegion {
         trusted: status.trusted && side.holds(peer.appliance),

@@ -29,6 +29,8 @@ pub(super) struct Group {
     pub(super) binding: BTreeSet<Spi>,
     /// Whose joins are under way.
     pub(super) joining: BTreeSet<ApplianceId>,
+    /// Workers whose tables are older may speak of connections that it had when it was ours before.
+    pub(super) pins_since: u64,
     /// It stopped for a move: what was published of its SAs before.
     pub(super) stopped: Vec<CounterEntry>,
     /// By VIP: what is on disk of the floor.
@@ -45,7 +47,8 @@ pub(super) fn groups(config: &Config, floors: &[Floor], incarnation: u64, now: I
             name: group.name.clone(),
             vips: group.vips.clone(),
             ownership: Ownership::new(config, number, floor, incarnation, now),
-            replica: Replica::new(),
+            replica: Replica::new(config.peers.first().map_or(0, |peer| peer.store_pins)),
+            pins_since: 0,
             paired: BTreeMap::new(),
             binding: BTreeSet::new(),
             joining: BTreeSet::new(),

@@ -15,10 +15,13 @@ mod inheritance;
 mod keying;
 mod ownership;
 mod pairing;
+mod pin_table;
+mod pins;
 mod publishing;
 mod records;
 mod reload;
 mod replica;
+mod services;
 mod shutdown;
 mod stale;
 mod standings;
@@ -26,7 +29,7 @@ mod succession;
 mod targets;
 mod workers;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -49,8 +52,10 @@ use cookies::cookies;
 use deadlines::Deadlines;
 use groups::Group;
 pub use pairing::Paired;
+pub use pins::{PIN_RECORD_BYTES, pin_blocks};
 use publishing::Publications;
 pub use reload::ReloadError;
+use services::Distribution;
 use succession::Succession;
 use targets::Targets;
 use workers::WorkerSet;
@@ -179,10 +184,9 @@ pub struct Core {
     counters: Vec<Arc<Counters>>,
     tables: Tables,
     tables_version: u64,
-    /// Groups whose copies have not acknowledged the distribution table yet that the workers are to get.
-    tables_await: BTreeSet<usize>,
-    /// Counts up with every distribution table.
-    standings_version: u64,
+    distribution: Distribution,
+    /// Batches of pins that takeovers have restored.
+    restorations: u64,
     workers: WorkerSet,
     /// In order: what follows from them is the same in every run.
     children: BTreeMap<Spi, InstalledChild>,
@@ -216,8 +220,8 @@ impl Core {
             counters,
             tables,
             tables_version: 0,
-            tables_await: BTreeSet::new(),
-            standings_version: 0,
+            distribution: Distribution::default(),
+            restorations: 0,
             children: BTreeMap::new(),
             publications: Publications::default(),
             succession: Succession::default(),
@@ -231,6 +235,7 @@ impl Core {
             config,
         };
         core.tables.ike_calls.cookies = Some(cookies);
+        core.distribution.in_force = core.standings();
         core.publish_tables();
         core.install_static_children();
         core.settle(now);
@@ -240,8 +245,10 @@ impl Core {
     /// Workers have something to say. What follows from all of it is done together: the numbers of many SAs are one write to the store.
     pub fn handle_events(&mut self, now: Instant, events: impl IntoIterator<Item = (usize, Event)>) {
         for (worker, event) in events {
-            if let Some(event) = self.workers.handle_event(worker, event) {
-                self.handle_data_plane(now, event);
+            match self.workers.handle_event(worker, event) {
+                Some(Event::PinsRestored { token, taken }) => self.handle_pins_restored(now, worker, token, taken),
+                Some(event) => self.handle_data_plane(now, event),
+                None => {}
             }
             self.pass_commands_on();
         }
@@ -265,9 +272,12 @@ impl Core {
             Event::TablesInForce(version) => {
                 self.deadlines.confirm(version);
                 self.check_stopped();
+                self.check_services_in_force(version);
             }
-            // The workers' set has made one of all of them.
-            Event::Steered { .. } => {}
+            Event::Pins(batch) => self.handle_pins(batch),
+            Event::ServicesPinned(version) => self.handle_services_pinned(version),
+            // The workers' set has made one of all of them, or knows which one it was.
+            Event::Steered { .. } | Event::PinsRestored { .. } => {}
             Event::UnknownSpi { spi, remote } => self.handle_unknown_spi(now, spi, remote),
             // Of a child SA that IKE doesn't know any more, or is replacing already, nothing is left to do.
             Event::Lifetime { spi, due: LifetimeDue::Soft } => drop(self.ike.rekey_child(spi.get(), now)),
@@ -357,8 +367,13 @@ impl Core {
     }
 
     fn pump_replica_of(&mut self, now: Instant, group: usize) -> bool {
-        let Some(replica) = self.groups.get_mut(group).map(|group| &mut group.replica) else { return false };
+        let Some(entry) = self.groups.get_mut(group) else { return false };
+        let pins_under = entry.vips.first().copied().zip(entry.ownership.epoch_of_sas());
+        let replica = &mut entry.replica;
         replica.flush_numbers();
+        if let Some((vip, epoch)) = pins_under {
+            replica.flush_pins(vip, epoch);
+        }
         let effects: Vec<_> = std::iter::from_fn(|| replica.poll()).collect();
         let failed: Vec<_> = std::iter::from_fn(|| replica.poll_failed()).collect();
         let any = !effects.is_empty() || !failed.is_empty();
@@ -366,7 +381,7 @@ impl Core {
             match effect {
                 Effect::Command(command) => self.tell(command),
                 // A newer one waits for its own acknowledgement.
-                Effect::Tables(version) if version < self.standings_version => {}
+                Effect::Tables(version) if !self.distribution.is_publishing(version) => {}
                 Effect::Tables(_) => self.note_tables_known(group),
                 Effect::Joined(peer) => self.handle_join_published(now, group, peer),
                 Effect::Stopped => self.handle_stopped(now, group),
@@ -377,13 +392,6 @@ impl Core {
             self.handle_store_error(now, group, error);
         }
         any
-    }
-
-    /// A successor of the group would distribute as we are about to: the table is in force when that holds for all.
-    fn note_tables_known(&mut self, group: usize) {
-        if self.tables_await.remove(&group) && self.tables_await.is_empty() {
-            self.publish_tables();
-        }
     }
 
     /// Tells the data plane: which worker, is not the core's business.

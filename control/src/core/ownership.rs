@@ -174,8 +174,9 @@ impl Core {
         self.publish_tables();
     }
 
-    /// Forgets the group's SAs, without a word to the remote peers.
+    /// Forgets the group's SAs and connections, without a word to the remote peers.
     pub(super) fn forget_sas(&mut self, now: Instant, group: usize) {
+        self.forget_connections(group);
         for vip in self.vips_of(group) {
             self.ike.forget_vip(vip, now);
             let gone = self.children.iter().filter(|(_, child)| child.vip == vip);

@@ -15,6 +15,7 @@ use vipsec_wire::iv::{ApplianceId, Epoch};
 use super::groups::side;
 use super::inheritance::{Heir, Inheritance};
 use super::ownership::Ownership;
+use super::pins::Restoration;
 use super::records::WarmCopy;
 use super::{Core, Output, announce};
 
@@ -66,10 +67,11 @@ struct Leaving {
     until: Option<Instant>,
 }
 
-/// What was read of the group, and the child SAs whose installation is not confirmed yet.
+/// What was read of the group, and what of it the workers have not confirmed yet: the installation of child SAs, and connections.
 struct Staged {
     inheritance: Inheritance,
     unconfirmed: BTreeSet<Spi>,
+    pins: Restoration,
 }
 
 impl Side {
@@ -113,6 +115,11 @@ impl Side {
     /// Is that the region which a takeover would read?
     pub(super) fn holds(&self, of: ApplianceId) -> bool {
         self.held.as_ref().is_some_and(|(filler, _)| *filler == of)
+    }
+
+    /// The connections that a takeover has read.
+    pub(super) fn restoration(&mut self) -> Option<&mut Restoration> {
+        self.staged.as_mut().map(|staged| &mut staged.pins)
     }
 
     /// The link is closed from our side.
@@ -311,9 +318,10 @@ impl Core {
     /// Nothing that waited for the group's copies may happen any more.
     fn abandon_copies(&mut self, group: usize) {
         if let Some(entry) = self.groups.get_mut(group) {
-            entry.replica.abandon();
+            let batches = entry.replica.abandon();
             entry.binding.clear();
             entry.joining.clear();
+            batches.into_iter().for_each(|batch| self.tell(Command::PinsAbandoned(batch)));
         }
         self.note_tables_known(group);
     }
@@ -397,17 +405,20 @@ impl Core {
     /// Reads the copy and installs what it holds, shut: the group is not open.
     fn stage(&mut self, now: Instant, group: usize, epoch: Epoch) {
         let vips = self.vips_of(group);
+        // Another has served it since we did, if ever.
+        self.forget_connections(group);
         let Some(side) = side(&mut self.groups, group) else { return };
         let process = Process { appliance: side.me, incarnation: side.incarnation };
         let heir = Heir { floor_known: side.decider.floor_is_known(), process };
-        let inheritance = match &mut side.held {
-            Some((_, copy)) => Inheritance::new(copy.conclude(), &vips, heir),
+        let mut inheritance = match &mut side.held {
+            Some((_, copy)) => Inheritance::new(copy.conclude(), &self.config, &vips, heir),
             None => Inheritance::default(),
         };
         tracing::info!(
             group = self.group_name(group),
             %epoch,
             ike_sas = inheritance.sets.len(),
+            pins = inheritance.pins.len(),
             left_out = inheritance.left_out,
             warm = inheritance.warm,
             "take over: fenced and read"
@@ -419,21 +430,29 @@ impl Core {
             self.install_child(child, None, None, born);
         }
         let Some(side) = super::groups::side(&mut self.groups, group) else { return };
-        let done = unconfirmed.is_empty();
-        side.staged = Some(Staged { inheritance, unconfirmed });
-        if done {
+        let pins_max = self.config.peers.first().map_or(0, |peer| peer.store_pins);
+        let pins = Restoration::new(&std::mem::take(&mut inheritance.pins), pins_max);
+        side.staged = Some(Staged { inheritance, unconfirmed, pins });
+        // Behind the child SAs: where its packets will arrive, a worker knows by these.
+        self.restore_pins(group);
+        self.check_staged(now, group);
+    }
+
+    /// Do the workers have all that was read?
+    pub(super) fn check_staged(&mut self, now: Instant, group: usize) {
+        if let Some(side) = side(&mut self.groups, group)
+            && side.staged.as_ref().is_some_and(|staged| staged.unconfirmed.is_empty() && staged.pins.is_done())
+        {
             side.decider.handle_staged(now);
         }
     }
 
     /// A worker has a child SA: did a takeover wait for it?
     pub(super) fn confirm_staged(&mut self, now: Instant, spi: Spi) {
-        for side in self.groups.iter_mut().filter_map(|group| group.side()) {
-            if let Some(staged) = &mut side.staged
-                && staged.unconfirmed.remove(&spi)
-                && staged.unconfirmed.is_empty()
-            {
-                side.decider.handle_staged(now);
+        for group in 0..self.groups.len() {
+            let staged = side(&mut self.groups, group).and_then(|side| side.staged.as_mut());
+            if staged.is_some_and(|staged| staged.unconfirmed.remove(&spi)) {
+                self.check_staged(now, group);
             }
         }
     }
@@ -444,13 +463,15 @@ impl Core {
         let staged = side.staged.take();
         side.held = None;
         self.abandon_copies(group);
-        if let Some(staged) = staged.as_ref().filter(|_| trusted) {
-            self.adopt_standings(group, &staged.inheritance.standings);
+        let Some(Staged { inheritance, pins, .. }) = staged else { return self.open(now, group, epoch) };
+        if trusted {
+            self.adopt_standings(group, &inheritance.standings);
+            self.adopt_pins(group, pins);
+        } else {
+            self.forget_connections(group);
         }
         self.open(now, group, epoch);
-        if let Some(staged) = staged {
-            self.inherit(now, group, staged.inheritance, trusted);
-        }
+        self.inherit(now, group, inheritance, trusted);
     }
 
     /// Exact numbers of a group that stopped can't be had before the next tick.

@@ -22,6 +22,8 @@ pub(super) const KIND_IKE: u8 = 1;
 pub(super) const KIND_CHILD: u8 = 2;
 /// See [`KIND_IKE`].
 pub(super) const KIND_STANDINGS: u8 = 3;
+/// See [`KIND_IKE`].
+pub(super) const KIND_PINS: u8 = 4;
 
 /// What the successor has to know of an SA beside what IKE exports.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -189,7 +191,7 @@ impl Core {
         }
         let replica = &mut group.replica;
         group.joining.retain(|peer| {
-            let is_written = !replica.has_unwritten_numbers(*peer);
+            let is_written = !replica.has_unwritten_numbers(*peer) && replica.unwritten_pin_blocks(*peer) == 0;
             if is_written {
                 replica.after_at(*peer, Effect::Joined(*peer));
             }

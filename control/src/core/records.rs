@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use vipsec_ike::{ChildSaRecord, IkeSaRecord};
-use vipsec_store::{Change, CounterBlock, Reader, ReaderError, Record, RecordKey, Rejected};
+use vipsec_store::{Change, CounterBlock, Reader, ReaderError, Record, RecordKey, Rejected, WriteId};
 use vipsec_takeover::registry::Process;
 
-use super::publishing::{Birth, KIND_CHILD, KIND_IKE, KIND_STANDINGS, open_child, open_ike};
+use super::publishing::{Birth, KIND_CHILD, KIND_IKE, KIND_PINS, KIND_STANDINGS, open_child, open_ike};
 use super::standings::{TargetRecord, open_standings};
 
 /// Writes that are looked at in one go: well below a tick's time even if each was a record; most are counters, which are passed over.
@@ -21,6 +21,8 @@ pub(super) enum Opened {
     Child(Vec<Process>, Box<ChildSaRecord>),
     /// How the targets stand.
     Standings(Vec<TargetRecord>),
+    /// Pinned connections, as they were written with that write. They change often: a takeover reads them.
+    Pins(WriteId, Box<[u8]>),
     /// Nothing that this build understands.
     Unreadable,
 }
@@ -32,6 +34,7 @@ impl Opened {
             KIND_IKE => open_ike(bytes).map(|(birth, ike)| Self::Ike(birth, Box::new(ike))),
             KIND_CHILD => open_child(bytes).map(|(born, child)| Self::Child(born, Box::new(child))),
             KIND_STANDINGS => open_standings(bytes).map(Self::Standings),
+            KIND_PINS => Some(Self::Pins(record.version, bytes.as_slice().into())),
             _ => None,
         };
         opened.unwrap_or_else(|| {

@@ -40,12 +40,12 @@ impl Core {
         self.config = config;
         self.tables.routes = tables.routes;
         self.tables.policies = tables.policies;
-        self.rebuild_services();
         self.ike.set_key_log(self.config.ike.key_log.is_some());
         self.ike.reconfigure(Arc::new(self.config.ike_config(self.counters.len())), now);
         self.calls.look(now);
-        // A successor knows of the table before it is in force.
-        self.publish_standings();
+        self.publish_tables();
+        // The services are in force once what they would move is pinned, and a successor knows of them.
+        self.change_services();
         self.settle(now);
         Ok(changes)
     }

@@ -5,11 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
+use vipsec_dataplane::api::{Command, PinBatch};
 use vipsec_esp::sa::Spi;
 use vipsec_store::{BLOCK_ENTRIES_MAX, CounterEntry, RecordKey, StoreError, StoreWriter, Usage, WriteId};
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use super::Effect;
+use super::pin_table::PinTable;
+use super::publishing::KIND_PINS;
 
 /// The copies at the backups, as the core writes them.
 pub(super) struct Replica {
@@ -17,6 +20,7 @@ pub(super) struct Replica {
     copies: BTreeMap<ApplianceId, Copy>,
     effects: Effects,
     counters: CounterTable,
+    pins: PinTable,
     /// What became of copies that could not be written: nobody has been told yet.
     failed: VecDeque<CopyError>,
 }
@@ -69,6 +73,9 @@ struct Copy {
     waiting: VecDeque<(WriteId, u64)>,
     /// Counter blocks to write, and the effects that wait for their acknowledgement.
     dirty: BTreeMap<u32, Vec<u64>>,
+    /// Blocks of pins to write, and the effects that wait until all of them are acknowledged.
+    dirty_pins: BTreeSet<u32>,
+    after_pins: Vec<u64>,
     /// Effects that are void once it ends.
     own: Vec<u64>,
 }
@@ -83,6 +90,8 @@ impl Copy {
             written: WriteId::default(),
             waiting: VecDeque::new(),
             dirty: BTreeMap::new(),
+            dirty_pins: BTreeSet::new(),
+            after_pins: Vec::new(),
             own: Vec::new(),
         }
     }
@@ -97,12 +106,15 @@ impl Copy {
         self.writer = None;
         self.waiting.iter_mut().for_each(|(write, _)| *write = NEVER);
         let unwritten = std::mem::take(&mut self.dirty).into_values().flatten();
+        let unwritten = unwritten.chain(self.after_pins.drain(..));
         self.waiting.extend(unwritten.map(|effect| (NEVER, effect)));
+        self.dirty_pins.clear();
     }
 
     /// Everything that waits for it, in order.
     fn into_effects(self) -> impl Iterator<Item = u64> {
-        self.waiting.into_iter().map(|(_, effect)| effect).chain(self.dirty.into_values().flatten())
+        let numbers = self.dirty.into_values().flatten();
+        self.waiting.into_iter().map(|(_, effect)| effect).chain(numbers).chain(self.after_pins)
     }
 
     fn try_write(
@@ -148,6 +160,34 @@ impl Copy {
         Ok(())
     }
 
+    /// Writes every block of pins that changed, under that VIP's name: one write for all the connections of a block. Returns how many
+    /// connections found no room.
+    fn flush_pins(&mut self, pins: &PinTable, vip: u16, epoch: Epoch) -> Result<u64, StoreError> {
+        let mut left_out = 0;
+        let mut bytes = Vec::new();
+        while let Some(block) = self.dirty_pins.first().copied() {
+            pins.block(block, &mut bytes);
+            let key = RecordKey { kind: KIND_PINS, vip, id: u64::from(block) };
+            let written = match bytes.is_empty() {
+                true => self.try_write(|writer| writer.remove(key)),
+                false => self.try_write(|writer| writer.put(key, epoch, &bytes).map(Some)),
+            };
+            match written {
+                Ok(()) => {}
+                // Too much is under way: its turn comes with the next flush.
+                Err(StoreError::Behind) => return Ok(left_out),
+                // The peer keeps less room than we count on. These connections go on without a record, and that is said.
+                Err(StoreError::Full) => left_out += pins.in_block(block),
+                Err(error) => return Err(error),
+            }
+            self.dirty_pins.remove(&block);
+        }
+        for effect in std::mem::take(&mut self.after_pins) {
+            self.after(effect);
+        }
+        Ok(left_out)
+    }
+
     /// Effects that this copy has acknowledged what they wait for, in order.
     fn poll_acknowledged(&mut self, effects: &mut Effects) -> Result<(), StoreError> {
         if let Some(writer) = &mut self.writer
@@ -163,11 +203,13 @@ impl Copy {
 }
 
 impl Replica {
-    pub(super) fn new() -> Self {
+    /// `pins_max`: connections that find room in a copy.
+    pub(super) fn new(pins_max: u32) -> Self {
         Self {
             copies: BTreeMap::new(),
             effects: Effects::default(),
             counters: CounterTable::default(),
+            pins: PinTable::new(pins_max),
             failed: VecDeque::new(),
         }
     }
@@ -188,6 +230,7 @@ impl Replica {
         self.end(at);
         let mut copy = Copy::new(writer);
         copy.dirty = self.counters.blocks().map(|block| (block, Vec::new())).collect();
+        copy.dirty_pins = self.pins.blocks().collect();
         self.copies.insert(at, copy);
     }
 
@@ -209,9 +252,68 @@ impl Replica {
         }
     }
 
-    /// The VIPs are not ours any more: nothing that waited may happen.
-    pub(super) fn abandon(&mut self) {
-        *self = Self::new();
+    /// The VIPs are not ours any more: nothing that waited may happen. Returns what workers want back all the same.
+    pub(super) fn abandon(&mut self) -> Vec<Box<PinBatch>> {
+        self.copies.clear();
+        self.failed.clear();
+        self.counters = CounterTable::default();
+        self.pins.clear();
+        let Effects { waiting, ready, .. } = std::mem::take(&mut self.effects);
+        let batch = |effect| match effect {
+            Effect::Command(Command::PinsKnown(batch)) => Some(batch),
+            _ => None,
+        };
+        waiting.into_values().map(|(_, effect)| effect).chain(ready).filter_map(batch).collect()
+    }
+
+    /// The connections that a successor has to be told of.
+    pub(super) fn pins(&self) -> &PinTable {
+        &self.pins
+    }
+
+    /// Goes on with the connections of the last owner.
+    pub(super) fn set_pins(&mut self, pins: PinTable) {
+        self.pins = pins;
+    }
+
+    /// Changes the pins; `effect` happens when what they are then is acknowledged (rule R6).
+    pub(super) fn change_pins(&mut self, change: impl FnOnce(&mut PinTable), effect: Effect) {
+        change(&mut self.pins);
+        let changed = self.pins.take_changed();
+        if self.copies.is_empty() {
+            return self.effects.ready.push_back(effect);
+        }
+        let number = self.effects.wait(self.copies.len(), effect);
+        for copy in self.copies.values_mut() {
+            match copy.writer {
+                Some(_) => {
+                    copy.dirty_pins.extend(&changed);
+                    copy.after_pins.push(number);
+                }
+                None => copy.after(number),
+            }
+        }
+    }
+
+    /// Blocks of pins that wait for their turn to be written there.
+    pub(super) fn unwritten_pin_blocks(&self, at: ApplianceId) -> usize {
+        self.copies.get(&at).map_or(0, |copy| copy.dirty_pins.len())
+    }
+
+    /// Writes every block of pins that changed, under that VIP's name.
+    pub(super) fn flush_pins(&mut self, vip: u16, epoch: Epoch) {
+        let Self { copies, pins, failed, .. } = self;
+        let mut left_out = 0;
+        for (at, copy) in copies.iter_mut().filter(|(_, copy)| copy.writer.is_some()) {
+            match copy.flush_pins(pins, vip, epoch) {
+                Ok(more) => left_out += more,
+                Err(error) => {
+                    copy.strand();
+                    failed.push_back(CopyError { at: *at, error });
+                }
+            }
+        }
+        self.pins.leave_out(left_out);
     }
 
     /// Publishes a record; what depends on it is queued with [`Replica::after`] next.
@@ -231,7 +333,7 @@ impl Replica {
 
     /// Does something with every copy: that one of them fails keeps nothing from the others.
     fn each(&mut self, mut f: impl FnMut(&mut Copy, &CounterTable, &mut Effects) -> Result<(), StoreError>) {
-        let Self { copies, effects, counters, failed } = self;
+        let Self { copies, effects, counters, failed, .. } = self;
         for (at, copy) in copies {
             if let Err(error) = f(copy, counters, effects) {
                 copy.strand();

@@ -1,38 +1,70 @@
 //! The targets' standings as a record in the store: how a successor distributes as the owner did (docs/takeover.md, I5).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use vipsec_dataplane::api::Command;
+use vipsec_distribute::service::{ServiceTable, TargetState};
 use vipsec_store::RecordKey;
 
+use super::Core;
 use super::groups::Group;
 use super::publishing::KIND_STANDINGS;
 use super::targets::TargetOrder;
-use super::{Core, Effect};
+use crate::config::{Standing, Target};
 
 /// Most targets in a record: as many as fit into the largest one.
 const TARGETS_MAX: usize = 1024;
 
-/// What a successor has to know of a target: whether it works, it finds out itself.
+/// What a successor has to know of a target. Whether it works, it finds out itself; where connections are, it computes by how it stood.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct TargetRecord {
     address: IpAddr,
     drained: bool,
     share_percent: u16,
+    state: State,
+}
+
+/// A target's state in a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum State {
+    Up,
+    Drain,
+    Down,
+}
+
+impl From<TargetState> for State {
+    fn from(state: TargetState) -> Self {
+        match state {
+            TargetState::Up => Self::Up,
+            TargetState::Drain => Self::Drain,
+            TargetState::Down => Self::Down,
+        }
+    }
+}
+
+impl From<State> for TargetState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Up => Self::Up,
+            State::Drain => Self::Drain,
+            State::Down => Self::Down,
+        }
+    }
 }
 
 impl Core {
-    /// The distribution table changed: it takes effect once every group's successor would know.
-    pub(super) fn publish_standings(&mut self) {
-        self.tables_await = (0..self.groups.len()).collect();
-        self.standings_version += 1;
-        let version = self.standings_version;
-        for group in 0..self.groups.len() {
-            self.put_standings(group);
-            if let Some(group) = self.groups.get_mut(group) {
-                group.replica.after(Effect::Tables(version));
-            }
-        }
+    /// How the targets stand.
+    pub(super) fn standings(&self) -> Vec<TargetRecord> {
+        let targets = self.config.targets.iter().enumerate().take(TARGETS_MAX);
+        let record = |(number, target): (usize, &Target)| TargetRecord {
+            address: target.address,
+            drained: self.targets.order(number) == TargetOrder::Drained,
+            share_percent: self.targets.standing(number).share_percent,
+            state: self.targets.standing(number).state.into(),
+        };
+        targets.map(record).collect()
     }
 
     /// Writes the standings of a group's VIPs, if it is ours.
@@ -40,16 +72,8 @@ impl Core {
         let Some(epoch) = self.groups.get(group).and_then(|group| group.ownership.epoch_of_sas()) else {
             return;
         };
-        let targets = self.config.targets.iter().enumerate().take(TARGETS_MAX);
-        let records: Vec<TargetRecord> = targets
-            .map(|(number, target)| TargetRecord {
-                address: target.address,
-                drained: self.targets.order(number) == TargetOrder::Drained,
-                share_percent: self.targets.standing(number).share_percent,
-            })
-            .collect();
         // Plain data has no way to fail; a successor leaves out what it can't read.
-        let bytes = rmp_serde::to_vec(&records).unwrap_or_default();
+        let bytes = rmp_serde::to_vec(self.distribution.published()).unwrap_or_default();
         let Some(group) = self.groups.get_mut(group).filter(|group| group.replica.is_on()) else { return };
         for vip in &group.vips {
             group.replica.put(RecordKey { kind: KIND_STANDINGS, vip: *vip, id: 0 }, epoch, &bytes);
@@ -60,14 +84,40 @@ impl Core {
     pub(super) fn adopt_standings(&mut self, group: usize, records: &[TargetRecord]) {
         let serves = |(number, other): (usize, &Group)| number != group && other.ownership.owned_epoch().is_some();
         let serves_others = self.groups.iter().enumerate().any(serves);
-        for TargetRecord { address, drained, share_percent } in records {
+        self.inherit_services(group, records);
+        for TargetRecord { address, drained, share_percent, .. } in records {
             if let Some(number) = self.config.targets.iter().position(|target| target.address == *address) {
                 let keeps = serves_others && self.targets.order(number) == TargetOrder::Drained;
                 let order = if *drained || keeps { TargetOrder::Drained } else { TargetOrder::Enabled };
                 self.targets.adopt(number, order, *share_percent);
             }
         }
-        self.rebuild_services();
+        if serves_others {
+            self.change_services();
+        } else {
+            self.change_services_at_once();
+        }
+    }
+}
+
+impl Core {
+    /// Tells the workers by which distribution table the last owner of a group went.
+    fn inherit_services(&mut self, group: usize, records: &[TargetRecord]) {
+        let standing = |number: usize| {
+            let address = self.config.targets.get(number).map(|target| target.address);
+            let record = records.iter().find(|record| Some(record.address) == address);
+            record.map_or_else(
+                || self.targets.standing(number),
+                |record| Standing { state: record.state.into(), share_percent: record.share_percent },
+            )
+        };
+        let services: Arc<ServiceTable> = match self.config.service_table(standing) {
+            Ok(services) => services.into(),
+            Err(error) => return tracing::error!(%error, "the last owner's distribution table is left out"),
+        };
+        for vip in self.vips_of(group) {
+            self.tell(Command::Inherit { vip, services: services.clone() });
+        }
     }
 }
 
@@ -83,7 +133,8 @@ mod tests {
 
     #[test]
     fn a_record_tells_what_was_written() {
-        let record = TargetRecord { address: [10, 1, 0, 21].into(), drained: true, share_percent: 70 };
+        let record =
+            TargetRecord { address: [10, 1, 0, 21].into(), drained: true, share_percent: 70, state: State::Drain };
         let bytes = rmp_serde::to_vec(&vec![record.clone()]).unwrap();
         assert_eq!(open_standings(&bytes), Some(vec![record]));
         assert_eq!(open_standings(&bytes[..bytes.len() - 1]), None);

@@ -1,7 +1,6 @@
 //! The targets: what the operator wants of them, how they are, and the distribution table that follows.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vipsec_distribute::service::TargetState;
@@ -228,17 +227,7 @@ impl Core {
                 tracing::info!(target = configured.name, share_percent, "target");
             }
         }
-        self.rebuild_services();
-        self.publish_standings();
-    }
-
-    /// Makes the distribution table that follows from how the targets stand.
-    pub(super) fn rebuild_services(&mut self) {
-        match self.config.service_table(|target| self.targets.standing(target)) {
-            Ok(services) => self.tables.services = Arc::new(services),
-            // The configuration made a table before, and states make none impossible.
-            Err(error) => tracing::error!(%error, "the distribution table stays as it was"),
-        }
+        self.change_services();
     }
 }
 

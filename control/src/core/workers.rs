@@ -24,6 +24,8 @@ pub(super) struct WorkerSet {
     tables_in_force: Vec<u64>,
     /// The version that all of them have confirmed.
     tables_confirmed: u64,
+    /// By worker: the announced services for which it is ready.
+    services_pinned: Vec<u64>,
     /// Tables that the first worker has not confirmed yet; the others get them then.
     tables_held: VecDeque<(u64, Arc<Tables>)>,
     /// The newest that we were given.
@@ -64,7 +66,12 @@ struct Carriers {
     workers: BTreeMap<usize, usize>,
     /// The worker that lane 0 is for, or would be.
     first_lane_at: usize,
+    /// Where the last one was that is gone: connections are still there, and a tunnel that comes back carries them on.
+    last_at: usize,
 }
+
+/// Kinds of traffic that are remembered without a child SA.
+const TRAFFIC_MAX: usize = 65_536;
 
 /// A question that all workers were asked.
 #[derive(Debug)]
@@ -80,6 +87,7 @@ impl WorkerSet {
         Self {
             tables_in_force: vec![0; workers.max(1)],
             tables_confirmed: 0,
+            services_pinned: vec![0; workers.max(1)],
             tables_held: VecDeque::new(),
             tables_given: None,
             placed: BTreeMap::new(),
@@ -132,6 +140,28 @@ impl WorkerSet {
             | Command::SkipNumbers { spi, .. } => {
                 if let Some(placed) = self.placed.get(&spi) {
                     self.tell(placed.worker, command);
+                }
+            }
+            Command::Announce { version, services } => {
+                for worker in 0..self.len() {
+                    self.tell(worker, Command::Announce { version, services: services.clone() });
+                }
+            }
+            Command::PinsKnown(batch) => self.tell(usize::from(batch.worker.0), Command::PinsKnown(batch)),
+            Command::PinsAbandoned(batch) => self.tell(usize::from(batch.worker.0), Command::PinsAbandoned(batch)),
+            Command::ForgetConnections(vip) => {
+                for worker in 0..self.len() {
+                    self.tell(worker, Command::ForgetConnections(vip));
+                }
+            }
+            Command::Inherit { vip, services } => {
+                for worker in 0..self.len() {
+                    self.tell(worker, Command::Inherit { vip, services: services.clone() });
+                }
+            }
+            Command::RestorePins { token, pins } => {
+                for worker in 0..self.len() {
+                    self.tell(worker, Command::RestorePins { token, pins: pins.clone() });
                 }
             }
             Command::SendIke(message) if self.len() > 1 => {
@@ -211,7 +241,7 @@ impl WorkerSet {
         let of_traffic = || match child.lane {
             Some(lane) => carriers.map(|carriers| (carriers.first_lane_at + usize::from(lane)) % self.len()),
             // A tunnel that was negotiated anew carries the connections of the old one too.
-            None => carriers.and_then(|carriers| carriers.workers.keys().next().copied()),
+            None => carriers.map(|carriers| carriers.workers.keys().next().copied().unwrap_or(carriers.last_at)),
         };
         known(replaces).or_else(|| known(child.succeeds)).or_else(of_traffic).unwrap_or_else(|| self.least_loaded())
     }
@@ -234,9 +264,10 @@ impl WorkerSet {
                     count.remove();
                 }
             }
-            if workers.is_empty() {
-                carriers.remove();
-            }
+            carriers.get_mut().last_at = worker;
+        }
+        if self.traffic.len() > TRAFFIC_MAX + self.placed.len() {
+            self.traffic.retain(|_, carriers| !carriers.workers.is_empty());
         }
         for other in (0..self.len()).filter(|other| *other != worker) {
             self.tell(other, Command::Unsteer(spi));
@@ -247,7 +278,7 @@ impl WorkerSet {
     }
 
     /// How many workers there are.
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.tables_in_force.len()
     }
 
@@ -283,7 +314,12 @@ impl WorkerSet {
                 self.owner_only(worker, spi).map(|()| event)
             }
             Event::Numbers(numbers) => self.owner_only(worker, numbers.spi).map(|()| event),
-            Event::Ike(_) | Event::UnknownSpi { .. } | Event::Advertisement { .. } => Some(event),
+            Event::ServicesPinned(version) => self.handle_services_pinned(worker, version),
+            Event::Ike(_)
+            | Event::UnknownSpi { .. }
+            | Event::Advertisement { .. }
+            | Event::Pins(_)
+            | Event::PinsRestored { .. } => Some(event),
         }
     }
 
@@ -314,6 +350,12 @@ impl WorkerSet {
             self.tables_confirmed = confirmed;
             Event::TablesInForce(confirmed)
         })
+    }
+
+    fn handle_services_pinned(&mut self, worker: usize, version: u64) -> Option<Event> {
+        *self.services_pinned.get_mut(worker)? = version;
+        let all = self.services_pinned.iter().all(|pinned| *pinned == version);
+        all.then_some(Event::ServicesPinned(version))
     }
 
     fn handle_report(&mut self, token: u64, report: Report) -> Option<Event> {
@@ -502,6 +544,12 @@ mod tests {
         let rekeyed_by_peer = ChildSa { succeeds: Some(spi(3)), ..*child(11, 78) };
         assert_eq!(install(&mut set, Box::new(rekeyed_by_peer), None), 3, "rekeyed by the remote peer");
         assert_eq!(install(&mut set, child(12, 1), None), 1, "negotiated anew");
+        for number in [1, 12] {
+            set.handle_command(Command::RemoveChild(spi(number)));
+        }
+        commands(&mut set);
+        assert_eq!(install(&mut set, child(14, 80), None), 1, "the least loaded");
+        assert_eq!(install(&mut set, child(15, 1), None), 1, "it comes back after it was gone");
         assert_eq!(install(&mut set, child(13, 79), Some(spi(99))), 0, "its predecessor is gone: the least loaded");
     }
 
@@ -651,10 +699,10 @@ mod tests {
         let mut set = WorkerSet::new(2);
         assert_eq!(install(&mut set, child(0, 0), None), 0);
         assert_eq!(install(&mut set, child(1, 1), None), 1);
-        // Its VIP went away and came back, and others were first this time.
+        // Its VIP went away, and the same SPI came back for other traffic.
         set.handle_command(Command::RemoveChild(spi(1)));
         set.handle_command(Command::RemoveChild(spi(0)));
-        assert_eq!(install(&mut set, child(1, 1), None), 0);
+        assert_eq!(install(&mut set, child(1, 2), None), 0);
         assert!(set.handle_event(1, Event::Alive(spi(1))).is_none());
         assert!(set.handle_event(1, Event::ChildRefused(spi(1), ChildRefusal::TooMany)).is_none());
         assert!(set.handle_event(0, Event::Alive(spi(1))).is_some());

@@ -122,6 +122,7 @@ impl Daemon {
             hash_seed: rng.next_u64(),
             connections: config.connection_table,
             sas_max: SAS_MAX,
+            pins: !config.peers.is_empty(),
             ..WorkerConfig::default()
         };
         let polling = match config.appliance.polling {

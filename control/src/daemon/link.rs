@@ -22,11 +22,11 @@ use vipsec_wire::iv::ApplianceId;
 use super::DaemonError;
 use super::meeting::{PAIRING_MAX, Way};
 use crate::config::{Config, ConfigDigest, Peer};
-use crate::core::Paired;
+use crate::core::{PIN_RECORD_BYTES, Paired, pin_blocks};
 
-/// Sizes of records, and which part of `store_records` may be of that size, as a divisor: child SAs; IKE SAs; those with an
-/// exchange in progress and a long answer kept.
-const RECORD_CLASSES: [(u32, u32); 3] = [(1024, 1), (4096, 1), (32_768, 64)];
+/// Sizes of records, and which part of `store_records` may be of that size, as a divisor: child SAs; IKE SAs, and blocks of pinned
+/// connections beside them; IKE SAs with an exchange in progress and a long answer kept.
+const RECORD_CLASSES: [(u32, u32); 3] = [(1024, 1), (PIN_RECORD_BYTES, 1), (32_768, 64)];
 /// Between two calls.
 const CALL_INTERVAL: Duration = Duration::from_millis(20);
 /// The same error is logged again after so long.
@@ -111,10 +111,13 @@ impl Link {
             config_digest: *config.digest().as_bytes(),
             sizes: Sizes {
                 classes: classes
-                    .map(|(bytes, part)| SizeClass { records: records.div_ceil(*part), bytes: *bytes })
+                    .map(|(bytes, part)| {
+                        let pins = if *bytes == PIN_RECORD_BYTES { pin_blocks(peer.store_pins) } else { 0 };
+                        SizeClass { records: records.div_ceil(*part) + pins, bytes: *bytes }
+                    })
                     .collect(),
                 counter_blocks: records.div_ceil(BLOCK_ENTRIES_MAX as u32),
-                journal_entries: Sizes::journal_for(records),
+                journal_entries: Sizes::journal_for(records + pin_blocks(peer.store_pins)),
             },
         };
         let number = u16::try_from(group).unwrap_or(u16::MAX);

@@ -333,6 +333,7 @@ impl Bench {
             Command::Steer(steering) => {
                 self.events.push_back((worker, Event::Steered { spi: steering.spi, token: steering.token }));
             }
+            Command::Announce { version, .. } => self.events.push_back((worker, Event::ServicesPinned(version))),
             Command::RemoveChild(spi) => drop(self.children.remove(&spi)),
             Command::SendIke(datagram) => self.deliver(datagram),
             Command::SendFrame { port, frame } => self.frames.push((port, frame)),

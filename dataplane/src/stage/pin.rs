@@ -137,9 +137,16 @@ impl<P: BufferPool> Worker<P> {
 
     /// Forgets the connections of a VIP.
     pub(crate) fn forget_connections(&mut self, vip: u16) {
-        let addresses: Option<Vec<_>> =
-            self.lookup.vip(vip).map(|table| table.addresses().map(|floating| floating.address).collect());
-        addresses.into_iter().flatten().for_each(|address| self.connections.forget_vip(address));
+        if let Some(table) = self.lookup.vip(vip) {
+            table.addresses().for_each(|floating| self.connections.forget_vip(floating.address));
+        }
+    }
+
+    /// A VIP comes from an owner that went by these services.
+    pub(crate) fn inherit(&mut self, now: Instant, vip: u16, services: Arc<ServiceTable>) {
+        if let Some(table) = self.lookup.vip(vip) {
+            table.addresses().for_each(|floating| self.connections.inherit(now, floating.address, services.clone()));
+        }
     }
 
     /// Takes over connections: those whose packets will arrive here, or may, as far as can be told by now.

@@ -254,13 +254,8 @@ fn other_services_are_ready_when_what_they_would_move_is_acknowledged() {
 }
 
 fn restored(remote: Ipv4Addr, port: u16, target: usize) -> RestoredPin {
-    let tuple = FiveTuple {
-        protocol: protocol::UDP,
-        remote: remote.into(),
-        remote_port: port,
-        vip: VIP.into(),
-        vip_port: 53,
-    };
+    let tuple =
+        FiveTuple { protocol: protocol::UDP, remote: remote.into(), remote_port: port, vip: VIP.into(), vip_port: 53 };
     RestoredPin { vip: 0, tuple, origin: Origin::Decrypted, target: TARGETS[target].into() }
 }
 

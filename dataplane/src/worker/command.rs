@@ -39,6 +39,7 @@ impl<P: BufferPool> Worker<P> {
             Command::PinsKnown(batch) => self.settle_pins(now, batch),
             Command::PinsAbandoned(batch) => self.abandon_pins(now, batch),
             Command::ForgetConnections(vip) => self.forget_connections(vip),
+            Command::Inherit { vip, services } => self.inherit(now, vip, services),
             Command::RestorePins { token, pins } => self.restore_pins(now, token, &pins),
             Command::SendIke(datagram) => {
                 let verdict = self.send_ike(now, &datagram);
@@ -88,10 +89,14 @@ impl<P: BufferPool> Worker<P> {
                 self.neighbours.prepare(now, port, address);
             }
         }
+        let services_stay = Arc::ptr_eq(next.services(), self.lookup.services());
         self.lookup = next;
         self.limit_ike();
         self.tables_changed(version);
-        self.connections.use_services(self.lookup.services().clone());
+        // Otherwise what was announced stays announced.
+        if !services_stay {
+            self.connections.use_services(self.lookup.services().clone());
+        }
         self.release_held(now);
         self.release_unpinned(now);
         self.confirm_tables();

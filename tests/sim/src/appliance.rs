@@ -135,6 +135,8 @@ pub(crate) struct Process {
     pub(crate) floor_known: bool,
     /// Looks in a row in which a worker stood still.
     standing_still: u32,
+    /// Planted: see [`Tampering::hasty_pins`].
+    hasty_pins: bool,
     /// How far the process's clock has fallen behind: only a planted fault sets it back.
     pub(crate) behind: Duration,
     pub(crate) rng: StdRng,
@@ -155,6 +157,8 @@ pub(crate) struct Appliance {
 pub(crate) struct Tampering {
     /// Planted: the worker's deadline never passes.
     pub(crate) no_deadline: bool,
+    /// Planted: workers believe that a connection's record is acknowledged as soon as they have told of it.
+    pub(crate) hasty_pins: bool,
 }
 
 impl Appliance {
@@ -175,7 +179,9 @@ impl Appliance {
         let workers_deadline = if tampering.no_deadline { Deadline::never(now) } else { deadline.clone() };
         let worker_config = WorkerConfig {
             hash_seed: rng.next_u64(),
-            connections: Limits { connections_max: 256, ..Limits::default() },
+            connections: Limits { connections_max: 2048, ..Limits::default() },
+            pins: true,
+            unpinned_packets_max: 64,
             sas_max: 64,
             neighbours_max: 16,
             parked_packets_max: 64,
@@ -232,6 +238,7 @@ impl Appliance {
             flights: BTreeMap::new(),
             floor_known,
             standing_still: 0,
+            hasty_pins: tampering.hasty_pins,
             behind: Duration::ZERO,
             rng,
         });
@@ -353,6 +360,9 @@ impl Process {
             }
         }
         while let Some(event) = worker.poll_event() {
+            if let (Event::Pins(batch), true) = (&event, self.hasty_pins) {
+                worker.handle_command(now, Command::PinsKnown(batch.clone()));
+            }
             self.inbox.push_back(Input::Worker(number, event));
         }
         frames

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 
 use crate::network::{Cable, Net, Weather};
 use crate::remote::Operation;
-use crate::scene::VIPS_MAX;
+use crate::scene::{TARGETS, VIPS_MAX};
 
 /// Most faults of a schedule.
 const FAULTS_MAX: usize = 7;
@@ -60,6 +60,8 @@ pub(crate) enum Fault {
     SilenceRegistry,
     /// An appliance doesn't reach the registry.
     CutOffRegistry(Who),
+    /// The operator has a target drained, and then enabled again.
+    Drain { target: usize },
 }
 
 /// A fault and its time.
@@ -116,6 +118,8 @@ impl Plan {
                 1 => faults.extend(death_of_one_cut_off(rng, at)),
                 2 => faults.extend(death_after_a_lost_link(rng, at)),
                 3 => faults.extend(doubt(rng, at)),
+                4 if rng.random_bool(0.5) => faults.extend(death_while_targets_change(rng, at)),
+                4 => faults.extend(death_as_connections_begin(rng, at)),
                 _ => {
                     let fault = draw_fault(rng);
                     let lasts = fault.draw_length(rng);
@@ -205,6 +209,28 @@ fn doubt(rng: &mut StdRng, at: Duration) -> [PlannedFault; 3] {
     ]
 }
 
+/// Connections begin, and the owner dies over it.
+fn death_as_connections_begin(rng: &mut StdRng, at: Duration) -> [PlannedFault; 2] {
+    let kill = Fault::Kill { who: Who::Owner, disk_lost: false };
+    let burst = Fault::Burst(rng.random_range(60..130));
+    [
+        PlannedFault { vip: 0, at, steps: 0, fault: burst, lasts: Duration::ZERO },
+        PlannedFault { vip: 0, at, steps: rng.random_range(10..200), fault: kill, lasts: kill.draw_length(rng) },
+    ]
+}
+
+/// A target drains, and the owner dies over it.
+fn death_while_targets_change(rng: &mut StdRng, at: Duration) -> [PlannedFault; 2] {
+    let kill = Fault::Kill { who: Who::Owner, disk_lost: false };
+    let drain = Fault::Drain { target: rng.random_range(0..TARGETS.len()) };
+    let lasts = millis(rng, 1, 60);
+    let dies = at + if rng.random_bool(0.5) { Duration::ZERO } else { lasts };
+    [
+        PlannedFault { vip: 0, at, steps: 0, fault: drain, lasts },
+        PlannedFault { vip: 0, at: dies, steps: rng.random_range(0..150), fault: kill, lasts: kill.draw_length(rng) },
+    ]
+}
+
 fn steps(rng: &mut StdRng) -> u32 {
     if rng.random_bool(0.7) { rng.random_range(0..60) } else { 0 }
 }
@@ -254,7 +280,8 @@ fn draw_fault(rng: &mut StdRng) -> Fault {
             };
             Fault::Operate { at_remote: rng.random_bool(0.5), operation }
         }
-        _ => Fault::Burst(rng.random_range(10..120)),
+        95..98 => Fault::Burst(rng.random_range(10..120)),
+        _ => Fault::Drain { target: rng.random_range(0..TARGETS.len()) },
     }
 }
 
@@ -262,7 +289,8 @@ impl Fault {
     /// Can't it be told afterwards what a successor owes?
     pub(crate) fn may_cost_sas(&self) -> bool {
         match self {
-            Self::Move { .. } | Self::Operate { .. } | Self::Burst(_) | Self::CutLink | Self::DelayLink(_) => false,
+            Self::Move { .. } | Self::Operate { .. } | Self::Burst(_) | Self::Drain { .. } => false,
+            Self::CutLink | Self::DelayLink(_) => false,
             Self::SilenceRegistry | Self::CutOffRegistry(_) => true,
             Self::Kill { .. } | Self::Pause(_) | Self::StallCore(_) | Self::StallWorker(_) => true,
             Self::Unplug { .. } | Self::Isolate(_) | Self::Weather { .. } => true,

@@ -30,11 +30,13 @@ pub enum Planted {
     CarelessRegistry,
     /// With a registry: it says that a write stands that it has thrown away.
     ForgetfulRegistry,
+    /// R6: a connection is forwarded before its record is acknowledged.
+    HastyPins,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::EarlyAcknowledgement,
         Self::NoHorizon,
         Self::NoDeadline,
@@ -45,6 +47,7 @@ impl Planted {
         Self::HastyOwner,
         Self::CarelessRegistry,
         Self::ForgetfulRegistry,
+        Self::HastyPins,
     ];
 
     /// What an owner is told of its writes, under this fault.

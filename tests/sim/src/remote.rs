@@ -21,10 +21,18 @@ use zeroize::Zeroizing;
 use crate::frames::{self, IKE_PORT, PayloadId, Seen};
 use crate::scene::{self, ADDRESSES, Addresses, SERVICE_PORT};
 
-/// Connections of the hosts behind it, told apart by their ports from here on.
-pub(crate) const FLOWS: u64 = 4;
+/// Connections of the hosts behind it at a time, told apart by their ports from here on.
+const FLOWS: u64 = 4;
 /// See [`FLOWS`].
-pub(crate) const FLOW_PORT: u16 = 40_000;
+const FLOW_PORT: u16 = 40_000;
+/// Packets of these connections together; then others take their place.
+const PACKETS_OF_FLOWS: u64 = 64;
+
+/// The port of the connection that a packet belongs to.
+fn flow_port(payload: PayloadId) -> u16 {
+    let number = payload.0 & u64::from(u32::MAX);
+    FLOW_PORT + (number / PACKETS_OF_FLOWS * FLOWS + number % FLOWS) as u16
+}
 
 /// Between two calls.
 const REDIAL: Duration = Duration::from_millis(50);
@@ -145,7 +153,7 @@ impl Remote {
         let usable = self.sas.values_mut().filter(|sa| sa.waits_for.is_none_or(|old| !spis.contains(&old)));
         let sa = usable.max_by_key(|sa| sa.number)?;
         self.next_payload += 1;
-        let port = FLOW_PORT + (payload.0 % FLOWS) as u16;
+        let port = flow_port(payload);
         let Addresses { vip, vip_mac, remote, remote_mac, client, .. } = *self.at;
         let inner = frames::udp((client, port), (vip, SERVICE_PORT), &payload.to_bytes());
         let mut packet = VecBuf::from_bytes(&inner);

@@ -100,6 +100,8 @@ pub(crate) struct Variant {
     pub(crate) workers: [usize; APPLIANCES_MAX],
     /// What the service takes: what takes clear packets, too, has its connections elsewhere than its SA.
     pub(crate) accepts: Accepts,
+    /// How the services choose targets.
+    pub(crate) method: Method,
     /// Ages at which the appliances rekey.
     pub(crate) rekey: Rekey,
     /// Ages at which the remote peer does.
@@ -210,7 +212,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
             .collect(),
         targets: (0..2)
             .map(|n| Target {
-                name: format!("t{n}"),
+                name: target_name(n),
                 address: TARGETS[n].into(),
                 forwarding: Forwarding::Mac,
                 host: None,
@@ -224,7 +226,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
                 protocol: ServiceProtocol::Udp,
                 port: Some(SERVICE_PORT),
                 targets: vec![0, 1],
-                method: Method::Maglev,
+                method: variant.method,
                 affinity: None,
                 accepts: variant.accepts,
             })
@@ -251,6 +253,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
                 takeover: variant.takeover,
                 timing: variant.timing[appliance],
                 store_records: 32,
+                store_pins: 2000,
             })
             .collect(),
         static_children: Vec::new(),
@@ -343,10 +346,15 @@ pub(crate) fn pairing_secret() -> zeroize::Zeroizing<Vec<u8>> {
 /// A region that is small enough to be made anew a few thousand times.
 pub(crate) fn region_sizes() -> Sizes {
     Sizes {
-        classes: vec![SizeClass { records: 32, bytes: 1024 }, SizeClass { records: 32, bytes: 4096 }],
+        classes: vec![SizeClass { records: 32, bytes: 1024 }, SizeClass { records: 64, bytes: 4096 }],
         counter_blocks: 2,
         journal_entries: 256,
     }
+}
+
+/// A target's name, for orders.
+pub(crate) fn target_name(target: usize) -> String {
+    format!("t{target}")
 }
 
 /// A VIP's name, for orders.

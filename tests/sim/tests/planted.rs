@@ -77,3 +77,8 @@ fn a_registry_that_forgets_whom_it_was_told_to_strike_off() {
         !matches!(violation, Violation::Stuck(_))
     });
 }
+
+#[test]
+fn connections_forwarded_before_their_record_is_acknowledged() {
+    assert_found(Planted::HastyPins, |violation| matches!(violation, Violation::TargetChanged { .. }));
+}

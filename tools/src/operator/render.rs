@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 use vipsec_control::api::{
-    Child, Connections, IkeSa, Neighbour, PeerStore, Response, Sas, Service, Status, Store, Target,
+    Child, Connections, GroupStore, IkeSa, Neighbour, PeerStore, Response, Sas, Service, Status, Store, Target,
 };
 
 use super::table::Table;
@@ -79,8 +79,16 @@ fn store(store: &Store, out: &mut impl Write) -> io::Result<()> {
     if store.groups.is_empty() {
         return writeln!(out, "no other appliance: nothing is stored");
     }
-    let links = store.groups.iter().flat_map(|group| group.peers.iter().map(|peer| (group.group.as_str(), peer)));
-    links.into_iter().try_for_each(|(group, peer)| peer_store(group, peer, out))
+    store.groups.iter().try_for_each(|group| group_store(group, out))
+}
+
+fn group_store(store: &GroupStore, out: &mut impl Write) -> io::Result<()> {
+    let group = &store.group;
+    writeln!(out, "{} pinned connections of {group}", store.pins)?;
+    if store.pins_left_out > 0 {
+        writeln!(out, "{} pinned connections of {group} found no room: raise store_pins", store.pins_left_out)?;
+    }
+    store.peers.iter().try_for_each(|peer| peer_store(group, peer, out))
 }
 
 fn peer_store(group: &str, store: &PeerStore, out: &mut impl Write) -> io::Result<()> {
@@ -92,6 +100,9 @@ fn peer_store(group: &str, store: &PeerStore, out: &mut impl Write) -> io::Resul
             let copy = &region.copy;
             writeln!(out, "We write: copy {copy}, {}, {} writes", mib(region.bytes), region.writes)?;
             writeln!(out, "  {} writes not acknowledged", region.unacknowledged)?;
+            if region.pin_blocks_unwritten > 0 {
+                writeln!(out, "  {} records of pinned connections not written", region.pin_blocks_unwritten)?;
+            }
             let mut table = Table::new(&["ROOM FOR", ">USED", ">FREE"]);
             for records in &region.records {
                 let what = format!("records up to {} bytes", records.bytes_max);

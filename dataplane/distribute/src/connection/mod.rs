@@ -8,7 +8,8 @@
 //! - [`ConnectionTable::sweep`]: forgets what is over, a few places at a time.
 //! - [`ConnectionTable::announce`], then [`use_services`](ConnectionTable::use_services): other services.
 //! - [`ConnectionTable::report_pins`], [`poll_pin`](ConnectionTable::poll_pin), [`acknowledge`](ConnectionTable::acknowledge),
-//!   [`restore`](ConnectionTable::restore): what a successor has to be told (rule R6), and what this one was told.
+//!   [`restore`](ConnectionTable::restore), [`inherit`](ConnectionTable::inherit): what a successor has to be told (rule R6), and what
+//!   this one was told.
 //!
 //! When every place is taken, those give way that no target has answered yet, the oldest first: whoever sends only first packets
 //! displaces nobody else. If nobody gives way, a connection is forwarded without an entry, packet by packet, to the target that
@@ -31,6 +32,7 @@ mod affinity;
 mod choosing;
 mod clock;
 mod entry;
+mod heritage;
 mod index;
 mod pinning;
 mod pins;
@@ -48,6 +50,7 @@ pub use state::{ConnectionState, Direction, Timeouts};
 use choosing::Chooser;
 use clock::{Clock, Moment, Tick};
 use entry::{Entry, Flags, Key};
+use heritage::Heritages;
 use index::{Index, Spot};
 use pinning::{Need, needs_pin};
 use pins::Journal;
@@ -199,6 +202,7 @@ pub struct ConnectionTable {
     chooser: Chooser,
     journal: Journal,
     pins: pinning::Pins,
+    heritages: Heritages,
     sweep: sweep::Hands,
 }
 
@@ -222,6 +226,7 @@ impl ConnectionTable {
             chooser: Chooser::new(limits.affinities_max, seed),
             journal: Journal::new(limits.pin_events_max, hash::keyed(seed.rotate_left(32))),
             pins: pinning::Pins::default(),
+            heritages: Heritages::new(&limits.timeouts),
             sweep: sweep::Hands::default(),
         };
         table.use_services(services);
@@ -267,6 +272,7 @@ impl ConnectionTable {
     /// before are still to be acknowledged or abandoned.
     pub fn forget_vip(&mut self, vip: IpAddr) {
         self.journal.forget_vip(vip);
+        self.heritages.forget(vip);
         if self.vips.renew(vip).is_err() {
             self.forget_unlisted();
             let _ = self.vips.list(self.services.vips());
@@ -474,8 +480,11 @@ impl ConnectionTable {
             let pin = if self.journal.is_stale(&tuple) { Pin::Awaited } else { Pin::Computed };
             return Ok(Choice { target: computed.index, tracking: Tracking::Stateless, pin });
         }
+        let inherited = self.inherited(&tuple, packet);
         let (number, plan) = self.services.plan(&tuple)?;
-        let candidate = if packet.tcp.is_some_and(|flags| !flags.opens()) {
+        let candidate = if let Some(inherited) = inherited {
+            inherited
+        } else if packet.tcp.is_some_and(|flags| !flags.opens()) {
             // What began before this appliance came to know of it goes where every appliance would look for it.
             computed
         } else {
@@ -486,7 +495,7 @@ impl ConnectionTable {
             };
             self.chooser.choose(self.now.tick, (number, plan), &tuple, computed, load)
         };
-        let is_computed = plan.computes(tuple.protocol) && candidate == computed;
+        let is_computed = plan.computes(tuple.protocol) && candidate.address == computed.address;
         let mut flags = Flags::of_origin(origin);
         if plan.affinity.is_some() {
             flags = flags.with(Flags::AFFINE);

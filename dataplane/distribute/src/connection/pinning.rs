@@ -16,9 +16,9 @@ use std::time::Instant;
 use thiserror::Error;
 
 use super::entry::{Entry, Flags};
-use super::{ConnectionTable, Pin};
 use super::pins::{PinEvent, PinProgress};
 use super::state::ConnectionState;
+use super::{ConnectionTable, Pin};
 use crate::service::{Origin, ServiceTable, TargetIndex, TargetState};
 use crate::tuple::FiveTuple;
 
@@ -238,8 +238,7 @@ impl ConnectionTable {
 
     /// May the store hold another record of a pinned connection than it should?
     fn has_outdated_record(&self, tuple: &FiveTuple, flags: Flags) -> bool {
-        !flags.has(Flags::ACKNOWLEDGED)
-            && (flags.has(Flags::OWED.with(Flags::TOLD)) || self.journal.is_stale(tuple))
+        !flags.has(Flags::ACKNOWLEDGED) && (flags.has(Flags::OWED.with(Flags::TOLD)) || self.journal.is_stale(tuple))
     }
 
     /// Says what a successor needs, as something new.

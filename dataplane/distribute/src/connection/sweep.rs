@@ -56,6 +56,7 @@ impl ConnectionTable {
     pub fn sweep(&mut self, now: Instant, places: usize) -> usize {
         let now = self.clock.tick(now);
         let before = self.len();
+        self.heritages.expire(now);
         for _ in 0..places.min(self.places.touched()) {
             // A check finds much to report. It goes on once what there is was taken.
             if self.sweep.unchecked > 0 && self.pins.is_reporting() && !self.journal.has_room() {

@@ -34,11 +34,17 @@ impl Deliveries {
         let Some(vip) = ADDRESSES.iter().position(|addresses| addresses.client == client) else { return Ok(()) };
         let Some(payload) = PayloadId::from_bytes(payload) else { return Ok(()) };
         let Some(target) = TARGET_MACS.iter().position(|mac| *mac == header.destination) else { return Ok(()) };
-        let before = *self.targets.entry((vip, flow)).or_insert(target);
-        if before != target {
-            return Err(Violation::TargetChanged { flow, before, after: target });
+        let partitioned = partitioned(vip);
+        if partitioned {
+            // Each of two owners sends it where it thinks best.
+            self.forget_targets(vip);
+        } else {
+            let before = *self.targets.entry((vip, flow)).or_insert(target);
+            if before != target {
+                return Err(Violation::TargetChanged { flow, before, after: target });
+            }
         }
-        match self.delivered.insert(payload, Delivery { process, partitioned: partitioned(vip) }) {
+        match self.delivered.insert(payload, Delivery { process, partitioned }) {
             None => Ok(()),
             Some(first) if first.partitioned && first.process != process => {
                 self.excused.insert(payload);
@@ -50,6 +56,11 @@ impl Deliveries {
                 second: process.appliance,
             }),
         }
+    }
+
+    /// Somebody owns a VIP who has no trusted copy: its connections begin anew.
+    pub(crate) fn forget_targets(&mut self, vip: usize) {
+        self.targets.retain(|(of, _), _| *of != vip);
     }
 
     /// The remote peer's host got an answer that it had before.

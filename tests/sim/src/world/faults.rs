@@ -68,6 +68,7 @@ impl World {
             Fault::Unplug { who, .. } | Fault::Isolate(who) | Fault::Move { at: who } => Some(who),
             Fault::CutOffRegistry(who) => Some(who),
             Fault::DelayLink(_) | Fault::Weather { .. } | Fault::Burst(_) | Fault::SilenceRegistry => None,
+            Fault::Drain { .. } => None,
             Fault::Operate { .. } | Fault::CutLink => Some(Who::Owner),
         };
         let appliance = who.map_or(0, |who| self.resolve(who, vip));
@@ -109,12 +110,22 @@ impl World {
                 self.remote_reacts(vip, reaction);
             }
             Fault::Operate { at_remote: false, operation } => self.operate(process, vip, operation),
+            Fault::Drain { target } => {
+                self.order_everywhere(&Request::DrainTarget { target: scene::target_name(target) });
+            }
             Fault::Burst(packets) => {
                 let reaction = self.remotes[vip].send(self.agenda.now(), packets);
                 self.remote_reacts(vip, reaction);
             }
         }
         self.agenda.after(planned.lasts, Step::Mend(index));
+    }
+
+    /// The operator's order, at every appliance that runs.
+    fn order_everywhere(&mut self, request: &Request) {
+        for id in [self.running(0), self.running(1)].into_iter().flatten() {
+            self.order(id, request.clone());
+        }
     }
 
     /// A fault is over.
@@ -145,6 +156,9 @@ impl World {
                 self.set_cables(appliance, Cable::Up);
             }
             Fault::Weather { net, .. } => self.networks[net.index()].weather = Weather::default(),
+            Fault::Drain { target } => {
+                self.order_everywhere(&Request::EnableTarget { target: scene::target_name(target) });
+            }
             Fault::Move { .. } | Fault::Operate { .. } | Fault::Burst(_) => return,
         }
         tracing::warn!(fault = ?planned.fault, appliance = appliance + 1, "MENDED");
@@ -171,6 +185,9 @@ impl World {
         let now = self.agenda.now();
         for (vip, remote) in self.remotes.iter().enumerate() {
             let owners = &self.owners[self.variant.group_of(vip)];
+            if owners.owns(appliance) && owners.split {
+                self.deliveries.forget_targets(vip);
+            }
             if owners.owns(appliance) && owners.were_deaf(now) {
                 // Another may own the VIP by now, or will, without having heard of what this one did.
                 self.heirs[vip].lose(&remote.belief(now));

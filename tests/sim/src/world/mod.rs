@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use vipsec_control::config::TakeoverPolicy;
-use vipsec_distribute::service::Accepts;
+use vipsec_distribute::service::{Accepts, Method};
 
 use crate::adversary::Adversary;
 use crate::agenda::{Agenda, Step};
@@ -288,7 +288,10 @@ impl World {
     }
 
     fn start(&mut self, appliance: usize) {
-        let tampering = Tampering { no_deadline: self.planted == Some(Planted::NoDeadline) };
+        let tampering = Tampering {
+            no_deadline: self.planted == Some(Planted::NoDeadline),
+            hasty_pins: self.planted == Some(Planted::HastyPins),
+        };
         if self.planted == Some(Planted::OldFloor) && self.appliances[appliance].lives > 0 {
             self.appliances[appliance].disk.fill(Some(0));
         }
@@ -418,6 +421,11 @@ fn draw_variant(rng: &mut StdRng, planted: Option<Planted>) -> Variant {
     let [a, b] = [0, 1].map(|_| if rng.random_bool(0.6) { 1 } else { rng.random_range(2..=3) });
     let accepts = if rng.random_bool(0.3) { Accepts::Both } else { Accepts::Decrypted };
     let takeover = if rng.random_bool(0.1) { TakeoverPolicy::Renegotiate } else { TakeoverPolicy::Resume };
+    let method = match rng.random_range(0..10) {
+        0..4 => Method::Maglev,
+        4..8 => Method::WeightedRoundRobin,
+        _ => Method::WeightedLeastConnections,
+    };
     // One VIP; two, each preferred by another appliance; two that move together.
     let groups = match rng.random_range(0..10) {
         0..5 => vec![vec![0]],
@@ -429,6 +437,7 @@ fn draw_variant(rng: &mut StdRng, planted: Option<Planted>) -> Variant {
         takeover,
         workers: [a, b, a],
         accepts,
+        method,
         rekey: ours,
         remote_rekey: theirs,
         timing: Planted::timing(planted, scene::timing()),

@@ -143,6 +143,10 @@ impl World {
 
     fn note_loss(&mut self, id: ProcessId, group: usize, vip: usize) {
         let now = self.agenda.now();
+        if self.owners[group].split {
+            // The other one has served its own connections meanwhile.
+            self.deliveries.forget_targets(vip);
+        }
         let heirs = &mut self.heirs[vip];
         let gives_up = heirs.takeover.as_ref().is_some_and(|takeover| takeover.successor == id);
         if gives_up || self.owners[group].were_deaf(now) {
@@ -162,6 +166,9 @@ impl World {
         let in_reach = outside.weather.is_fine() && outside.cables[id.appliance] == Cable::Up;
         let complete = trusted && floor_known && resumes;
         tracing::info!(appliance = id.appliance + 1, vip, trusted, "TAKEOVER");
+        if !trusted {
+            self.deliveries.forget_targets(vip);
+        }
         let heirs = &mut self.heirs[vip];
         if complete && !in_reach {
             return heirs.disturb(); // it may take long until exchanges in progress are finished

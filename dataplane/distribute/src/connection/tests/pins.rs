@@ -283,3 +283,42 @@ fn a_vip_that_was_elsewhere_comes_back_without_its_connections() {
     let entries = scene.table.len();
     assert_eq!(entries, scene.table.reports(scene.now).count(), "the old ones were swept");
 }
+
+/// What the last owner computed has no record. It stays where it is all the same, whatever table comes.
+#[test]
+fn connections_that_the_last_owner_computed_stay_when_targets_change() {
+    let theirs = services(&[TargetState::Up; 3]);
+    let mut owner = Scene::new(1000, theirs.clone());
+    let all: Vec<FiveTuple> = (0..200).flat_map(|port| [tuple(6, port), tuple(17, port)]).collect();
+    let packet = |tuple: &FiveTuple, first| match (tuple.protocol, first) {
+        (6, true) => SYN,
+        (6, false) => ACK,
+        _ => DATAGRAM,
+    };
+    let before: Vec<IpAddr> = all.iter().map(|tuple| owner.sends(tuple, &packet(tuple, true)).0).collect();
+    // Its successor drains a target before most of them have sent anything; another is down.
+    let mut successor = reporting(1000, theirs.clone());
+    successor.table.inherit(successor.now, VIP, theirs);
+    successor.table.use_services(services(&[TargetState::Drain, TargetState::Up, TargetState::Down]));
+    for (tuple, before) in all.iter().zip(&before) {
+        let choice = successor.send(tuple, &packet(tuple, false)).unwrap();
+        let target = successor.address(choice.target);
+        if *before == address(3) {
+            assert_eq!(target, address(2), "its target is gone");
+        } else {
+            assert_eq!(target, *before, "{tuple}");
+        }
+        assert_eq!(choice.pin == Pin::Awaited, target == address(1), "the next successor has to be told");
+    }
+    // New ones go by the new table; what doesn't show that it is new does so after a while.
+    let drained = |tuple: &FiveTuple| owner.chosen(tuple) == address(1);
+    let new = (1000..).map(|port| tuple(6, port)).find(drained).unwrap();
+    assert_eq!(successor.sends(&new, &SYN).0, address(2));
+    successor.now += Timeouts::default().udp_two_way;
+    let new = (1000..).map(|port| tuple(17, port)).find(drained).unwrap();
+    assert_eq!(successor.sends(&new, &DATAGRAM).0, address(2));
+    // A VIP that was elsewhere comes back without it.
+    let old = (1000..).map(|port| tuple(6, port)).find(drained).unwrap();
+    successor.table.forget_vip(VIP);
+    assert_eq!(successor.sends(&old, &ACK).0, address(2));
+}
