@@ -13,7 +13,9 @@ use tempfile::TempDir;
 use vipsec_control::api::{ApiError, Request, Response};
 use vipsec_control::config::{Config, TestConfiguration, load};
 use vipsec_control::core::{Core, Facts, Output, Surroundings};
-use vipsec_dataplane::api::{Command, Event, IkeDatagram, PortId, Report, ReportKind, Tables};
+use vipsec_dataplane::api::{
+    Command, Event, IkeDatagram, PinBatch, PinSet, PortId, RESTORED_MAX, Report, ReportKind, RestoredPin, Tables,
+};
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
 use vipsec_esp::sa::{ChildSa, Spi};
@@ -172,6 +174,14 @@ pub(crate) struct Bench {
     pub(crate) link_messages: Vec<Vec<u8>>,
     /// Frames of our own making: announcements, advertisements.
     pub(crate) frames: Vec<(PortId, Vec<u8>)>,
+    /// Answers to what workers said of pinned connections.
+    pub(crate) pins_known: Vec<Box<PinBatch>>,
+    pub(crate) pins_abandoned: Vec<Box<PinBatch>>,
+    /// Connections of a last owner that workers have taken over.
+    pub(crate) restored: Vec<RestoredPin>,
+    /// Announced services are not confirmed, but held.
+    pub(crate) hold_announcements: bool,
+    pub(crate) announced: Vec<u64>,
     /// What peers send isn't delivered, but held.
     pub(crate) hold: bool,
     pub(crate) held: VecDeque<Event>,
@@ -218,11 +228,22 @@ impl Bench {
             unheard: Vec::new(),
             link_messages: Vec::new(),
             frames: Vec::new(),
+            pins_known: Vec::new(),
+            pins_abandoned: Vec::new(),
+            restored: Vec::new(),
+            hold_announcements: false,
+            announced: Vec::new(),
             hold: false,
             held: VecDeque::new(),
             events: VecDeque::new(),
             tokens: 0,
         }
+    }
+
+    /// A worker has something to say.
+    pub(crate) fn hear(&mut self, worker: usize, event: Event) {
+        self.events.push_back((worker, event));
+        self.run();
     }
 
     /// An order of the operator, and its answer.
@@ -333,7 +354,17 @@ impl Bench {
             Command::Steer(steering) => {
                 self.events.push_back((worker, Event::Steered { spi: steering.spi, token: steering.token }));
             }
+            Command::Announce { version, .. } if self.hold_announcements => self.announced.push(version),
             Command::Announce { version, .. } => self.events.push_back((worker, Event::ServicesPinned(version))),
+            Command::PinsKnown(batch) => self.pins_known.push(batch),
+            Command::PinsAbandoned(batch) => self.pins_abandoned.push(batch),
+            Command::RestorePins { token, pins } => {
+                assert!(pins.len() <= RESTORED_MAX);
+                let mut taken = PinSet::default();
+                (0..pins.len()).for_each(|place| taken.insert(place));
+                self.restored.extend(pins.iter());
+                self.events.push_back((worker, Event::PinsRestored { token, taken }));
+            }
             Command::RemoveChild(spi) => drop(self.children.remove(&spi)),
             Command::SendIke(datagram) => self.deliver(datagram),
             Command::SendFrame { port, frame } => self.frames.push((port, frame)),

@@ -3,5 +3,6 @@
 mod bench;
 mod calls;
 mod pair;
+mod pins;
 mod reload;
 mod stale;

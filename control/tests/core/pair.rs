@@ -58,7 +58,7 @@ impl Pair {
     }
 
     /// The store link is paired: each has a region for the other.
-    fn link(&mut self) {
+    pub(crate) fn link(&mut self) {
         let mut rng = StdRng::seed_from_u64(5);
         let sizes = Sizes {
             classes: vec![SizeClass { records: 32, bytes: 1024 }, SizeClass { records: 32, bytes: 4096 }],

@@ -92,6 +92,8 @@ pub struct Plan {
     pub second_vip: bool,
     /// Each appliance's own host is a target, too, by the appliance's name and inside address.
     pub local_targets: bool,
+    /// Services choose their targets in turns, and not by a hash that every appliance computes alike.
+    pub in_turns: bool,
     /// The appliances are two hosts: their store link crosses a network of its own. Otherwise it is memory of one host.
     pub store_network: bool,
     /// An etcd on that network decides over ownership.
@@ -127,6 +129,7 @@ impl Plan {
             appliances: (0..appliances.min(8)).map(appliance).collect(),
             second_vip: false,
             local_targets: false,
+            in_turns: false,
             store_network: false,
             registry: false,
         }

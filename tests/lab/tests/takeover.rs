@@ -63,6 +63,12 @@ fn the_appliances_own_hosts_are_targets() {
     tell(Tale::LocalTargets);
 }
 
+/// What no successor can compute it is told: two takeovers and a change of targets move no connection.
+#[test]
+fn connections_in_turns_stay_with_their_targets() {
+    tell(Tale::Pins);
+}
+
 /// Every tunnel is kept.
 #[test]
 fn many_tunnels_are_kept() {

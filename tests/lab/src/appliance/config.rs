@@ -108,6 +108,8 @@ pub struct ApplianceConfig {
     targets: Vec<TargetSettings>,
     /// Is there a port to the own host?
     has_local_port: bool,
+    /// How services choose their targets.
+    method: &'static str,
     pub(super) connections: Vec<ApplianceConnection>,
     settings: IkeSettings,
     dpd_delay: Duration,
@@ -145,6 +147,7 @@ impl ApplianceConfig {
             plan: appliance.clone(),
             targets: targets(plan),
             has_local_port: plan.local_targets,
+            method: if plan.in_turns { "round-robin" } else { "maglev" },
             connections: plan.tunnels().map(connection).collect(),
             settings: settings.clone(),
             dpd_delay,
@@ -201,7 +204,8 @@ impl ApplianceConfig {
 
     pub(super) fn to_toml(&self, folder: &Path) -> Result<String> {
         let targets: Vec<&str> = self.targets.iter().map(|target| target.name.as_str()).collect();
-        let service = |vip, protocol, port| Service { vip, protocol, port, targets: targets.clone() };
+        let service =
+            |vip, protocol, port| Service { vip, protocol, port, method: self.method, targets: targets.clone() };
         let mut vips = vec![Vip {
             name: "web",
             address: VIP.to_string(),
@@ -482,6 +486,7 @@ struct Service<'a> {
     vip: &'static str,
     protocol: &'static str,
     port: u16,
+    method: &'static str,
     targets: Vec<&'a str>,
 }
 

@@ -44,6 +44,9 @@ pub enum Tale {
     LocalTargets,
     /// Three appliances, among whom etcd decides: the owner is killed, and then the one that has taken over.
     TwiceInARow,
+    /// Services choose in turns, which no successor can compute: the owner is killed while a target is taken out of service, and
+    /// then its successor; connections live on with their targets.
+    Pins,
 }
 
 /// What is to be told.
@@ -98,7 +101,8 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
     let mut settings = LabConfig { out: Some(out.clone()), ..LabConfig::pair(policy, tunnels) };
     settings.plan.local_targets = tale == Tale::LocalTargets;
     settings.plan.store_network = tale == Tale::TwoHosts;
-    settings.workers = if tale == Tale::TwoWorkers { 2 } else { 1 };
+    settings.plan.in_turns = tale == Tale::Pins;
+    settings.workers = if matches!(tale, Tale::TwoWorkers | Tale::Pins) { 2 } else { 1 };
     if tale == Tale::Crosswise {
         settings.plan = Plan::with_two_vips(2);
     }
@@ -123,6 +127,7 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
             Tale::Crosswise => teller.crosswise(),
             Tale::LocalTargets => teller.local_targets(),
             Tale::TwiceInARow => teller.twice_in_a_row(),
+            Tale::Pins => teller.pins(),
         }
         story.end()
     };

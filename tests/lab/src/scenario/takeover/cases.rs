@@ -32,6 +32,13 @@ fn start_many(lab: &Lab) -> Result<Vec<PingPong>> {
     running
 }
 
+/// How many connections an appliance counts on the store to know.
+fn pinned(lab: &Lab, appliance: usize) -> Result<usize> {
+    let store = lab.appliance(appliance)?.operator(&["store"])?;
+    let count = store.lines().find_map(|line| line.strip_suffix(" pinned connections")?.parse().ok());
+    Ok(count.unwrap_or(0))
+}
+
 /// Packets that an appliance's host took and sent as a target of the other one.
 fn as_target(lab: &Lab, appliance: usize) -> Result<u64> {
     Ok(lab.appliance(appliance)?.counters()?.counters.get("as_target").copied().unwrap_or(0))
@@ -276,6 +283,42 @@ impl Teller<'_, '_> {
                 format!("{:?}", found.per_target)
             })?;
             Ok(format!("connections by target: {:?}", found.per_target))
+        });
+    }
+
+    pub(super) fn pins(&mut self) {
+        let mut running = Vec::new();
+        self.story.case("connections begin in turns, and the store knows of those that can't be computed", |lab| {
+            let Roles { owner, .. } = lab.await_roles()?;
+            running = start_many(lab)?;
+            let pins = pinned(lab, owner)?;
+            expect(pins > 0, "pinned connections", || format!("{pins}"))?;
+            Ok(format!("{CONNECTIONS} connections, {pins} pins"))
+        });
+        self.story.case("a target drains, and the owner is killed at once", |lab| {
+            let Roles { owner, backup } = lab.await_roles()?;
+            let drained = lab.targets()[0].name().to_owned();
+            lab.appliance(owner)?.operator(&["target", "drain", &drained])?;
+            lab.kill_appliance(owner)?;
+            lab.await_standing(backup, &Standing::Owner)?;
+            std::thread::sleep(MARGIN);
+            Ok(format!("{} has the VIP and {} pins", lab.appliance_name(backup), pinned(lab, backup)?))
+        });
+        self.the_dead_comes_back();
+        self.story.case("the successor is killed as well", |lab| {
+            let Roles { owner, backup } = lab.await_roles()?;
+            lab.kill_appliance(owner)?;
+            lab.await_standing(backup, &Standing::Owner)?;
+            std::thread::sleep(MARGIN);
+            Ok(format!("{} has the VIP and {} pins", lab.appliance_name(backup), pinned(lab, backup)?))
+        });
+        self.story.case("no connection has changed its target", |lab| {
+            let ended: Vec<_> = running.into_iter().map(PingPong::stop).collect();
+            let broken: Vec<_> = ended.iter().filter(|report| !report.is_kept()).collect();
+            expect(broken.is_empty(), "connections that live on", || format!("{broken:?}; {:?}", lab.drops()))?;
+            let found = lab.connections(20, 4)?;
+            expect(found.errors == 0, "no failed connection", || found.first_errors.join("; "))?;
+            Ok(format!("{} connections kept", ended.len()))
         });
     }
 

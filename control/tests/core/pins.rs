@@ -1,0 +1,141 @@
+//! Rule R6: connections that a successor couldn't compute, and distribution tables that would move some.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use vipsec_control::api::{Request, Response};
+use vipsec_dataplane::api::{Event, PinBatch, RestoredPin, WorkerId};
+use vipsec_distribute::connection::PinEvent;
+use vipsec_distribute::service::{Origin, TargetState};
+use vipsec_distribute::tuple::FiveTuple;
+
+use super::bench::{Bench, VIP};
+use super::pair::Pair;
+
+const TARGETS: &str = r#"
+    [[target]]
+    name = "t1"
+    address = "10.1.0.21"
+    [[target]]
+    name = "t2"
+    address = "10.1.0.22"
+    [[service]]
+    vip = "web"
+    method = "round-robin"
+    targets = ["t1", "t2"]
+"#;
+
+fn pin(n: u16, target: u8) -> RestoredPin {
+    let tuple = FiveTuple {
+        protocol: 17,
+        remote: IpAddr::from([10, 9, 0, 1]),
+        remote_port: n,
+        vip: VIP.parse().unwrap(),
+        vip_port: 53,
+    };
+    RestoredPin { vip: 0, tuple, origin: Origin::Decrypted, target: IpAddr::from([10, 1, 0, target]) }
+}
+
+fn pinned(pin: &RestoredPin) -> PinEvent {
+    let RestoredPin { tuple, origin, target, .. } = *pin;
+    PinEvent::Pinned { tuple, origin, target, replaces: false, goes_on: false }
+}
+
+fn batch(worker: u8, events: impl IntoIterator<Item = PinEvent>) -> Event {
+    let pins = events.into_iter().collect();
+    Event::Pins(Box::new(PinBatch { worker: WorkerId(worker), vip: 0, tables: u64::MAX, pins }))
+}
+
+fn ports(pins: &[RestoredPin]) -> Vec<(u16, IpAddr)> {
+    let mut ports: Vec<_> = pins.iter().map(|pin| (pin.tuple.remote_port, pin.target)).collect();
+    ports.sort();
+    ports
+}
+
+fn pins_of(bench: &mut Bench) -> u64 {
+    match bench.ask(Request::Store) {
+        Ok(Response::Store(store)) => store.groups[0].pins,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_successor_restores_what_the_owner_pinned() {
+    let mut pair = Pair::new(TARGETS);
+    let all: Vec<_> = (0..600).map(|n| pin(n, 21 + (n % 2) as u8)).collect();
+    for some in all.chunks(32) {
+        pair.sides[0].hear(0, batch(0, some.iter().map(pinned)));
+    }
+    assert_eq!(pair.sides[0].pins_known.len(), all.len().div_ceil(32), "each is answered");
+    let gone = |pin: &&RestoredPin| pin.tuple.remote_port.is_multiple_of(3);
+    for pin in all.iter().filter(gone) {
+        pair.sides[0].hear(0, batch(0, [PinEvent::Released { tuple: pin.tuple }]));
+    }
+    let moved = pin(1, 21);
+    pair.sides[0].hear(0, batch(0, [pinned(&moved)]));
+    pair.kill(0);
+    pair.pass(Duration::from_millis(300));
+    assert!(pair.sides[1].core.is_serving());
+    let mut expected: Vec<_> = all.iter().filter(|pin| !gone(pin)).copied().collect();
+    expected[0] = moved;
+    assert_eq!(ports(&pair.sides[1].restored), ports(&expected));
+    assert_eq!(pins_of(&mut pair.sides[1]), expected.len() as u64);
+}
+
+/// What goes while nobody holds a copy is known when one joins.
+#[test]
+fn a_copy_that_joins_is_told_of_every_pin() {
+    let mut pair = Pair::new(TARGETS);
+    pair.cut_link();
+    pair.pass(Duration::from_secs(1));
+    let all: Vec<_> = (0..50).map(|n| pin(n, 21)).collect();
+    for some in all.chunks(25) {
+        pair.sides[0].hear(0, batch(0, some.iter().map(pinned)));
+    }
+    assert_eq!(pair.sides[0].pins_known.len(), 2, "there is nobody to wait for");
+    pair.link();
+    pair.pass(Duration::from_secs(1));
+    pair.kill(0);
+    pair.pass(Duration::from_millis(300));
+    assert_eq!(ports(&pair.sides[1].restored), ports(&all));
+}
+
+/// The backup may still trust its copy: nothing goes that it doesn't know.
+#[test]
+fn a_lost_link_is_waited_for_until_the_copy_is_left_behind() {
+    let mut pair = Pair::new(TARGETS);
+    pair.cut_link();
+    pair.sides[0].hear(0, batch(0, [pinned(&pin(1, 21))]));
+    pair.pass(Duration::from_millis(20));
+    assert!(pair.sides[0].pins_known.is_empty());
+    pair.pass(Duration::from_secs(1));
+    assert_eq!(pair.sides[0].pins_known.len(), 1);
+}
+
+#[test]
+fn an_appliance_that_does_not_own_the_vip_answers_that_nobody_will_know() {
+    let mut pair = Pair::new(TARGETS);
+    pair.sides[1].hear(0, batch(0, [pinned(&pin(1, 21))]));
+    assert_eq!((pair.sides[1].pins_known.len(), pair.sides[1].pins_abandoned.len()), (0, 1));
+}
+
+#[test]
+fn another_table_is_in_force_when_what_it_would_move_is_pinned() {
+    let mut pair = Pair::new(TARGETS);
+    let state = |bench: &Bench| bench.tables.services.targets()[0].state;
+    pair.sides[0].hold_announcements = true;
+    pair.ask(0, Request::DrainTarget { target: "t1".to_owned() });
+    assert_eq!((state(&pair.sides[0]), pair.sides[0].announced.len()), (TargetState::Up, 1));
+    // Whatever else the workers are told meanwhile, it doesn't take effect by that.
+    pair.ask(0, Request::EnableTarget { target: "t1".to_owned() });
+    pair.ask(0, Request::DrainTarget { target: "t1".to_owned() });
+    let &[first, _, last] = pair.sides[0].announced.as_slice() else { panic!("a later one replaces it") };
+    pair.sides[0].hear(0, Event::ServicesPinned(first));
+    assert_eq!(state(&pair.sides[0]), TargetState::Up, "that one counts no more");
+    pair.sides[0].hear(0, Event::ServicesPinned(last));
+    assert_eq!(state(&pair.sides[0]), TargetState::Drain);
+    // Its successor goes on from there.
+    pair.kill(0);
+    pair.pass(Duration::from_millis(300));
+    assert_eq!(state(&pair.sides[1]), TargetState::Drain);
+}
