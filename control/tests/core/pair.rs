@@ -29,6 +29,7 @@ pub(crate) struct Pair {
     pub(crate) sides: [Bench; 2],
     /// They hear each other's advertisements.
     pub(crate) in_earshot: bool,
+    large_records: u32,
     linked: bool,
     dead: [bool; 2],
 }
@@ -36,6 +37,11 @@ pub(crate) struct Pair {
 impl Pair {
     /// Both run; the first owns the VIP and the second holds its copy. `more` stands in both configurations.
     pub(crate) fn new(more: &str) -> Self {
+        Self::with_room(more, 32)
+    }
+
+    /// With room in the store for so many records of 4096 bytes.
+    pub(crate) fn with_room(more: &str, large_records: u32) -> Self {
         let sides = [1u8, 2].map(|id| {
             let peer = format!(
                 "[peer]\nid = {}\nstore_socket = \"/tmp/none.sock\"\nsecret_file = \"pair.psk\"\ntakeover = \"resume\"\n",
@@ -44,7 +50,7 @@ impl Pair {
             let text = config_text(&format!("{peer}{more}")).replace("id = 1, name", &format!("id = {id}, name"));
             Bench::unowned(read_config(&text))
         });
-        let mut pair = Self { sides, in_earshot: true, linked: false, dead: [false; 2] };
+        let mut pair = Self { sides, large_records, in_earshot: true, linked: false, dead: [false; 2] };
         let now = pair.now();
         pair.sides.iter_mut().for_each(|side| side.now = now);
         pair.link();
@@ -61,7 +67,10 @@ impl Pair {
     pub(crate) fn link(&mut self) {
         let mut rng = StdRng::seed_from_u64(5);
         let sizes = Sizes {
-            classes: vec![SizeClass { records: 32, bytes: 1024 }, SizeClass { records: 32, bytes: 4096 }],
+            classes: vec![
+                SizeClass { records: 32, bytes: 1024 },
+                SizeClass { records: self.large_records, bytes: 4096 },
+            ],
             counter_blocks: 2,
             journal_entries: 256,
         };

@@ -1,7 +1,7 @@
 //! Rule R6: connections that a successor couldn't compute, and distribution tables that would move some.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vipsec_control::api::{Request, Response};
 use vipsec_dataplane::api::{Event, PinBatch, RestoredPin, WorkerId};
@@ -138,4 +138,37 @@ fn another_table_is_in_force_when_what_it_would_move_is_pinned() {
     pair.kill(0);
     pair.pass(Duration::from_millis(300));
     assert_eq!(state(&pair.sides[1]), TargetState::Drain);
+}
+
+/// What a million pins cost, for docs/takeover.md: `cargo test --release -p vipsec-control --test core -- --ignored --nocapture million`.
+#[test]
+#[ignore = "a measurement"]
+fn a_million_pins() {
+    const PINS: u32 = 1_000_000;
+    let resident_kib = || {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4
+    };
+    let mut pair = Pair::with_room(&format!("store_pins = {PINS}\n{TARGETS}"), 32 + PINS / 100);
+    let of_number = |n: u32| {
+        let mut pin = pin(n as u16, 21 + (n % 2) as u8);
+        pin.tuple.remote = IpAddr::from([10, 9, (n >> 24) as u8, (n >> 16) as u8]);
+        pin
+    };
+    let before = resident_kib();
+    let began = Instant::now();
+    for first in (0..PINS).step_by(32) {
+        pair.sides[0].hear(0, batch(0, (first..(first + 32).min(PINS)).map(|n| pinned(&of_number(n)))));
+        pair.sides[0].pins_known.clear();
+    }
+    let took = began.elapsed();
+    println!("published and acknowledged: {:.0} ns a pin", took.as_nanos() as f64 / f64::from(PINS));
+    println!("memory, the store's region of the backup included: {} MiB", (resident_kib() - before) / 1024);
+    pair.pass(Duration::from_millis(1500));
+    println!("with the backup's warm copy: {} MiB", (resident_kib() - before) / 1024);
+    pair.kill(0);
+    let began = Instant::now();
+    pair.pass(Duration::from_millis(100));
+    println!("read and handed to workers: {:.0} ms", began.elapsed().as_secs_f64() * 1e3);
+    assert_eq!(pair.sides[1].restored.len() as u32, PINS);
 }

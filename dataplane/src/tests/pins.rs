@@ -14,7 +14,7 @@ use vipsec_wire::tcp::Flags;
 use super::crew::Crew;
 use super::peer::{Peer, child, selector};
 use super::scene::*;
-use crate::api::{Command, Event, PinBatch, RestoredPin, Tables, VipState};
+use crate::api::{Command, Event, PinBatch, RESTORED_MAX, RestoredPin, Tables, VipState};
 use crate::drops::{DropReason, Tally};
 use crate::waiting::WAITING_TIME_MAX;
 use crate::worker::WorkerConfig;
@@ -304,4 +304,27 @@ fn each_connection_is_restored_at_its_home() {
     let frame = peer.seal(&udp((REMOTE, 40000), (VIP, 53), b"x"));
     crew.receive(2, OUTSIDE, &frame);
     assert_eq!(destination(&crew.one_sent_at_last(INSIDE)), TARGET_MACS[1]);
+}
+
+/// How long a worker takes for a million, for docs/takeover.md: `cargo test --release -p vipsec-dataplane -- --ignored --nocapture million`.
+#[test]
+#[ignore = "a measurement"]
+fn a_million_restored_pins() {
+    let connections = Limits { connections_max: 1_000_000, ..Limits::default() };
+    let (mut scene, _) = scene_with(&WorkerConfig { connections, ..config() });
+    let batches: Vec<Arc<[RestoredPin]>> = (0..1_000_000u32)
+        .map(|n| restored(Ipv4Addr::from_bits(0x0a09_0000 | n >> 16), n as u16, usize::from(n % 2 == 0)))
+        .collect::<Vec<_>>()
+        .chunks(RESTORED_MAX)
+        .map(Arc::from)
+        .collect();
+    let mut longest = Duration::ZERO;
+    let began = std::time::Instant::now();
+    for pins in batches {
+        let batch = std::time::Instant::now();
+        scene.command(Command::RestorePins { token: 0, pins });
+        longest = longest.max(batch.elapsed());
+        scene.events();
+    }
+    println!("{:?} for a million, at most {longest:?} for a batch", began.elapsed());
 }
