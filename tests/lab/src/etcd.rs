@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::command::{self, HOUSEKEEPING_LIMIT};
 use crate::error::{Context, LabError, Result};
 use crate::netns::Namespace;
@@ -57,6 +60,21 @@ impl Etcd {
             namespace.run(|| Ok(TcpStream::connect_timeout(&address, CONNECT_LIMIT).is_ok()))
         })?;
         Ok(etcd)
+    }
+
+    /// Stops it in mid-air until [`Etcd::thaw`]: it takes connections and answers nobody.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on after [`Etcd::freeze`].
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.process.id()).unwrap_or(i32::MAX);
+        kill(Pid::from_raw(pid), signal).context(|| format!("sending {signal} to etcd"))
     }
 
     fn check_alive(&mut self) -> Result<()> {

@@ -98,7 +98,7 @@ pub struct Lab {
     /// At the switch's ports to the appliances' inside interfaces.
     pub inside: Capture,
     /// Where it decides.
-    _etcd: Option<Etcd>,
+    etcd: Option<Etcd>,
     topology: Topology,
     folder: PathBuf,
     config: LabConfig,
@@ -146,7 +146,7 @@ impl Lab {
         progress("starting strongSwan as the remote peer");
         let peers = plan.peers.iter().zip(&topology.peers);
         let peers = peers.map(|(peer, host)| start_peer(&config, peer, host, &run)).collect::<Result<_>>()?;
-        Ok(Self { peers, gateways, targets, outside, inside, _etcd: etcd, topology, folder, config, run })
+        Ok(Self { peers, gateways, targets, outside, inside, etcd, topology, folder, config, run })
     }
 
     /// The lab's name, which all its namespaces begin with.
@@ -169,6 +169,11 @@ impl Lab {
             std::fs::copy(&log, self.folder.join(name)).context(|| format!("copying {}", log.display()))?;
         }
         Ok(())
+    }
+
+    /// The registry, if one decides.
+    pub fn etcd(&self) -> Result<&Etcd> {
+        self.etcd.as_ref().ok_or_else(no_appliance)
     }
 
     /// The first gateway.

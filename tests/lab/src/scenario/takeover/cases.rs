@@ -18,6 +18,8 @@ const CONNECTIONS: usize = 40;
 /// Between an answer and the next request on one of them.
 const THINKING: Duration = Duration::from_millis(50);
 
+/// Longer than an appliance's lease.
+const ETCD_SILENCE: Duration = Duration::from_secs(6);
 /// Traffic on both sides of what shall not be noticed.
 const MARGIN: Duration = Duration::from_secs(1);
 /// For how long a starting or waking appliance may be noticed.
@@ -71,6 +73,18 @@ impl Teller<'_, '_> {
             let counted = store.matches("copy counted").count();
             expect(counted == 2, "two counted copies", || store.clone())?;
             Ok("b and c would resume".to_owned())
+        });
+        self.story.case("etcd falls silent for longer than its lease: nothing happens", |lab| {
+            let roles = lab.await_roles()?;
+            under_traffic(lab, Loss::None, |lab| {
+                lab.etcd()?.freeze()?;
+                std::thread::sleep(ETCD_SILENCE);
+                lab.etcd()?.thaw()?;
+                std::thread::sleep(MARGIN);
+                let now = lab.await_roles()?;
+                expect(now == roles, "the owner to stay owner", || format!("they are {now:?}"))?;
+                Ok(format!("{} still has it", lab.appliance_name(roles.owner)))
+            })
         });
         let first = self.the_owner_ends("the owner is killed: the first rank takes over", End::Killed);
         let second = self.the_owner_ends("and is killed too: the second rank takes over", End::Killed);
