@@ -57,9 +57,9 @@ pub(super) struct PinTable {
     blocks: Vec<Vec<Pin>>,
     blocks_max: usize,
     index: HashMap<Key, Spot>,
-    /// Blocks with room, the emptiest first.
+    /// Blocks with room beside the one that is being filled, the emptiest first.
     room: BTreeSet<(usize, u32)>,
-    /// The one that is being filled.
+    /// It is left only when it is full.
     filling: u32,
     /// Blocks that changed since somebody asked.
     changed: BTreeSet<u32>,
@@ -71,6 +71,11 @@ impl PinTable {
     /// For that many pins at least.
     pub(super) fn new(pins_max: u32) -> Self {
         Self { blocks_max: (pins_max as usize).div_ceil(BLOCK_PINS_MAX), ..Self::default() }
+    }
+
+    /// The same, with memory for that many taken at once.
+    pub(super) fn with_capacity(pins_max: u32, pins: usize) -> Self {
+        Self { index: HashMap::with_capacity(pins), ..Self::new(pins_max) }
     }
 
     /// Forgets all of them.
@@ -132,23 +137,19 @@ impl PinTable {
         if !has_room(self.filling, &self.blocks) {
             let emptiest = self.room.first().copied();
             let half_empty = emptiest.filter(|(len, _)| *len <= BLOCK_PINS_MAX / 2);
-            self.filling = match half_empty {
-                Some((_, block)) => block,
-                None if self.blocks.len() < self.blocks_max => {
-                    let new = self.blocks.len() as u32;
-                    self.blocks.push(Vec::new());
-                    self.room.insert((0, new));
-                    new
-                }
-                None => emptiest?.1,
+            self.filling = if half_empty.is_none() && self.blocks.len() < self.blocks_max {
+                self.blocks.push(Vec::new());
+                self.blocks.len() as u32 - 1
+            } else {
+                self.room.pop_first()?.1
             };
         }
         Some(self.filling)
     }
 
     fn resized(&mut self, block: u32, before: usize, after: usize) {
-        self.room.remove(&(before, block));
-        if after < BLOCK_PINS_MAX {
+        if block != self.filling {
+            self.room.remove(&(before, block));
             self.room.insert((after, block));
         }
         self.changed.insert(block);

@@ -47,7 +47,7 @@ impl Restoration {
     /// `pins`: of those with the same name the last one counts.
     pub(super) fn new(pins: &[RestoredPin], pins_max: u32) -> Self {
         let batches = pins.chunks(RESTORED_MAX).map(Arc::from).collect();
-        Self { batches, table: PinTable::new(pins_max), ..Self::default() }
+        Self { batches, table: PinTable::with_capacity(pins_max, pins.len()), ..Self::default() }
     }
 
     pub(super) fn is_done(&self) -> bool {
