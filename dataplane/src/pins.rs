@@ -33,6 +33,7 @@ impl<B> Waiting for Unpinned<B> {
 #[derive(Debug)]
 pub(crate) struct Pins<B> {
     /// Batches that carry nothing.
+    #[expect(clippy::vec_box, reason = "each travels to the control core and back in its box")]
     idle: Vec<Box<PinBatch>>,
     pub(crate) waiting: WaitingQueue<Unpinned<B>>,
     /// The announced services whose confirmation is owed.

@@ -253,6 +253,7 @@ impl Replica {
     }
 
     /// The VIPs are not ours any more: nothing that waited may happen. Returns what workers want back all the same.
+    #[expect(clippy::vec_box, reason = "each goes back to its worker in its box")]
     pub(super) fn abandon(&mut self) -> Vec<Box<PinBatch>> {
         self.copies.clear();
         self.failed.clear();

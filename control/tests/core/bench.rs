@@ -175,8 +175,8 @@ pub(crate) struct Bench {
     /// Frames of our own making: announcements, advertisements.
     pub(crate) frames: Vec<(PortId, Vec<u8>)>,
     /// Answers to what workers said of pinned connections.
-    pub(crate) pins_known: Vec<Box<PinBatch>>,
-    pub(crate) pins_abandoned: Vec<Box<PinBatch>>,
+    pub(crate) pins_known: Vec<PinBatch>,
+    pub(crate) pins_abandoned: Vec<PinBatch>,
     /// Connections of a last owner that workers have taken over.
     pub(crate) restored: Vec<RestoredPin>,
     /// Announced services are not confirmed, but held.
@@ -356,8 +356,8 @@ impl Bench {
             }
             Command::Announce { version, .. } if self.hold_announcements => self.announced.push(version),
             Command::Announce { version, .. } => self.events.push_back((worker, Event::ServicesPinned(version))),
-            Command::PinsKnown(batch) => self.pins_known.push(batch),
-            Command::PinsAbandoned(batch) => self.pins_abandoned.push(batch),
+            Command::PinsKnown(batch) => self.pins_known.push(*batch),
+            Command::PinsAbandoned(batch) => self.pins_abandoned.push(*batch),
             Command::RestorePins { token, pins } => {
                 assert!(pins.len() <= RESTORED_MAX);
                 let mut taken = PinSet::default();

@@ -48,6 +48,7 @@ fn datagram(peer: &mut Peer, port: u16, n: u8) -> Vec<u8> {
     peer.seal(&udp((REMOTE, port), (VIP, 53), &[n]))
 }
 
+#[expect(clippy::vec_box, reason = "each goes back in its box")]
 fn batches(scene: &mut Scene) -> Vec<Box<PinBatch>> {
     let batch = |event| if let Event::Pins(batch) = event { Some(batch) } else { None };
     scene.events().into_iter().filter_map(batch).collect()
