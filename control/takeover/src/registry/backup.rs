@@ -31,7 +31,8 @@ pub(super) struct Claim {
 impl Member {
     /// May the copy that we hold be resumed from, as far as we know?
     pub(super) fn may_resume(&self) -> bool {
-        self.record().is_some_and(|record| self.may_resume_under(record))
+        // A record that is older than the newest owner says nothing any more.
+        self.record().is_some_and(|record| Epoch(record.epoch) >= self.seen && self.may_resume_under(record))
     }
 
     fn may_resume_under(&self, record: &Record) -> bool {
