@@ -37,7 +37,7 @@ fn start_many(lab: &Lab) -> Result<Vec<PingPong>> {
 /// How many connections an appliance counts on the store to know.
 fn pinned(lab: &Lab, appliance: usize) -> Result<usize> {
     let store = lab.appliance(appliance)?.operator(&["store"])?;
-    let count = store.lines().find_map(|line| line.strip_suffix(" pinned connections")?.parse().ok());
+    let count = store.lines().find_map(|line| line.split_once(" pinned connections of ")?.0.parse().ok());
     Ok(count.unwrap_or(0))
 }
 
