@@ -107,10 +107,9 @@ impl WarmCopy {
     /// Fences the region; returns what it holds.
     pub(super) fn conclude(&mut self) -> Holding {
         self.reader.fence();
-        let records = std::mem::take(&mut self.records);
+        let mut records = std::mem::take(&mut self.records);
         let holding = match self.reader.conclude() {
             Ok(Some(conclusion)) => {
-                let mut records = records;
                 conclusion.changes.into_iter().for_each(|change| records.apply(change));
                 return Holding { records, counters: conclusion.counters, rejected: 0, warm: true };
             }

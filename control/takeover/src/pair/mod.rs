@@ -150,27 +150,6 @@ impl Pair {
         pair
     }
 
-    /// When [`Pair::handle_timeout`] is due.
-    pub fn poll_timeout(&self) -> Instant {
-        self.next_tick
-    }
-
-    /// What to do next.
-    pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
-    }
-
-    /// Looks, speaks, decides: once every interval. All messages that arrived before `now` must have been handled.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        if now < self.next_tick {
-            return;
-        }
-        self.next_tick = now + self.timing.interval;
-        self.look(now);
-        self.keep_owning(now);
-        self.beat(now);
-    }
-
     /// The store link is paired with that process. `agreed`: the configurations that matter are the same.
     pub fn handle_link_up(&mut self, now: Instant, incarnation: u64, agreed: bool) {
         self.silence.restart();
@@ -194,79 +173,6 @@ impl Pair {
     pub fn handle_link_down(&mut self, now: Instant) {
         if self.link.take().is_some() {
             self.lose_link(now);
-        }
-    }
-
-    /// A message over the store link: authenticated, in order, of this pairing.
-    pub fn handle_message(&mut self, now: Instant, message: &Message) {
-        if self.link.is_none() {
-            return;
-        }
-        match message {
-            Message::Beat { stamp, echo, healthy, status } => self.handle_beat(now, *stamp, *echo, *healthy, *status),
-            Message::Joined => self.handle_joined(now),
-            Message::Question { nonce } => self.handle_question(now, *nonce),
-            Message::Answer { nonce, begun } => self.handle_answer(now, *nonce, *begun),
-            Message::HandOver { epoch } => self.handle_hand_over(now, Epoch(*epoch)),
-            Message::WantGroup => {
-                self.order_move();
-            }
-        }
-    }
-
-    /// An advertisement of one of the group's VIPs that authenticated.
-    pub fn handle_advertisement(&mut self, now: Instant, advert: &Advertisement) -> Result<(), AdvertisementError> {
-        if advert.owner != self.peer {
-            return Err(AdvertisementError::Malformed);
-        }
-        self.guard.check(advert)?;
-        if advert.epoch < self.seen {
-            return Ok(()); // a deposed owner's last words are no sign of life
-        }
-        self.peer_owns = true;
-        self.seen = advert.epoch;
-        self.silence.heard();
-        self.resolve(now, advert.epoch);
-        self.reserve_floor();
-        Ok(())
-    }
-
-    /// The data links' carriers are up and every worker advances, or not.
-    pub fn handle_health(&mut self, healthy: bool) {
-        self.healthy = healthy;
-    }
-
-    /// The floor is on disk.
-    pub fn handle_floor_reserved(&mut self, now: Instant, value: u32) {
-        self.floor.reserved(value);
-        if self.role == (Role::Taking { epoch: None }) {
-            self.begin(now);
-        }
-    }
-
-    /// For the operator.
-    pub fn status(&self, now: Instant) -> Status {
-        let peer = PeerStatus {
-            appliance: self.peer,
-            linked: self.link.is_some(),
-            agreed: self.link.as_ref().is_some_and(|link| link.agreed),
-            copy: self.copy,
-        };
-        Status {
-            role: self.role,
-            owner: self.peer_owns.then_some(self.peer),
-            seen: self.seen,
-            trusted: self.trusts(now),
-            silent_looks: self.silence.looks(),
-            peers: vec![peer],
-        }
-    }
-
-    /// The epoch under which this appliance owns the group.
-    pub fn owned_epoch(&self) -> Option<Epoch> {
-        match self.role {
-            Role::Owner { epoch } => Some(epoch),
-            _ => None,
         }
     }
 
@@ -396,15 +302,21 @@ impl Pair {
 
 impl Decider for Pair {
     fn poll_timeout(&self) -> Instant {
-        self.poll_timeout()
+        self.next_tick
     }
 
     fn poll_action(&mut self) -> Option<Action> {
-        self.poll_action()
+        self.actions.pop_front()
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        self.handle_timeout(now);
+        if now < self.next_tick {
+            return;
+        }
+        self.next_tick = now + self.timing.interval;
+        self.look(now);
+        self.keep_owning(now);
+        self.beat(now);
     }
 
     fn handle_link_up(&mut self, now: Instant, _peer: ApplianceId, process: u64, agreed: bool) {
@@ -416,19 +328,46 @@ impl Decider for Pair {
     }
 
     fn handle_message(&mut self, now: Instant, _peer: ApplianceId, message: &Message) {
-        self.handle_message(now, message);
+        if self.link.is_none() {
+            return;
+        }
+        match message {
+            Message::Beat { stamp, echo, healthy, status } => self.handle_beat(now, *stamp, *echo, *healthy, *status),
+            Message::Joined => self.handle_joined(now),
+            Message::Question { nonce } => self.handle_question(now, *nonce),
+            Message::Answer { nonce, begun } => self.handle_answer(now, *nonce, *begun),
+            Message::HandOver { epoch } => self.handle_hand_over(now, Epoch(*epoch)),
+            Message::WantGroup => {
+                self.order_move();
+            }
+        }
     }
 
-    fn handle_advertisement(&mut self, now: Instant, advertisement: &Advertisement) -> Result<(), AdvertisementError> {
-        self.handle_advertisement(now, advertisement)
+    fn handle_advertisement(&mut self, now: Instant, advert: &Advertisement) -> Result<(), AdvertisementError> {
+        if advert.owner != self.peer {
+            return Err(AdvertisementError::Malformed);
+        }
+        self.guard.check(advert)?;
+        if advert.epoch < self.seen {
+            return Ok(()); // a deposed owner's last words are no sign of life
+        }
+        self.peer_owns = true;
+        self.seen = advert.epoch;
+        self.silence.heard();
+        self.resolve(now, advert.epoch);
+        self.reserve_floor();
+        Ok(())
     }
 
     fn handle_health(&mut self, healthy: bool) {
-        self.handle_health(healthy);
+        self.healthy = healthy;
     }
 
     fn handle_floor_reserved(&mut self, now: Instant, value: u32) {
-        self.handle_floor_reserved(now, value);
+        self.floor.reserved(value);
+        if self.role == (Role::Taking { epoch: None }) {
+            self.begin(now);
+        }
     }
 
     fn handle_join_published(&mut self, _now: Instant, _peer: ApplianceId) {
@@ -460,7 +399,20 @@ impl Decider for Pair {
     }
 
     fn status(&self, now: Instant) -> Status {
-        self.status(now)
+        let peer = PeerStatus {
+            appliance: self.peer,
+            linked: self.link.is_some(),
+            agreed: self.link.as_ref().is_some_and(|link| link.agreed),
+            copy: self.copy,
+        };
+        Status {
+            role: self.role,
+            owner: self.peer_owns.then_some(self.peer),
+            seen: self.seen,
+            trusted: self.trusts(now),
+            silent_looks: self.silence.looks(),
+            peers: vec![peer],
+        }
     }
 
     fn floor_is_known(&self) -> bool {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Pair, Question};
+use crate::decider::Decider;
 use crate::decider::{Action, Copy, Role, StepDownReason};
 use crate::message::Message;
 

@@ -145,7 +145,7 @@ impl World {
                     self.nodes[index].pair.handle_link_down(self.now);
                 }
                 while let Some(message) = self.inbox[index].pop_front() {
-                    self.nodes[index].pair.handle_message(self.now, &message);
+                    self.nodes[index].pair.handle_message(self.now, id(1 - index), &message);
                     self.drain(index);
                 }
                 while let Some(advert) = self.adverts[index].pop_front() {
@@ -466,7 +466,7 @@ fn an_owner_heard_again_before_the_epoch_is_reserved_stays_owner() {
     let now = world.now;
     let backup = &mut world.nodes[1].pair;
     backup.role = Role::Taking { epoch: None };
-    backup.handle_message(now, &Message::Question { nonce: 9 });
+    backup.handle_message(now, id(0), &Message::Question { nonce: 9 });
     let answer = std::iter::from_fn(|| backup.poll_action()).find(|action| matches!(action, Action::Send { .. }));
     assert_eq!(answer, Some(Action::Send { to: id(0), message: Message::Answer { nonce: 9, begun: false } }));
     assert_eq!(backup.role, Role::Standby);
@@ -484,6 +484,6 @@ fn an_answer_of_another_process_is_no_answer() {
     let question = owner.question.as_ref().map(|question| question.nonce);
     let Some(nonce) = question else { panic!("it asks") };
     owner.link.as_mut().unwrap().incarnation = 999;
-    owner.handle_message(now, &Message::Answer { nonce, begun: false });
+    owner.handle_message(now, id(1), &Message::Answer { nonce, begun: false });
     assert_eq!(owner.owned_epoch(), None);
 }
