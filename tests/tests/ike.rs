@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use common::{LIMIT, Process, ROOMY, Wires, is_root, program, until};
+use common::{LIMIT, Process, ROOMY, Wires, appliance, is_root, program, until};
 use vipsec_control::api::{Client, ClientError, IkeSa, Request, Response};
 
 /// Remote peers of each connection: as many as a prefix of 30 bits has.
@@ -123,18 +123,10 @@ impl Scene {
 }
 
 fn configuration(wires: &Wires, more: &str) -> String {
-    let (folder, prefix) = (wires.folder().display(), wires.file_prefix("vipsecd"));
+    let (appliance, folder) = (appliance(wires, 1), wires.folder().display());
     format!(
         r#"
-        [appliance]
-        id = 7
-        name = "a"
-        control_socket = "{folder}/control.sock"
-        state_dir = "{folder}/state"
-        [eal]
-        file_prefix = "{prefix}"
-        memory_mib = 128
-        hugepages = "never"
+        {appliance}
         [ike]
         key_log = "{folder}"
         [[port]]

@@ -54,6 +54,19 @@ pub(crate) fn config_text(more: &str) -> String {
     )
 }
 
+/// Two targets and a service of theirs, to which more lines may be added.
+pub(crate) const TARGETS: &str = r#"
+    [[target]]
+    name = "t1"
+    address = "10.1.0.21"
+    [[target]]
+    name = "t2"
+    address = "10.1.0.22"
+    [[service]]
+    vip = "web"
+    targets = ["t1", "t2"]
+"#;
+
 /// A connection to the peer of that name and address, with a child to 10.`net`.0.0/16; `more`: keys of the connection and, behind
 /// a line of dashes, of the child.
 pub(crate) fn connection(name: &str, address: &str, net: u8, more: &str) -> String {

@@ -6,22 +6,10 @@ use std::time::Duration;
 use vipsec_control::api::{Request, Response};
 use vipsec_control::core::ReloadError;
 
-use super::bench::{Bench, Peer, config_text, connection, peer_policy, read_config};
+use super::bench::{Bench, Peer, TARGETS, config_text, connection, peer_policy, read_config};
 
 const SECOND: Duration = Duration::from_secs(1);
 const ADDRESSES: [&str; 2] = ["198.51.100.7", "198.51.100.8"];
-
-const TARGETS: &str = r#"
-    [[target]]
-    name = "t1"
-    address = "10.1.0.21"
-    [[target]]
-    name = "t2"
-    address = "10.1.0.22"
-    [[service]]
-    vip = "web"
-    targets = ["t1", "t2"]
-"#;
 
 fn one(more: &str) -> String {
     connection("one", ADDRESSES[0], 9, more)

@@ -138,6 +138,14 @@ impl Appliance {
         Ok(self.counters()?.drops.into_iter().filter(|(_, count)| *count > 0).collect())
     }
 
+    /// Connections of its groups that the store knows of.
+    pub fn pins(&self) -> Result<u64> {
+        match self.ask(&Request::Store)? {
+            Response::Store(store) => Ok(store.groups.iter().map(|group| group.pins).sum()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// How it is.
     pub fn status(&self) -> Result<Status> {
         match self.ask(&Request::Status)? {

@@ -257,9 +257,28 @@ impl Vipsecd {
     }
 }
 
-fn configuration(wires: &Wires, setup: &Setup) -> String {
+/// What a configuration says of the process; its files are where the wires have theirs.
+pub(crate) fn appliance(wires: &Wires, workers: usize) -> String {
     let (folder, prefix) = (wires.folder().display(), wires.file_prefix("vipsecd"));
+    format!(
+        r#"
+        [appliance]
+        id = 7
+        workers = {workers}
+        name = "a"
+        control_socket = "{folder}/control.sock"
+        state_dir = "{folder}/state"
+        [eal]
+        file_prefix = "{prefix}"
+        memory_mib = 128
+        hugepages = "never"
+        "#
+    )
+}
+
+fn configuration(wires: &Wires, setup: &Setup) -> String {
     let Setup { family, accepts, workers, queues, devices } = setup;
+    let appliance = appliance(wires, *workers);
     let [outside, inside] = devices.clone().unwrap_or_else(|| {
         [(0, "out0"), (1, "in0")].map(|(number, interface)| {
             format!("net_af_packet{number},iface={interface},qpairs={},{ROOMY}", queues[number])
@@ -289,16 +308,7 @@ fn configuration(wires: &Wires, setup: &Setup) -> String {
     };
     format!(
         r#"
-        [appliance]
-        id = 7
-        workers = {workers}
-        name = "a"
-        control_socket = "{folder}/control.sock"
-        state_dir = "{folder}/state"
-        [eal]
-        file_prefix = "{prefix}"
-        memory_mib = 128
-        hugepages = "never"
+        {appliance}
         [[port]]
         name = "outside"
         side = "outside"

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::observe::{self, End};
 use crate::appliance::{SECOND_VIP_NAME, Standing, TakeoverPolicy};
 use crate::capture::{Capture, Direction, Exchange, Frame, Kind};
-use crate::client::{PingPong, Traffic};
+use crate::client::{PingPong, PingPongReport, Traffic};
 use crate::clock::Stamp;
 use crate::error::Result;
 use crate::lab::{Lab, Roles};
@@ -34,11 +34,39 @@ fn start_many(lab: &Lab) -> Result<Vec<PingPong>> {
     running
 }
 
-/// How many connections an appliance counts on the store to know.
-fn pinned(lab: &Lab, appliance: usize) -> Result<usize> {
-    let store = lab.appliance(appliance)?.operator(&["store"])?;
-    let count = store.lines().find_map(|line| line.split_once(" pinned connections of ")?.0.parse().ok());
-    Ok(count.unwrap_or(0))
+/// Ends them: each has lived until now, always with its target.
+fn end_kept(lab: &Lab, running: Vec<PingPong>) -> Result<Vec<PingPongReport>> {
+    let ended: Vec<_> = running.into_iter().map(PingPong::stop).collect();
+    all_kept(lab, &ended)?;
+    Ok(ended)
+}
+
+fn all_kept<'a>(lab: &Lab, ended: impl IntoIterator<Item = &'a PingPongReport>) -> Result<()> {
+    let broken: Vec<_> = ended.into_iter().filter(|report| !report.is_kept()).collect();
+    expect(broken.is_empty(), "connections that live on", || format!("{broken:?}; {:?}", lab.drops()))
+}
+
+/// New connections reach every target.
+fn all_targets_serve(lab: &Lab) -> Result<String> {
+    let found = lab.connections(100, 4)?;
+    expect(found.errors == 0, "no failed connection", || found.first_errors.join("; "))?;
+    expect(found.per_target.len() == lab.targets().len(), "connections at all targets", || {
+        format!("{:?}", found.per_target)
+    })?;
+    Ok(format!("connections by target: {:?}", found.per_target))
+}
+
+/// Kills the owner; its successor has served for a while when this returns.
+fn kill_owner(lab: &mut Lab, roles: &Roles) -> Result<()> {
+    lab.kill_appliance(roles.owner)?;
+    lab.await_standing(roles.backup, &Standing::Owner)?;
+    std::thread::sleep(MARGIN);
+    Ok(())
+}
+
+/// What the owner of the VIP says now of connections that can't be computed.
+fn has_pins(lab: &Lab, owner: usize) -> Result<String> {
+    Ok(format!("{} has the VIP and {} pins", lab.appliance_name(owner), lab.appliance(owner)?.pins()?))
 }
 
 /// Packets that an appliance's host took and sent as a target of the other one.
@@ -241,12 +269,7 @@ impl Teller<'_, '_> {
     pub(super) fn local_targets(&mut self) {
         self.story.case("the appliances' own hosts are targets, whoever owns the VIP", |lab| {
             lab.await_roles()?;
-            let found = lab.connections(100, 4)?;
-            expect(found.errors == 0, "no failed connection", || found.first_errors.join("; "))?;
-            expect(found.per_target.len() == lab.targets().len(), "connections at all targets", || {
-                format!("{:?}", found.per_target)
-            })?;
-            Ok(format!("connections by target: {:?}", found.per_target))
+            all_targets_serve(lab)
         });
         // There and back, so that each appliance is the old owner once.
         for _ in 0..2 {
@@ -260,9 +283,7 @@ impl Teller<'_, '_> {
                 lab.await_standing(owner, &Standing::Backup)?;
                 std::thread::sleep(MARGIN);
                 let distributed = as_target(lab, owner)? - before;
-                let ended: Vec<_> = running.into_iter().map(PingPong::stop).collect();
-                let broken: Vec<_> = ended.iter().filter(|report| !report.is_kept()).collect();
-                expect(broken.is_empty(), "connections that live on", || format!("{broken:?}; {:?}", lab.drops()))?;
+                let ended = end_kept(lab, running)?;
                 let count = |place| ended.iter().filter(|it| it.target == lab.appliance_name(place)).count();
                 let (old, new) = (count(owner), count(backup));
                 expect(old > 0 && new > 0, "connections to both hosts", || format!("{old} and {new}"))?;
@@ -275,28 +296,20 @@ impl Teller<'_, '_> {
             });
         }
         self.story.case("the owner is killed: connections to all but its own host live on", |lab| {
-            let Roles { owner, backup } = lab.await_roles()?;
+            let roles = lab.await_roles()?;
             let running = start_many(lab)?;
-            lab.kill_appliance(owner)?;
-            lab.await_standing(backup, &Standing::Owner)?;
-            std::thread::sleep(MARGIN);
+            kill_owner(lab, &roles)?;
             let ended: Vec<_> = running.into_iter().map(PingPong::stop).collect();
             let (died, others): (Vec<_>, Vec<_>) =
-                ended.iter().partition(|report| report.target == lab.appliance_name(owner));
-            let broken: Vec<_> = others.iter().filter(|report| !report.is_kept()).collect();
-            expect(broken.is_empty(), "connections that live on", || format!("{broken:?}; {:?}", lab.drops()))?;
+                ended.iter().partition(|report| report.target == lab.appliance_name(roles.owner));
+            all_kept(lab, others.iter().copied())?;
             Ok(format!("{} connections kept, {} to the dead appliance's host", others.len(), died.len()))
         });
         self.story.case("it comes back, and its host is a target again", |lab| {
             let owner = lab.owner()?;
             lab.restart_appliance(1 - owner)?;
             lab.await_roles()?;
-            let found = lab.connections(100, 4)?;
-            expect(found.errors == 0, "no failed connection", || found.first_errors.join("; "))?;
-            expect(found.per_target.len() == lab.targets().len(), "connections at all targets", || {
-                format!("{:?}", found.per_target)
-            })?;
-            Ok(format!("connections by target: {:?}", found.per_target))
+            all_targets_serve(lab)
         });
     }
 
@@ -305,31 +318,25 @@ impl Teller<'_, '_> {
         self.story.case("connections begin in turns, and the store knows of those that can't be computed", |lab| {
             let Roles { owner, .. } = lab.await_roles()?;
             running = start_many(lab)?;
-            let pins = pinned(lab, owner)?;
+            let pins = lab.appliance(owner)?.pins()?;
             expect(pins > 0, "pinned connections", || format!("{pins}"))?;
             Ok(format!("{CONNECTIONS} connections, {pins} pins"))
         });
         self.story.case("a target drains, and the owner is killed at once", |lab| {
-            let Roles { owner, backup } = lab.await_roles()?;
+            let roles = lab.await_roles()?;
             let drained = lab.targets()[0].name().to_owned();
-            lab.appliance(owner)?.operator(&["target", "drain", &drained])?;
-            lab.kill_appliance(owner)?;
-            lab.await_standing(backup, &Standing::Owner)?;
-            std::thread::sleep(MARGIN);
-            Ok(format!("{} has the VIP and {} pins", lab.appliance_name(backup), pinned(lab, backup)?))
+            lab.appliance(roles.owner)?.operator(&["target", "drain", &drained])?;
+            kill_owner(lab, &roles)?;
+            has_pins(lab, roles.backup)
         });
         self.the_dead_comes_back();
         self.story.case("the successor is killed as well", |lab| {
-            let Roles { owner, backup } = lab.await_roles()?;
-            lab.kill_appliance(owner)?;
-            lab.await_standing(backup, &Standing::Owner)?;
-            std::thread::sleep(MARGIN);
-            Ok(format!("{} has the VIP and {} pins", lab.appliance_name(backup), pinned(lab, backup)?))
+            let roles = lab.await_roles()?;
+            kill_owner(lab, &roles)?;
+            has_pins(lab, roles.backup)
         });
         self.story.case("no connection has changed its target", |lab| {
-            let ended: Vec<_> = running.into_iter().map(PingPong::stop).collect();
-            let broken: Vec<_> = ended.iter().filter(|report| !report.is_kept()).collect();
-            expect(broken.is_empty(), "connections that live on", || format!("{broken:?}; {:?}", lab.drops()))?;
+            let ended = end_kept(lab, running)?;
             let found = lab.connections(20, 4)?;
             expect(found.errors == 0, "no failed connection", || found.first_errors.join("; "))?;
             Ok(format!("{} connections kept", ended.len()))
