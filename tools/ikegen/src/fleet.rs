@@ -1,23 +1,28 @@
 //! All initiators together.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand_core::CryptoRng;
 use vipsec_ike::Transmit;
+use vipsec_wire::buffer::{PacketBuf, VecBuf};
 use vipsec_wire::iv::ApplianceId;
 
+use crate::echo::{Echo, EchoPlan, Echoes, EspPacket};
 use crate::initiator::{AddressesExhausted, Ended, Initiator, Plan, Stage};
 use crate::pace::{Beginnings, Pace};
-use crate::report::{HandshakeTimes, Report};
+use crate::report::{EchoReport, HandshakeTimes, Report};
 
 /// Thousands of initiators, each an endpoint of its own that knows nothing of the others.
 ///
-/// Input: [`handle_datagram`](Self::handle_datagram) and [`handle_timeout`](Self::handle_timeout); after each drain
-/// [`poll_transmit`](Self::poll_transmit) and arm a timer for [`poll_timeout`](Self::poll_timeout).
+/// Input: [`handle_datagram`](Self::handle_datagram), [`handle_esp`](Self::handle_esp) and [`handle_timeout`](Self::handle_timeout); after
+/// each drain [`poll_transmit`](Self::poll_transmit) and [`poll_packet`](Self::poll_packet), and arm a timer for
+/// [`poll_timeout`](Self::poll_timeout).
 pub struct Fleet {
     base: u64,
+    /// Where the echo service is.
+    service: Ipv4Addr,
     initiators: Vec<Initiator>,
     pace: Pace,
     beginnings: Beginnings,
@@ -26,6 +31,9 @@ pub struct Fleet {
     calling: usize,
     timers: BTreeSet<(Instant, usize)>,
     transmits: VecDeque<Transmit>,
+    /// What the tunnels carry, once somebody wants that.
+    echoes: Option<Echoes>,
+    packets: VecDeque<EspPacket>,
     times: HandshakeTimes,
     strangers: u64,
     started: Instant,
@@ -44,13 +52,16 @@ impl Fleet {
     ) -> Result<Self, AddressesExhausted> {
         Ok(Self {
             base: u64::from(u32::from(plan.address(0)?)),
+            service: plan.gateway,
             initiators: (0..plan.count).map(|at| plan.initiator(at, id, rng())).collect::<Result<_, _>>()?,
             pace,
-            beginnings: Beginnings::new(pace, now),
+            beginnings: Beginnings::at_rate(pace.per_second, now),
             begun: 0,
             calling: 0,
             timers: BTreeSet::new(),
             transmits: VecDeque::new(),
+            echoes: None,
+            packets: VecDeque::new(),
             times: HandshakeTimes::default(),
             strangers: 0,
             started: now,
@@ -60,15 +71,43 @@ impl Fleet {
 
     /// Takes a datagram that arrived for an initiator on port 500 or 4500, without the non-ESP marker.
     pub fn handle_datagram(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
-        let at = match local.ip() {
-            IpAddr::V4(address) => u64::from(u32::from(address)).checked_sub(self.base),
-            IpAddr::V6(_) => None,
-        };
-        match at.and_then(|at| usize::try_from(at).ok()).filter(|at| *at < self.initiators.len()) {
+        match self.at(local.ip()) {
             Some(at) => self.work(now, at, |one| one.endpoint.handle_datagram(now, local, remote, payload)),
             None => self.strangers += 1,
         }
         self.begin(now);
+    }
+
+    /// Takes an ESP packet, from its header on, that arrived for an initiator on port 4500.
+    pub fn handle_esp(&mut self, now: Instant, local: SocketAddr, payload: &[u8]) {
+        let Some(at) = self.at(local.ip()) else {
+            self.strangers += 1;
+            return;
+        };
+        let mut packet = VecBuf::from_bytes(payload);
+        if let (Some(one), Some(echoes)) = (self.initiators.get_mut(at), &mut self.echoes)
+            && one.tunnels.open(&mut packet)
+        {
+            echoes.take(now, packet.data());
+        }
+    }
+
+    /// From now on datagrams go through the tunnels, to an echo service at the gateway's address, once all handshakes have ended. Only with
+    /// [`Plan::engine`].
+    pub fn begin_echoes(&mut self, now: Instant, plan: EchoPlan) {
+        self.echoes = Some(Echoes::new(plan, now));
+    }
+
+    /// All of them so far, the oldest first.
+    pub fn echoes(&self) -> &[Echo] {
+        self.echoes.as_ref().map_or(&[], |echoes| &echoes.sent)
+    }
+
+    /// Which initiator has this address?
+    fn at(&self, address: IpAddr) -> Option<usize> {
+        let IpAddr::V4(address) = address else { return None };
+        let at = usize::try_from(u64::from(u32::from(address)).checked_sub(self.base)?).ok()?;
+        (at < self.initiators.len()).then_some(at)
     }
 
     /// The time has come that [`poll_timeout`](Self::poll_timeout) named.
@@ -77,17 +116,24 @@ impl Fleet {
             self.work(now, at, |one| one.endpoint.handle_timeout(now));
         }
         self.begin(now);
+        self.send_echoes(now);
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due; `None`: not before something arrives.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let beginning = self.may_begin().then(|| self.beginnings.next());
-        [self.timers.first().map(|(due, _)| *due), beginning].into_iter().flatten().min()
+        let echo = self.echoes.as_ref().filter(|_| self.is_settled()).and_then(Echoes::next);
+        [self.timers.first().map(|(due, _)| *due), beginning, echo].into_iter().flatten().min()
     }
 
     /// The next message to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.transmits.pop_front()
+    }
+
+    /// The next ESP packet to send.
+    pub fn poll_packet(&mut self) -> Option<EspPacket> {
+        self.packets.pop_front()
     }
 
     /// Has every handshake ended, well or not?
@@ -144,11 +190,27 @@ impl Fleet {
             ends,
             drops,
             strangers: self.strangers,
+            echoes: self.echoes.as_ref().map(|echoes| EchoReport::of(&echoes.sent)),
         }
     }
 
     fn may_begin(&self) -> bool {
         self.begun < self.initiators.len() && self.calling < self.pace.parallel_max.max(1)
+    }
+
+    /// Sends what is due. Whose turn it is, and has no tunnel, misses it.
+    fn send_echoes(&mut self, now: Instant) {
+        if !self.is_settled() {
+            return;
+        }
+        let Some(echoes) = &mut self.echoes else { return };
+        while let Some(at) = echoes.take_turn(now, self.initiators.len()) {
+            let Some(one) = self.initiators.get_mut(at).filter(|one| one.tunnels.is_up()) else { continue };
+            let Ok(mut packet) = echoes.send(now, at, one.inner, self.service) else { continue };
+            if let Some((local, remote)) = one.tunnels.seal(&mut packet) {
+                self.packets.push_back(EspPacket { local, remote, payload: packet.data().to_vec() });
+            }
+        }
     }
 
     /// Begins what is due.
@@ -192,9 +254,10 @@ mod tests {
 
     use rand::SeedableRng;
     use rand::rngs::StdRng;
+    use vipsec_esp::engine::EngineKind;
     use vipsec_ike::{
-        AddressMatch, ChildPolicy, Config, ConnectionPolicy, Encapsulation, Endpoint, Fragmentation, IdentityMatch,
-        Limits, Mode, PACKET_BYTES_MAX, Pairs, Retransmission, Secret, Unique,
+        AddressMatch, ChildPolicy, Config, ConnectionPolicy, Encapsulation, Endpoint, Event, Fragmentation,
+        IdentityMatch, Limits, Mode, PACKET_BYTES_MAX, Pairs, Retransmission, Secret, Unique,
     };
     use vipsec_wire::iv::Epoch;
 
@@ -220,6 +283,7 @@ mod tests {
             rekey_time: None,
             child_rekey_time: None,
             retransmission: Retransmission { tries_max: 2, ..Retransmission::default() },
+            engine: None,
         }
     }
 
@@ -312,6 +376,95 @@ mod tests {
         assert_eq!(peers.last().unwrap(), "20.peers.example");
         let remote: Vec<_> = gateway.sas(now).map(|sa| sa.remote.ip()).collect();
         assert!(remote.contains(&"10.64.0.20".parse().unwrap()));
+    }
+
+    /// A gateway's ends of the tunnels; what comes out of them goes back in.
+    #[derive(Default)]
+    struct Mirror(crate::tunnel::Tunnels);
+
+    impl Mirror {
+        fn follow(&mut self, gateway: &mut Endpoint) {
+            while let Some(event) = gateway.poll_event() {
+                match event {
+                    Event::InstallChild(info) => {
+                        self.0.install(&info, ApplianceId::new(1).unwrap(), EngineKind::auto()).unwrap();
+                    }
+                    Event::RemoveChild { spi_in, .. } => self.0.remove(spi_in),
+                    _ => {}
+                }
+            }
+        }
+
+        /// Sends a datagram back where it came from.
+        fn reflect(&mut self, packet: &EspPacket) -> EspPacket {
+            let mut buffer = VecBuf::from_bytes(&packet.payload);
+            assert!(self.0.open(&mut buffer));
+            let bytes = buffer.data_mut();
+            assert_eq!(bytes[16..20], [192, 0, 2, 1], "the service is at the gateway");
+            let (source, destination) = bytes[12..20].split_at_mut(4);
+            source.swap_with_slice(destination);
+            let (local, remote) = self.0.seal(&mut buffer).unwrap();
+            EspPacket { local, remote, payload: buffer.data().to_vec() }
+        }
+    }
+
+    fn exchange_all(fleet: &mut Fleet, gateway: &mut Endpoint, mirror: &mut Mirror, now: Instant) {
+        fleet.handle_timeout(now);
+        loop {
+            mirror.follow(gateway);
+            let to_gateway: Vec<_> = std::iter::from_fn(|| fleet.poll_transmit()).collect();
+            let to_fleet: Vec<_> = std::iter::from_fn(|| gateway.poll_transmit()).collect();
+            if to_gateway.is_empty() && to_fleet.is_empty() {
+                return;
+            }
+            for message in to_gateway {
+                gateway.handle_datagram(now, message.remote, message.local, &message.payload);
+            }
+            mirror.follow(gateway);
+            for message in to_fleet {
+                fleet.handle_datagram(now, message.remote, message.local, &message.payload);
+            }
+        }
+    }
+
+    fn reflect_echoes(fleet: &mut Fleet, mirror: &mut Mirror, now: Instant) {
+        fleet.handle_timeout(now);
+        while let Some(packet) = fleet.poll_packet() {
+            let back = mirror.reflect(&packet);
+            fleet.handle_esp(now, back.remote, &back.payload);
+        }
+    }
+
+    #[test]
+    fn datagrams_come_back_through_each_tunnel_before_and_after_a_rekeying() {
+        let mut now = Instant::now();
+        let plan = Plan { engine: Some(EngineKind::auto()), ..plan(3) };
+        let (mut fleet, mut gateway) =
+            (fleet(&plan, CLOSED_LOOP, now), gateway(b"a secret of this test", Limits::default()));
+        let mut mirror = Mirror::default();
+        fleet.begin_echoes(now, EchoPlan { per_second: 1000.0, port: 7, session: 5 });
+        exchange_all(&mut fleet, &mut gateway, &mut mirror, now);
+        let mut echo = |fleet: &mut Fleet, mirror: &mut Mirror| {
+            for _ in 0..6 {
+                now += Duration::from_millis(1);
+                reflect_echoes(fleet, mirror, now);
+            }
+        };
+        echo(&mut fleet, &mut mirror);
+        let spi = gateway.sas(Instant::now()).next().unwrap().children[0].spi_in;
+        gateway.rekey_child(spi, Instant::now()).unwrap();
+        exchange_all(&mut fleet, &mut gateway, &mut mirror, Instant::now());
+        echo(&mut fleet, &mut mirror);
+        let report = fleet.report();
+        assert_eq!(report.child_rekeys, 1, "{report:?}");
+        let echoes = report.echoes.unwrap();
+        assert!(echoes.sent >= 12, "{echoes:?}");
+        assert_eq!(echoes.missing, 0);
+        let initiators: BTreeSet<u32> = fleet.echoes().iter().map(|echo| echo.initiator).collect();
+        assert_eq!(initiators, BTreeSet::from([0, 1, 2]));
+        // What is damaged is nobody's.
+        fleet.handle_esp(now, "10.64.0.1:4500".parse().unwrap(), &[0; 60]);
+        assert_eq!(fleet.report().strangers, 0);
     }
 
     #[test]

@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 
 use rand_core::CryptoRng;
 use thiserror::Error;
+use vipsec_esp::engine::EngineKind;
 use vipsec_ike::{
     AddressMatch, ChildPolicy, Config, ConnectionPolicy, Encapsulation, Endpoint, EspProposal, Event, Fragmentation,
     GoneReason, Identity, IdentityMatch, IkeProposal, Limits, Mode, PACKET_BYTES_MAX, Pairs, Retransmission, Secret,
     TrafficSelector, Unique,
 };
 use vipsec_wire::iv::{ApplianceId, Epoch};
+
+use crate::tunnel::Tunnels;
 
 const CONNECTION: &str = "gateway";
 const CHILD: &str = "net";
@@ -51,6 +54,8 @@ pub struct Plan {
     pub child_rekey_time: Option<Duration>,
     /// When a request without an answer is sent again.
     pub retransmission: Retransmission,
+    /// What seals and opens packets, if the tunnels are to carry any; ESP then travels in UDP (RFC 3948).
+    pub engine: Option<EngineKind>,
 }
 
 /// There are fewer addresses than initiators.
@@ -86,6 +91,12 @@ pub(crate) struct Journal {
 }
 
 pub(crate) struct Initiator {
+    id: ApplianceId,
+    /// The address behind it.
+    pub(crate) inner: Ipv4Addr,
+    /// What seals and opens, if its tunnels carry anything.
+    pub(crate) engine: Option<EngineKind>,
+    pub(crate) tunnels: Tunnels,
     pub(crate) endpoint: Endpoint,
     pub(crate) stage: Stage,
     pub(crate) journal: Journal,
@@ -147,7 +158,7 @@ impl Plan {
             over_time: None,
             reauth_time: None,
             unique: Unique::default(),
-            encapsulation: Encapsulation::default(),
+            encapsulation: if self.engine.is_some() { Encapsulation::Always } else { Encapsulation::default() },
             fragmentation: Fragmentation::default(),
             pools: Vec::new(),
             children: vec![Arc::new(child)],
@@ -163,6 +174,10 @@ impl Plan {
         // A new endpoint has no epoch that this one could be below.
         let _ = endpoint.set_origin(VIP, Epoch(1));
         Ok(Initiator {
+            id,
+            inner,
+            engine: self.engine,
+            tunnels: Tunnels::default(),
             endpoint,
             stage: Stage::Waiting,
             journal: Journal::default(),
@@ -201,8 +216,16 @@ impl Initiator {
                 Event::InstallChild(info) => {
                     self.child_sas += 1;
                     self.journal.child_rekeys += u64::from(info.replaces.is_some());
+                    if let Some(engine) = self.engine
+                        && let Err(error) = self.tunnels.install(&info, self.id, engine)
+                    {
+                        self.note_end(format!("child SA without use: {error}"));
+                    }
                 }
-                Event::RemoveChild { .. } => self.child_sas = self.child_sas.saturating_sub(1),
+                Event::RemoveChild { spi_in, .. } => {
+                    self.child_sas = self.child_sas.saturating_sub(1);
+                    self.tunnels.remove(spi_in);
+                }
                 Event::ChildFailed { reason, .. } => self.note_end(format!("child SA refused: {reason}")),
                 Event::PeerMoved { .. }
                 | Event::Synchronised(_)

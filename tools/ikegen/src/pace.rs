@@ -1,4 +1,4 @@
-//! When the next handshake may begin.
+//! When the next handshake may begin, or the next datagram.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ pub struct Pace {
 /// So much of what is late is made up for: a process isn't woken for each beginning by itself.
 const CATCH_UP: Duration = Duration::from_millis(10);
 
-/// A plan's beginnings, evenly spaced.
+/// Beginnings, evenly spaced.
 #[derive(Debug)]
 pub(crate) struct Beginnings {
     interval: Duration,
@@ -22,8 +22,9 @@ pub(crate) struct Beginnings {
 }
 
 impl Beginnings {
-    pub(crate) fn new(pace: Pace, now: Instant) -> Self {
-        let interval = pace.per_second.filter(|rate| *rate > 0.0).map(|rate| 1.0 / rate);
+    /// That many per second; `None`: as many as may be.
+    pub(crate) fn at_rate(per_second: Option<f64>, now: Instant) -> Self {
+        let interval = per_second.filter(|rate| *rate > 0.0).map(|rate| 1.0 / rate);
         let interval = interval.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or_default();
         Self { interval, next: now }
     }
@@ -51,7 +52,7 @@ mod tests {
     fn beginnings_are_evenly_spaced_and_hardly_made_up_for() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut beginnings = Beginnings::new(Pace { parallel_max: 1, per_second: Some(100.0) }, start);
+        let mut beginnings = Beginnings::at_rate(Some(100.0), start);
         let begun = |beginnings: &mut Beginnings, now| (0..9).filter(|_| beginnings.take(now)).count();
         assert_eq!([0, 5, 10, 19, 20].map(|ms| begun(&mut beginnings, at(ms))), [1, 0, 1, 0, 1]);
         assert_eq!(begun(&mut beginnings, at(1000)), 3, "of 98, those of the last ten milliseconds");
@@ -60,7 +61,7 @@ mod tests {
     #[test]
     fn without_a_rate_nothing_is_waited_for() {
         let start = Instant::now();
-        let mut beginnings = Beginnings::new(Pace { parallel_max: 1, per_second: None }, start);
+        let mut beginnings = Beginnings::at_rate(None, start);
         assert!((0..1000).all(|_| beginnings.take(start)));
     }
 }

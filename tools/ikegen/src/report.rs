@@ -7,6 +7,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::echo::Echo;
+
 /// How a run stands, or ended.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
@@ -40,6 +42,23 @@ pub struct Report {
     pub drops: BTreeMap<&'static str, u64>,
     /// Datagrams for addresses of no initiator.
     pub strangers: u64,
+    /// Datagrams through the tunnels, if any were asked for.
+    pub echoes: Option<EchoReport>,
+}
+
+/// What became of datagrams to the echo service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct EchoReport {
+    /// Sent.
+    pub sent: usize,
+    /// Not back, or not yet.
+    pub missing: usize,
+}
+
+impl EchoReport {
+    pub(crate) fn of(echoes: &[Echo]) -> Self {
+        Self { sent: echoes.len(), missing: echoes.iter().filter(|echo| echo.back.is_none()).count() }
+    }
 }
 
 /// Times in milliseconds.
@@ -107,6 +126,9 @@ impl fmt::Display for Report {
         }
         if self.ike_rekeys + self.child_rekeys > 0 {
             writeln!(f, "rekeyed: {} IKE SAs, {} child SAs", self.ike_rekeys, self.child_rekeys)?;
+        }
+        if let Some(EchoReport { sent, missing }) = self.echoes {
+            writeln!(f, "{sent} datagrams through the tunnels, {missing} not back")?;
         }
         self.ends.iter().try_for_each(|(why, count)| writeln!(f, "ended: {count} × {why}"))?;
         self.drops.iter().try_for_each(|(why, count)| writeln!(f, "dropped: {count} × {why}"))

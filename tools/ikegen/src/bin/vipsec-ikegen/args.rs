@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use vipsec_esp::engine::EngineKind;
 use vipsec_ike::{EspProposal, Identity, IkeProposal, Retransmission, Secret, TrafficSelector};
-use vipsec_ikegen::{Pace, Plan};
+use vipsec_ikegen::{EchoPlan, Pace, Plan};
 
 /// Thousands of IKEv2 initiators, each with an address and an identity of its own, that set up an IKE SA and a child SA with one gateway.
 ///
@@ -58,9 +59,22 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub(crate) limit: u64,
     /// Seconds for which the SAs are kept once all handshakes have ended: the gateway's requests are answered, and what is lost is
-    /// noticed.
+    /// noticed. SIGINT and SIGTERM end it.
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub(crate) hold: u64,
+    /// While SAs are kept: datagrams per second through the tunnels, one after the other in turn, to the echo service at the gateway's
+    /// address.
+    #[arg(long, value_name = "RATE")]
+    pub(crate) echo_rate: Option<f64>,
+    /// The echo service's UDP port.
+    #[arg(long, value_name = "PORT", default_value_t = 7)]
+    pub(crate) echo_port: u16,
+    /// Stands in front of each of these datagrams; their number follows, eight bytes each.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub(crate) echo_session: u64,
+    /// Writes a line for each of these datagrams: initiator, when it was sent, when it was back (nanoseconds since 1970; 0: never).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) echo_log: Option<PathBuf>,
     /// While SAs are kept: seconds of silence after which an initiator asks whether the gateway lives. [default: never]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) dpd_delay: Option<u64>,
@@ -110,7 +124,13 @@ impl Arguments {
                 tries_max: self.retransmit_tries,
                 ..Retransmission::default()
             },
+            engine: self.echo_rate.map(|_| EngineKind::auto()),
         }
+    }
+
+    pub(crate) fn echoes(&self) -> Option<EchoPlan> {
+        let (port, session) = (self.echo_port, self.echo_session);
+        self.echo_rate.map(|per_second| EchoPlan { per_second, port, session })
     }
 
     pub(crate) fn pace(&self) -> Pace {

@@ -3,6 +3,7 @@
 
 mod args;
 mod drive;
+mod signals;
 mod sockets;
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! Two sockets for all initiators: ports 500 and 4500 of whatever address is local.
+//! Two sockets for all initiators: ports 500 and 4500 of whatever address is local; ESP in UDP comes and goes at the latter.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
@@ -22,8 +22,18 @@ pub(crate) struct Sockets {
     buffer: Vec<u8>,
 }
 
+/// What a datagram holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// An IKE message.
+    Ike,
+    /// An ESP packet.
+    Esp,
+}
+
 /// A datagram without the non-ESP marker, with both its ends.
 pub(crate) struct Datagram<'a> {
+    pub(crate) content: Content,
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
     pub(crate) payload: &'a [u8],
@@ -40,18 +50,26 @@ impl Sockets {
         [ike.as_fd(), nat.as_fd()]
     }
 
-    /// The next IKE message at that socket. What is no IKE message (ESP, a NAT keepalive) is skipped.
+    /// The next IKE message or ESP packet at that socket. A NAT keepalive is skipped.
     pub(crate) fn receive(&mut self, which: usize) -> io::Result<Option<Datagram<'_>>> {
         let (Some(socket), Some(port)) = (self.sockets.get(which), PORTS.get(which).copied()) else { return Ok(None) };
-        let Some((local, remote, range)) = receive(socket, port, &mut self.buffer)? else { return Ok(None) };
+        let Some((content, local, remote, range)) = receive(socket, port, &mut self.buffer)? else { return Ok(None) };
         let payload = self.buffer.get(range).unwrap_or_default();
-        Ok(Some(Datagram { local: SocketAddr::new(local.into(), port), remote, payload }))
+        Ok(Some(Datagram { content, local: SocketAddr::new(local.into(), port), remote, payload }))
     }
 
-    /// Sends a message from the initiator's own address. A full queue loses it, as a network would.
-    pub(crate) fn send(&self, local: SocketAddr, remote: SocketAddr, payload: &[u8]) -> Result<(), Failure> {
+    /// Sends from the initiator's own address. A full queue loses it, as a network would.
+    pub(crate) fn send(
+        &self,
+        content: Content,
+        local: SocketAddr,
+        remote: SocketAddr,
+        payload: &[u8],
+    ) -> Result<(), Failure> {
         let [ike, nat] = &self.sockets;
-        let (socket, marker): (_, &[u8]) = if local.port() == NAT_TRAVERSAL { (nat, &MARKER) } else { (ike, &[]) };
+        let socket = if local.port() == NAT_TRAVERSAL { nat } else { ike };
+        let has_marker = local.port() == NAT_TRAVERSAL && content == Content::Ike;
+        let marker: &[u8] = if has_marker { &MARKER } else { &[] };
         let (IpAddr::V4(source), SocketAddr::V4(remote)) = (local.ip(), remote) else { return Ok(()) };
         let info = libc_packet_info(source);
         let control = [ControlMessage::Ipv4PacketInfo(&info)];
@@ -74,7 +92,7 @@ fn open(port: u16) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-type Received = (Ipv4Addr, SocketAddr, std::ops::Range<usize>);
+type Received = (Content, Ipv4Addr, SocketAddr, std::ops::Range<usize>);
 
 fn receive(socket: &UdpSocket, port: u16, buffer: &mut [u8]) -> io::Result<Option<Received>> {
     loop {
@@ -93,9 +111,15 @@ fn receive(socket: &UdpSocket, port: u16, buffer: &mut [u8]) -> io::Result<Optio
             _ => None,
         });
         let (Some(local), Some(remote), len) = (local, message.address, message.bytes) else { continue };
-        let from = if port == NAT_TRAVERSAL { MARKER.len() } else { 0 };
-        if buffer.get(..from) == Some(MARKER.get(..from).unwrap_or_default()) && len > from {
-            return Ok(Some((local, SocketAddr::from(SocketAddrV4::from(remote)), from..len)));
+        let has_marker = port == NAT_TRAVERSAL && buffer.starts_with(&MARKER);
+        let (content, from) = match port {
+            NAT_TRAVERSAL if has_marker => (Content::Ike, MARKER.len()),
+            NAT_TRAVERSAL => (Content::Esp, 0),
+            _ => (Content::Ike, 0),
+        };
+        // RFC 3948 §2.3: a NAT keepalive is one byte.
+        if len > from.max(1) {
+            return Ok(Some((content, local, SocketAddr::from(SocketAddrV4::from(remote)), from..len)));
         }
     }
 }
