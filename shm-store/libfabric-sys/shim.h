@@ -40,7 +40,7 @@ int shim_fi_mr_reg(struct fid_domain *domain, const void *start, size_t len, uin
 uint64_t shim_fi_mr_key(struct fid_mr *mr);
 void *shim_fi_mr_desc(struct fid_mr *mr);
 
-ssize_t shim_fi_write(struct fid_ep *ep, const void *from, size_t len, void *desc, uint64_t at, uint64_t key, void *context);
+ssize_t shim_fi_writemsg(struct fid_ep *ep, const struct fi_msg_rma *message, uint64_t flags);
 ssize_t shim_fi_read(struct fid_ep *ep, void *into, size_t len, void *desc, uint64_t at, uint64_t key, void *context);
 
 uint32_t shim_fi_version(void);

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use crate::geometry::Geometry;
 use crate::history::History;
-use crate::place::{Content, Copied, Header, Look, look_at, version_at};
+use crate::place::{Content, Copied, Header, Look, look_at, version_of};
 use crate::seal::{Opener, Reason, Rejected};
 use crate::snapshot::{Bounds, Copier, Opened, RegionCopy};
 use crate::words::Words;
@@ -122,7 +122,7 @@ pub(crate) fn conclude(
     let mut changes = Vec::new();
     let cut = follow(*seen, words, geometry, opener, history, u32::MAX, &mut changes).ok()?;
     *seen = cut;
-    let is_whole = geometry.record_places().all(|(place, at)| match version_at(words, at) {
+    let is_whole = geometry.record_places().all(|place| match version_of(words, geometry, place) {
         // Who writes on behind the fence writes where nothing is that counts.
         Some(version) if version > cut => history.agrees(place, 0),
         Some(version) => history.agrees(place, version),
@@ -151,9 +151,10 @@ fn follow(
     let entries: Vec<(u64, u64)> =
         (seen.saturating_add(1)..=upto).map(|version| (version, words.load(geometry.journal_at(version)))).collect();
     words.fence(Ordering::Acquire);
-    // The entry of write n + entries overwrites that of write n, before the head says so.
+    // The entry of write n + entries overwrites that of write n, before the head says so: with its whole batch.
     let now = words.last();
-    if now.saturating_sub(seen) >= geometry.journal_entries() && !entries.is_empty() {
+    let begun = now.saturating_sub(seen).saturating_add(geometry.batch_writes_max());
+    if begun > geometry.journal_entries() && !entries.is_empty() {
         return Err(Lapped);
     }
     for (version, entry) in entries {

@@ -5,7 +5,7 @@ use thiserror::Error;
 use crate::counters::BLOCK_BYTES;
 
 /// Raised whenever the bytes in a region change their meaning.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 /// The size classes that a region may have.
 pub const CLASSES_MAX: usize = 4;
 /// The records that one size class may have.
@@ -16,6 +16,8 @@ pub const RECORD_BYTES_MAX: u32 = 64 * 1024;
 pub const COUNTER_BLOCKS_MAX: u32 = 1 << 16;
 /// The journal entries that a region may have.
 pub const JOURNAL_ENTRIES_MAX: u32 = 1 << 20;
+/// The writes that are published together.
+pub(crate) const BATCH_WRITES_MAX: u32 = 1024;
 /// Entries of a journal whatever it is for.
 const JOURNAL_ENTRIES_MIN: u32 = 4096;
 
@@ -34,8 +36,9 @@ pub(crate) const LAST_WORDS: usize = 4;
 pub(crate) const AT_JOURNAL: usize = 512;
 
 /// Words of a place before its sealed bytes.
-pub(crate) const HEADER_WORDS: usize = 6;
-const LINE_WORDS: usize = 8;
+pub(crate) const HEADER_WORDS: usize = 5;
+/// A place is so many, or a multiple of it.
+pub(crate) const LINE_WORDS: usize = 8;
 
 /// Records up to a size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +101,7 @@ pub(crate) struct Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Geometry {
     sizes: Sizes,
+    versions_at: usize,
     counters_at: usize,
     /// First place, word offset and class of each run of equal places.
     runs: Vec<(u32, usize, SizeClass)>,
@@ -121,8 +125,10 @@ impl Geometry {
             return Err(BadSizes);
         }
         // The limits above keep all sums below 2^42 words and 2^25 places.
-        let counters_at = AT_JOURNAL + (sizes.journal_entries as usize).next_multiple_of(LINE_WORDS);
+        let versions_at = AT_JOURNAL + (sizes.journal_entries as usize).next_multiple_of(LINE_WORDS);
         let mut places = 2 * sizes.counter_blocks;
+        let versions = places as usize + sizes.classes.iter().map(|class| class.places() as usize).sum::<usize>();
+        let counters_at = versions_at + versions.next_multiple_of(LINE_WORDS);
         let mut words = counters_at + places as usize * COUNTER_CLASS.place_words();
         let mut runs = Vec::with_capacity(sizes.classes.len());
         for &class in &sizes.classes {
@@ -130,7 +136,7 @@ impl Geometry {
             places += class.places();
             words += class.places() as usize * class.place_words();
         }
-        Ok(Self { sizes, counters_at, runs, places, words })
+        Ok(Self { sizes, versions_at, counters_at, runs, places, words })
     }
 
     /// The sizes it was made from.
@@ -147,7 +153,7 @@ impl Geometry {
         self.words
     }
 
-    /// Places in all: those of the counter blocks come first, two each.
+    /// Places in all: those of the counter blocks come first, one of each, then the other one of each.
     pub(crate) fn places(&self) -> u32 {
         self.places
     }
@@ -167,16 +173,34 @@ impl Geometry {
             .then(|| Place { at: at + nth as usize * class.place_words(), bytes_max: class.bytes as usize })
     }
 
-    /// The places of records, each with the word offset of its header.
-    pub(crate) fn record_places(&self) -> impl Iterator<Item = (u32, usize)> {
-        self.runs.iter().flat_map(|(first, at, class)| {
-            (0..class.places()).map(move |nth| (first + nth, at + nth as usize * class.place_words()))
-        })
+    /// Word offset of a place's version. Those of all places stand together, so that many are written, and seen, at once.
+    pub(crate) fn version_at(&self, place: u32) -> Option<usize> {
+        (place < self.places).then(|| self.versions_at + place as usize)
+    }
+
+    /// The places of records.
+    pub(crate) fn record_places(&self) -> std::ops::Range<u32> {
+        self.counter_places()..self.places
     }
 
     /// Places of counter blocks.
     pub(crate) fn counter_places(&self) -> u32 {
         2 * self.sizes.counter_blocks
+    }
+
+    /// One of a counter block's two places. Those of neighbours are neighbours.
+    pub(crate) fn counter_place(&self, block: u32, odd: bool) -> u32 {
+        block + if odd { self.sizes.counter_blocks } else { 0 }
+    }
+
+    /// The block whose place it is, if it is one's.
+    pub(crate) fn block_of(&self, place: u32) -> u32 {
+        place % self.sizes.counter_blocks.max(1)
+    }
+
+    /// Writes that are published together at most: a part of the journal, so that no reader is lapped by one batch.
+    pub(crate) fn batch_writes_max(&self) -> u64 {
+        u64::from((self.sizes.journal_entries / 4).clamp(1, BATCH_WRITES_MAX))
     }
 
     /// Each size class with its places.
@@ -239,6 +263,11 @@ mod tests {
         let geometry = Geometry::new(sizes()).unwrap();
         let mut end = AT_JOURNAL + 5;
         for n in 0..geometry.places() {
+            let at = geometry.version_at(n).unwrap();
+            assert!(at >= end, "version of place {n}");
+            end = at + 1;
+        }
+        for n in 0..geometry.places() {
             let place = geometry.place(n).unwrap();
             assert!(place.at >= end && place.at.is_multiple_of(LINE_WORDS), "place {n}");
             end = place.at + HEADER_WORDS + place.bytes_max.div_ceil(8);
@@ -246,6 +275,7 @@ mod tests {
         assert!(end <= geometry.words());
         assert_eq!(geometry.place(geometry.places()), None);
         assert_eq!(geometry.place(u32::MAX), None);
+        assert_eq!(geometry.version_at(geometry.places()), None);
     }
 
     #[test]

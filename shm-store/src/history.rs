@@ -59,8 +59,11 @@ impl History {
     /// and yet its place was reused, so a tombstone was missed.
     pub(crate) fn moved(&mut self, place: u32, old: Option<u32>) -> Option<RecordKey> {
         let gone = self.occupants.remove(&place);
-        if let Some(key) = gone {
-            self.forget(key);
+        if let Some(known) = gone.and_then(|key| self.forget(key))
+            && self.seen.get(known.place as usize) == Some(&known.version)
+        {
+            // The journal alone says that it is gone: then it isn't where it was.
+            set(&mut self.seen, known.place, 0);
         }
         if let Some(key) = old.and_then(|old| self.occupants.remove(&old)) {
             self.occupants.insert(place, key);

@@ -17,11 +17,13 @@
 //!          | journal: ring, one word per write                            |
 //!          |   place written (32) | place superseded (32)                 |
 //!          +--------------------------------------------------------------+
+//!          | versions: one word per place; 0: nothing is there            |
+//!          +--------------------------------------------------------------+
 //!          | counter blocks: two places each, written in turn             |
 //!          +--------------------------------------------------------------+
 //!          | record places, by size class; a class of N records has spare |
 //!          | places beside them                                           |
-//!          |   version | kind, VIP, epoch | id | length, writer | tag     |  in the clear, authenticated
+//!          |   kind, VIP, epoch | id | length, writer | tag               |  in the clear, authenticated
 //!          |   sealed bytes                                               |
 //!          +--------------------------------------------------------------+
 //! ```
@@ -30,12 +32,12 @@
 //!
 //! # A write
 //!
-//! 1. The record is sealed for a *free* place, under the number of the write, which is nonce and version at once. The place
-//!    gets the bytes first, then the version: a place that has a version is whole.
-//! 2. The journal notes the place.
-//! 3. `last` is set to the number. Until then the record doesn't exist: a reader ignores what lies beyond `last`. So a
-//!    record is old or new, wherever the writer dies, and who sees a write sees all earlier ones.
-//! 4. The owner asks for the grant word, ordered behind the write. If the grant stands, the write is *acknowledged*.
+//! 1. The record is sealed for a *free* place, under the number of the write, which is nonce and version at once. The place gets the
+//!    bytes.
+//! 2. With the other writes of its *batch* the place gets its version, and the journal notes it: a place that has a version is whole.
+//! 3. `last` is set to the number of the batch's last write. Until then none of them exists: a reader ignores what lies beyond `last`.
+//!    So a record is old or new, wherever the writer dies, and who sees a write sees all earlier ones.
+//! 4. The owner asks for the grant word, ordered behind the writes. If the grant stands, they are *acknowledged*.
 //! 5. Only now the place of the old version is emptied and free to be used again. A removal is a write like any other
 //!    (a tombstone); its place may be used again when a later acknowledgement shows that the record's place is empty.
 //!
@@ -63,6 +65,7 @@ pub mod fabric;
 pub mod local;
 pub mod pairing;
 
+mod batch;
 mod changes;
 mod control;
 mod counters;

@@ -20,7 +20,8 @@ pub struct Answer {
 ///
 /// | | shared memory | RDMA |
 /// | --- | --- | --- |
-/// | `write` | release fence, stores | WRITE, ordered after earlier ones |
+/// | `write` | stores | a part of a WRITE |
+/// | `order` | release fence | what comes next is a WRITE of its own, ordered after earlier ones |
 /// | `ask` | full fence, load of the grant word | READ of the grant word, ordered after earlier writes |
 /// | `answered` | what the load saw | the READ's completion |
 ///
@@ -29,9 +30,11 @@ pub trait OneSided {
     /// What lies where in the region.
     fn geometry(&self) -> &Geometry;
 
-    /// Writes `words` from word offset `at` on. Who sees a word of this call sees all words of the calls before; within
-    /// the call there is no order.
+    /// Writes `words` from word offset `at` on. There is no order among words, not even of one call, but that of [`Self::order`].
     fn write(&mut self, at: usize, words: &[u64]) -> Result<(), StoreError>;
+
+    /// Who sees a word that is written from now on sees all that was written before.
+    fn order(&mut self) -> Result<(), StoreError>;
 
     /// Starts reading the grant word, ordered after all writes so far, of which `upto` is the newest. Never waits.
     fn ask(&mut self, upto: WriteId) -> Result<(), StoreError>;
@@ -64,6 +67,11 @@ impl OneSided for LocalMemory {
             return Err(StoreError::LinkLost);
         }
         words::write(&*self.region, at, words);
+        Ok(())
+    }
+
+    fn order(&mut self) -> Result<(), StoreError> {
+        words::order(&*self.region);
         Ok(())
     }
 

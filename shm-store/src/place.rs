@@ -1,16 +1,18 @@
 //! One place: a header in the clear, then the sealed bytes.
 //!
 //! ```text
-//! word 0   version of the content: the number of the write, between two marks; 0: nothing here
-//! word 1   kind (8) | flags (8) | VIP (16) | epoch (32), from the low end
-//! word 2   id
-//! word 3   length of the sealed bytes (32) | writer (8) | 0 (24)
-//! word 4,5 tag
-//! word 6.. sealed bytes, the last word filled up with zeros
+//! word 0   kind (8) | flags (8) | VIP (16) | epoch (32), from the low end
+//! word 1   id
+//! word 2   length of the sealed bytes (32) | writer (8) | 0 (24)
+//! word 3,4 tag
+//! word 5.. sealed bytes, filled up with zeros
+//!
+//! elsewhere, with those of all places: version of the content: the number of the write, between two marks; 0: nothing here
 //! ```
 //!
-//! Words 0 to 3 and the number of the place are authenticated with the bytes. The marks are the lowest and the
-//! highest byte of word 0: where the link moves bytes (TCP), in their order, a version that was cut off halfway lacks one of them.
+//! The version, words 0 to 2 and the number of the place are authenticated with the bytes. The marks are the lowest and the
+//! highest byte of the version's word: where the link moves bytes (TCP), in their order, a version that was cut off halfway lacks one
+//! of them.
 
 use std::sync::atomic::Ordering;
 
@@ -20,7 +22,7 @@ use crate::RecordKey;
 use crate::geometry::{Geometry, HEADER_WORDS};
 use crate::words::Words;
 
-/// The numbers are part of the layout: kept in the flags of word 1.
+/// The numbers are part of the layout: kept in the flags of word 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
     Record = 0,
@@ -108,12 +110,12 @@ impl Copied {
     }
 }
 
-/// Word 0 of a place with that version.
+/// The word of a place with that version.
 pub(crate) fn version_word(version: u64) -> u64 {
     Marks::BOTH.0 | version << 8
 }
 
-/// The lowest and the highest byte of word 0.
+/// The lowest and the highest byte of a version's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Marks(u64);
 
@@ -135,8 +137,8 @@ impl Marks {
 const _: () = assert!(crate::seal::WRITES_MAX < 1 << 48);
 
 /// The version in a place, without a look at what it belongs to. `None`: not a whole version.
-pub(crate) fn version_at(words: &impl Words, at: usize) -> Option<u64> {
-    let word = words.load(at);
+pub(crate) fn version_of(words: &impl Words, geometry: &Geometry, place: u32) -> Option<u64> {
+    let word = words.load(geometry.version_at(place)?);
     let (marks, version) = Marks::split(word);
     match marks {
         Marks::BOTH => Some(version),
@@ -148,17 +150,16 @@ pub(crate) fn version_at(words: &impl Words, at: usize) -> Option<u64> {
 /// Copies a place out.
 ///
 /// A place is only overwritten after its version was set to 0, and versions never return: when the version is the same
-/// before and after, the words between belong together. The acquire fences pair with the release fence that precedes
-/// each write.
+/// before and after, the words read between belong together. The acquire fences pair with the release fence between the writer's steps.
 pub(crate) fn look_at(words: &impl Words, geometry: &Geometry, place: u32) -> Look {
-    let Some(bounds) = geometry.place(place) else { return Look::Empty };
-    let word = words.load(bounds.at);
+    let Some((bounds, version_at)) = geometry.place(place).zip(geometry.version_at(place)) else { return Look::Empty };
+    let word = words.load(version_at);
     if word == 0 {
         return Look::Empty;
     }
     let (marks, version) = Marks::split(word);
     words.fence(Ordering::Acquire);
-    let [meta, id, len_writer, tag_low, tag_high] = [1, 2, 3, 4, 5].map(|nth| words.load(bounds.at + nth));
+    let [meta, id, len_writer, tag_low, tag_high] = [0, 1, 2, 3, 4].map(|nth| words.load(bounds.at + nth));
     let len = len_writer as u32 as usize;
     let sealed = (len <= bounds.bytes_max && marks == Marks::BOTH).then(|| {
         let mut bytes = Vec::with_capacity(len.next_multiple_of(8));
@@ -169,7 +170,7 @@ pub(crate) fn look_at(words: &impl Words, geometry: &Geometry, place: u32) -> Lo
         bytes
     });
     words.fence(Ordering::Acquire);
-    if words.load(bounds.at) != word || marks == Marks::CUT_OFF_FILLING || marks == Marks::CUT_OFF_EMPTYING {
+    if words.load(version_at) != word || marks == Marks::CUT_OFF_FILLING || marks == Marks::CUT_OFF_EMPTYING {
         return Look::Torn;
     }
     let mut tag = [0; 16];

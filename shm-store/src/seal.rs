@@ -10,7 +10,7 @@ use thiserror::Error;
 use vipsec_wire::iv::ApplianceId;
 use zeroize::Zeroizing;
 
-use crate::geometry::HEADER_WORDS;
+use crate::geometry::{HEADER_WORDS, LINE_WORDS};
 use crate::place::{Copied, Header, associated_data};
 use crate::{RecordKey, StoreError};
 
@@ -81,8 +81,8 @@ impl Sealer {
         self.written
     }
 
-    /// Seals `bytes` for `place` under the next number, and leaves the place's words in `out`. The header's version and
-    /// length are set here.
+    /// Seals `bytes` for `place` under the next number, which is returned, and leaves the place's words in `out`. The header's version
+    /// and length are set here.
     pub(crate) fn seal(
         &mut self,
         place: u32,
@@ -105,11 +105,14 @@ impl Sealer {
             .key
             .seal_in_place_separate_tag(nonce(PURPOSE_RECORD, self.written), aad, &mut self.scratch)
             .map_err(|_| StoreError::TooLarge { bytes: bytes.len(), bytes_max: 0 })?;
+        let [_, in_place @ ..] = head;
         out.clear();
-        out.reserve(HEADER_WORDS + bytes.len().div_ceil(8));
-        out.extend_from_slice(&head);
+        out.reserve((HEADER_WORDS + bytes.len().div_ceil(8)).next_multiple_of(LINE_WORDS));
+        out.extend_from_slice(&in_place);
         push_words(tag.as_ref(), out);
         push_words(&self.scratch, out);
+        // A place that is full is written whole, and with its neighbour's in one go.
+        out.resize(out.len().next_multiple_of(LINE_WORDS), 0);
         Ok(self.written)
     }
 }

@@ -1,5 +1,6 @@
 //! A private copy of a region, and what is authentic in it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -54,13 +55,13 @@ impl Copier {
 
     pub(crate) fn finish(self, words: &impl Words, geometry: &Geometry) -> RegionCopy {
         words.fence(Ordering::Acquire);
-        // Whoever writes while we copy may be in the middle of one more write.
-        let end = words.last().max(self.cut).saturating_add(1);
+        // Whoever writes while we copy may be in the middle of one more batch.
+        let end = words.last().max(self.cut).saturating_add(geometry.batch_writes_max());
         let Self { cut, copied, mut unfinished, .. } = self;
         let mut copy = RegionCopy {
             bounds: Bounds { cut, end },
             records: Vec::new(),
-            counters: Vec::new(),
+            counters: BTreeMap::new(),
             rejected: Vec::new(),
             unfinished: 0,
         };
@@ -69,7 +70,7 @@ impl Copier {
                 unfinished += 1;
             }
             if geometry.is_counter_place(copied.place) {
-                copy.counters.push(copied);
+                copy.counters.entry(geometry.block_of(copied.place)).or_default().push(copied);
             } else if copied.header().is_some_and(|header| header.content != Content::Counters) {
                 copy.records.push(copied);
             } else {
@@ -105,8 +106,8 @@ pub(crate) struct RegionCopy {
     bounds: Bounds,
     /// By claimed key, then version.
     records: Vec<Copied>,
-    /// By place.
-    counters: Vec<Copied>,
+    /// By block.
+    counters: BTreeMap<u32, Vec<Copied>>,
     rejected: Vec<Rejected>,
     unfinished: u32,
 }
@@ -204,14 +205,13 @@ impl Snapshot {
 
     /// Authenticates and opens each counter block that was ever written.
     pub fn counters(&self) -> impl Iterator<Item = Result<CounterBlock, Rejected>> {
-        let blocks = self.copy.counters.chunk_by(|a, b| a.place / 2 == b.place / 2);
-        blocks.filter_map(|versions| {
+        self.copy.counters.iter().filter_map(|(index, versions)| {
             let newest = RegionCopy::open(self.copy.bounds, &self.opener, &self.floors, versions).transpose()?;
             Some(newest.and_then(|Opened { place, header, bytes }| {
                 let entries = counters::decode(&bytes).filter(|_| header.content == Content::Counters);
                 let entries =
                     entries.ok_or(Rejected { place, claimed: Some(header.key), reason: Reason::UnknownLayout })?;
-                Ok(CounterBlock { index: place / 2, version: WriteId(header.version), entries })
+                Ok(CounterBlock { index: *index, version: WriteId(header.version), entries })
             }))
         })
     }

@@ -50,10 +50,14 @@ pub(crate) trait WordsMut: Words {
     fn swap(&self, at: usize, word: u64);
 }
 
-/// Writes words. Who sees one of them sees everything that this thread wrote before.
-pub(crate) fn write(to: &impl WordsMut, at: usize, words: &[u64]) {
+/// Who sees a word that is written from now on sees everything that this thread wrote before.
+pub(crate) fn order(words: &impl Words) {
     // Pairs with the readers' acquire fences.
-    to.fence(Ordering::Release);
+    words.fence(Ordering::Release);
+}
+
+/// Writes words, in no order.
+pub(crate) fn write(to: &impl WordsMut, at: usize, words: &[u64]) {
     for (at, word) in (at..).zip(words) {
         to.store(at, *word);
     }
@@ -74,7 +78,8 @@ pub(crate) fn set_grant(words: &impl WordsMut, grant: u64) {
     words.fence(Ordering::SeqCst);
 }
 
-/// Where a write announces itself, and with what words.
-pub(crate) fn last_entry(version: u64) -> (usize, [u64; 2]) {
-    (AT_LAST + 2 * (version % 2) as usize, [version, !version])
+/// Where a batch announces itself, by the number of its last write, and with what words.
+/// Batches, which are counted, take turns at two places.
+pub(crate) fn last_entry(batch: u64, version: u64) -> (usize, [u64; 2]) {
+    (AT_LAST + 2 * (batch % 2) as usize, [version, !version])
 }

@@ -9,13 +9,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use vipsec_wire::iv::Epoch;
 
+use crate::batch::Batch;
 use crate::counters::{self, BLOCK_ENTRIES_MAX, CounterEntry};
 use crate::grant::{Grant, WriterKeys};
 use crate::one_sided::OneSided;
-use crate::place::{Content, Header, version_word};
+use crate::place::{Content, Header};
 use crate::pool::Pool;
 use crate::seal::Sealer;
-use crate::words::last_entry;
 use crate::{RecordKey, StoreError, WriteId};
 
 /// The owner's view of a copy, over any transport.
@@ -33,7 +33,10 @@ pub trait StoreWriter {
     /// Writes a whole counter block. One write per block may wait for its acknowledgement ([`StoreError::Behind`]).
     fn put_counters(&mut self, block: u32, entries: &[CounterEntry]) -> Result<WriteId, StoreError>;
 
-    /// Asks, where that needs asking, and tells up to which number all writes are acknowledged. Never waits.
+    /// Lets a reader see what was written since the last call, all of it at once. What is written much is published without being asked.
+    fn publish(&mut self) -> Result<(), StoreError>;
+
+    /// Publishes, asks, where that needs asking, and tells up to which number all writes are acknowledged. Never waits.
     /// [`StoreError::Refused`], once returned, is returned for ever, by every method.
     fn poll_acknowledged(&mut self) -> Result<WriteId, StoreError>;
 
@@ -110,11 +113,13 @@ pub struct Writer<L> {
     graves: VecDeque<Grave>,
     /// Places with a tombstone, free or not: it stays until its place is needed, for readers who come late.
     tombstones: HashSet<u32>,
+    batch: Batch,
     acknowledged: u64,
     asked: u64,
     asking: bool,
     ended: Option<StoreError>,
     sealed: Vec<u64>,
+    emptied: Vec<u32>,
     plain: Vec<u8>,
 }
 
@@ -132,11 +137,13 @@ impl<L: OneSided> Writer<L> {
             superseded: VecDeque::new(),
             graves: VecDeque::new(),
             tombstones: HashSet::new(),
+            batch: Batch::default(),
             acknowledged: 0,
             asked: 0,
             asking: false,
             ended: None,
             sealed: Vec::new(),
+            emptied: Vec::new(),
             plain: Vec::new(),
             link,
         })
@@ -156,30 +163,41 @@ impl<L: OneSided> Writer<L> {
         result.inspect_err(|error| self.ended = Some(*error))
     }
 
-    /// Seals `bytes` into a free place, then sets its version, so that a place that has one is whole, notes it in the
-    /// journal, and publishes: a reader believes in nothing beyond the number in the region's head.
+    /// Seals `bytes` into a free place. It is published with its batch.
     fn write(&mut self, place: u32, old: Option<u32>, header: Header, bytes: &[u8]) -> Result<WriteId, StoreError> {
         if self.tombstones.remove(&place) {
-            self.empty(place)?;
+            self.emptied.push(place);
+            self.empty()?;
         }
         let version = self.sealer.seal(place, header, bytes, &mut self.sealed)?;
-        let geometry = self.link.geometry();
-        let at = geometry.place(place).ok_or(StoreError::Full)?.at;
-        let journal_at = geometry.journal_at(version);
-        let (last_at, last) = last_entry(version);
-        let written = self
-            .link
-            .write(at + 1, self.sealed.get(1..).unwrap_or_default())
-            .and_then(|()| self.link.write(at, &[version_word(version)]))
-            .and_then(|()| self.link.write(journal_at, &[journal_entry(place, old)]))
-            .and_then(|()| self.link.write(last_at, &last));
+        let at = self.link.geometry().place(place).ok_or(StoreError::Full)?.at;
+        let written = self.link.write(at, &self.sealed);
         self.or_end(written)?;
+        self.batch.push(version, place, old);
+        if self.batch.writes() >= self.link.geometry().batch_writes_max() {
+            self.publish_batch()?;
+        }
         Ok(WriteId(version))
     }
 
-    fn empty(&mut self, place: u32) -> Result<(), StoreError> {
-        let at = self.link.geometry().place(place).ok_or(StoreError::Full)?.at;
-        let emptied = self.link.write(at, &[0]);
+    fn publish_batch(&mut self) -> Result<(), StoreError> {
+        let published = self.batch.publish(&mut self.link);
+        self.or_end(published)
+    }
+
+    /// Empties places, before anything else is written into them.
+    fn empty(&mut self) -> Result<(), StoreError> {
+        if self.emptied.is_empty() {
+            return Ok(());
+        }
+        // Neighbours go together.
+        self.emptied.sort_unstable();
+        let Self { link, emptied, .. } = self;
+        let emptied = emptied.drain(..).try_for_each(|place| {
+            let at = link.geometry().version_at(place).ok_or(StoreError::Full)?;
+            link.write(at, &[0])
+        });
+        let emptied = emptied.and_then(|()| self.link.order());
         self.or_end(emptied)
     }
 
@@ -192,23 +210,18 @@ impl<L: OneSided> Writer<L> {
             self.pool.give(grave.tombstone);
         }
         while let Some(superseded) = self.superseded.pop_front_if(|superseded| superseded.by <= self.acknowledged) {
-            self.empty(superseded.place)?;
+            self.emptied.push(superseded.place);
             self.pool.give(superseded.place);
             if let Some(tombstone) = superseded.tombstone {
                 self.graves.push_back(Grave { emptied_after: self.sealer.written(), tombstone });
             }
         }
-        Ok(())
+        self.empty()
     }
 
     fn header(&self, content: Content, key: RecordKey, epoch: Epoch) -> Header {
         Header { version: 0, content, key, epoch, writer: self.own, len: 0 }
     }
-}
-
-/// Place written (low half) and place superseded (high half, all ones: none).
-fn journal_entry(place: u32, old: Option<u32>) -> u64 {
-    u64::from(place) | u64::from(old.unwrap_or(u32::MAX)) << 32
 }
 
 impl<L: OneSided> StoreWriter for Writer<L> {
@@ -244,9 +257,8 @@ impl<L: OneSided> StoreWriter for Writer<L> {
         if state.newest > self.acknowledged {
             return Err(StoreError::Behind);
         }
-        let odd = !state.odd;
-        let place = 2 * block + u32::from(odd);
-        self.empty(place)?;
+        let geometry = self.link.geometry();
+        let (place, old) = (geometry.counter_place(block, !state.odd), geometry.counter_place(block, state.odd));
         let mut plain = std::mem::take(&mut self.plain);
         counters::encode(entries, &mut plain);
         let key = RecordKey { kind: 0, vip: 0, id: u64::from(block) };
@@ -254,13 +266,21 @@ impl<L: OneSided> StoreWriter for Writer<L> {
         self.plain = plain;
         let id = written?;
         if let Some(state) = self.blocks.get_mut(block as usize) {
-            *state = BlockState { newest: id.0, odd };
+            *state = BlockState { newest: id.0, odd: !state.odd };
+        }
+        if state.newest > 0 {
+            self.superseded.push_back(Superseded { by: id.0, place: old, tombstone: None });
         }
         Ok(id)
     }
 
-    fn poll_acknowledged(&mut self) -> Result<WriteId, StoreError> {
+    fn publish(&mut self) -> Result<(), StoreError> {
         self.standing()?;
+        self.publish_batch()
+    }
+
+    fn poll_acknowledged(&mut self) -> Result<WriteId, StoreError> {
+        self.publish()?;
         let written = self.sealer.written();
         // With nothing new to ask about, ask again all the same: that the grant still stands.
         if written > self.asked || !self.asking {

@@ -188,15 +188,15 @@ impl Copy {
         Ok(left_out)
     }
 
-    /// Effects that this copy has acknowledged what they wait for, in order.
+    /// Publishes what was written, and lets effects happen, in order, when this copy has acknowledged what they wait for.
     fn poll_acknowledged(&mut self, effects: &mut Effects) -> Result<(), StoreError> {
-        if let Some(writer) = &mut self.writer
-            && !self.waiting.is_empty()
-        {
-            let acknowledged = writer.poll_acknowledged()?;
-            while let Some((_, effect)) = self.waiting.pop_front_if(|(write, _)| *write <= acknowledged) {
-                effects.arrive(effect);
-            }
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        if self.waiting.is_empty() {
+            return writer.publish();
+        }
+        let acknowledged = writer.poll_acknowledged()?;
+        while let Some((_, effect)) = self.waiting.pop_front_if(|(write, _)| *write <= acknowledged) {
+            effects.arrive(effect);
         }
         Ok(())
     }

@@ -25,23 +25,70 @@ const WAITING_WORDS_MIN: usize = 1 << 20;
 /// An operation that takes longer has failed: a cut link gives no error by itself.
 const OPERATION_MAX: Duration = Duration::from_secs(2);
 
-/// What an operation is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    Write,
-    /// Reads the grant word into the ring, to say that all writes up to a number are in place.
-    Ask {
-        upto: WriteId,
-    },
-}
+/// Places that an operation has at most, whatever the device could do.
+const PARTS_MAX: usize = 4;
+/// Words that are gathered for one operation.
+const GATHERED_WORDS_MAX: usize = 1 << 13;
 
-/// An operation: words in the ring, and where they belong in the region.
-#[derive(Debug, Clone, Copy)]
-struct Operation {
-    purpose: Purpose,
+/// Words that belong somewhere in the region.
+#[derive(Debug, Clone, Copy, Default)]
+struct Part {
     /// Word offset in the region.
     at: usize,
     words: usize,
+}
+
+/// What is asked of the device.
+#[derive(Debug, Clone, Copy)]
+enum Operation {
+    /// Words that stand behind each other here, and belong into several places there. Only so many of them are used.
+    Write { parts: [Part; PARTS_MAX], count: usize },
+    /// Reads the grant word into the ring, to say that all writes up to a number are in place.
+    Ask { upto: WriteId },
+}
+
+impl Operation {
+    fn parts(&self) -> &[Part] {
+        match self {
+            Self::Write { parts, count } => parts.get(..*count).unwrap_or_default(),
+            Self::Ask { .. } => const { &[Part { at: AT_GRANT, words: 1 }] },
+        }
+    }
+
+    /// Words of the ring that it takes.
+    fn words(&self) -> usize {
+        self.parts().iter().map(|part| part.words).sum()
+    }
+}
+
+/// Writes that nobody has to see in any order, on their way into one operation.
+#[derive(Debug, Default)]
+struct Gathered {
+    parts: [Part; PARTS_MAX],
+    count: usize,
+    words: Vec<u64>,
+}
+
+impl Gathered {
+    /// Adds a write, to the one before where they are neighbours; `false`: no room.
+    fn add(&mut self, at: usize, words: &[u64], parts_max: usize) -> bool {
+        if !self.words.is_empty() && self.words.len() + words.len() > GATHERED_WORDS_MAX {
+            return false;
+        }
+        let last = self.count.checked_sub(1).and_then(|last| self.parts.get_mut(last));
+        match last {
+            Some(last) if last.at + last.words == at => last.words += words.len(),
+            _ => {
+                let Some(next) = self.parts.get_mut(self.count).filter(|_| self.count < parts_max) else {
+                    return false;
+                };
+                *next = Part { at, words: words.len() };
+                self.count += 1;
+            }
+        }
+        self.words.extend_from_slice(words);
+        true
+    }
 }
 
 /// An operation that the device has.
@@ -69,6 +116,8 @@ pub struct FabricMemory {
     ring: Box<[AtomicU64]>,
     geometry: Geometry,
     remote: RemoteMemory,
+    parts_max: usize,
+    gathered: Gathered,
     /// In the order of their numbers, the first of which comes first.
     posted: VecDeque<Posted>,
     first: u64,
@@ -108,6 +157,8 @@ impl FabricMemory {
             ring,
             geometry,
             remote,
+            parts_max: domain.remote_places_max().clamp(1, PARTS_MAX),
+            gathered: Gathered::default(),
             posted: VecDeque::with_capacity(OPERATIONS_MAX),
             first: 0,
             next: 0,
@@ -129,19 +180,36 @@ impl FabricMemory {
 
     /// Hands an operation to the device, its words in the ring already. `false`: the device takes no more now.
     fn post(&mut self, operation: Operation, from: usize, frees: usize) -> Result<bool, FabricError> {
-        let Operation { purpose, at, words } = operation;
+        let words = operation.words();
         let local = self.ring.get(from..from + words).ok_or(FabricError::OutOfMemory)?.as_ptr().cast_mut();
-        let (len, remote) = (words * 8, self.remote.base + at as u64 * 8);
+        let (base, key) = (self.remote.base, self.remote.key);
+        let remote = |part: &Part| sys::fi_rma_iov { addr: base + part.at as u64 * 8, len: part.words * 8, key };
         // What the completion will name it by.
         let context = ptr::without_provenance_mut((self.first + self.posted.len() as u64) as usize);
         let ep = self.endpoint.as_ref().ok_or(FabricError::Closed)?.as_ptr();
-        let (descriptor, key) = (self.registration.descriptor(), self.remote.key);
-        // SAFETY: an open, connected endpoint; `local` is `len` bytes of the registered ring, which nobody reuses before the
-        // operation has completed.
-        let code = unsafe {
-            match purpose {
-                Purpose::Write => sys::shim_fi_write(ep, local.cast(), len, descriptor, remote, key, context),
-                Purpose::Ask { .. } => sys::shim_fi_read(ep, local.cast(), len, descriptor, remote, key, context),
+        let mut descriptor = self.registration.descriptor();
+        let code = match operation {
+            Operation::Write { parts, count } => {
+                let places = parts.each_ref().map(remote);
+                let words = sys::iovec { iov_base: local.cast(), iov_len: words * 8 };
+                let message = sys::fi_msg_rma {
+                    msg_iov: &raw const words,
+                    desc: &raw mut descriptor,
+                    iov_count: 1,
+                    addr: 0,
+                    rma_iov: places.as_ptr(),
+                    rma_iov_count: count,
+                    context,
+                    data: 0,
+                };
+                // SAFETY: an open, connected endpoint; the message lives through the call; its words are in the registered ring, where
+                // nobody reuses them before the operation has completed.
+                unsafe { sys::shim_fi_writemsg(ep, &raw const message, u64::from(sys::FI_COMPLETION)) }
+            }
+            Operation::Ask { .. } => {
+                let sys::fi_rma_iov { addr, len, key } = remote(&Part { at: AT_GRANT, words: 1 });
+                // SAFETY: as above; `local` is a word of the ring.
+                unsafe { sys::shim_fi_read(ep, local.cast(), len, descriptor, addr, key, context) }
             }
         };
         if code == -(sys::FI_EAGAIN as isize) {
@@ -160,7 +228,7 @@ impl FabricMemory {
             return Err(StoreError::LinkLost);
         }
         if self.waiting.is_empty()
-            && let Some((from, frees)) = self.place(operation.words)
+            && let Some((from, frees)) = self.place(operation.words())
         {
             self.fill(from, words.iter().copied());
             match self.post(operation, from, frees) {
@@ -174,6 +242,18 @@ impl FabricMemory {
         }
         self.waiting.push_back(operation);
         self.waiting_words.extend(words);
+        Ok(())
+    }
+
+    /// Submits what was gathered.
+    fn send(&mut self) -> Result<(), StoreError> {
+        let Gathered { parts, count, mut words } = std::mem::take(&mut self.gathered);
+        if count == 0 {
+            return Ok(());
+        }
+        self.submit(Operation::Write { parts, count }, &words)?;
+        words.clear();
+        self.gathered.words = words;
         Ok(())
     }
 
@@ -199,15 +279,15 @@ impl FabricMemory {
         {
             self.first += 1;
             self.used -= frees;
-            if let Purpose::Ask { upto } = operation.purpose {
+            if let Operation::Ask { upto } = operation {
                 let grant = self.ring.get(from).map_or(0, |word| word.load(Ordering::Acquire));
                 self.answer = Some(Answer { upto, grant });
             }
         }
         while let Some(&operation) = self.waiting.front()
-            && let Some((from, frees)) = self.place(operation.words)
+            && let Some((from, frees)) = self.place(operation.words())
         {
-            let own = if operation.purpose == Purpose::Write { operation.words } else { 0 };
+            let own = if let Operation::Write { .. } = operation { operation.words() } else { 0 };
             self.fill(from, self.waiting_words.iter().copied().take(own));
             if !self.post(operation, from, frees)? {
                 break;
@@ -244,14 +324,24 @@ impl OneSided for FabricMemory {
     }
 
     fn write(&mut self, at: usize, words: &[u64]) -> Result<(), StoreError> {
-        if at.checked_add(words.len()).is_none_or(|end| end > self.geometry.words()) {
+        let fits = at.checked_add(words.len()).is_some_and(|end| end <= self.geometry.words());
+        if !fits || self.ended.is_some() {
             return Err(StoreError::LinkLost);
         }
-        self.submit(Operation { purpose: Purpose::Write, at, words: words.len() }, words)
+        if !self.gathered.add(at, words, self.parts_max) {
+            self.send()?;
+            self.gathered.add(at, words, self.parts_max);
+        }
+        Ok(())
+    }
+
+    fn order(&mut self) -> Result<(), StoreError> {
+        self.send()
     }
 
     fn ask(&mut self, upto: WriteId) -> Result<(), StoreError> {
-        self.submit(Operation { purpose: Purpose::Ask { upto }, at: AT_GRANT, words: 1 }, &[])
+        self.send()?;
+        self.submit(Operation::Ask { upto }, &[])
     }
 
     fn answered(&mut self) -> Result<Option<Answer>, StoreError> {
@@ -260,5 +350,39 @@ impl OneSided for FabricMemory {
         }
         self.progress().map_err(|error| self.end(error))?;
         Ok(self.answer.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(gathered: &Gathered) -> Vec<(usize, usize)> {
+        gathered.parts.iter().take(gathered.count).map(|part| (part.at, part.words)).collect()
+    }
+
+    #[test]
+    fn neighbours_become_one_piece() {
+        let mut gathered = Gathered::default();
+        assert!(gathered.add(8, &[1, 2], 1) && gathered.add(10, &[3], 1), "even where one piece is all there may be");
+        assert!(!gathered.add(8, &[4], 1) && !gathered.add(12, &[4], 1), "not behind it, and not a gap");
+        assert_eq!((parts(&gathered), &gathered.words[..]), (vec![(8, 3)], &[1, 2, 3][..]));
+    }
+
+    #[test]
+    fn an_operation_has_as_many_pieces_as_the_device_takes() {
+        let mut gathered = Gathered::default();
+        for nth in 0..3 {
+            assert!(gathered.add(100 - 10 * nth, &[nth as u64], 3));
+        }
+        assert!(!gathered.add(0, &[9], 3) && gathered.add(81, &[3], 3));
+        assert_eq!((parts(&gathered), &gathered.words[..]), (vec![(100, 1), (90, 1), (80, 2)], &[0, 1, 2, 3][..]));
+    }
+
+    #[test]
+    fn what_is_large_goes_alone() {
+        let mut gathered = Gathered::default();
+        assert!(gathered.add(0, &vec![0; GATHERED_WORDS_MAX + 9], 4), "a record fits, however large");
+        assert!(!gathered.add(GATHERED_WORDS_MAX + 9, &[1], 4));
     }
 }

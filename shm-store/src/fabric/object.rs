@@ -240,6 +240,12 @@ impl Domain {
         }
     }
 
+    /// Places in remote memory that one write may have.
+    pub(super) fn remote_places_max(&self) -> usize {
+        // SAFETY: every info that libfabric returns has transmit attributes (fi_getinfo(3)).
+        unsafe { (*(*self.info.as_ptr()).tx_attr).rma_iov_limit }
+    }
+
     /// For reaching `peer`.
     pub(super) fn towards(provider: Provider, peer: SocketAddr) -> Result<Arc<Self>, FabricError> {
         Self::open(Info::get(provider, peer, 0)?).map(Arc::new)

@@ -163,7 +163,8 @@ fn no_write_that_saw_its_grant_is_missed() {
                 }
                 // Now the grant word is in this core's cache and the other isn't: a look that can overtake the write does.
                 std::hint::black_box(region.load(AT_GRANT));
-                let (at, words) = last_entry(number);
+                let (at, words) = last_entry(number, number);
+                memory.order().unwrap();
                 memory.write(at, &words).unwrap();
                 memory.ask(WriteId(number)).unwrap();
                 let saw = memory.answered().unwrap().unwrap().grant == number;

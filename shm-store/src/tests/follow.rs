@@ -86,7 +86,7 @@ proptest! {
     #[test]
     fn a_damaged_journal_hides_nothing(
         ops in prop::collection::vec(op(), 1..60),
-        damage in prop::collection::vec((0..8usize, prop_oneof![any::<u64>(), 0..40u64]), 1..6),
+        damage in prop::collection::vec((0..16usize, prop_oneof![any::<u64>(), 0..40u64]), 1..6),
         followed in 0..60usize,
     ) {
         let mut pair = Pair::new(small_sizes());
@@ -114,7 +114,7 @@ proptest! {
             prop_oneof![8 => op().prop_map(Event::Write), 1 => (1..8u32).prop_map(Event::Follow)],
             1..300,
         ),
-        journal_entries in prop_oneof![Just(8u32), Just(32), Just(256)],
+        journal_entries in prop_oneof![Just(8u32), Just(16), Just(32), Just(256)],
     ) {
         let mut pair = Pair::new(Sizes { journal_entries, ..small_sizes() });
         let mut writer = pair.join();
@@ -125,6 +125,7 @@ proptest! {
                 Event::Follow(places_max) => apply(&mut warm, pair.reader.poll_changes(places_max)),
             }
         }
+        writer.publish().unwrap();
         // A resync copies all places, then opens them, then follows again.
         for _ in 0..60 {
             apply(&mut warm, pair.reader.poll_changes(8));
@@ -142,13 +143,13 @@ proptest! {
 fn a_lapped_reader_starts_over() {
     let mut pair = Pair::new(small_sizes());
     let mut writer = pair.join();
-    for _ in 0..9 {
+    for _ in 0..17 {
         writer.put(key(0), Epoch(3), b"again").unwrap();
         writer.poll_acknowledged().unwrap();
     }
     assert_eq!(pair.reader.poll_changes(100), [Change::Resync]);
     let changes: Vec<_> = (0..3).flat_map(|_| pair.reader.poll_changes(100)).collect();
-    assert!(matches!(&changes[..], [Change::Stored(record)] if record.version.0 == 9), "{changes:?}");
+    assert!(matches!(&changes[..], [Change::Stored(record)] if record.version.0 == 17), "{changes:?}");
 }
 
 #[test]
@@ -165,6 +166,7 @@ fn a_reader_that_comes_late_still_meets_the_tombstone() {
     let mut pair = Pair::new(Sizes { journal_entries: 32, ..small_sizes() });
     let mut writer = pair.join();
     writer.put(key(0), Epoch(3), b"x").unwrap();
+    writer.publish().unwrap();
     assert_eq!(pair.reader.poll_changes(100).len(), 1);
     // Moved, removed, and long acknowledged.
     writer.put(key(0), Epoch(3), b"y").unwrap();
@@ -173,6 +175,7 @@ fn a_reader_that_comes_late_still_meets_the_tombstone() {
         writer.poll_acknowledged().unwrap();
         writer.put_counters(n % 2, &[]).unwrap();
     }
+    writer.publish().unwrap();
     assert_eq!(pair.reader.poll_changes(100), [Change::Removed(key(0))]);
 }
 
@@ -190,14 +193,15 @@ fn what_is_missing_or_was_put_back_is_not_concluded() {
     pair.reader.fence();
     assert!(pair.reader.conclude().unwrap().is_some());
 
-    let places: Vec<_> = pair.region.geometry().record_places().collect();
+    let geometry = pair.region.geometry();
+    let places: Vec<_> = geometry.record_places().filter_map(|place| geometry.version_at(place)).collect();
     let word = |at: usize| pair.region.word(at).unwrap();
-    let (_, emptied) = places.iter().find(|(_, at)| old[*at] != 0).unwrap();
+    let emptied = places.iter().find(|at| old[**at] != 0).unwrap();
     word(*emptied).store(old[*emptied], std::sync::atomic::Ordering::SeqCst);
     assert!(pair.reader.conclude().unwrap().is_none(), "the old version was put back");
     word(*emptied).store(0, std::sync::atomic::Ordering::SeqCst);
     assert!(pair.reader.conclude().unwrap().is_some());
-    let (_, full) = places.iter().find(|(_, at)| crate::words::Words::load(&*pair.region, *at) != 0).unwrap();
+    let full = places.iter().find(|at| crate::words::Words::load(&*pair.region, **at) != 0).unwrap();
     word(*full).store(0, std::sync::atomic::Ordering::SeqCst);
     assert!(pair.reader.conclude().unwrap().is_none(), "the record was blanked");
 }
@@ -229,4 +233,24 @@ fn a_reader_that_sleeps_through_a_join_is_not_lapped() {
         assert!(!changes.is_empty() && changes.iter().all(|change| matches!(change, Change::Stored(_))));
         stored += changes.len() as u32;
     }
+}
+
+/// The follower believed it, although the record lay where it had read it.
+#[test]
+fn a_journal_that_says_a_record_is_gone_is_not_believed() {
+    let mut pair = Pair::new(small_sizes());
+    let mut writer = pair.join();
+    writer.put(key(0), Epoch(3), b"stays").unwrap();
+    writer.publish().unwrap();
+    let place = match &pair.reader.poll_changes(100)[..] {
+        [Change::Stored(_)] => u64::from(pair.region.geometry().record_places().start),
+        other => panic!("{other:?}"),
+    };
+    let second = writer.put_counters(0, &[]).unwrap();
+    writer.poll_acknowledged().unwrap();
+    pair.reader.fence();
+    let entry = pair.region.word(pair.region.geometry().journal_at(second.0)).unwrap();
+    let right = entry.swap(place | u64::from(u32::MAX) << 32, std::sync::atomic::Ordering::SeqCst);
+    assert_ne!(right as u32, place as u32);
+    assert!(pair.reader.conclude().unwrap().is_none());
 }

@@ -54,6 +54,7 @@ fn a_writer_that_never_polls_is_told_to_and_can_go_on() {
     assert_eq!(writer.remove(key(0)), Err(StoreError::Behind));
     writer.poll_acknowledged().unwrap();
     writer.put(key(0), Epoch(3), &[99; 16]).unwrap();
+    writer.publish().unwrap();
     pair.reader.fence();
     assert_eq!(contents(&pair.reader.copy().unwrap()).records[&key(0)], [99; 16]);
 }

@@ -13,7 +13,7 @@ use vipsec_wire::iv::{ApplianceId, Epoch};
 use super::support::{Pair, key};
 use crate::geometry::AT_GRANT;
 use crate::place::{Content, Header, Look, look_at, version_word};
-use crate::words::{Words, WordsMut, ask, last_entry, set_grant, write};
+use crate::words::{Words, WordsMut, ask, last_entry, order, set_grant, write};
 use crate::{Answer, Geometry, OneSided, SizeClass, Sizes, StoreError, StoreWriter, WriteId, Writer};
 
 const GRANT: u64 = 77;
@@ -59,7 +59,7 @@ fn check(preemptions_max: usize, model: impl Fn() + Sync + Send + 'static) {
 
 /// Grant and the numbers of two writes.
 fn head() -> Modelled {
-    let last = [last_entry(1), last_entry(2)].into_iter().flat_map(|(at, _)| [(at, 0), (at + 1, 0)]);
+    let last = [last_entry(1, 1), last_entry(2, 2)].into_iter().flat_map(|(at, _)| [(at, 0), (at + 1, 0)]);
     Modelled::new(last.chain([(AT_GRANT, GRANT)]))
 }
 
@@ -73,7 +73,8 @@ fn a_write_that_saw_its_grant_is_seen_behind_the_fence() {
             move || {
                 let mut acknowledged = 0;
                 for number in 1..=2 {
-                    let (at, words) = last_entry(number);
+                    let (at, words) = last_entry(number, number);
+                    order(&memory);
                     write(&memory, at, &words);
                     if ask(&memory) == GRANT {
                         acknowledged = number;
@@ -99,7 +100,7 @@ fn sizes() -> Sizes {
 fn a_place_is_seen_whole_or_not_at_all() {
     check(2, || {
         let geometry = Geometry::new(sizes()).unwrap();
-        let at = geometry.place(0).unwrap().at;
+        let (at, version_at) = (geometry.place(0).unwrap().at, geometry.version_at(0).unwrap());
         let content = |version| {
             let header = Header {
                 version,
@@ -113,14 +114,15 @@ fn a_place_is_seen_whole_or_not_at_all() {
             let [_, meta, id, len] = header.encode();
             [meta, id, len, version, version, version]
         };
-        let old = [version_word(1)].into_iter().chain(content(1));
-        let memory = Modelled::new((at..).zip(old));
+        let memory = Modelled::new((at..).zip(content(1)).chain([(version_at, version_word(1))]));
         let writer = thread::spawn({
             let memory = memory.clone();
             move || {
-                write(&memory, at, &[0]);
-                write(&memory, at + 1, &content(2));
-                write(&memory, at, &[version_word(2)]);
+                write(&memory, version_at, &[0]);
+                order(&memory);
+                write(&memory, at, &content(2));
+                order(&memory);
+                write(&memory, version_at, &[version_word(2)]);
             }
         });
         if let Look::Found(copied) = look_at(&memory, &geometry, 0) {
@@ -153,6 +155,11 @@ impl OneSided for Near {
         Ok(())
     }
 
+    fn order(&mut self) -> Result<(), StoreError> {
+        order(&self.memory);
+        Ok(())
+    }
+
     fn ask(&mut self, upto: WriteId) -> Result<(), StoreError> {
         self.answer = Some(Answer { upto, grant: ask(&self.memory) });
         Ok(())
@@ -174,9 +181,9 @@ fn a_snapshot_has_what_was_acknowledged() {
         // What two writes touch: head, journal, and the first three places.
         let places = (0..3).flat_map(|place| {
             let at = geometry.place(place).unwrap().at;
-            at..at + 7
+            (at..at + 8).chain(geometry.version_at(place))
         });
-        let (even, odd) = (last_entry(2).0, last_entry(1).0);
+        let (even, odd) = (last_entry(2, 2).0, last_entry(1, 1).0);
         let words = places.chain([even, even + 1, odd, odd + 1, geometry.journal_at(1)]).map(|at| (at, 0));
         let memory = Modelled::new(words.chain([(AT_GRANT, word)]));
         let near = Near { geometry, memory: memory.clone(), answer: None };

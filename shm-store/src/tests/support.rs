@@ -25,7 +25,7 @@ pub(crate) fn small_sizes() -> Sizes {
     Sizes {
         classes: vec![SizeClass { records: 2, bytes: 16 }, SizeClass { records: 4, bytes: 40 }],
         counter_blocks: 2,
-        journal_entries: 8,
+        journal_entries: 16,
     }
 }
 
@@ -195,11 +195,13 @@ pub(crate) enum Step {
     },
 }
 
-/// A link that keeps each store as a step of its own, in any order within a write, and whose answers are late.
+/// A link that keeps each store as a step of its own, in any order that was not ruled out, and whose answers are late.
 pub(crate) struct Recorder {
     geometry: Geometry,
     grant: u64,
     steps: Rc<RefCell<Vec<Step>>>,
+    /// Stores among which there is no order.
+    stores: Vec<Step>,
     rng: StdRng,
     /// Looks, as numbers of steps, that were not answered yet.
     looks: VecDeque<(usize, WriteId)>,
@@ -211,16 +213,20 @@ impl OneSided for Recorder {
     }
 
     fn write(&mut self, at: usize, words: &[u64]) -> Result<(), StoreError> {
-        let mut stores: Vec<_> =
-            words.iter().enumerate().map(|(nth, &word)| Step::Store { at: at + nth, word }).collect();
-        for nth in (1..stores.len()).rev() {
-            stores.swap(nth, self.rng.next_u64() as usize % (nth + 1));
+        self.stores.extend(words.iter().enumerate().map(|(nth, &word)| Step::Store { at: at + nth, word }));
+        Ok(())
+    }
+
+    fn order(&mut self) -> Result<(), StoreError> {
+        for nth in (1..self.stores.len()).rev() {
+            self.stores.swap(nth, self.rng.next_u64() as usize % (nth + 1));
         }
-        self.steps.borrow_mut().append(&mut stores);
+        self.steps.borrow_mut().append(&mut self.stores);
         Ok(())
     }
 
     fn ask(&mut self, upto: WriteId) -> Result<(), StoreError> {
+        self.order()?;
         let mut steps = self.steps.borrow_mut();
         self.looks.push_back((steps.len(), upto));
         steps.push(Step::Look { upto: upto.0 });
@@ -260,6 +266,7 @@ pub(crate) fn record(ops: &[Op], seed: u64) -> Recording {
         geometry: pair.region.geometry().clone(),
         grant: pair.region.load(AT_GRANT),
         steps: steps.clone(),
+        stores: Vec::new(),
         rng: StdRng::seed_from_u64(seed),
         looks: VecDeque::new(),
     };

@@ -70,6 +70,7 @@ pub(crate) fn owner_stops_itself(place: &Place) {
     let counted = writer.put(key(1), Epoch(1), &payload(1)).unwrap();
     eventually("acknowledged", || (writer.poll_acknowledged() == Ok(counted)).then_some(()));
     writer.put(key(2), Epoch(1), &payload(2)).unwrap();
+    writer.publish().unwrap();
     raise(Signal::SIGSTOP).unwrap();
     let ended = match place {
         Place::Local(_) => StoreError::Refused,

@@ -112,6 +112,11 @@ impl OneSided for FarMemory {
         })
     }
 
+    /// Everything lands in its order.
+    fn order(&mut self) -> Result<(), StoreError> {
+        if with(&self.flight, |flight| flight.cut) { Err(StoreError::LinkLost) } else { Ok(()) }
+    }
+
     fn ask(&mut self, upto: WriteId) -> Result<(), StoreError> {
         with(&self.flight, |flight| {
             if flight.near {
@@ -185,6 +190,11 @@ impl<W: StoreWriter> StoreWriter for LyingWriter<W> {
         let truth = self.inner.put_counters(block, entries);
         self.written = self.tell(truth, self.written)?;
         Ok(self.written)
+    }
+
+    fn publish(&mut self) -> Result<(), StoreError> {
+        let truth = self.inner.publish();
+        self.tell(truth, ())
     }
 
     fn poll_acknowledged(&mut self) -> Result<WriteId, StoreError> {
