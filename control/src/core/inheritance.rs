@@ -2,16 +2,15 @@
 
 use std::collections::HashMap;
 
-use vipsec_dataplane::api::RestoredPin;
 use vipsec_esp::sa::ChildSa;
 use vipsec_ike::{ChildSaRecord, IkeSaRecord};
 use vipsec_takeover::registry::Process;
 use vipsec_wire::iv::{Epoch, IvPrefix};
 
 use super::keying::{FIRST_LEASE, Start, child_sa};
-use super::pin_table::open_pins;
+use super::pin_table::PinTable;
 use super::publishing::Birth;
-use super::records::{Holding, Opened};
+use super::records::{Holding, Opened, Records};
 use super::standings::TargetRecord;
 use crate::config::Config;
 
@@ -38,8 +37,8 @@ pub(super) struct Inheritance {
     pub(super) sets: Vec<Inherited>,
     /// How the targets stood.
     pub(super) standings: Vec<TargetRecord>,
-    /// Connections that can't be computed, the newest last: of two with the same name it counts.
-    pub(super) pins: Vec<RestoredPin>,
+    /// Connections that can't be computed.
+    pub(super) pins: PinTable,
     /// Records that did not authenticate or could not be read; SAs that may not be resumed.
     pub(super) left_out: usize,
     /// The copy's records were open before it was fenced.
@@ -65,26 +64,16 @@ impl Heir {
 
 impl Inheritance {
     /// Puts together what a copy holds of these VIPs.
-    pub(super) fn new(holding: Holding, config: &Config, vips: &[u16], heir: Heir) -> Self {
-        let Holding { records, counters, rejected, warm } = holding;
-        let mut inheritance = Self { left_out: rejected, warm, ..Self::default() };
+    pub(super) fn new(holding: Holding, vips: &[u16], heir: Heir) -> Self {
+        let Holding { records: Records { opened, pins }, counters, rejected, warm } = holding;
+        let mut inheritance = Self { left_out: rejected, warm, pins, ..Self::default() };
         let mut ikes = Vec::new();
         let mut children = HashMap::new();
-        let mut pins = Vec::new();
-        let address = |vip: u16| config.vips.get(usize::from(vip)).map(|vip| vip.floating.address);
-        let vip_address = |vip: u16| address(vip).filter(|_| vips.contains(&vip));
-        for (key, opened) in records.into_opened().filter(|(key, _)| vips.contains(&key.vip)) {
+        for (key, opened) in opened.into_iter().filter(|(key, _)| vips.contains(&key.vip)) {
             match opened {
                 Opened::Ike(birth, record) => ikes.push((birth, *record)),
                 Opened::Child(born, record) => drop(children.insert(key.id, (born, *record))),
                 Opened::Standings(read) => inheritance.standings = read,
-                Opened::Pins(version, block) => match open_pins(&block, vip_address) {
-                    Some(read) => pins.push((version, read)),
-                    None => {
-                        tracing::warn!(?key, "pinned connections can't be read: left out");
-                        inheritance.left_out += 1;
-                    }
-                },
                 Opened::Unreadable => inheritance.left_out += 1,
             }
         }
@@ -107,8 +96,6 @@ impl Inheritance {
         // be told from an SA whose numbers are lost.
         let unreported = whole.then_some(Start { horizon: 0, sent: FIRST_LEASE, lease: FIRST_LEASE });
         let start = |spi: u32| starts.get(&spi).copied().or(unreported);
-        pins.sort_by_key(|(version, _)| *version);
-        inheritance.pins = pins.into_iter().flat_map(|(_, pins)| pins).collect();
         // Two name the same child SA where an owner died while it wrote a rekeying. The remote peer has not heard of it, or will
         // answer the elder's request once more: so the elder has it, and the heir isn't there yet.
         ikes.sort_by_key(|(birth, _): &(Birth, IkeSaRecord)| birth.order);

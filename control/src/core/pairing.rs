@@ -133,11 +133,12 @@ impl Core {
     /// A group's store link to another appliance is paired.
     pub fn handle_link_up(&mut self, now: Instant, group: usize, peer: ApplianceId, paired: Paired) {
         let Paired { incarnation, agreed, writer, reader } = paired;
+        let pins_max = self.pins_max();
         if let Some(entry) = self.groups.get_mut(group) {
             tracing::info!(group = entry.name, appliance = %peer, agreed, "paired with the other appliance");
             entry.paired.insert(peer, incarnation);
             if let Some(side) = entry.side() {
-                let ends = Ends { writer: Some(writer), copy: Some(WarmCopy::new(reader)) };
+                let ends = Ends { writer: Some(writer), copy: Some(WarmCopy::new(reader, pins_max)) };
                 side.links.insert(peer, ends);
                 side.decider.handle_link_up(now, peer, incarnation, agreed);
             }
@@ -411,7 +412,7 @@ impl Core {
         let process = Process { appliance: side.me, incarnation: side.incarnation };
         let heir = Heir { floor_known: side.decider.floor_is_known(), process };
         let mut inheritance = match &mut side.held {
-            Some((_, copy)) => Inheritance::new(copy.conclude(), &self.config, &vips, heir),
+            Some((_, copy)) => Inheritance::new(copy.conclude(), &vips, heir),
             None => Inheritance::default(),
         };
         tracing::info!(
@@ -423,6 +424,9 @@ impl Core {
             warm = inheritance.warm,
             "take over: fenced and read"
         );
+        let addresses =
+            vips.iter().filter_map(|vip| Some((*vip, self.config.vips.get(usize::from(*vip))?.floating.address)));
+        let (addresses, pins_max) = (addresses.collect(), self.pins_max());
         let children = inheritance.children(&self.config, epoch);
         let mut unconfirmed = BTreeSet::new();
         for (child, born) in children {
@@ -430,8 +434,7 @@ impl Core {
             self.install_child(child, None, None, born);
         }
         let Some(side) = super::groups::side(&mut self.groups, group) else { return };
-        let pins_max = self.config.peers.first().map_or(0, |peer| peer.store_pins);
-        let pins = Restoration::new(&std::mem::take(&mut inheritance.pins), pins_max);
+        let pins = Restoration::new(std::mem::take(&mut inheritance.pins), pins_max, addresses);
         side.staged = Some(Staged { inheritance, unconfirmed, pins });
         // Behind the child SAs: where its packets will arrive, a worker knows by these.
         self.restore_pins(group);

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use vipsec_dataplane::api::RestoredPin;
 use vipsec_distribute::service::Origin;
 use vipsec_distribute::tuple::FiveTuple;
+use vipsec_store::WriteId;
 
 /// Bytes of a pin.
 const PIN_BYTES: usize = 40;
@@ -41,8 +42,8 @@ impl Pin {
 }
 
 /// Where a pin is.
-#[derive(Debug, Clone, Copy)]
-struct Spot {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Spot {
     block: u32,
     at: u8,
 }
@@ -51,12 +52,20 @@ struct Spot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Full;
 
-/// The pins of a group.
+/// A record is not a block of pins, or has no place among ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NoBlock;
+
+/// The pins of a group: those of its owner, who changes them; or as a backup reads them, block by block, until it takes them over.
 #[derive(Debug, Default)]
 pub(super) struct PinTable {
     blocks: Vec<Vec<Pin>>,
     blocks_max: usize,
     index: HashMap<Key, Spot>,
+    /// The writes by which blocks were read.
+    read: Vec<WriteId>,
+    /// Pins in all blocks. Of those that were read more may have one name: then the one that was written last is in the index.
+    held: usize,
     /// Blocks with room beside the one that is being filled, the emptiest first.
     room: BTreeSet<(usize, u32)>,
     /// It is left only when it is full.
@@ -71,11 +80,6 @@ impl PinTable {
     /// For that many pins at least.
     pub(super) fn new(pins_max: u32) -> Self {
         Self { blocks_max: (pins_max as usize).div_ceil(BLOCK_PINS_MAX), ..Self::default() }
-    }
-
-    /// The same, with memory for that many taken at once.
-    pub(super) fn with_capacity(pins_max: u32, pins: usize) -> Self {
-        Self { index: HashMap::with_capacity(pins), ..Self::new(pins_max) }
     }
 
     /// Forgets all of them.
@@ -97,9 +101,107 @@ impl PinTable {
         self.put(encode(pin), 1 << (worker % 32))
     }
 
+    /// A block stands in the store as it was written with that write.
+    pub(super) fn read(&mut self, number: u32, write: WriteId, bytes: &[u8]) -> Result<(), NoBlock> {
+        let (records, rest) = bytes.as_chunks::<PIN_BYTES>();
+        if !rest.is_empty() || records.len() > BLOCK_PINS_MAX || number as usize >= self.blocks_max {
+            return Err(NoBlock);
+        }
+        if self.blocks.len() <= number as usize {
+            self.blocks.resize_with(number as usize + 1, Vec::new);
+            self.read.resize(number as usize + 1, WriteId::default());
+        }
+        let has_doubles = self.held != self.index.len();
+        let Self { blocks, read, index, held, .. } = self;
+        let Some(block) = blocks.get_mut(number as usize) else { return Err(NoBlock) };
+        // Most of them are where they were.
+        let stays = |at: usize, pin: &Pin| records.get(at).is_some_and(|record| *record == pin.record);
+        for (at, pin) in block.iter().enumerate().filter(|(at, pin)| !stays(*at, pin)) {
+            if index.get(&pin.key()) == Some(&Spot { block: number, at: at as u8 }) {
+                index.remove(&pin.key());
+            }
+        }
+        for (at, record) in records.iter().enumerate() {
+            let pin = Pin { record: *record, workers: 0 };
+            let was_there = block.get(at).is_some_and(|before| stays(at, before));
+            if was_there && !has_doubles {
+                continue;
+            }
+            let newer = index.get(&pin.key()).is_some_and(|other| {
+                other.block != number && read.get(other.block as usize).is_some_and(|theirs| *theirs > write)
+            });
+            if !newer {
+                index.insert(pin.key(), Spot { block: number, at: at as u8 });
+            }
+        }
+        *held = *held - block.len() + records.len();
+        block.clear();
+        block.extend(records.iter().map(|record| Pin { record: *record, workers: 0 }));
+        if let Some(version) = read.get_mut(number as usize) {
+            *version = write;
+        }
+        Ok(())
+    }
+
+    /// A block is gone from the store.
+    pub(super) fn read_removal(&mut self, number: u32) {
+        if (number as usize) < self.blocks.len() {
+            let _ = self.read(number, WriteId::default(), &[]);
+        }
+    }
+
+    /// What was read is ours from now on, and grows to that many pins at least.
+    pub(super) fn take_over(&mut self, pins_max: u32) {
+        self.blocks_max = Self::new(pins_max).blocks_max;
+        self.read = Vec::new();
+        for (number, block) in (0..).zip(&mut self.blocks) {
+            if self.held != self.index.len() {
+                let index = &self.index;
+                let mut at = 0;
+                let before = block.len();
+                block.retain(|pin| {
+                    at += 1;
+                    index.get(&pin.key()) == Some(&Spot { block: number, at: at - 1 })
+                });
+                self.held -= before - block.len();
+                self.index.extend(block.iter().zip(0..).map(|(pin, at)| (pin.key(), Spot { block: number, at })));
+            }
+            if block.len() < BLOCK_PINS_MAX {
+                self.room.insert((block.len(), number));
+            }
+        }
+        // As if it had just become full.
+        self.filling = self.blocks.len() as u32;
+    }
+
+    /// The pins of a block as workers take them over, with their places. What names no VIP of ours is none.
+    pub(super) fn restorable(
+        &self,
+        block: u32,
+        vip_address: impl Fn(u16) -> Option<IpAddr>,
+    ) -> impl Iterator<Item = (Spot, Option<RestoredPin>)> {
+        let pins = self.blocks.get(block as usize).map(Vec::as_slice).unwrap_or_default();
+        pins.iter().zip(0..).map(move |(pin, at)| (Spot { block, at }, decode(&pin.record, &vip_address)))
+    }
+
+    /// Blocks, empty ones included.
+    pub(super) fn blocks_len(&self) -> u32 {
+        self.blocks.len() as u32
+    }
+
     /// These workers have taken over a connection.
-    pub(super) fn restore(&mut self, workers: u32, pin: &RestoredPin) -> Result<(), Full> {
-        self.put(encode(pin), workers)
+    pub(super) fn restored(&mut self, spot: Spot, workers: u32) {
+        let pin = self.blocks.get_mut(spot.block as usize).and_then(|block| block.get_mut(usize::from(spot.at)));
+        if let Some(pin) = pin {
+            pin.workers = workers;
+        }
+    }
+
+    /// Nobody has taken over these connections.
+    pub(super) fn remove(&mut self, mut spots: Vec<Spot>) {
+        // From behind: what is moved into a gap stays.
+        spots.sort_unstable();
+        spots.into_iter().rev().for_each(|spot| self.take_out(spot));
     }
 
     fn put(&mut self, record: [u8; PIN_BYTES], workers: u32) -> Result<(), Full> {
@@ -124,6 +226,7 @@ impl PinTable {
         let Some(pins) = self.blocks.get_mut(block as usize) else { return Err(Full) };
         let before = pins.len();
         pins.push(new);
+        self.held += 1;
         self.index.insert(key, Spot { block, at: before as u8 });
         self.resized(block, before, before + 1);
         Ok(())
@@ -162,16 +265,24 @@ impl PinTable {
         let Some(pins) = self.blocks.get_mut(block as usize) else { return };
         let Some(pin) = pins.get_mut(usize::from(at)) else { return };
         pin.workers &= !(1 << (worker % 32));
-        if pin.workers != 0 {
+        if pin.workers == 0 {
+            self.take_out(Spot { block, at });
+        }
+    }
+
+    fn take_out(&mut self, spot: Spot) {
+        let Some(pins) = self.blocks.get_mut(spot.block as usize) else { return };
+        let before = pins.len();
+        if usize::from(spot.at) >= before {
             return;
         }
-        let before = pins.len();
-        pins.swap_remove(usize::from(at));
-        if let Some(moved) = pins.get(usize::from(at)) {
-            self.index.insert(moved.key(), Spot { block, at });
+        let gone = pins.swap_remove(usize::from(spot.at));
+        if let Some(moved) = pins.get(usize::from(spot.at)) {
+            self.index.insert(moved.key(), spot);
         }
-        self.index.remove(&key);
-        self.resized(block, before, before - 1);
+        self.index.remove(&gone.key());
+        self.held -= 1;
+        self.resized(spot.block, before, before - 1);
     }
 
     /// The blocks that hold something.
@@ -235,15 +346,7 @@ fn encode(pin: &RestoredPin) -> [u8; PIN_BYTES] {
     record
 }
 
-/// Reads a block; `vip_address` says the address of a VIP.
-pub(super) fn open_pins(bytes: &[u8], vip_address: impl Fn(u16) -> Option<IpAddr>) -> Option<Vec<RestoredPin>> {
-    let (records, rest) = bytes.as_chunks::<PIN_BYTES>();
-    if !rest.is_empty() || records.len() > BLOCK_PINS_MAX {
-        return None;
-    }
-    records.iter().map(|record| decode(record, &vip_address)).collect()
-}
-
+/// Reads a pin; `vip_address` says the address of a VIP.
 fn decode(record: &[u8; PIN_BYTES], vip_address: &impl Fn(u16) -> Option<IpAddr>) -> Option<RestoredPin> {
     let (&[protocol, vip_high, vip_low, remote_high, remote_low, port_high, port_low], rest) =
         record.split_first_chunk::<7>()?;
@@ -298,7 +401,10 @@ mod tests {
 
     /// What a store holds.
     #[derive(Default)]
-    struct Store(BTreeMap<u32, Vec<u8>>);
+    struct Store {
+        blocks: BTreeMap<u32, (WriteId, Vec<u8>)>,
+        writes: u64,
+    }
 
     impl Store {
         fn write(&mut self, table: &mut PinTable) {
@@ -311,15 +417,36 @@ mod tests {
             for block in blocks {
                 table.block(block, &mut bytes);
                 assert!(bytes.len() <= PIN_RECORD_BYTES as usize);
-                self.0.insert(block, bytes.clone());
+                self.writes += 1;
+                self.blocks.insert(block, (WriteId(self.writes), bytes.clone()));
             }
         }
 
+        /// What a backup that comes now makes of it.
         fn pins(&self) -> Vec<RestoredPin> {
-            let mut pins: Vec<_> = self.0.values().flat_map(|bytes| open_pins(bytes, address).unwrap()).collect();
-            pins.sort_by_key(|pin| (pin.vip, pin.tuple.remote_port));
-            pins
+            let mut table = PinTable::new(1000);
+            self.blocks.iter().for_each(|(block, (write, bytes))| table.read(*block, *write, bytes).unwrap());
+            restored(table)
         }
+    }
+
+    /// A backup looks, and reads what is new to it.
+    fn follow(backup: &mut PinTable, store: &Store) {
+        for (number, (write, bytes)) in &store.blocks {
+            if backup.read.get(*number as usize) != Some(write) {
+                backup.read(*number, *write, bytes).unwrap();
+            }
+        }
+    }
+
+    /// What a successor takes over.
+    fn restored(mut table: PinTable) -> Vec<RestoredPin> {
+        table.take_over(1000);
+        let restorable = (0..table.blocks_len()).flat_map(|block| table.restorable(block, address).collect::<Vec<_>>());
+        let mut pins: Vec<_> = restorable.map(|(_, pin)| pin.unwrap()).collect();
+        assert_eq!((pins.len(), table.held), (table.len(), table.len()));
+        pins.sort_by_key(|pin| (pin.vip, pin.tuple.remote_port));
+        pins
     }
 
     #[test]
@@ -330,14 +457,50 @@ mod tests {
         all.iter().for_each(|pin| table.pin(0, pin).unwrap());
         let mut store = Store::default();
         store.write(&mut table);
-        assert_eq!((store.pins(), store.0.len()), (all, 1), "in one write");
-        let bytes = store.0[&0].clone();
-        assert_eq!(open_pins(&bytes[1..], address), None);
-        assert_eq!(open_pins(&bytes, |_| None), None, "of a VIP that isn't configured");
+        assert_eq!((store.pins(), store.blocks.len()), (all, 1), "in one write");
+        let bytes = store.blocks[&0].1.clone();
+        let mut copy = PinTable::new(100);
+        assert_eq!(copy.read(0, WriteId(1), &bytes[1..]), Err(NoBlock));
+        assert_eq!(copy.read(0, WriteId(1), &bytes[..PIN_BYTES].repeat(BLOCK_PINS_MAX + 1)), Err(NoBlock));
+        assert_eq!(copy.read(1, WriteId(1), &bytes), Err(NoBlock), "there is no such block");
         let mut wrong = bytes.clone();
         wrong[KEY_BYTES] = 2;
-        assert_eq!(open_pins(&wrong, address), None);
-        assert_eq!(open_pins(&bytes[..PIN_BYTES].repeat(BLOCK_PINS_MAX + 1), address), None);
+        copy.read(0, WriteId(1), &wrong).unwrap();
+        assert_eq!(copy.restorable(0, address).filter(|(_, pin)| pin.is_none()).count(), 1);
+        assert!(copy.restorable(0, |_| None).all(|(_, pin)| pin.is_none()), "of a VIP that isn't ours");
+    }
+
+    #[test]
+    fn of_two_records_of_a_connection_the_newer_one_counts() {
+        let block = |target| {
+            let mut table = PinTable::new(100);
+            table.pin(0, &pin(0, 1, target)).unwrap();
+            table.pin(0, &pin(0, u16::from(target), target)).unwrap();
+            let mut bytes = Vec::new();
+            table.block(0, &mut bytes);
+            bytes
+        };
+        for order in [[0, 1], [1, 0]] {
+            let mut table = PinTable::new(1000);
+            for number in order {
+                table.read(number, WriteId(7 - u64::from(number)), &block(21 + number as u8)).unwrap();
+            }
+            assert_eq!(restored(table), [pin(0, 1, 21), pin(0, 21, 21), pin(0, 22, 22)]);
+        }
+    }
+
+    #[test]
+    fn what_no_worker_took_is_gone_and_its_room_is_used() {
+        let mut table = PinTable::new(BLOCK_PINS_MAX as u32);
+        (0..BLOCK_PINS_MAX as u16).for_each(|port| table.pin(0, &pin(0, port, 21)).unwrap());
+        let spots: Vec<_> = table.restorable(0, address).map(|(spot, _)| spot).collect();
+        table.remove(vec![spots[3], spots[99], spots[0]]);
+        for port in 200..203 {
+            table.pin(0, &pin(0, port, 21)).unwrap();
+        }
+        assert_eq!(table.pin(0, &pin(0, 203, 21)), Err(Full));
+        table.pin(0, &pin(0, 98, 22)).unwrap();
+        assert_eq!((table.len(), table.held), (BLOCK_PINS_MAX, BLOCK_PINS_MAX), "those that moved are found");
     }
 
     #[test]
@@ -357,7 +520,8 @@ mod tests {
     fn a_pin_goes_with_the_last_worker_that_has_it() {
         let mut table = PinTable::new(100);
         let shared = pin(0, 1, 21);
-        table.restore(0b11, &shared).unwrap();
+        table.pin(7, &shared).unwrap();
+        table.restored(Spot { block: 0, at: 0 }, 0b11);
         table.release(1, 0, &shared.tuple);
         table.release(5, 0, &shared.tuple);
         assert_eq!(table.len(), 1);
@@ -375,6 +539,7 @@ mod tests {
         ) {
             let mut table = PinTable::new(1000);
             let mut store = Store::default();
+            let mut backup = PinTable::new(1000);
             let mut expected = BTreeMap::new();
             for (port, target, write) in steps {
                 match target {
@@ -390,8 +555,13 @@ mod tests {
                 if write == 0 {
                     store.write(&mut table);
                 }
+                if write < 3 {
+                    follow(&mut backup, &store);
+                }
             }
             store.write(&mut table);
+            follow(&mut backup, &store);
+            prop_assert_eq!(restored(backup), store.pins());
             prop_assert_eq!(store.pins(), expected.values().copied().collect::<Vec<_>>());
             prop_assert_eq!(table.len(), expected.len());
             // A copy that joins gets everything.

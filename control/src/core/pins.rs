@@ -3,7 +3,8 @@
 //! Workers report each change and wait for the answer, whether there is a copy or not. So what a copy that joins has to be told
 //! is all here, and nothing that went before is unknown.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use vipsec_dataplane::api::{Command, PinBatch, PinSet, RESTORED_MAX, RestoredPin
 use vipsec_distribute::connection::PinEvent;
 
 use super::groups::side;
-use super::pin_table::{BLOCK_PINS_MAX, PinTable};
+use super::pin_table::{BLOCK_PINS_MAX, PinTable, Spot};
 use super::{Core, Effect};
 
 pub use super::pin_table::PIN_RECORD_BYTES;
@@ -25,38 +26,70 @@ pub fn pin_blocks(pins: u32) -> u32 {
 }
 
 /// The connections of a group on their way to the workers of its successor.
-#[derive(Debug, Default)]
+///
+/// They stay where they were read. So what is done for each at a takeover is little: it is told to the workers, and who has it is noted.
+#[derive(Debug)]
 pub(super) struct Restoration {
-    batches: VecDeque<Arc<[RestoredPin]>>,
-    under_way: BTreeMap<u64, UnderWay>,
-    /// What a worker has taken.
     table: PinTable,
-    /// What none has.
-    left_out: usize,
+    vips: BTreeMap<u16, IpAddr>,
+    /// The first block that no worker was told of.
+    next: u32,
+    under_way: BTreeMap<u64, UnderWay>,
+    /// What no worker has taken.
+    left_out: Vec<Spot>,
 }
 
 #[derive(Debug)]
 struct UnderWay {
-    pins: Arc<[RestoredPin]>,
+    spots: Vec<Spot>,
     /// By pin: the workers that have it.
     workers: Vec<u32>,
     unconfirmed: usize,
 }
 
 impl Restoration {
-    /// `pins`: of those with the same name the last one counts.
-    pub(super) fn new(pins: &[RestoredPin], pins_max: u32) -> Self {
-        let batches = pins.chunks(RESTORED_MAX).map(Arc::from).collect();
-        Self { batches, table: PinTable::with_capacity(pins_max, pins.len()), ..Self::default() }
+    /// `pins_max`: connections that we have room for; `vips`: whose pins they may be.
+    pub(super) fn new(mut table: PinTable, pins_max: u32, vips: BTreeMap<u16, IpAddr>) -> Self {
+        table.take_over(pins_max);
+        Self { table, vips, next: 0, under_way: BTreeMap::new(), left_out: Vec::new() }
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.batches.is_empty() && self.under_way.is_empty()
+        self.next >= self.table.blocks_len() && self.under_way.is_empty()
     }
 
     /// What came of it: the pins, and how many found no place.
     pub(super) fn finish(self) -> (PinTable, usize) {
-        (self.table, self.left_out)
+        let Self { mut table, left_out, .. } = self;
+        let count = left_out.len();
+        table.remove(left_out);
+        (table, count)
+    }
+
+    /// What is to be restored next, unless so much is under way already.
+    fn poll_batch(&mut self, token: u64, workers: usize) -> Option<Arc<[RestoredPin]>> {
+        let Self { table, vips, next, under_way, left_out } = self;
+        let (mut pins, mut spots) = (Vec::new(), Vec::new());
+        while under_way.len() < BATCHES_UNDER_WAY_MAX && *next < table.blocks_len() {
+            if pins.len() + BLOCK_PINS_MAX > RESTORED_MAX {
+                break;
+            }
+            for (spot, pin) in table.restorable(*next, |vip| vips.get(&vip).copied()) {
+                match pin {
+                    Some(pin) => {
+                        pins.push(pin);
+                        spots.push(spot);
+                    }
+                    None => left_out.push(spot),
+                }
+            }
+            *next += 1;
+        }
+        if pins.is_empty() {
+            return None;
+        }
+        under_way.insert(token, UnderWay { workers: vec![0; spots.len()], spots, unconfirmed: workers });
+        Some(pins.into())
     }
 
     fn confirm(&mut self, token: u64, worker: usize, taken: PinSet) {
@@ -68,15 +101,22 @@ impl Restoration {
         if under_way.unconfirmed > 0 {
             return;
         }
-        let Some(UnderWay { pins, workers, .. }) = self.under_way.remove(&token) else { return };
-        for (pin, workers) in pins.iter().zip(workers) {
-            let kept = workers != 0 && self.table.restore(workers, pin).is_ok();
-            self.left_out += usize::from(!kept);
+        let Some(UnderWay { spots, workers, .. }) = self.under_way.remove(&token) else { return };
+        for (spot, workers) in spots.into_iter().zip(workers) {
+            match workers {
+                0 => self.left_out.push(spot),
+                workers => self.table.restored(spot, workers),
+            }
         }
     }
 }
 
 impl Core {
+    /// Connections that find room in a group's copy.
+    pub(super) fn pins_max(&self) -> u32 {
+        self.config.peers.first().map_or(0, |peer| peer.store_pins)
+    }
+
     /// A worker's connections changed: it is answered when every counted copy knows.
     pub(super) fn handle_pins(&mut self, batch: Box<PinBatch>) {
         let number = self.group_of(batch.vip);
@@ -138,12 +178,7 @@ impl Core {
             let token = self.restorations;
             let Some(side) = side(&mut self.groups, group) else { return };
             let Some(restoration) = side.restoration() else { return };
-            if restoration.under_way.len() >= BATCHES_UNDER_WAY_MAX {
-                return;
-            }
-            let Some(pins) = restoration.batches.pop_front() else { return };
-            let under_way = UnderWay { pins: pins.clone(), workers: vec![0; pins.len()], unconfirmed: workers };
-            restoration.under_way.insert(token, under_way);
+            let Some(pins) = restoration.poll_batch(token, workers) else { return };
             self.tell(Command::RestorePins { token, pins });
         }
     }

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use vipsec_ike::{ChildSaRecord, IkeSaRecord};
-use vipsec_store::{Change, CounterBlock, Reader, ReaderError, Record, RecordKey, Rejected, WriteId};
+use vipsec_store::{Change, CounterBlock, Reader, ReaderError, Record, RecordKey, Rejected};
 use vipsec_takeover::registry::Process;
 
+use super::pin_table::PinTable;
 use super::publishing::{Birth, KIND_CHILD, KIND_IKE, KIND_PINS, KIND_STANDINGS, open_child, open_ike};
 use super::standings::{TargetRecord, open_standings};
 
@@ -21,8 +22,6 @@ pub(super) enum Opened {
     Child(Vec<Process>, Box<ChildSaRecord>),
     /// How the targets stand.
     Standings(Vec<TargetRecord>),
-    /// Pinned connections, as they were written with that write. They change often: a takeover reads them.
-    Pins(WriteId, Box<[u8]>),
     /// Nothing that this build understands.
     Unreadable,
 }
@@ -34,7 +33,6 @@ impl Opened {
             KIND_IKE => open_ike(bytes).map(|(birth, ike)| Self::Ike(birth, Box::new(ike))),
             KIND_CHILD => open_child(bytes).map(|(born, child)| Self::Child(born, Box::new(child))),
             KIND_STANDINGS => open_standings(bytes).map(Self::Standings),
-            KIND_PINS => Some(Self::Pins(record.version, bytes.as_slice().into())),
             _ => None,
         };
         opened.unwrap_or_else(|| {
@@ -44,29 +42,52 @@ impl Opened {
     }
 }
 
-/// Records by their names.
+/// Records by their names; pins, of which there may be a million, in the table that their next owner goes on with.
 #[derive(Default)]
-pub(super) struct Records(BTreeMap<RecordKey, Opened>);
+pub(super) struct Records {
+    pub(super) opened: BTreeMap<RecordKey, Opened>,
+    pub(super) pins: PinTable,
+}
 
 impl Records {
+    fn new(pins_max: u32) -> Self {
+        Self { opened: BTreeMap::new(), pins: PinTable::new(pins_max) }
+    }
+
     fn store(&mut self, record: &Record) {
-        self.0.insert(record.key, Opened::new(record));
+        if let Some(block) = pin_block(&record.key)
+            && self.pins.read(block, record.version, &record.bytes).is_ok()
+        {
+            self.opened.remove(&record.key);
+            return;
+        }
+        self.opened.insert(record.key, Opened::new(record));
+    }
+
+    fn remove(&mut self, key: &RecordKey) {
+        if let Some(block) = pin_block(key) {
+            self.pins.read_removal(block);
+        }
+        self.opened.remove(key);
     }
 
     fn apply(&mut self, change: Change) {
         match change {
-            Change::Resync => self.0.clear(),
+            Change::Resync => {
+                self.opened.clear();
+                self.pins.clear();
+            }
             Change::Stored(record) => self.store(&record),
-            Change::Removed(key) => drop(self.0.remove(&key)),
+            Change::Removed(key) => self.remove(&key),
             // With one left out the copy isn't warm: it will be read as a whole.
             Change::Rejected(_) => {}
         }
     }
+}
 
-    /// All of them, in the order of their names.
-    pub(super) fn into_opened(self) -> impl Iterator<Item = (RecordKey, Opened)> {
-        self.0.into_iter()
-    }
+/// The block of pins that a record is named after.
+fn pin_block(key: &RecordKey) -> Option<u32> {
+    (key.kind == KIND_PINS).then(|| u32::try_from(key.id).ok()).flatten()
 }
 
 /// What a fenced region held.
@@ -85,11 +106,13 @@ pub(super) struct Holding {
 pub(super) struct WarmCopy {
     reader: Reader,
     records: Records,
+    pins_max: u32,
 }
 
 impl WarmCopy {
-    pub(super) fn new(reader: Reader) -> Self {
-        Self { reader, records: Records::default() }
+    /// `pins_max`: connections that find room in it.
+    pub(super) fn new(reader: Reader, pins_max: u32) -> Self {
+        Self { reader, records: Records::new(pins_max), pins_max }
     }
 
     /// The region.
@@ -126,7 +149,8 @@ impl WarmCopy {
     /// Copies the fenced region out and opens every record.
     fn read(&self) -> Result<Holding, ReaderError> {
         let snapshot = self.reader.copy()?;
-        let mut holding = Holding { counters: snapshot.counters().collect(), ..Holding::default() };
+        let records = Records::new(self.pins_max);
+        let mut holding = Holding { records, counters: snapshot.counters().collect(), ..Holding::default() };
         for record in snapshot.records() {
             match record {
                 Ok(record) => holding.records.store(&record),
