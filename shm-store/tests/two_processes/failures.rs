@@ -68,7 +68,7 @@ fn counted(owner: &mut Process) -> (u64, String) {
 fn towards_a_backup(place: &Place) -> Place {
     match place {
         Place::Local(path) => Place::Local(path.clone()),
-        Place::Network { .. } => Place::Network { host: THEIRS, caller: OURS },
+        Place::Network { port, .. } => Place::Network { host: THEIRS, caller: OURS, port: *port },
     }
 }
 

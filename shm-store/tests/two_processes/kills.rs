@@ -98,27 +98,66 @@ pub(crate) fn accept_and_grant(host: &mut Host) -> Link {
     link
 }
 
+/// Owners at a time: while one is started, another one writes.
+const LANES: u16 = 4;
+
+/// What became of owners.
+#[derive(Debug, Clone, Copy, Default)]
+struct Lives {
+    kills: u64,
+    fences: u64,
+    /// Those that wrote anything.
+    alive: u64,
+    writes: u64,
+    changes: u64,
+}
+
+impl Lives {
+    fn add(self, other: Self) -> Self {
+        Self {
+            kills: self.kills + other.kills,
+            fences: self.fences + other.fences,
+            alive: self.alive + other.alive,
+            writes: self.writes + other.writes,
+            changes: self.changes + other.changes,
+        }
+    }
+}
+
 /// That many owners' lives at a place, one of four fenced, the others killed.
 pub(crate) fn rounds(place: &Place, cable: Option<&Cable>, count: u64, seed: u64) {
     let started = Instant::now();
-    let mut host = Host::at(place);
-    let mut rng = StdRng::seed_from_u64(seed);
-    let (mut kills, mut writes, mut changes, mut alive) = (0, 0, 0, 0);
-    for round in 0..count {
-        let end = if round % 4 == 3 { End::Fence } else { End::Kill };
-        kills += u64::from(end == End::Kill);
-        let (wrote, changed) = round_of(&mut host, place, cable, (round, end), seed.wrapping_add(round), &mut rng);
-        writes += wrote;
-        changes += changed;
-        alive += u64::from(wrote > 0);
-    }
+    let each = count.div_ceil(u64::from(LANES)).max(1);
+    let lanes = place.lanes(LANES);
+    let lives = std::thread::scope(|scope| {
+        let start = |(lane, nth): (_, u64)| {
+            let rounds = (nth * each).min(count)..((nth + 1) * each).min(count);
+            scope.spawn(move || lane_of(lane, cable, rounds, seed))
+        };
+        let lanes: Vec<_> = lanes.iter().zip(0..).map(start).collect();
+        lanes.into_iter().map(|lane| lane.join().unwrap()).fold(Lives::default(), Lives::add)
+    });
+    let Lives { kills, fences, alive, writes, changes } = lives;
     assert!(alive >= count / 2 && changes >= count / 2, "{alive} owners wrote, {changes} changes: they hardly ran");
-    let fences = count - kills;
     println!(
         "{}: {kills} kills, {fences} fences, {writes} writes, {changes} changes followed: nothing lost, nothing torn, {:?}",
         place.to_arg(),
         started.elapsed()
     );
+}
+
+/// One owner after the other.
+fn lane_of(place: &Place, cable: Option<&Cable>, rounds: std::ops::Range<u64>, seed: u64) -> Lives {
+    let mut host = Host::at(place);
+    let mut rng = StdRng::seed_from_u64(seed.wrapping_add(rounds.start));
+    let mut lives = Lives::default();
+    for round in rounds {
+        let end = if round % 4 == 3 { End::Fence } else { End::Kill };
+        let (writes, changes) = round_of(&mut host, place, cable, (round, end), seed.wrapping_add(round), &mut rng);
+        let (kills, fences) = if end == End::Kill { (1, 0) } else { (0, 1) };
+        lives = lives.add(Lives { kills, fences, alive: u64::from(writes > 0), writes, changes });
+    }
+    lives
 }
 
 /// One owner's life. Returns how much it wrote, and how many changes were followed.

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use rand::RngExt;
 
 use namespaces::{Cable, OURS, THEIRS};
-use place::Place;
+use place::{PORT, Place};
 
 mod failures;
 mod kills;
@@ -69,7 +69,7 @@ fn on_one_host(local: &Place, dir: &Path, owners: u64, seed: u64) {
 }
 
 fn over_a_network(cable: &Cable, owners: u64, seed: u64) {
-    let place = Place::Network { host: OURS, caller: THEIRS };
+    let place = Place::Network { host: OURS, caller: THEIRS, port: PORT };
     kills::rounds(&place, Some(cable), owners, seed);
     kills::stopped_between_write_and_look(&place, Some(cable));
     failures::the_backup_is_stopped_and_wakes(&place, Some(cable));

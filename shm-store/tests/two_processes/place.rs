@@ -11,30 +11,44 @@ use vipsec_store::{Grant, Link, LinkError, Setup, StoreWriter, wait_readable};
 
 use crate::script::{secret, setup};
 
-/// For messages; regions are written at the port above.
+/// For messages, if nothing else is said; regions are written at the port above.
 pub(crate) const PORT: u16 = 7410;
 pub(crate) const DATA_PORT: u16 = PORT + 1;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
     Local(PathBuf),
-    Network { host: IpAddr, caller: IpAddr },
+    Network { host: IpAddr, caller: IpAddr, port: u16 },
 }
 
 impl Place {
     pub(crate) fn to_arg(&self) -> String {
         match self {
             Self::Local(path) => format!("local,{}", path.display()),
-            Self::Network { host, caller } => format!("network,{host},{caller}"),
+            Self::Network { host, caller, port } => format!("network,{host},{caller},{port}"),
         }
     }
 
     pub(crate) fn from_arg(arg: &str) -> Option<Self> {
         match &arg.split(',').collect::<Vec<_>>()[..] {
             ["local", path] => Some(Self::Local(PathBuf::from(path))),
-            ["network", host, caller] => Some(Self::Network { host: host.parse().ok()?, caller: caller.parse().ok()? }),
+            ["network", host, caller, port] => {
+                let (host, caller) = (host.parse().ok()?, caller.parse().ok()?);
+                Some(Self::Network { host, caller, port: port.parse().ok()? })
+            }
             _ => None,
         }
+    }
+
+    /// Places beside it, for owners who live at the same time.
+    pub(crate) fn lanes(&self, count: u16) -> Vec<Self> {
+        let lane = |nth: u16| match self {
+            Self::Local(path) => Self::Local(path.with_extension(nth.to_string())),
+            Self::Network { host, caller, port } => {
+                Self::Network { host: *host, caller: *caller, port: port + 2 * nth }
+            }
+        };
+        (0..count).map(lane).collect()
     }
 }
 
@@ -65,10 +79,10 @@ impl Host {
     pub(crate) fn at(place: &Place) -> Self {
         match place {
             Place::Local(path) => Self::Local(Listener::bind(path).unwrap()),
-            Place::Network { host, caller } => Self::Network {
-                messages: TcpListener::bind((*host, PORT)).unwrap(),
-                data: DataListener::bind(Provider::Tcp, SocketAddr::new(*host, DATA_PORT)).unwrap(),
-                caller_data: SocketAddr::new(*caller, DATA_PORT),
+            Place::Network { host, caller, port } => Self::Network {
+                messages: TcpListener::bind((*host, *port)).unwrap(),
+                data: DataListener::bind(Provider::Tcp, SocketAddr::new(*host, port + 1)).unwrap(),
+                caller_data: SocketAddr::new(*caller, port + 1),
             },
         }
     }
@@ -93,10 +107,10 @@ impl Host {
 pub(crate) fn call(place: &Place, setup: Setup, secret: PairingSecret) -> Result<Link, LinkError> {
     match place {
         Place::Local(path) => local::pair(Connection::connect(path)?, setup, secret, soon(), &mut rand::rng()),
-        Place::Network { host, caller } => {
-            let listener = DataListener::bind(Provider::Tcp, SocketAddr::new(*caller, DATA_PORT))?;
-            let socket = TcpStream::connect((*host, PORT)).unwrap();
-            let peer_data = SocketAddr::new(*host, DATA_PORT);
+        Place::Network { host, caller, port } => {
+            let listener = DataListener::bind(Provider::Tcp, SocketAddr::new(*caller, port + 1))?;
+            let socket = TcpStream::connect((*host, *port)).unwrap();
+            let peer_data = SocketAddr::new(*host, port + 1);
             let fabric = FabricSetup { setup, provider: Provider::Tcp, listener: &listener, peer_data };
             fabric::pair(socket, fabric, secret, soon(), &mut rand::rng())
         }

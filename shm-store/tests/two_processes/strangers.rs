@@ -23,7 +23,7 @@ use crate::script::{BACKUP, OWNER, key, payload, secret, setup};
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
 const CALLER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 const BETWEEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3)), DATA_PORT);
-const PLACE: Place = Place::Network { host: HOST, caller: CALLER };
+const PLACE: Place = Place::Network { host: HOST, caller: CALLER, port: PORT };
 
 pub(crate) fn run_all() {
     let mut host = Host::at(&PLACE);
