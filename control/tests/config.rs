@@ -714,3 +714,66 @@ fn three_appliances_have_ranks() {
     let by_default = format!("{port}{block}").replace("backups = [2, 3]\n", "");
     assert_eq!(ids(&load_text(&by_default).unwrap().groups[0].ranks()), [1, 2, 3]);
 }
+
+/// Keys of RSA, which are larger than other secrets.
+fn certificate(folder: &Path, name: &str, mode: u32) {
+    let (key, certificate) = (folder.join(format!("{name}.key")), folder.join(format!("{name}.pem")));
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/O=vipsec"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .expect("openssl is installed");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    fs::set_permissions(key, Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn etcd_is_reached_by_tls_with_all_that_it_takes_or_not_at_all() {
+    let text = fs::read_to_string(root().join("docs/registry.md")).unwrap();
+    let (_, block) = text.split_once("```toml\n").unwrap();
+    let (block, _) = block.split_once("```").unwrap();
+    let port = "[appliance]\nid = 1\nname = \"a\"\n[[port]]\nname = \"outside\"\nside = \"outside\"\n\
+                device = \"net_ring0\"\naddresses = [\"192.0.2.11/24\"]\n";
+    let plain = format!("{port}{}", block.replace("appliances.psk", "pair.psk"));
+    let secured = plain.replace("http://", "https://");
+    let (folder, config) = folder_with(&plain);
+    certificate(folder.path(), "one", 0o600);
+    certificate(folder.path(), "exposed", 0o640);
+    let load_with = |text: &str, keys: &str| {
+        fs::write(&config, format!("{text}{keys}")).unwrap();
+        load(&config, TestConfiguration::Refused)
+    };
+    let ca = "ca_file = \"one.pem\"\n";
+    let own = "certificate_file = \"one.pem\"\nkey_file = \"one.key\"\n";
+    let tls = |keys: &str| load_with(&secured, keys).unwrap().etcd.unwrap().tls.unwrap();
+    assert!(tls(ca).identity.is_none());
+    assert!(tls(&format!("{ca}{own}")).identity.is_some());
+
+    let mistake = |text: &str, keys: &str| {
+        let ConfigErrors(errors) = load_with(text, keys).unwrap_err();
+        let [error] = &errors[..] else { panic!("{errors:?}") };
+        (error.key.clone(), error.reason.clone())
+    };
+    let missing = |key: &str| (format!("etcd.{key}"), Reason::Missing);
+    assert_eq!(mistake(&secured, ""), missing("ca_file"));
+    assert_eq!(mistake(&secured, own), missing("ca_file"));
+    assert_eq!(mistake(&secured, &format!("{ca}certificate_file = \"one.pem\"\n")), missing("key_file"));
+    assert_eq!(mistake(&secured, &format!("{ca}key_file = \"one.key\"\n")), missing("certificate_file"));
+    let (key, reason) = mistake(&plain, ca);
+    assert!(key == "etcd.endpoints" && matches!(reason, Reason::Malformed { .. }), "{reason}");
+    let (key, reason) = mistake(&secured, &format!("{ca}{}", own.replace("one.key", "exposed.key")));
+    assert!(key == "etcd.key_file" && matches!(reason, Reason::SecretExposed { mode: 0o640, .. }), "{reason}");
+    for (keys, blamed) in [
+        (ca.replace("one.pem", "one.key"), "ca_file"),
+        (ca.replace("one.pem", "nobody.pem"), "ca_file"),
+        (format!("{ca}{}", own.replace("one.key", "pair.psk")), "key_file"),
+        (format!("{ca}{}", own.replace("one.pem", "exposed.pem")), "key_file"),
+    ] {
+        let (key, reason) = mistake(&secured, &keys);
+        let is_unusable = matches!(reason, Reason::CertificateUnusable { .. });
+        assert!(key == format!("etcd.{blamed}") && is_unusable, "{keys}: {key}: {reason}");
+    }
+}

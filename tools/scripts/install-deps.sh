@@ -10,7 +10,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 packages='
 build-essential pkg-config clang libclang-dev libdpdk-dev libfabric-dev libipsec-mb-dev cmake
 strongswan-charon strongswan-swanctl strongswan-pki
-etcd-server
+etcd-server openssl
 libcharon-extra-plugins libstrongswan-standard-plugins libstrongswan-extra-plugins
 dpdk-dev tshark python3 python3-scapy python3-cryptography tcpdump iproute2 ethtool iputils-ping
 '

@@ -275,6 +275,12 @@ pub enum Reason {
         /// Bytes needed.
         min: usize,
     },
+    /// A file of certificates or a key that TLS can do nothing with. Never shows the key.
+    #[error("{cause}")]
+    CertificateUnusable {
+        /// Which file, and why.
+        cause: String,
+    },
     /// A secret that is too large to be one.
     #[error("{file} is larger than {max} bytes")]
     SecretTooLarge {

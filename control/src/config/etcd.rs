@@ -7,15 +7,18 @@ use super::error::Reason;
 use super::model::Etcd;
 use super::read::{Section, every};
 use super::secret::secret;
+use super::tls;
 use super::value;
 
 /// Most endpoints.
 const ENDPOINTS_MAX: usize = 16;
+const HTTP: &str = "http://";
+const HTTPS: &str = "https://";
 const PREFIX_DEFAULT: &str = "/vipsec";
 const LEASE_DEFAULT: Duration = Duration::from_secs(5);
 const TIMEOUT_DEFAULT: Duration = Duration::from_millis(500);
 
-/// Reads `[etcd]`, which may be left out. `folder` is where a relative password file is.
+/// Reads `[etcd]`, which may be left out. `folder` is where relative files are.
 pub(super) fn etcd(root: &Section, folder: &Path) -> Option<Option<Etcd>> {
     let Some(field) = root.optional("etcd") else { return Some(None) };
     let section = field.table()?;
@@ -42,6 +45,17 @@ pub(super) fn etcd(root: &Section, folder: &Path) -> Option<Option<Etcd>> {
             None
         }
     };
+    let tls = tls::tls(&section, folder);
+    let is_secured = endpoints.as_ref().map(|endpoints| endpoints.iter().any(|endpoint| endpoint.starts_with(HTTPS)));
+    if let (Some(true), Some(None)) = (is_secured, &tls) {
+        section.report("ca_file", Reason::Missing);
+    }
+    if let (Some(Some(_)), Some(plain)) =
+        (&tls, endpoints.iter().flatten().find(|endpoint| !endpoint.starts_with(HTTPS)))
+    {
+        let (value, expected) = (plain.clone(), "an https endpoint, as ca_file asks for");
+        section.report("endpoints", Reason::Malformed { value, expected });
+    }
     section.finish();
     Some(Some(Etcd {
         endpoints: endpoints?,
@@ -49,18 +63,20 @@ pub(super) fn etcd(root: &Section, folder: &Path) -> Option<Option<Etcd>> {
         lease: lease?,
         timeout: timeout?,
         credentials: credentials?,
+        tls: tls?,
     }))
 }
 
 /// Where an etcd server answers, without a slash at its end.
 fn endpoint(text: &str) -> Result<String, Reason> {
-    let host = text.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    let scheme = [HTTP, HTTPS].into_iter().find(|scheme| text.starts_with(scheme));
+    let host = scheme.and_then(|scheme| text.strip_prefix(scheme)).map(|rest| rest.strip_suffix('/').unwrap_or(rest));
     let port = host.and_then(|host| host.rsplit_once(':')).filter(|(name, _)| !name.is_empty());
     let valid = port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))
         && text.bytes().all(|byte| byte.is_ascii_graphic())
         && host.is_some_and(|host| !host.contains(['/', '?', '#', '@']));
-    match host {
-        Some(host) if valid => Ok(format!("http://{host}")),
+    match scheme.zip(host) {
+        Some((scheme, host)) if valid => Ok(format!("{scheme}{host}")),
         _ => Err(Reason::Malformed { value: text.to_owned(), expected: "an endpoint like \"http://10.255.0.9:2379\"" }),
     }
 }

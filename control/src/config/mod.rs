@@ -23,6 +23,7 @@ mod secret;
 mod service;
 mod tables;
 mod target;
+mod tls;
 mod value;
 
 use std::fs::File;
@@ -38,7 +39,7 @@ pub use keys::{KEYS_FILE_BYTES_MAX, STATIC_CHILDREN_MAX, esp_selector};
 pub use model::{
     Appliance, Check, ChildOptions, Config, CryptoDevice, Eal, Etcd, Floating, HttpProbe, Hugepages, Ike, Lanes,
     LogLevel, Peer, Policy, Polling, Port, Probe, Route, Service, ServiceProtocol, StartAction, StoreLink,
-    TakeoverPolicy, Target, Vip, VipGroup, algorithm, virtual_mac,
+    TakeoverPolicy, Target, Tls, Vip, VipGroup, algorithm, virtual_mac,
 };
 pub use network::{GATEWAYS_MAX, PORT_ADDRESSES_MAX, PORTS_MAX, ROUTES_MAX, VIPS_MAX, side_name};
 pub use peer::PEERS_MAX;

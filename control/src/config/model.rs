@@ -516,7 +516,7 @@ pub enum ServiceProtocol {
 /// A registry that decides over ownership.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Etcd {
-    /// Where its servers answer, as `http://host:port`; at least one.
+    /// Where its servers answer, as `http://host:port` or `https://host:port`; at least one.
     pub endpoints: Vec<String>,
     /// What all keys begin with; no slash at its end.
     pub prefix: String,
@@ -526,6 +526,17 @@ pub struct Etcd {
     pub timeout: Duration,
     /// User and password.
     pub credentials: Option<(String, Secret)>,
+    /// How its servers are known, and we by them; where they are reached by TLS.
+    pub tls: Option<Tls>,
+}
+
+/// Certificates that are believed, and our own; as PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// Who signs the server's certificate: at least one.
+    pub ca: Vec<u8>,
+    /// Our own certificate, with those that lead to its signer, and its key.
+    pub identity: Option<(Vec<u8>, Secret)>,
 }
 
 /// Another appliance.

@@ -1,10 +1,12 @@
 //! Requests to etcd's JSON gateway, one at a time, over a connection that is kept.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use vipsec_ike::Secret;
 use vipsec_takeover::registry::{Process, Reply, Request};
 
@@ -13,7 +15,7 @@ use super::words::{
     Bytes, Compare, Credentials, Lease, LeaseKept, LeaseWanted, Number, Operation, Put, Range, Streamed, Token,
     Transaction, TransactionDone,
 };
-use crate::config;
+use crate::config::{self, Tls};
 
 /// Most bytes of an answer: a record and the living are a few kilobytes.
 const ANSWER_BYTES_MAX: u64 = 256 << 10;
@@ -50,6 +52,24 @@ pub(super) enum EtcdError {
     Record,
 }
 
+/// No certificates but those that are configured. That all of it is in order, the configuration has checked.
+fn tls_config(tls: &Tls) -> TlsConfig {
+    let certificates = |pem: &[u8]| -> Vec<Certificate<'static>> {
+        let items = parse_pem(pem).flatten();
+        let certificate = |item| if let PemItem::Certificate(certificate) = item { Some(certificate) } else { None };
+        items.filter_map(certificate).collect()
+    };
+    let identity = tls.identity.as_ref().and_then(|(certificate, key)| {
+        let key = PrivateKey::from_pem(key.expose()).ok()?;
+        Some(ClientCert::new_with_certs(&certificates(certificate), key))
+    });
+    TlsConfig::builder()
+        .root_certs(RootCerts::new_with_certs(&certificates(&tls.ca)))
+        .client_cert(identity)
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .build()
+}
+
 /// A client.
 pub(super) struct Client {
     agent: ureq::Agent,
@@ -63,7 +83,11 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(config: &config::Etcd) -> Self {
-        let agent = ureq::Agent::config_builder()
+        let mut agent = ureq::Agent::config_builder();
+        if let Some(tls) = &config.tls {
+            agent = agent.tls_config(tls_config(tls));
+        }
+        let agent = agent
             .timeout_global(Some(config.timeout))
             .http_status_as_error(false)
             .max_redirects(0)
@@ -140,7 +164,7 @@ impl Client {
     }
 
     /// A request and its answer. Whoever gave none isn't asked next.
-    fn post<A: DeserializeOwned>(&mut self, path: &str, question: &impl Serialize) -> Result<A, EtcdError> {
+    pub(super) fn post<A: DeserializeOwned>(&mut self, path: &str, question: &impl Serialize) -> Result<A, EtcdError> {
         let answer = self.authenticate().and_then(|()| self.exchange(path, question));
         if let Err(error) = &answer {
             if let EtcdError::Status { status: UNAUTHORIZED, .. } = error {

@@ -4,6 +4,9 @@
 mod client;
 mod words;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
