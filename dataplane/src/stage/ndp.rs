@@ -7,7 +7,7 @@ use vipsec_wire::buffer::{BufferPool, PacketBuf};
 use vipsec_wire::ethernet::{self, MacAddr};
 use vipsec_wire::icmpv6::kind;
 use vipsec_wire::ip::{Header, protocol};
-use vipsec_wire::ndp::{Advertisement, Message, Solicitation};
+use vipsec_wire::ndp::{Advertisement, Message, NdpError, Solicitation};
 
 use crate::api::{PortId, Side, VipState};
 use crate::drops::{DropReason, Tally};
@@ -32,7 +32,12 @@ impl<P: BufferPool> Worker<P> {
         frame: P::Buf,
     ) -> Verdict {
         let packet = frame.data().get(ethernet::HEADER_LEN..).unwrap_or_default();
-        match Message::parse(header, packet).map_err(|_| DropReason::MalformedNdp)? {
+        let message = Message::parse(header, packet).map_err(|error| match error {
+            // Of routers, or a question for one.
+            NdpError::OtherMessage => DropReason::NdpNotForUs,
+            _ => DropReason::MalformedNdp,
+        })?;
+        match message {
             Message::Solicitation(solicitation) => self.solicitation(now, port, ethernet, &solicitation, frame),
             Message::Advertisement(advertisement) => self.advertised(now, port, &advertisement),
         }

@@ -80,6 +80,16 @@ fn is_silent_about_what_is_not_ours() {
     scene.assert_dropped(DropReason::MalformedNdp);
 }
 
+/// RFC 4861 §4.1: every host sends it when its interface comes up.
+#[test]
+fn a_router_solicitation_is_not_malformed() {
+    let mut scene = Scene::with(dual_stack(), &WorkerConfig::default());
+    let mut frame = asks(OUTSIDE_ADDRESS6);
+    frame[54] = 133;
+    scene.receive(OUTSIDE, &frame);
+    scene.assert_dropped(DropReason::NdpNotForUs);
+}
+
 #[test]
 fn counts_another_station_with_our_address() {
     let mut scene = scene();
