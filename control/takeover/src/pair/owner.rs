@@ -107,6 +107,10 @@ impl Pair {
         if self.copy == Copy::Counted && self.question.is_none() && !overslept && self.peer_is_silent(now) {
             self.close_link(now);
         }
+        // One that can't serve doesn't ask to be waited for, which is what a question would do: its backup is to take over.
+        if !self.healthy {
+            return;
+        }
         self.take_back_or_ask(now);
         match (&self.question, self.copy) {
             (Some(question), _) => {
@@ -132,13 +136,11 @@ impl Pair {
             // Without a counted copy nobody can have resumed our SAs; another owner would be heard.
             _ => {}
         }
-        if self.healthy {
-            let protected = self.copy == Copy::Counted;
-            if let Some(epoch) = self.owned_epoch() {
-                self.actions.push_back(Action::Advertise { epoch, protected });
-            }
-            self.renew(now + self.timing.deadline);
+        let protected = self.copy == Copy::Counted;
+        if let Some(epoch) = self.owned_epoch() {
+            self.actions.push_back(Action::Advertise { epoch, protected });
         }
+        self.renew(now + self.timing.deadline);
     }
 
     /// A cut link gives no error by itself. Whom we haven't heard for the trust time doesn't hold a copy that it would resume from, so

@@ -402,6 +402,32 @@ fn a_killed_backup_is_left_behind_only_after_its_trust_ran_out() {
     assert!(world.may_act(0));
 }
 
+/// Its deadline has passed, so it would ask whether anybody has begun; and each question would make the backup count anew.
+#[test]
+fn an_owner_that_cannot_serve_is_followed_although_it_is_alive() {
+    let mut world = World::settled();
+    world.nodes[0].pair.handle_health(false);
+    world.run(100 * MS);
+    assert!(world.may_act(1) && !world.may_act(0));
+    assert!(world.nodes[1].activated[0].1, "from a trusted copy");
+    world.nodes[0].pair.handle_health(true);
+    world.run(100 * MS);
+    assert_eq!(world.copy(1), Copy::Counted, "it is the backup now");
+    assert!(world.may_act(1) && !world.may_act(0));
+}
+
+/// Not for long enough to be succeeded.
+#[test]
+fn an_owner_that_could_not_serve_for_a_moment_goes_on() {
+    let mut world = World::settled();
+    world.nodes[0].pair.handle_health(false);
+    world.run(40 * MS);
+    assert!(!world.may_act(0));
+    world.nodes[0].pair.handle_health(true);
+    world.run(30 * MS);
+    assert!(world.may_act(0) && world.nodes[0].stepped_down.is_empty() && world.nodes[1].activated.is_empty());
+}
+
 #[test]
 fn an_owner_that_slept_while_it_left_a_copy_behind_gives_up() {
     let mut world = World::settled();

@@ -63,8 +63,9 @@ impl Member {
         let waits = matches!(self.role, Role::HandingOver { told: Some(told), .. } if now >= told + patience);
         match &self.doubt {
             // Without a copy nobody can have resumed our SAs; another owner would be heard.
-            None if (overslept && may_be_resumed) || lingering || waits => self.begin_to_doubt(now),
-            Some(doubt) if now >= doubt.asked + self.timing.deadline => self.put_question(now),
+            None if (overslept && may_be_resumed && self.healthy) || lingering || waits => self.begin_to_doubt(now),
+            // One that can't serve doesn't ask to be waited for again and again: a backup is to take over.
+            Some(doubt) if self.healthy && now >= doubt.asked + self.timing.deadline => self.put_question(now),
             _ => {}
         }
         self.reconcile(now);

@@ -567,6 +567,16 @@ fn an_owner_that_cannot_serve_and_has_no_copy_gives_the_group_up() {
     assert!(!world.nodes[1].activated[0].1);
 }
 
+/// Its deadline has passed, so it would ask whether anybody has begun; and each question would make the backups count anew.
+#[test]
+fn an_owner_that_cannot_serve_is_followed_although_it_is_alive() {
+    let mut world = World::settled();
+    world.nodes[0].member.handle_health(false);
+    world.run(500 * MS);
+    assert_eq!(world.owners(), [1]);
+    assert!(world.nodes[1].activated[0].1, "from a copy that counts");
+}
+
 #[test]
 fn a_record_is_what_an_operator_can_read() {
     let record = Record {
