@@ -4,8 +4,8 @@ use thiserror::Error;
 
 use crate::counters::BLOCK_BYTES;
 
-/// Raised whenever the bytes in a region change their meaning.
-pub const LAYOUT_VERSION: u32 = 3;
+/// Raised whenever the bytes in a region change their meaning: all versions of the link that this build speaks have this layout.
+pub(crate) const LAYOUT_VERSION: u32 = 3;
 /// The size classes that a region may have.
 pub const CLASSES_MAX: usize = 4;
 /// The records that one size class may have.

@@ -84,6 +84,7 @@ mod seal;
 mod setup;
 mod snapshot;
 mod stream;
+mod version;
 mod words;
 mod writer;
 
@@ -92,8 +93,8 @@ pub use control::Control;
 pub use counters::{BLOCK_ENTRIES_MAX, CounterBlock, CounterEntry};
 pub use error::{LinkError, StoreError};
 pub use geometry::{
-    BadSizes, CLASSES_MAX, COUNTER_BLOCKS_MAX, Geometry, JOURNAL_ENTRIES_MAX, LAYOUT_VERSION, RECORD_BYTES_MAX,
-    RECORDS_MAX, SizeClass, Sizes,
+    BadSizes, CLASSES_MAX, COUNTER_BLOCKS_MAX, Geometry, JOURNAL_ENTRIES_MAX, RECORD_BYTES_MAX, RECORDS_MAX, SizeClass,
+    Sizes,
 };
 pub use grant::{Grant, ReaderKeys, WriterKeys};
 pub use link::{Link, Owner, wait_readable};
@@ -104,6 +105,7 @@ pub use region::{NotTheRegion, Region, RegionId};
 pub use seal::{Reason, Rejected, WRITES_MAX};
 pub use setup::Setup;
 pub use snapshot::Snapshot;
+pub use version::Versions;
 pub use writer::{ClassUsage, StoreWriter, Usage, Writer};
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use vipsec_wire::iv::ApplianceId;
 
-use crate::Sizes;
 use crate::pairing::Side;
 use crate::region::RegionId;
+use crate::{Sizes, Versions};
 
 /// What our side brings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct Setup {
     pub appliance: ApplianceId,
     /// Random, drawn when the process starts.
     pub incarnation: [u8; 16],
+    /// The versions of the link that we speak.
+    pub versions: Versions,
     /// Digest of the configuration that matters.
     pub config_digest: [u8; 32],
     /// Sizes of the region that we keep for the peer; [`crate::Geometry::bytes`] tells its memory.
@@ -22,7 +24,7 @@ pub struct Setup {
 impl Setup {
     /// Ours, with the region that we keep.
     pub(crate) fn side(self, region: RegionId) -> Side {
-        let Self { appliance, incarnation, config_digest, sizes } = self;
-        Side { appliance, incarnation, config_digest, region, sizes }
+        let Self { appliance, incarnation, versions, config_digest, sizes } = self;
+        Side { appliance, incarnation, versions, config_digest, region, sizes }
     }
 }

@@ -104,6 +104,7 @@ fn answer(request: &Request) -> Result<Response, ApiError> {
                 peers: vec![PeerStore {
                     appliance: 2,
                     linked: true,
+                    version: Some(2),
                     agreed: true,
                     written: Some(WrittenRegion {
                         copy: "counted".into(),
@@ -306,7 +307,7 @@ fn the_store_shows_both_regions_and_how_far_the_copy_lags() {
         let lines = [
             "250 pinned connections of web",
             "4 pinned connections of web found no room: raise store_pins",
-            "Store of web with appliance 2: paired yes, configurations agree yes",
+            "Store of web with appliance 2: paired yes by version 2, configurations agree yes",
             "We write: copy counted, 1.5 MiB, 4711 writes",
             "  3 writes not acknowledged",
             "  2 records of pinned connections not written",

@@ -16,8 +16,8 @@ use crate::child::ChildPhase;
 use crate::event::ChildSaInfo;
 use crate::sa::{IkeSaId, IkeSaState};
 
-/// Counts up when the layout of a record changes. A record of another version is refused: both appliances of a pair run the same
-/// one, or renegotiate.
+/// The form of a record. What a later release puts behind the fields below, an older one passes over; whatever else changes takes a new
+/// number, and a version of the store link of its own: a release writes what its backup reads, and refuses another form.
 const VERSION: u16 = 4;
 
 /// Bytes that are no record.

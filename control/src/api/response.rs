@@ -360,6 +360,8 @@ pub struct PeerStore {
     pub appliance: u8,
     /// The two are paired.
     pub linked: bool,
+    /// By that version of the link.
+    pub version: Option<u16>,
     /// Their configurations agree, so that copies may count.
     pub agreed: bool,
     /// `None` while we write to nobody.

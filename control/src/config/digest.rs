@@ -24,6 +24,8 @@ use super::service::{accepts_name, method_name};
 /// Left out is what may differ between appliances: which of the two ids is whose, name, ports and their addresses, routes, memory,
 /// crypto devices, sockets, logging, health checks. Secrets go in as hashes of their own (the pair's own proves itself when the two meet); still, a weak one
 /// could be guessed from the digest, so show it to nobody but the peer appliance.
+///
+/// Two releases that read the same file have to come to the same digest: what a later one can say goes in only where it is said.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConfigDigest([u8; 32]);
 

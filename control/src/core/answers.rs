@@ -396,7 +396,14 @@ fn peer_store(group: &Group, side: &Side, status: &Standing, peer: &PeerStatus) 
         bytes: reader.region().geometry().bytes() as u64,
         writes: reader.written().0,
     });
-    api::PeerStore { appliance: peer.appliance.get(), linked: peer.linked, agreed: peer.agreed, written, kept }
+    api::PeerStore {
+        appliance: peer.appliance.get(),
+        linked: peer.linked,
+        version: side.version(peer.appliance),
+        agreed: peer.agreed,
+        written,
+        kept,
+    }
 }
 
 /// Of an owner: how far its copies are, one word if all are equally far. Of a backup: may its copy be resumed from?

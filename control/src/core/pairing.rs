@@ -23,6 +23,8 @@ use super::{Core, Output, announce};
 pub struct Paired {
     /// The peer's process.
     pub incarnation: u64,
+    /// The version of the link that both speak.
+    pub version: u16,
     /// The configurations that matter are the same.
     pub agreed: bool,
     /// Into the peer's region.
@@ -52,6 +54,8 @@ pub(super) struct Side {
 
 /// Both ends of a pairing: our way into the other one's region, and the region that it writes here.
 struct Ends {
+    /// What the two may say to each other.
+    version: u16,
     writer: Option<Box<dyn StoreWriter + Send>>,
     copy: Option<WarmCopy>,
 }
@@ -95,6 +99,11 @@ impl Side {
         self.links.keys().copied()
     }
 
+    /// The version of the link to that appliance, if the two are paired.
+    pub(super) fn version(&self, of: ApplianceId) -> Option<u16> {
+        self.links.get(&of).map(|ends| ends.version)
+    }
+
     /// Is it on its way to another appliance, or are frames of it still to be passed on?
     pub(super) fn is_leaving(&self) -> bool {
         self.leaving.is_some()
@@ -122,6 +131,14 @@ impl Side {
         self.staged.as_mut().map(|staged| &mut staged.pins)
     }
 
+    /// The process is about to end: nobody is to wait for what we hold.
+    pub(super) fn retire(&mut self) {
+        self.decider.retire();
+        if !self.decider.holds_copy() {
+            self.held = None;
+        }
+    }
+
     /// The link is closed from our side.
     pub(super) fn close(&mut self, now: Instant, peer: ApplianceId) {
         self.links.remove(&peer);
@@ -132,13 +149,13 @@ impl Side {
 impl Core {
     /// A group's store link to another appliance is paired.
     pub fn handle_link_up(&mut self, now: Instant, group: usize, peer: ApplianceId, paired: Paired) {
-        let Paired { incarnation, agreed, writer, reader } = paired;
+        let Paired { incarnation, version, agreed, writer, reader } = paired;
         let pins_max = self.pins_max();
         if let Some(entry) = self.groups.get_mut(group) {
-            tracing::info!(group = entry.name, appliance = %peer, agreed, "paired with the other appliance");
+            tracing::info!(group = entry.name, appliance = %peer, agreed, version, "paired with the other appliance");
             entry.paired.insert(peer, incarnation);
             if let Some(side) = entry.side() {
-                let ends = Ends { writer: Some(writer), copy: Some(WarmCopy::new(reader, pins_max)) };
+                let ends = Ends { version, writer: Some(writer), copy: Some(WarmCopy::new(reader, pins_max)) };
                 side.links.insert(peer, ends);
                 side.decider.handle_link_up(now, peer, incarnation, agreed);
             }
@@ -257,7 +274,11 @@ impl Core {
     fn carry_out(&mut self, now: Instant, group: usize, action: Action) {
         match action {
             Action::Send { to, message } => {
-                self.outputs.push_back(Output::LinkSend { group, peer: to, message: message.encode() });
+                let version = side(&mut self.groups, group).and_then(|side| side.version(to));
+                // To an older release this is no word at all: it goes by what it knows.
+                if version.is_some_and(|version| message.since() <= version) {
+                    self.outputs.push_back(Output::LinkSend { group, peer: to, message: message.encode() });
+                }
             }
             Action::Advertise { epoch, protected } => self.advertise(group, epoch, protected),
             Action::Deadline(until) => self.deadlines.renew(group, until),

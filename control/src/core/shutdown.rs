@@ -1,4 +1,5 @@
-//! The end of the process: what is ours goes to the backup first, if there is one in sync.
+//! The end of the process: what is ours goes to the backup first, if there is one in sync; what we hold of others is given up, and they
+//! hear of it, so that none of them waits for a copy that is gone.
 
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,14 @@ impl Core {
         any
     }
 
+    /// Gives up the copies of others' groups.
+    fn retire(&mut self, now: Instant) {
+        for side in self.groups.iter_mut().filter_map(|group| group.side()) {
+            side.retire();
+        }
+        self.settle(now);
+    }
+
     /// Is what was to be handed over gone, its last frames included?
     pub(super) fn check_end(&mut self, now: Instant) {
         let Some(ends_at) = self.ends_at else { return };
@@ -46,6 +55,8 @@ impl Core {
             if busy {
                 tracing::warn!("the other appliance did not take over in time: end all the same");
             }
+            self.ends_at = None;
+            self.retire(now);
             self.outputs.push_back(Output::Shutdown);
         }
     }

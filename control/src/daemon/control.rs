@@ -11,6 +11,7 @@ use rand::{Rng, SeedableRng};
 use vipsec_dataplane::deadline::Deadline;
 use vipsec_dataplane::run::Polling;
 use vipsec_dataplane::worker::WorkerConfig;
+use vipsec_store::Versions;
 use vipsec_takeover::registry::Process;
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::iv::ApplianceId;
@@ -77,11 +78,16 @@ impl Health {
 }
 
 /// Runs an appliance until it is told to end.
-pub(super) fn serve(source: ConfigSource, config: Arc<Config>, exit_at_end: bool) -> Result<(), DaemonError> {
+pub(super) fn serve(
+    source: ConfigSource,
+    config: Arc<Config>,
+    versions: Versions,
+    exit_at_end: bool,
+) -> Result<(), DaemonError> {
     let signals = signals::catch()?;
     let (calls, inbox) = bounded(CALLS_LEN);
     let server = Server::bind(&config.appliance.control_socket, calls, Limits::default())?;
-    let mut daemon = Daemon::start(source, config)?;
+    let mut daemon = Daemon::start(source, config, versions)?;
     hardening::protect_memory();
     let ends = exit_at_end.then(|| daemon.hardware.finite_inputs());
     if ends == Some(0) {
@@ -100,7 +106,7 @@ pub(super) fn serve(source: ConfigSource, config: Arc<Config>, exit_at_end: bool
 }
 
 impl Daemon {
-    fn start(source: ConfigSource, config: Arc<Config>) -> Result<Self, DaemonError> {
+    fn start(source: ConfigSource, config: Arc<Config>, versions: Versions) -> Result<Self, DaemonError> {
         let files = FloorFiles::open(&config.appliance.state_dir)?;
         let floors = config.vips.iter().map(|vip| files.load(&vip.name)).collect::<Result<Vec<_>, _>>()?;
         let names = config.vips.iter().map(|vip| vip.name.clone()).collect();
@@ -136,7 +142,7 @@ impl Daemon {
             let ranks = group.ranks();
             for peer in config.peers.iter().filter(|_| ranks.contains(&config.appliance.id)) {
                 if ranks.contains(&peer.id) {
-                    links.push(Link::start(&config, peer, number, incarnation, StdRng::from_rng(&mut rng))?);
+                    links.push(Link::start(&config, peer, number, incarnation, versions, StdRng::from_rng(&mut rng))?);
                 }
             }
         }

@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use zeroize::Zeroizing;
 
 use vipsec_store::pairing::{Agreement, PairingSecret};
-use vipsec_store::{BLOCK_ENTRIES_MAX, Control, Grant, LinkError, Setup, SizeClass, Sizes, wait_readable};
+use vipsec_store::{BLOCK_ENTRIES_MAX, Control, Grant, LinkError, Setup, SizeClass, Sizes, Versions, wait_readable};
 use vipsec_wire::iv::ApplianceId;
 
 use super::DaemonError;
@@ -101,6 +101,7 @@ impl Link {
         peer: &Peer,
         group: usize,
         incarnation: [u8; 16],
+        versions: Versions,
         rng: StdRng,
     ) -> Result<Self, DaemonError> {
         let records = peer.store_records;
@@ -108,6 +109,7 @@ impl Link {
         let setup = Setup {
             appliance: config.appliance.id,
             incarnation,
+            versions,
             config_digest: *config.digest().as_bytes(),
             sizes: Sizes {
                 classes: classes
@@ -324,6 +326,7 @@ impl Matchmaker {
         let writer = owner.writer(Grant::from_bytes(grant)).map_err(|_| LinkError::Malformed)?;
         let paired = Paired {
             incarnation: short_incarnation(peer.incarnation),
+            version: peer.version,
             agreed: agreement == Agreement::Agreed,
             writer,
             reader,

@@ -87,7 +87,7 @@ fn run(args: &Args) -> Result<(), DaemonError> {
         return Ok(());
     }
     start_log(&config);
-    control::serve(source, Arc::new(config), args.exit_at_end)
+    control::serve(source, Arc::new(config), args.link_versions, args.exit_at_end)
 }
 
 fn start_log(config: &Config) {

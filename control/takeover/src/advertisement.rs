@@ -1,6 +1,8 @@
 //! What an owner says on the data networks, again and again, from its virtual MACs: "this VIP is mine, under this epoch".
 //!
-//! VRRP's timing, but authenticated and numbered. The frame carries our own EtherType; its payload is
+//! VRRP's timing, but authenticated and numbered. The frame carries our own EtherType. Two releases have to understand each other's
+//! even where they have no version of the store link in common, or both would own the VIP: so all of this stays where it is, and a
+//! later version adds behind it. The payload is
 //!
 //! ```text
 //!  0                   1                   2                   3
@@ -60,7 +62,7 @@ pub enum AdvertisementError {
     /// Too short, another magic, or an impossible value.
     #[error("not an advertisement")]
     Malformed,
-    /// Another version of the format.
+    /// No version that ever was.
     #[error("advertisement of version {0}")]
     Version(u8),
     /// Made with another pairing secret, or changed on the way.
@@ -109,14 +111,14 @@ impl AdvertisementKey {
         out
     }
 
-    /// Reads a payload that may be followed by an Ethernet frame's padding.
+    /// Reads a payload that may be followed by what a later version adds, and by an Ethernet frame's padding.
     pub fn decode(&self, payload: &[u8]) -> Result<Advertisement, AdvertisementError> {
         let fixed: &[u8; ADVERTISEMENT_LEN] = payload.first_chunk().ok_or(AdvertisementError::Malformed)?;
         let (body, tag) = fixed.split_at(BODY_LEN);
         if body[..4] != MAGIC {
             return Err(AdvertisementError::Malformed);
         }
-        if body[4] != VERSION {
+        if body[4] < VERSION {
             return Err(AdvertisementError::Version(body[4]));
         }
         let expected = hmac::sign(&self.0, body);
@@ -206,6 +208,18 @@ mod tests {
             payload[bit / 8] ^= 1 << (bit % 8);
         }
         assert_eq!(key.decode(&payload[..ADVERTISEMENT_LEN - 1]), Err(AdvertisementError::Malformed));
+    }
+
+    /// Who doesn't understand that there is an owner would become another one.
+    #[test]
+    fn a_later_versions_claim_is_understood() {
+        let key = AdvertisementKey::new(b"the secret of a and b");
+        let mut payload = key.encode(&sample()).to_vec();
+        payload[4] = VERSION + 1;
+        let tag = hmac::sign(&key.0, &payload[..BODY_LEN]);
+        payload[BODY_LEN..].copy_from_slice(&tag.as_ref()[..TAG_LEN]);
+        payload.extend_from_slice(b"what the later version adds");
+        assert_eq!(key.decode(&payload), Ok(sample()));
     }
 
     #[test]

@@ -196,6 +196,9 @@ pub trait Decider: Send {
     fn status(&self, now: Instant) -> Status;
     /// Was the floor known when this process began? Without it nothing is resumed that was created before it joined.
     fn floor_is_known(&self) -> bool;
+    /// The process is about to end. A backup whose word counts gives up what it holds, says so, and takes nothing from here on; where a
+    /// registry decides, its list is what counts.
+    fn retire(&mut self) {}
     /// Where the group stands.
     fn role(&self) -> Role;
     /// Do we hold a copy whose join was completed, trusted or not?

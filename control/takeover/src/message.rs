@@ -1,10 +1,29 @@
 //! Messages between two appliances about one group, over its store link. The link authenticates, numbers and orders them.
+//!
+//! # Versions
+//!
+//! Appliances are upgraded one after the other, so two releases have to understand each other. What a pairing agreed on, the *version*
+//! of the link, says what its ends may send:
+//!
+//! | version | what it brought |
+//! | --- | --- |
+//! | 1 | the region's layout, the records and the other messages |
+//! | 2 | [`Message::GivenUp`] |
+//!
+//! A release speaks at least the newest version of the one before it. A new message, and whatever an older release could misunderstand,
+//! takes a new version; what the older one may pass over (a new kind of record, a value behind a record's others, a field of a registry's
+//! entry) doesn't.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Largest encoded message, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// The oldest version of the link that this build speaks.
+pub const VERSION_OLDEST: u16 = 1;
+/// The newest.
+pub const VERSION_NEWEST: u16 = 2;
 
 /// What an appliance says about the group in every beat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +74,8 @@ pub enum Message {
     },
     /// Backup to owner: I want to be handed the group (the operator asked for it here).
     WantGroup,
+    /// Backup to owner: I hold nothing of the group any more and won't take it, my process ends. Its copy counts no longer, at once.
+    GivenUp,
 }
 
 /// A message that can't be read.
@@ -69,6 +90,19 @@ pub enum MessageError {
 }
 
 impl Message {
+    /// The version of the link that brought it.
+    pub const fn since(&self) -> u16 {
+        match self {
+            Self::Beat { .. }
+            | Self::Joined
+            | Self::Question { .. }
+            | Self::Answer { .. }
+            | Self::HandOver { .. }
+            | Self::WantGroup => 1,
+            Self::GivenUp => 2,
+        }
+    }
+
     /// Bytes for the link.
     pub fn encode(&self) -> Vec<u8> {
         // Encoding plain data into a Vec has no way to fail; an empty message would be refused by the receiver.
@@ -98,6 +132,21 @@ mod tests {
             status: GroupStatus { owned: true, epoch: 7, holds_copy: false, revision: 3 },
         };
         assert_eq!(Message::decode(&beat.encode()), Ok(beat));
+    }
+
+    /// What an older release doesn't know must not be sent to it.
+    #[test]
+    fn every_message_is_of_a_version_that_is_spoken() {
+        let first = Message::Joined;
+        let second = Message::GivenUp;
+        assert_eq!((first.since(), second.since()), (VERSION_OLDEST, VERSION_NEWEST));
+    }
+
+    /// A release that knows fewer messages leaves the others out, and goes on.
+    #[test]
+    fn an_unknown_message_is_an_error_and_no_other_message() {
+        let of_a_later_release = rmp_serde::to_vec(&std::collections::BTreeMap::from([("Later", (1, 2))])).unwrap();
+        assert_eq!(Message::decode(&of_a_later_release), Err(MessageError::Undecodable));
     }
 
     proptest! {

@@ -6,3 +6,4 @@ mod pair;
 mod pins;
 mod reload;
 mod stale;
+mod upgrade;

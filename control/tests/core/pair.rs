@@ -9,7 +9,8 @@ use vipsec_control::api::Request;
 use vipsec_control::core::Paired;
 use vipsec_dataplane::api::Event;
 use vipsec_store::pairing::{Handshake, PairingSecret, Side};
-use vipsec_store::{Geometry, LocalMemory, Reader, Region, RegionId, SizeClass, Sizes, Writer};
+use vipsec_store::{Geometry, LocalMemory, Reader, Region, RegionId, SizeClass, Sizes, Versions, Writer};
+use vipsec_takeover::message::{VERSION_NEWEST, VERSION_OLDEST};
 use vipsec_wire::iv::ApplianceId;
 use zeroize::Zeroizing;
 
@@ -30,6 +31,8 @@ pub(crate) struct Pair {
     /// They hear each other's advertisements.
     pub(crate) in_earshot: bool,
     large_records: u32,
+    /// The newest version of the link that each speaks.
+    newest: [u16; 2],
     linked: bool,
     dead: [bool; 2],
 }
@@ -37,11 +40,20 @@ pub(crate) struct Pair {
 impl Pair {
     /// Both run; the first owns the VIP and the second holds its copy. `more` stands in both configurations.
     pub(crate) fn new(more: &str) -> Self {
-        Self::with_room(more, 32)
+        Self::start(more, 32, [VERSION_NEWEST; 2])
+    }
+
+    /// Of two releases: the newest version of the store link that each speaks.
+    pub(crate) fn of_releases(newest: [u16; 2], more: &str) -> Self {
+        Self::start(more, 32, newest)
     }
 
     /// With room in the store for so many records of 4096 bytes.
     pub(crate) fn with_room(more: &str, large_records: u32) -> Self {
+        Self::start(more, large_records, [VERSION_NEWEST; 2])
+    }
+
+    fn start(more: &str, large_records: u32, newest: [u16; 2]) -> Self {
         let sides = [1u8, 2].map(|id| {
             let peer = format!(
                 "[peer]\nid = {}\nstore_socket = \"/tmp/none.sock\"\nsecret_file = \"pair.psk\"\ntakeover = \"resume\"\n",
@@ -50,7 +62,7 @@ impl Pair {
             let text = config_text(&format!("{peer}{more}")).replace("id = 1, name", &format!("id = {id}, name"));
             Bench::unowned(read_config(&text))
         });
-        let mut pair = Self { sides, large_records, in_earshot: true, linked: false, dead: [false; 2] };
+        let mut pair = Self { sides, large_records, newest, in_earshot: true, linked: false, dead: [false; 2] };
         let now = pair.now();
         pair.sides.iter_mut().for_each(|side| side.now = now);
         pair.link();
@@ -79,6 +91,7 @@ impl Pair {
             let side = Side {
                 appliance,
                 incarnation: [id; 16],
+                versions: Versions { oldest: VERSION_OLDEST, newest: self.newest[usize::from(id) - 1] },
                 config_digest: [7; 32],
                 region: RegionId([id; 16]),
                 sizes: sizes.clone(),
@@ -92,6 +105,7 @@ impl Pair {
             ends[1].handle_message(&messages[0]).unwrap();
         }
         let [mut a, mut b] = ends.map(|end| end.finish().unwrap());
+        let version = a.peer.version;
         // A pairing names the peer's region: the one that we write into.
         let region = |id| Arc::new(Region::anonymous(Geometry::new(sizes.clone()).unwrap(), id));
         let regions = [region(b.peer.region), region(a.peer.region)];
@@ -102,7 +116,7 @@ impl Pair {
         let writer_b = Writer::new(LocalMemory::new(regions[1].clone()), &mut b.writer, for_b).unwrap();
         let now = self.now();
         let mut up = |side: usize, incarnation, writer, reader| {
-            let paired = Paired { incarnation, agreed: true, writer: Box::new(writer), reader };
+            let paired = Paired { incarnation, version, agreed: true, writer: Box::new(writer), reader };
             self.sides[side].core.handle_link_up(now, GROUP, id_of(1 - side), paired);
         };
         up(0, 2, writer_a, reader_a);

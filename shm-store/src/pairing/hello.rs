@@ -3,14 +3,16 @@
 use vipsec_wire::iv::ApplianceId;
 
 use super::{PairingError, Side};
-use crate::geometry::{LAYOUT_VERSION, Sizes};
+use crate::geometry::Sizes;
 use crate::region::RegionId;
+use crate::version::Versions;
 
 pub(super) const HELLO: u8 = 1;
 pub(super) const CONFIRM: u8 = 2;
 
-/// Type (8) | layout version (32) | id (8) | incarnation (128) | configuration digest (256) | region (128) | share (256) |
-/// sizes. A later layout may change everything behind the version.
+/// Type (8) | oldest and newest version that the sender speaks (16 each) | id (8) | incarnation (128) | configuration digest (256) |
+/// region (128) | share (256) | sizes. Later versions may add to the end, which older ones pass over: it is authenticated all the
+/// same. Whoever changes what stands here shares no version with those before.
 #[derive(Debug, Clone)]
 pub(super) struct Hello {
     pub(super) side: Side,
@@ -19,9 +21,10 @@ pub(super) struct Hello {
 
 impl Hello {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let Side { appliance, incarnation, config_digest, region, sizes } = &self.side;
+        let Side { appliance, incarnation, versions, config_digest, region, sizes } = &self.side;
         let mut out = vec![HELLO];
-        out.extend_from_slice(&LAYOUT_VERSION.to_be_bytes());
+        out.extend_from_slice(&versions.oldest.to_be_bytes());
+        out.extend_from_slice(&versions.newest.to_be_bytes());
         out.push(appliance.get());
         out.extend_from_slice(incarnation);
         out.extend_from_slice(config_digest);
@@ -31,12 +34,14 @@ impl Hello {
         out
     }
 
-    pub(super) fn decode(message: &[u8]) -> Result<Self, PairingError> {
+    /// Reads a hello, if it has a version in common with `ours`.
+    pub(super) fn decode(message: &[u8], ours: Versions) -> Result<Self, PairingError> {
         let mut rest = message;
         let [HELLO] = take(&mut rest)? else { return Err(PairingError::Unexpected) };
-        let theirs = u32::from_be_bytes(take(&mut rest)?);
-        if theirs != LAYOUT_VERSION {
-            return Err(PairingError::LayoutVersion { theirs });
+        let [oldest, newest] = [take(&mut rest)?, take(&mut rest)?].map(u16::from_be_bytes);
+        let versions = Versions { oldest, newest };
+        if versions.common(ours).is_none() {
+            return Err(PairingError::NoCommonVersion { theirs: versions, ours });
         }
         let [id] = take(&mut rest)?;
         let appliance = ApplianceId::new(id).map_err(|_| PairingError::Unexpected)?;
@@ -45,10 +50,7 @@ impl Hello {
         let region = RegionId(take(&mut rest)?);
         let share = take(&mut rest)?;
         let sizes = Sizes::decode(&take(&mut rest)?);
-        if !rest.is_empty() {
-            return Err(PairingError::Unexpected);
-        }
-        Ok(Self { side: Side { appliance, incarnation, config_digest, region, sizes }, share })
+        Ok(Self { side: Side { appliance, incarnation, versions, config_digest, region, sizes }, share })
     }
 }
 

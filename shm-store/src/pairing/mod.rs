@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! A                                         B
-//! HELLO { version, id, incarnation, configuration digest, region, sizes, X25519 share } -->
+//! HELLO { versions, id, incarnation, configuration digest, region, sizes, X25519 share } -->
 //!                                       <-- HELLO { … }
 //! CONFIRM { HMAC over both hellos } -->
 //!                                       <-- CONFIRM { … }
@@ -12,6 +12,9 @@
 //! ephemeral exchange and the secret, and are bound to both hellos: whoever records today's link can't open it with
 //! tomorrow's secret, and nothing in a hello can be changed unnoticed. The secret must not be guessable: an active attacker
 //! learns one HMAC against which to try guesses.
+//!
+//! Each hello says which versions of the link its sender speaks; the highest common one is spoken. Nobody in between can make them
+//! agree on an older one.
 
 mod hello;
 mod schedule;
@@ -28,6 +31,7 @@ use crate::channel::Channel;
 use crate::geometry::{BadSizes, Geometry, Sizes};
 use crate::grant::{ReaderKeys, WriterKeys};
 use crate::region::RegionId;
+use crate::version::Versions;
 use hello::{CONFIRM, Hello};
 use schedule::{Half, Schedule};
 
@@ -57,6 +61,8 @@ pub struct Side {
     pub appliance: ApplianceId,
     /// Random, drawn when the process starts: tells a restarted process from the one before.
     pub incarnation: [u8; 16],
+    /// The versions of the link that it speaks.
+    pub versions: Versions,
     /// Digest of the configuration that matters (VIPs, services, targets, policies).
     pub config_digest: [u8; 32],
     /// The region that it keeps for the other side to write into; fresh for each pairing.
@@ -74,11 +80,15 @@ pub enum PairingError {
     /// The peer has our id: ids are unique in a group.
     #[error("the peer has our own appliance id")]
     SameAppliance,
-    /// The peer lays its region out in another way.
-    #[error("the peer's layout version is {theirs}, ours is {}", crate::LAYOUT_VERSION)]
-    LayoutVersion {
+    /// One of the two is too old for the other.
+    #[error(
+        "the other appliance speaks version {theirs} of the store link, this one {ours}: none in common, upgrade the older one"
+    )]
+    NoCommonVersion {
         /// The peer's.
-        theirs: u32,
+        theirs: Versions,
+        /// Ours.
+        ours: Versions,
     },
     /// A message that doesn't belong here.
     #[error("not the pairing message that is due")]
@@ -108,6 +118,8 @@ pub enum Agreement {
 pub struct Peer {
     /// Its id.
     pub appliance: ApplianceId,
+    /// The version of the link: the highest that both speak.
+    pub version: u16,
     /// Its process.
     pub incarnation: [u8; 16],
     /// The region that it keeps for us.
@@ -140,7 +152,9 @@ enum State {
 
 /// The machine; messages in, messages out, in order and unharmed by the link.
 pub struct Handshake {
-    own: Hello,
+    side: Side,
+    /// As it was sent.
+    hello: Vec<u8>,
     secret: PairingSecret,
     state: State,
     /// At most a hello and a confirmation.
@@ -156,9 +170,10 @@ impl Handshake {
         let private = PrivateKey::from_private_key(&X25519, &*seed).expect("X25519 takes any 32 bytes");
         let public = private.compute_public_key().expect("X25519 has a public key for each private one");
         let share = public.as_ref().try_into().expect("an X25519 share has 32 bytes");
-        let own = Hello { side, share };
-        let transmit = vec![own.encode()];
-        Ok(Self { own, secret, state: State::AwaitHello { private }, transmit })
+        let hello = Hello { side, share };
+        let bytes = hello.encode();
+        let transmit = vec![bytes.clone()];
+        Ok(Self { side: hello.side, hello: bytes, secret, state: State::AwaitHello { private }, transmit })
     }
 
     /// The next message to send.
@@ -193,25 +208,32 @@ impl Handshake {
     }
 
     fn handle_hello(&mut self, private: PrivateKey, message: &[u8]) -> Result<State, PairingError> {
-        let hello = Hello::decode(message)?;
-        if hello.side.appliance == self.own.side.appliance {
+        let ours = self.side.versions;
+        let hello = Hello::decode(message, ours)?;
+        if hello.side.appliance == self.side.appliance {
             return Err(PairingError::SameAppliance);
         }
         let peer = Half { appliance: hello.side.appliance, hello: message };
-        let own = Half { appliance: self.own.side.appliance, hello: &self.own.encode() };
+        let own = Half { appliance: self.side.appliance, hello: &self.hello };
         let schedule =
             Schedule::new(private, &self.secret.0, own, peer, hello.share).ok_or(PairingError::WrongSecret)?;
-        let Side { appliance, incarnation, config_digest, region, sizes } = hello.side;
-        let agreement = if config_digest == self.own.side.config_digest {
-            Agreement::Agreed
-        } else {
-            Agreement::ConfigurationDiffers
-        };
-        let peer = Peer { appliance, incarnation, region, geometry: Geometry::new(sizes)? };
+        let Side { appliance, incarnation, versions, config_digest, region, sizes } = hello.side;
+        let version = versions.common(ours).ok_or(PairingError::NoCommonVersion { theirs: versions, ours })?;
+        let agreement =
+            if config_digest == self.side.config_digest { Agreement::Agreed } else { Agreement::ConfigurationDiffers };
+        let peer = Peer { appliance, version, incarnation, region, geometry: Geometry::new(sizes)? };
         let mut confirm = vec![CONFIRM];
         confirm.extend_from_slice(&schedule.confirmation());
         self.transmit.push(confirm);
         Ok(State::AwaitConfirm { peer, agreement, schedule })
+    }
+
+    /// Sends a hello with more at its end, as a later version may.
+    #[cfg(test)]
+    pub(crate) fn say_more(&mut self, more: &[u8]) -> Vec<u8> {
+        self.hello.extend_from_slice(more);
+        self.transmit.clear();
+        self.hello.clone()
     }
 
     /// Whether both sides have proved themselves and everything was sent.
@@ -226,7 +248,7 @@ impl Handshake {
                 let (channel, writer, reader) = schedule.into_keys();
                 Ok(Pairing {
                     channel,
-                    writer: WriterKeys::new(writer, self.own.side.appliance),
+                    writer: WriterKeys::new(writer, self.side.appliance),
                     reader: ReaderKeys::new(reader, peer.appliance),
                     peer,
                     agreement,
@@ -240,6 +262,6 @@ impl Handshake {
 
 impl fmt::Debug for Handshake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handshake").field("side", &self.own.side).finish_non_exhaustive()
+        f.debug_struct("Handshake").field("side", &self.side).finish_non_exhaustive()
     }
 }

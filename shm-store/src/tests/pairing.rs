@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use zeroize::Zeroizing;
 
 use super::support::{pairings, secret, side, small_sizes};
-use crate::LAYOUT_VERSION;
+use crate::Versions;
 use crate::channel::{ChannelError, MESSAGE_BYTES_MAX};
 use crate::pairing::{Agreement, Handshake, Pairing, PairingError, PairingSecret, Side};
 
@@ -70,17 +70,68 @@ fn the_same_id_is_refused_also_when_it_is_an_echo() {
     assert_eq!((a.unwrap_err(), b.unwrap_err()), (PairingError::SameAppliance, PairingError::SameAppliance));
 }
 
+/// A side that speaks other versions.
+fn speaking(id: u8, oldest: u16, newest: u16) -> Side {
+    Side { versions: Versions { oldest, newest }, ..side(id, &small_sizes()) }
+}
+
 #[test]
-fn another_layout_is_refused() {
-    let sizes = small_sizes();
-    let mut a = start(side(1, &sizes), secret(1));
-    let mut hello = start(side(2, &sizes), secret(1)).poll_transmit().unwrap();
-    hello.splice(1..5, (LAYOUT_VERSION + 1).to_be_bytes());
-    // Whatever follows in another layout.
-    hello.truncate(20);
-    let error = PairingError::LayoutVersion { theirs: LAYOUT_VERSION + 1 };
-    assert_eq!(a.handle_message(&hello), Err(error));
+fn the_highest_common_version_is_spoken() {
+    let (a, b) = run(start(speaking(1, 1, 2), secret(1)), start(speaking(2, 2, 3), secret(1)), |_, _| {});
+    assert_eq!((a.unwrap().peer.version, b.unwrap().peer.version), (2, 2));
+}
+
+#[test]
+fn without_a_common_version_both_sides_say_so_and_nobody_pairs() {
+    let (a, b) = run(start(speaking(1, 1, 2), secret(1)), start(speaking(2, 3, 4), secret(1)), |_, _| {});
+    let [old, new] = [speaking(1, 1, 2).versions, speaking(2, 3, 4).versions];
+    assert_eq!(a.unwrap_err(), PairingError::NoCommonVersion { theirs: new, ours: old });
+    let error = b.unwrap_err();
+    assert_eq!(error, PairingError::NoCommonVersion { theirs: old, ours: new });
+    assert_eq!(
+        error.to_string(),
+        "the other appliance speaks version 1-2 of the store link, this one 3-4: none in common, upgrade the older one"
+    );
+}
+
+#[test]
+fn a_hello_that_is_laid_out_in_another_way_is_refused_for_its_version() {
+    let mut a = start(speaking(1, 1, 2), secret(1));
+    let mut hello = start(speaking(2, 3, 3), secret(1)).poll_transmit().unwrap();
+    hello.truncate(5);
+    let error = a.handle_message(&hello).unwrap_err();
+    assert!(matches!(error, PairingError::NoCommonVersion { .. }), "{error}");
     assert_eq!(a.handle_message(&hello), Err(error), "an error is final");
+}
+
+#[test]
+fn what_a_later_hello_adds_is_passed_over_but_not_open_to_change() {
+    let pair = |change: bool| {
+        let (mut a, mut b) = (start(speaking(1, 1, 2), secret(1)), start(speaking(2, 1, 3), secret(1)));
+        // The later build's hello says more; it goes into the keys of both as it was sent.
+        let longer = b.say_more(b"of a later version");
+        let mut heard = longer.clone();
+        if change {
+            *heard.last_mut().unwrap() ^= 1;
+        }
+        let from_a = a.poll_transmit().unwrap();
+        a.handle_message(&heard).unwrap();
+        b.handle_message(&from_a).unwrap();
+        let [of_a, of_b] = [&mut a, &mut b].map(|side| side.poll_transmit().unwrap());
+        [a.handle_message(&of_b), b.handle_message(&of_a)]
+    };
+    assert_eq!(pair(false), [Ok(()); 2]);
+    assert_eq!(pair(true), [Err(PairingError::WrongSecret); 2]);
+}
+
+#[test]
+fn nobody_in_between_can_lower_the_version() {
+    let (a, b) = run(start(speaking(1, 1, 2), secret(1)), start(speaking(2, 1, 2), secret(1)), |number, message| {
+        if number < 2 {
+            message.splice(3..5, 1u16.to_be_bytes());
+        }
+    });
+    assert_eq!((a.unwrap_err(), b.unwrap_err()), (PairingError::WrongSecret, PairingError::WrongSecret));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::snapshot::Snapshot;
 use crate::words::Words;
 use crate::{
     Answer, CounterEntry, Geometry, LocalMemory, OneSided, Reader, RecordKey, Region, RegionId, SizeClass, Sizes,
-    StoreError, StoreWriter, WriteId, Writer,
+    StoreError, StoreWriter, Versions, WriteId, Writer,
 };
 
 pub(crate) fn small_sizes() -> Sizes {
@@ -33,6 +33,7 @@ pub(crate) fn side(id: u8, sizes: &Sizes) -> Side {
     Side {
         appliance: ApplianceId::new(id).unwrap(),
         incarnation: [id; 16],
+        versions: Versions { oldest: 1, newest: 1 },
         config_digest: [7; 32],
         region: RegionId([id; 16]),
         sizes: sizes.clone(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use vipsec_store::pairing::PairingSecret;
-use vipsec_store::{CounterEntry, RecordKey, Setup, SizeClass, Sizes, Snapshot};
+use vipsec_store::{CounterEntry, RecordKey, Setup, SizeClass, Sizes, Snapshot, Versions};
 use vipsec_wire::iv::ApplianceId;
 use zeroize::Zeroizing;
 
@@ -14,6 +14,8 @@ const BLOCKS: u32 = 3;
 
 pub(crate) const OWNER: u8 = 1;
 pub(crate) const BACKUP: u8 = 2;
+
+pub(crate) const VERSIONS: Versions = Versions { oldest: 1, newest: 1 };
 
 pub(crate) fn sizes() -> Sizes {
     let class = |records, bytes| SizeClass { records, bytes };
@@ -24,6 +26,7 @@ pub(crate) fn setup(id: u8) -> Setup {
     Setup {
         appliance: ApplianceId::new(id).unwrap(),
         incarnation: rand::rng().random(),
+        versions: VERSIONS,
         config_digest: [5; 32],
         sizes: sizes(),
     }

@@ -1,4 +1,4 @@
-//! Who or what else may come to the ports: another secret, another layout, our own id, garbage, silence, and somebody between the
+//! Who or what else may come to the ports: another secret, another version, our own id, garbage, silence, and somebody between the
 //! two who turns bits and says again what was said before.
 
 use std::io::{ErrorKind, Read, Write};
@@ -12,13 +12,13 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use vipsec_store::fabric::{self, DataListener, FabricSetup, Provider};
 use vipsec_store::pairing::{PairingError, PairingSecret};
-use vipsec_store::{LAYOUT_VERSION, Link, LinkError, Setup, StoreError, WriteId};
+use vipsec_store::{Link, LinkError, Setup, StoreError, Versions, WriteId};
 use vipsec_wire::iv::Epoch;
 use zeroize::Zeroizing;
 
 use crate::namespaces::listening;
 use crate::place::{DATA_PORT, Host, Owning, PORT, Place, back_up, eventually, own, soon};
-use crate::script::{BACKUP, OWNER, key, payload, secret, setup};
+use crate::script::{BACKUP, OWNER, VERSIONS, key, payload, secret, setup};
 
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
 const CALLER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
@@ -30,7 +30,7 @@ pub(crate) fn run_all() {
     only_the_configured_ports_are_open(&mut host);
     another_secret(&mut host);
     our_own_id(&mut host);
-    another_layout(&mut host);
+    another_version(&mut host);
     garbage_instead_of_a_hello(&mut host);
     silence(&mut host);
     nobody_at_the_data_port(&mut host);
@@ -96,15 +96,16 @@ fn says(bytes: Vec<u8>) -> TcpStream {
     socket
 }
 
-fn another_layout(host: &mut Host) {
+fn another_version(host: &mut Host) {
     const HELLO: u8 = 1;
-    let theirs = LAYOUT_VERSION + 1;
+    let theirs = Versions { oldest: VERSIONS.newest + 1, newest: VERSIONS.newest + 2 };
     let mut hello = vec![0, 5, HELLO];
-    hello.extend(theirs.to_be_bytes());
+    hello.extend(theirs.oldest.to_be_bytes());
+    hello.extend(theirs.newest.to_be_bytes());
     let _stranger = says(hello);
     let error = host.answer(setup(BACKUP)).unwrap_err();
-    assert_eq!(error, LinkError::Pairing(PairingError::LayoutVersion { theirs }));
-    println!("another layout: {error}");
+    assert_eq!(error, LinkError::Pairing(PairingError::NoCommonVersion { theirs, ours: VERSIONS }));
+    println!("another version: {error}");
 }
 
 fn garbage_instead_of_a_hello(host: &mut Host) {

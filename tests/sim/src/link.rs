@@ -11,8 +11,9 @@ use vipsec_control::core::Paired;
 use vipsec_store::channel::Channel;
 use vipsec_store::pairing::{Agreement, Handshake, Pairing, PairingSecret, Side};
 use vipsec_store::{
-    Geometry, Grant, LocalMemory, Reader, Region, RegionId, StoreError, StoreWriter, Writer, WriterKeys,
+    Geometry, Grant, LocalMemory, Reader, Region, RegionId, StoreError, StoreWriter, Versions, Writer, WriterKeys,
 };
+use vipsec_takeover::message::{VERSION_NEWEST, VERSION_OLDEST};
 use vipsec_wire::iv::ApplianceId;
 
 use crate::far::{FarMemory, Flight, Lie, LyingWriter, SharedFlight, StoreManner};
@@ -51,6 +52,7 @@ pub(crate) enum LinkEnd {
 /// A pairing without the peer's grant.
 pub(crate) struct Granting {
     incarnation: u64,
+    version: u16,
     agreed: bool,
     channel: Channel,
     keys: WriterKeys,
@@ -145,7 +147,8 @@ impl Wires {
         let region = Arc::new(Region::anonymous(geometry, id));
         self.regions.insert(id.0, region.clone());
         let secret = PairingSecret::new(scene::pairing_secret()).expect("a long secret");
-        let side = Side { appliance, incarnation, config_digest, region: id, sizes };
+        let versions = Versions { oldest: VERSION_OLDEST, newest: VERSION_NEWEST };
+        let side = Side { appliance, incarnation, versions, config_digest, region: id, sizes };
         let mut handshake = Handshake::new(side, secret, rng).expect("sizes in bounds");
         let hello = handshake.poll_transmit().expect("the hello");
         (LinkEnd::Shaking { connection, handshake: Box::new(handshake), region }, hello)
@@ -180,7 +183,7 @@ impl Wires {
                 LinkNews::Nothing
             }
             LinkEnd::Granting { connection, paired } => {
-                let Granting { incarnation, agreed, mut channel, keys, reader, region } = *paired;
+                let Granting { incarnation, version, agreed, mut channel, keys, reader, region } = *paired;
                 let grant = channel.open_message(bytes).ok().and_then(|grant| grant.try_into().ok());
                 let Some((grant, region)) = grant.zip(self.regions.remove(&region.0)) else { return LinkNews::Broken };
                 let flight = Flight::new(LocalMemory::new(region), manner.near);
@@ -188,7 +191,7 @@ impl Wires {
                     return LinkNews::Broken;
                 };
                 *end = LinkEnd::Up { connection, channel: Box::new(channel) };
-                LinkNews::Up(Box::new(Paired { incarnation, agreed, writer, reader }), flight)
+                LinkNews::Up(Box::new(Paired { incarnation, version, agreed, writer, reader }), flight)
             }
             LinkEnd::Up { connection, mut channel } => {
                 let message = channel.open_message(bytes);
@@ -207,6 +210,7 @@ fn granting(pairing: Pairing, region: Arc<Region>, rng: &mut StdRng) -> Option<(
     let sealed = channel.seal_message(&grant.to_bytes()).ok()?;
     let granting = Granting {
         incarnation: short_incarnation(peer.incarnation),
+        version: peer.version,
         agreed: agreement == Agreement::Agreed,
         channel,
         keys,

@@ -93,7 +93,8 @@ fn group_store(store: &GroupStore, out: &mut impl Write) -> io::Result<()> {
 
 fn peer_store(group: &str, store: &PeerStore, out: &mut impl Write) -> io::Result<()> {
     let (peer, linked, agreed) = (store.appliance, yes_no(store.linked), yes_no(store.agreed));
-    writeln!(out, "Store of {group} with appliance {peer}: paired {linked}, configurations agree {agreed}")?;
+    let version = store.version.map_or_else(String::new, |version| format!(" by version {version}"));
+    writeln!(out, "Store of {group} with appliance {peer}: paired {linked}{version}, configurations agree {agreed}")?;
     match &store.written {
         None => writeln!(out, "We write nowhere")?,
         Some(region) => {

@@ -8,7 +8,7 @@ use vipsec_wire::iv::Epoch;
 use super::bench::{VIP, lose_all};
 use super::{ALICE, BOB, Bench, Setup};
 use crate::message::Direction;
-use crate::{Endpoint, Event, IkeSaRecord, ImportError, Mode, Phase, RecordError};
+use crate::{ChildSaRecord, Endpoint, Event, IkeSaRecord, ImportError, Mode, Phase, RecordError};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -424,6 +424,17 @@ fn what_is_not_resumed() {
     assert_eq!(import(&mut fresh, unknown), Err(ImportError::UnknownConnection));
     // Nothing of the refused ones has stayed.
     assert_eq!(import(&mut fresh, unchanged), Ok(()));
+}
+
+/// A later release may put more behind what this one knows.
+#[test]
+fn what_a_later_release_adds_to_a_record_is_passed_over() {
+    let bench = Bench::established(Setup::default());
+    let (ike, children) = records(&bench);
+    let later = |bytes: &[u8]| [bytes, &rmp_serde::to_vec(&("later", [1, 2, 3])).unwrap()].concat();
+    assert_eq!(IkeSaRecord::decode(&later(&ike.encode())).unwrap().encode(), ike.encode());
+    let child = &children[0];
+    assert_eq!(ChildSaRecord::decode(&later(&child.encode())).unwrap().encode(), child.encode());
 }
 
 #[test]

@@ -20,7 +20,7 @@ impl Pair {
         if !self.healthy {
             return;
         }
-        if self.role != Role::Standby {
+        if self.role != Role::Standby || self.retired {
             return;
         }
         let claim_after = if self.preferred { self.timing.claim_preferred } else { self.timing.claim_other };
@@ -37,7 +37,7 @@ impl Pair {
 
     /// The process that owned it is gone: no need to count silence.
     pub(super) fn take_from_the_dead(&mut self, now: Instant) {
-        if self.role == Role::Standby && self.peer_owns {
+        if self.role == Role::Standby && self.peer_owns && !self.retired {
             self.peer_owns = false;
             self.begin(now);
         }
@@ -92,13 +92,22 @@ impl Pair {
     }
 
     pub(super) fn handle_joined(&mut self, now: Instant) {
-        let Some(link) = &self.link else { return };
+        let Some(link) = self.link.as_ref().filter(|_| !self.retired) else { return };
         let trust = self.timing.trust;
         self.held = Some(Held {
             incarnation: link.incarnation,
             trusted_until: link.echoed_look.map_or(now, |look| look + trust),
         });
         self.silence.restart();
+    }
+
+    /// Lets go of the copy before the process ends. Whoever owns the group, or has begun to take it, has to hand it over.
+    pub(super) fn retire(&mut self) {
+        if self.role == Role::Standby && !self.retired {
+            self.retired = true;
+            self.held = None;
+            self.send(Message::GivenUp);
+        }
     }
 
     pub(super) fn handle_question(&mut self, now: Instant, nonce: u64) {

@@ -111,6 +111,7 @@ pub struct Pair {
     resumed_on_trust: Option<Instant>,
     // as a backup
     held: Option<Held>,
+    retired: bool,
     actions: VecDeque<Action>,
 }
 
@@ -143,6 +144,7 @@ impl Pair {
             told_process: None,
             resumed_on_trust: None,
             held: None,
+            retired: false,
             actions: VecDeque::new(),
         };
         pair.actions.push_back(Action::Deadline(None));
@@ -340,6 +342,7 @@ impl Decider for Pair {
             Message::WantGroup => {
                 self.order_move();
             }
+            Message::GivenUp => self.handle_given_up(now),
         }
     }
 
@@ -413,6 +416,10 @@ impl Decider for Pair {
             silent_looks: self.silence.looks(),
             peers: vec![peer],
         }
+    }
+
+    fn retire(&mut self) {
+        self.retire();
     }
 
     fn floor_is_known(&self) -> bool {

@@ -59,7 +59,7 @@ impl Pair {
     /// Every worker confirmed its stop for the group, and the exact numbers are acknowledged.
     pub fn handle_stopped(&mut self, now: Instant) {
         let Role::HandingOver { epoch, told: None } = self.role else { return };
-        let Some(link) = &self.link else {
+        let Some(link) = self.link.as_ref().filter(|_| self.copy == Copy::Counted) else {
             // Nobody was told: nobody can have acted.
             self.role = Role::Owner { epoch };
             self.actions.push_back(Action::TakeBack);
@@ -197,6 +197,22 @@ impl Pair {
             self.renew(until);
         } else {
             self.deadline = Some(until); // too late to act on: the next tick asks again
+        }
+    }
+
+    /// The backup holds nothing any more, and will never act: that ends its copy at once, and whatever doubt there was about it (R7).
+    pub(super) fn handle_given_up(&mut self, now: Instant) {
+        if let Some(Question { nonce, .. }) = &self.question {
+            self.handle_answer(now, *nonce, false);
+        }
+        // While the workers are still stopping, the end of that finds nobody to tell.
+        if let Role::HandingOver { epoch, told: Some(_) } = self.role {
+            self.role = Role::Owner { epoch };
+            self.actions.push_back(Action::TakeBack);
+        }
+        if matches!(self.copy, Copy::Joining | Copy::Counted) {
+            self.copy = Copy::None;
+            self.actions.push_back(Action::Release(self.peer));
         }
     }
 

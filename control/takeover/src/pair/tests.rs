@@ -428,6 +428,91 @@ fn an_owner_that_could_not_serve_for_a_moment_goes_on() {
     assert!(world.may_act(0) && world.nodes[0].stepped_down.is_empty() && world.nodes[1].activated.is_empty());
 }
 
+/// Its word is worth more than a link that breaks: nothing has to wait until its trust would have run out.
+#[test]
+fn a_backup_that_ends_as_planned_is_left_behind_at_once() {
+    let mut world = World::settled();
+    let freed = world.nodes[0].unprotected;
+    world.nodes[1].pair.retire();
+    world.drain(1);
+    assert!(!world.nodes[1].pair.status(world.now).trusted, "it has let go before it says so");
+    world.run(2 * MS);
+    assert_eq!((world.nodes[0].unprotected, world.copy(0)), (freed + 1, Copy::None));
+    world.kill(1);
+    world.nodes[0].pair.handle_link_down(world.now);
+    world.run(500 * MS);
+    assert!(world.may_act(0) && world.nodes[0].stepped_down.is_empty());
+}
+
+/// Whatever comes while its process is ending.
+#[test]
+fn a_backup_that_has_given_up_takes_nothing_any_more() {
+    let stories: [fn(&mut World); 3] = [
+        |world| world.nodes[0].running = false,
+        |world| world.kill(0),
+        |world| {
+            let epoch = world.nodes[0].pair.owned_epoch().unwrap().0;
+            world.inbox[1].extend([Message::Joined, Message::HandOver { epoch }]);
+        },
+    ];
+    for story in stories {
+        let mut world = World::settled();
+        world.nodes[1].pair.retire();
+        world.drain(1);
+        story(&mut world);
+        world.run(1500 * MS);
+        assert!(world.nodes[1].activated.is_empty());
+    }
+}
+
+#[test]
+fn a_move_to_a_backup_that_ends_meanwhile_is_taken_back() {
+    for slow_to_stop in [false, true] {
+        let mut world = World::settled();
+        world.nodes[0].slow_to_stop = slow_to_stop;
+        assert!(world.nodes[0].pair.order_move());
+        world.drain(0);
+        world.nodes[1].pair.retire();
+        world.drain(1);
+        world.inbox[1].clear(); // told too late: the process is gone
+        world.run(MS);
+        if slow_to_stop {
+            let now = world.now;
+            world.nodes[0].pair.handle_stopped(now);
+        }
+        world.run(10 * MS);
+        assert!(world.may_act(0) && world.nodes[0].stepped_down.is_empty());
+    }
+}
+
+/// It asked because it had slept; the backup's last word is that it has not begun and never will.
+#[test]
+fn a_backup_that_gives_up_answers_the_question_whether_it_has_begun() {
+    let mut world = World::settled();
+    world.nodes[0].running = false;
+    world.run(40 * MS);
+    world.nodes[1].pair.retire();
+    world.drain(1);
+    world.kill(1);
+    world.linked = true;
+    let now = world.now;
+    world.nodes[0].pair.handle_timeout(now);
+    assert!(world.nodes[0].pair.question.is_some());
+    world.nodes[0].pair.handle_message(now, id(1), &Message::GivenUp);
+    world.nodes[0].running = true;
+    world.run(20 * MS);
+    assert!(world.may_act(0) && world.nodes[0].stepped_down.is_empty());
+}
+
+#[test]
+fn an_owner_has_nothing_to_give_up() {
+    let mut world = World::settled();
+    world.nodes[0].pair.retire();
+    world.run(100 * MS);
+    assert!(world.may_act(0));
+    assert_eq!(world.copy(0), Copy::Counted);
+}
+
 #[test]
 fn an_owner_that_slept_while_it_left_a_copy_behind_gives_up() {
     let mut world = World::settled();

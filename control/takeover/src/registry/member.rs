@@ -390,6 +390,8 @@ impl Decider for Member {
             Message::WantGroup => {
                 self.order_move(peer);
             }
+            // A member ends without a word: only the registry's list tells whose copy counts.
+            Message::GivenUp => {}
         }
     }
 

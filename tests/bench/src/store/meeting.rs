@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use vipsec_store::fabric::{self, DataListener, FabricSetup, Provider};
 use vipsec_store::local::{self, Connection, Listener};
 use vipsec_store::pairing::PairingSecret;
-use vipsec_store::{Grant, Link, Setup, Sizes, wait_readable};
+use vipsec_store::{Grant, Link, Setup, Sizes, Versions, wait_readable};
 use vipsec_wire::iv::ApplianceId;
 use zeroize::Zeroizing;
 
@@ -42,7 +42,8 @@ const PAIRING_MAX: Duration = Duration::from_secs(60);
 
 fn setup(id: u8, sizes: &Sizes) -> Result<Setup, BenchError> {
     let appliance = ApplianceId::new(id).map_err(BenchError::setup)?;
-    Ok(Setup { appliance, incarnation: [id; 16], config_digest: [0; 32], sizes: sizes.clone() })
+    let versions = Versions { oldest: 1, newest: 1 };
+    Ok(Setup { appliance, incarnation: [id; 16], versions, config_digest: [0; 32], sizes: sizes.clone() })
 }
 
 fn secret() -> Result<PairingSecret, BenchError> {
