@@ -1,5 +1,5 @@
 # Works on Debian 12 with Rust installed; `deps` brings the rest.
-.PHONY: help deps demo test sim store-soak bench bench-peers interop lint
+.PHONY: help deps demo test stories sim store-soak bench bench-peers interop lint
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -8,6 +8,7 @@ help:
 	@echo 'make demo   a takeover before your eyes, in network namespaces of this machine (root);'
 	@echo '            POLICY=renegotiate: with new SAs instead of the old ones'
 	@echo 'make test   all tests'
+	@echo 'make stories  every story of the lab with all its variants, and ten calm minutes under full load (root); target/takeover, target/calm'
 	@echo 'make sim    N=100000 SEED=1: that many simulated schedules from that seed on; failing seeds are printed'
 	@echo 'make store-soak  N=5000: that many owners of a store killed or fenced while they write, on one host and between two (root)'
 	@echo 'make bench  what a packet and an IKE SA cost on this machine, into target/bench; DOCS=1: into docs/benchmarks.md, too'
@@ -25,6 +26,11 @@ demo: deps
 
 test: deps
 	@tools/scripts/test.sh
+
+stories: deps
+	cargo build --locked --bins
+	$(AS_ROOT) target/debug/vipsec-lab takeover
+	$(AS_ROOT) target/debug/vipsec-lab calm --minutes $(or $(MINUTES),10)
 
 sim: deps
 	cargo run --locked --release -p vipsec-sim -- --count $(or $(N),10000) --seed $(or $(SEED),1)

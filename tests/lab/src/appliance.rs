@@ -65,6 +65,7 @@ impl Appliance {
             Command::new(&vipsecd)
                 .arg("--config")
                 .arg(&file)
+                .args(config.link_versions.map(|versions| format!("--link-versions={versions}")))
                 .stdin(Stdio::null())
                 .env("NO_COLOR", "1")
                 .stdout(output)
@@ -123,6 +124,11 @@ impl Appliance {
     /// Orders the rekeying of the first IKE SA.
     pub fn rekey_ike(&self) -> Result<()> {
         self.order(&Request::RekeyIke { spi: self.ike_sas()?.first().ok_or_else(no_sa)?.spi })
+    }
+
+    /// Orders the first VIP to another appliance, by its name. Returns before it is there.
+    pub fn move_vip(&self, to: &str) -> Result<()> {
+        self.order(&Request::MoveVip { vip: "web".to_owned(), to: to.to_owned() })
     }
 
     /// Everything that it counts.
@@ -197,8 +203,8 @@ impl Appliance {
     }
 
     /// Kills it at once. What the system does to take it away takes longer, and isn't waited for.
-    pub fn kill(&mut self) -> Result<()> {
-        self.process.kill().context(|| "killing vipsecd".to_owned())
+    pub fn kill(&self) -> Result<()> {
+        self.signal(Signal::SIGKILL)
     }
 
     /// Tells it to stop and waits for its end.

@@ -80,7 +80,7 @@ pub struct Counts {
     pub esp_bytes_to_hosts: u64,
     /// IKE messages both ways.
     pub ike: u64,
-    /// ARP both ways.
+    /// ARP and neighbour advertisements both ways.
     pub arp: u64,
     /// Owners' advertisements of the VIP, both ways.
     pub advertisements: u64,
@@ -140,6 +140,13 @@ impl Capture {
         let seen = lock(&self.seen);
         let first = seen.frames.partition_point(|frame| frame.stamp < since);
         seen.frames.get(first..).unwrap_or_default().iter().filter(|frame| fits(frame)).copied().collect()
+    }
+
+    /// The frames remembered so far that `fits`; no frame of them is remembered any longer.
+    pub fn take_frames(&self, fits: impl Fn(&Frame) -> bool) -> Vec<Frame> {
+        let mut frames = std::mem::take(&mut lock(&self.seen).frames);
+        frames.retain(fits);
+        frames
     }
 
     /// IKE messages of an exchange since `since`.
@@ -222,7 +229,7 @@ fn note(seen: &Mutex<Seen>, frame: Frame, content: &[u8]) {
             counts.esp_bytes_to_hosts += bytes;
         }
         (Kind::Ike { .. }, _) => counts.ike += 1,
-        (Kind::Arp { .. }, _) => counts.arp += 1,
+        (Kind::Arp { .. } | Kind::Neighbour { .. }, _) => counts.arp += 1,
         (Kind::Advertisement { .. }, _) => counts.advertisements += 1,
         (Kind::ClearText, _) => counts.clear_text += 1,
         (Kind::NatKeepalive | Kind::Icmp | Kind::Other, _) => counts.other += 1,

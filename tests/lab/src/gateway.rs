@@ -134,7 +134,7 @@ pub fn strongswan_config(
 ) -> CharonConfig {
     let connection = |tunnel: &TunnelPlan| Connection {
         name: tunnel.connection.clone(),
-        local_address: VIP,
+        local_address: VIP.into(),
         remote_address: RemoteAddress::Any,
         local_id: settings.gateway_id.clone(),
         remote_id: tunnel.identity.clone(),

@@ -2,6 +2,7 @@
 
 mod pair;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::gateway::{self, CHILD, Gateway, GatewayKind};
 use crate::netns::Namespace;
 use crate::supervisor::Run;
 use crate::target::Target;
-use crate::topology::{self, AppliancePlan, PeerPlan, Plan, Topology, TunnelPlan, VIP};
+use crate::topology::{self, AppliancePlan, Network, PeerPlan, Plan, Topology, TunnelPlan};
 use crate::wait;
 
 /// From the call to an established tunnel.
@@ -53,6 +54,9 @@ pub struct LabConfig {
     pub peer_dpd_delay: Option<Duration>,
     /// What a successor does, where there are two appliances.
     pub takeover: TakeoverPolicy,
+    /// By place: the versions of the store link that an appliance is told to speak, as one of another release would; by default all that it
+    /// can.
+    pub releases: BTreeMap<usize, Option<&'static str>>,
     /// How many workers each appliance has.
     pub workers: u8,
     /// The appliances' crypto device, if one processes their SAs.
@@ -73,6 +77,7 @@ impl LabConfig {
             gateway_dpd_delay: Duration::from_secs(2),
             peer_dpd_delay: Some(Duration::from_secs(2)),
             takeover: TakeoverPolicy::default(),
+            releases: BTreeMap::new(),
             workers: 1,
             crypto_device: None,
             retransmit: Retransmit::default(),
@@ -119,14 +124,15 @@ impl Lab {
         let plan = &config.plan;
         progress("building the switch, the hosts and the links between them");
         let topology = Topology::build(&run, plan)?;
-        let ports = |name: fn(&_) -> String| plan.appliances.iter().map(name).collect::<Vec<_>>();
-        let outside = ports(Topology::outside_port);
-        let inside = ports(Topology::inside_port);
+        let ports = |network: Network| plan.appliances.iter().map(|plan| network.port(plan)).collect::<Vec<_>>();
+        let (outside, inside) = (ports(Network::Outside), ports(Network::Inside));
         let outside = Capture::start(&topology.switch, &outside, &folder.join("outside.pcap"))?;
         let inside = Capture::start(&topology.switch, &inside, &folder.join("inside.pcap"))?;
         progress("starting the targets");
+        let vips = plan.vips();
         let targets = plan.targets.iter().zip(&topology.targets);
-        let mut targets = targets.map(|(plan, host)| Target::start(host, &plan.name)).collect::<Result<Vec<_>>>()?;
+        let targets = targets.map(|(plan, host)| Target::start(host, &plan.name, &vips));
+        let mut targets = targets.collect::<Result<Vec<_>>>()?;
         progress(match (config.gateway, plan.appliances.len()) {
             (GatewayKind::Vipsec, 2..) => "starting vipsecd on all appliances",
             (GatewayKind::Vipsec, _) => "starting vipsecd",
@@ -140,7 +146,7 @@ impl Lab {
         if plan.local_targets {
             for (plan, host) in plan.appliances.iter().zip(&topology.appliances) {
                 topology::prepare_local_target(host)?;
-                targets.push(Target::start(host, &plan.name)?);
+                targets.push(Target::start(host, &plan.name, &vips)?);
             }
         }
         progress("starting strongSwan as the remote peer");
@@ -256,15 +262,28 @@ impl Lab {
     /// Sends a frame to an appliance's outside interface, as if it came from the outside network.
     pub fn inject_outside(&self, appliance: usize, frame: &[u8]) -> Result<()> {
         let plan = self.config.plan.appliances.get(appliance).ok_or_else(no_appliance)?;
-        let port = Topology::outside_port(plan);
+        let port = Network::Outside.port(plan);
         self.topology.switch.run(|| PortSocket::open(&port)?.inject(frame))
     }
 
-    /// Cuts or mends an appliance's link to the network that carries the store.
-    pub fn set_store_link(&self, appliance: usize, up: bool) -> Result<()> {
+    /// Cuts or mends an appliance's link to a network.
+    pub fn set_link(&self, appliance: usize, network: Network, up: bool) -> Result<()> {
         let plan = self.config.plan.appliances.get(appliance).ok_or_else(no_appliance)?;
         let state = if up { "up" } else { "down" };
-        self.topology.switch.ip(&[format!("link set {} {state}", Topology::store_port(plan))])
+        self.topology.switch.ip(&[format!("link set {} {state}", network.port(plan))])
+    }
+
+    /// Lets the appliances hear each other on a network, or not: everybody else is heard and hears them all the same.
+    pub fn set_earshot(&self, network: Network, hear: bool) -> Result<()> {
+        let state = if hear { "off" } else { "on" };
+        let port = |plan| format!("link set {} type bridge_slave isolated {state}", network.port(plan));
+        self.topology.switch.ip(&self.config.plan.appliances.iter().map(port).collect::<Vec<_>>())
+    }
+
+    /// Every remote peer with its host and its tunnels.
+    pub fn branches(&self) -> impl Iterator<Item = Branch<'_>> {
+        let peers = self.peers.iter().zip(&self.topology.peers).zip(&self.config.plan.peers);
+        peers.map(|((charon, host), plan)| Branch { charon, host, tunnels: &plan.tunnels })
     }
 
     /// Where the first remote peer is on the outside network, for [`replay`].
@@ -280,27 +299,34 @@ impl Lab {
 
     /// Short TCP connections through the tunnel.
     pub fn connections(&self, total: u32, concurrency: u32) -> Result<ConnectionsReport> {
-        client::connections(self.client_host()?, VIP, total, concurrency, CONNECTION_LIMIT)
+        client::connections(self.client_host()?, self.tunnel()?.vip, total, concurrency, CONNECTION_LIMIT)
     }
 
     /// A bulk transfer from a target.
     pub fn download(&self, bytes: u64, limit: Duration) -> Result<BulkReport> {
-        self.client_host()?.run(|| client::download(VIP, bytes, limit))
+        let vip = self.tunnel()?.vip;
+        self.client_host()?.run(|| client::download(vip, bytes, limit))
     }
 
     /// A bulk transfer to a target.
     pub fn upload(&self, bytes: u64, limit: Duration) -> Result<BulkReport> {
-        self.client_host()?.run(|| client::upload(VIP, bytes, limit))
+        let vip = self.tunnel()?.vip;
+        self.client_host()?.run(|| client::upload(vip, bytes, limit))
     }
 
     /// Numbered datagrams each way, until stopped.
     pub fn start_probe(&self, interval: Duration) -> Result<UdpProbe> {
-        UdpProbe::start(self.client_host()?, VIP, interval)
+        UdpProbe::start(self.client_host()?, self.tunnel()?.vip, interval)
     }
 
     /// A busy long-lived connection, until stopped. `pause` is between an answer and the next request.
     pub fn start_pingpong(&self, pause: Duration) -> Result<PingPong> {
-        PingPong::start(self.client_host()?, VIP, pause)
+        PingPong::start(self.client_host()?, self.tunnel()?.vip, pause)
+    }
+
+    /// The same through another tunnel.
+    pub fn start_pingpong_through(&self, tunnel: &TunnelPlan, pause: Duration) -> Result<PingPong> {
+        PingPong::start(self.client_host()?, tunnel.vip, pause)
     }
 
     /// One UDP datagram there and back.
@@ -312,6 +338,17 @@ impl Lab {
     pub fn echo_through(&self, tunnel: &TunnelPlan, limit: Duration) -> Result<Duration> {
         client::echo(self.client_host()?, tunnel.inner, tunnel.vip, limit)
     }
+}
+
+/// A remote peer at work.
+#[derive(Clone, Copy)]
+pub struct Branch<'a> {
+    /// Its charon.
+    pub charon: &'a Charon,
+    /// Where it runs, and where its clients are.
+    pub host: &'a Namespace,
+    /// Its tunnels.
+    pub tunnels: &'a [TunnelPlan],
 }
 
 /// Sends frames again, in small bursts.
@@ -350,6 +387,8 @@ fn launch_appliance(config: &LabConfig, plan: &AppliancePlan, host: &Namespace, 
     let mut settings = ApplianceConfig::new(&config.plan, plan, &config.ike, config.gateway_dpd_delay, prefix)
         .with_workers(config.workers)
         .with_crypto_device(config.crypto_device.clone());
+    let place = config.plan.appliances.iter().position(|other| other.id == plan.id);
+    settings.link_versions = place.and_then(|place| config.releases.get(&place).copied().flatten());
     let others = config.plan.appliances.iter().filter(|other| other.id != plan.id);
     let peers: Vec<_> = others.map(|other| peer_settings(config, plan, other, run)).collect();
     if let (Some(first), false) = (config.plan.appliances.first(), peers.is_empty()) {
@@ -382,7 +421,7 @@ fn peer_settings(config: &LabConfig, plan: &AppliancePlan, other: &AppliancePlan
 fn start_peer(config: &LabConfig, peer: &PeerPlan, host: &Namespace, run: &Run) -> Result<Charon> {
     let connection = |tunnel: &TunnelPlan| Connection {
         name: tunnel.connection.clone(),
-        local_address: peer.outside,
+        local_address: peer.address_for(tunnel.vip),
         remote_address: RemoteAddress::Address(tunnel.vip),
         local_id: tunnel.identity.clone(),
         remote_id: config.ike.gateway_id.clone(),
@@ -393,7 +432,7 @@ fn start_peer(config: &LabConfig, peer: &PeerPlan, host: &Namespace, run: &Run) 
         children: vec![Child {
             name: CHILD.to_owned(),
             local_ts: vec![tunnel.inner_network.clone()],
-            remote_ts: vec![format!("{}/32", tunnel.vip)],
+            remote_ts: vec![tunnel.vip_prefix()],
             esp_proposals: config.ike.esp_proposals.clone(),
             rekey_time: None,
             dpd_action: DpdAction::Clear,

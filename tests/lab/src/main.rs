@@ -3,14 +3,16 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use vipsec_lab::appliance::TakeoverPolicy;
 use vipsec_lab::error::Result;
 use vipsec_lab::gateway::GatewayKind;
+use vipsec_lab::scenario::calm::{self, CalmConfig};
 use vipsec_lab::scenario::demo::{self, DemoConfig};
 use vipsec_lab::scenario::ike::{self, IkeConfig};
-use vipsec_lab::scenario::takeover::{self, TakeoverConfig, Tale};
+use vipsec_lab::scenario::takeover::{self, Extent, TakeoverConfig, Tale};
 use vipsec_lab::scenario::{Outcome, Progress, exercise};
 use vipsec_lab::{command, supervisor};
 
@@ -85,6 +87,15 @@ enum Scenario {
         #[arg(long, default_value = "target/bench/ike.json")]
         out: PathBuf,
     },
+    /// Nothing happens: both appliances live while all cores are busy and traffic goes at full rate, and nobody may take over.
+    Calm {
+        /// For how long.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1440))]
+        minutes: u32,
+        /// Folder for the report, the captures and the logs.
+        #[arg(long, default_value = "target/calm")]
+        out: PathBuf,
+    },
     /// What becomes of tunnels and connections when one of two appliances dies, sleeps, comes back, or gives the VIP away.
     Takeover {
         /// Which story; all without this.
@@ -147,9 +158,17 @@ fn play(scenario: Scenario) -> Result<bool> {
             println!("\nfigures: {}", config.out.display());
             Ok(true)
         }
+        Scenario::Calm { minutes, out } => {
+            let config = CalmConfig { time: Duration::from_secs(60) * minutes, out };
+            let report = calm::play(&config, &progress)?;
+            println!("\n{}", report.summary());
+            report.faults.iter().for_each(|fault| println!("  {fault}"));
+            println!("report, captures and logs: {}", config.out.display());
+            Ok(report.faults.is_empty())
+        }
         Scenario::Takeover { case, runs, tunnels, out } => {
             let tales = if case.is_empty() { Tale::value_variants().to_vec() } else { case };
-            let config = TakeoverConfig { tales, runs, tunnels, out };
+            let config = TakeoverConfig { tales, runs, tunnels, extent: Extent::Whole, out };
             let reports = takeover::play(&config, &progress)?;
             let failed: usize = reports.iter().map(takeover::TaleReport::failed).sum();
             let cases: usize = reports.iter().map(|report| report.cases.len()).sum();

@@ -1,5 +1,6 @@
 //! Stories that run in a lab.
 
+pub mod calm;
 pub mod demo;
 pub mod exercise;
 pub mod flood;

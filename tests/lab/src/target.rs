@@ -7,6 +7,7 @@ mod http;
 pub(crate) mod udp;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -17,7 +18,6 @@ use serde::Serialize;
 use crate::clock::Stamp;
 use crate::error::Result;
 use crate::netns::Namespace;
-use crate::topology::{SECOND_VIP, VIP};
 
 /// The HTTP service.
 pub const HTTP_PORT: u16 = 80;
@@ -78,17 +78,17 @@ pub struct TargetCounts {
 }
 
 impl Target {
-    /// Starts the services inside `namespace`.
-    pub fn start(namespace: &Namespace, name: &str) -> Result<Self> {
+    /// Starts the services inside `namespace`, which has the VIPs.
+    pub fn start(namespace: &Namespace, name: &str, vips: &[IpAddr]) -> Result<Self> {
         let observed = Arc::new(Observed::default());
         let stop = Arc::new(AtomicBool::new(false));
         let threads = namespace.run(|| {
-            Ok(vec![
-                http::serve(name.to_owned(), observed.clone(), stop.clone())?,
-                udp::echo(VIP, observed.clone(), stop.clone())?,
-                udp::echo(SECOND_VIP, observed.clone(), stop.clone())?,
-                udp::source(name, observed.clone(), stop.clone())?,
-            ])
+            let mut threads = vec![http::serve(name.to_owned(), observed.clone(), stop.clone())?];
+            for vip in vips {
+                threads.push(udp::echo(*vip, observed.clone(), stop.clone())?);
+                threads.push(udp::source(*vip, name, observed.clone(), stop.clone())?);
+            }
+            Ok(threads)
         })?;
         Ok(Self { name: name.to_owned(), observed, stop, threads })
     }

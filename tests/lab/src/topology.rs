@@ -1,6 +1,6 @@
 //! Who is where in the lab, and the namespaces, bridges and links that make it so.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use vipsec_control::config::virtual_mac;
 
@@ -14,9 +14,15 @@ use crate::supervisor::Run;
 pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Where the targets send their replies; moves with the VIP.
 pub const INSIDE_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
-/// The VIP's and the inside gateway's MAC addresses, which vipsecd derives from the addresses.
-pub fn virtual_macs() -> [[u8; 6]; 2] {
-    [VIP, INSIDE_GATEWAY].map(|address| virtual_mac(address.into()).octets())
+/// The same over IPv6, where the plan has it.
+pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
+/// Moves with [`VIP6`].
+pub const INSIDE_GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 1);
+
+/// The VIPs' and the inside gateways' MAC addresses, which vipsecd derives from the addresses.
+pub fn virtual_macs() -> [[u8; 6]; 4] {
+    let addresses: [IpAddr; 4] = [VIP.into(), INSIDE_GATEWAY.into(), VIP6.into(), INSIDE_GATEWAY6.into()];
+    addresses.map(|address| virtual_mac(address).octets())
 }
 
 /// A second virtual IP, where the plan has one.
@@ -28,6 +34,8 @@ pub const SECOND_INNER_NETWORK: &str = "10.10.0.0/16";
 
 /// The networks behind the remote peers.
 pub const INNER_NETWORK: &str = "10.9.0.0/16";
+/// Those of IPv6.
+pub const INNER_NETWORK6: &str = "fd09::/16";
 
 /// A remote peer: a namespace on the outside that runs charon and the clients.
 #[derive(Debug, Clone)]
@@ -36,6 +44,8 @@ pub struct PeerPlan {
     pub name: String,
     /// Its address outside.
     pub outside: Ipv4Addr,
+    /// The other one, where the plan has IPv6.
+    pub outside6: Ipv6Addr,
     /// Its tunnels; at least one.
     pub tunnels: Vec<TunnelPlan>,
 }
@@ -44,13 +54,13 @@ pub struct PeerPlan {
 #[derive(Debug, Clone)]
 pub struct TunnelPlan {
     /// The VIP that it ends on.
-    pub vip: Ipv4Addr,
+    pub vip: IpAddr,
     /// Its connection, by name.
     pub connection: String,
     /// Its IKE identity.
     pub identity: String,
     /// The address behind its end.
-    pub inner: Ipv4Addr,
+    pub inner: IpAddr,
     /// The network behind its end.
     pub inner_network: String,
 }
@@ -62,6 +72,8 @@ pub struct TargetPlan {
     pub name: String,
     /// Its address inside.
     pub inside: Ipv4Addr,
+    /// The other one, where the plan has IPv6.
+    pub inside6: Ipv6Addr,
 }
 
 /// An appliance: a namespace on both sides, its interfaces without addresses of the kernel's.
@@ -75,6 +87,8 @@ pub struct AppliancePlan {
     pub outside: Ipv4Addr,
     /// Its own address inside (likewise).
     pub inside: Ipv4Addr,
+    /// The same of IPv6, where the plan has it: outside, and inside.
+    pub own6: [Ipv6Addr; 2],
     /// Its host's address on the network that carries the store, if there is one.
     pub store: Ipv4Addr,
 }
@@ -90,6 +104,8 @@ pub struct Plan {
     pub appliances: Vec<AppliancePlan>,
     /// There is a second VIP, which the second appliance is to own first.
     pub second_vip: bool,
+    /// There is an IPv6 VIP beside the first one, which moves with it.
+    pub ipv6: bool,
     /// Each appliance's own host is a target, too, by the appliance's name and inside address.
     pub local_targets: bool,
     /// Services choose their targets in turns, and not by a hash that every appliance computes alike.
@@ -107,20 +123,26 @@ impl Plan {
         let peer = |n: u8| PeerPlan {
             name: format!("p{n}"),
             outside: Ipv4Addr::new(192, 0, 2, 100 + n),
+            outside6: outside6(100 + n),
             tunnels: vec![TunnelPlan {
-                vip: VIP,
+                vip: VIP.into(),
                 connection: if n == 0 { "branch".to_owned() } else { format!("branch{n}") },
                 identity: if n == 0 { "branch.example".to_owned() } else { format!("branch{n}.example") },
-                inner: Ipv4Addr::new(10, 9, n, 1),
+                inner: Ipv4Addr::new(10, 9, n, 1).into(),
                 inner_network: format!("10.9.{n}.0/24"),
             }],
         };
-        let target = |n: u8| TargetPlan { name: format!("t{}", n + 1), inside: Ipv4Addr::new(10, 1, 0, 21 + n) };
+        let target = |n: u8| TargetPlan {
+            name: format!("t{}", n + 1),
+            inside: Ipv4Addr::new(10, 1, 0, 21 + n),
+            inside6: inside6(21 + n),
+        };
         let appliance = |n: u8| AppliancePlan {
             name: char::from(b'a' + n).to_string(),
             id: n + 1,
             outside: Ipv4Addr::new(192, 0, 2, 11 + n),
             inside: Ipv4Addr::new(10, 1, 0, 11 + n),
+            own6: [outside6(11 + n), inside6(11 + n)],
             store: Ipv4Addr::new(10, 255, 0, 11 + n),
         };
         Self {
@@ -128,6 +150,7 @@ impl Plan {
             targets: (0..targets.min(50)).map(target).collect(),
             appliances: (0..appliances.min(8)).map(appliance).collect(),
             second_vip: false,
+            ipv6: false,
             local_targets: false,
             in_turns: false,
             store_network: false,
@@ -140,10 +163,10 @@ impl Plan {
         let mut plan = Self { second_vip: true, ..Self::new(1, 2, appliances) };
         for peer in &mut plan.peers {
             peer.tunnels.push(TunnelPlan {
-                vip: SECOND_VIP,
+                vip: SECOND_VIP.into(),
                 connection: "mail".to_owned(),
                 identity: "mail.example".to_owned(),
-                inner: Ipv4Addr::new(10, 10, 0, 1),
+                inner: Ipv4Addr::new(10, 10, 0, 1).into(),
                 inner_network: "10.10.0.0/24".to_owned(),
             });
         }
@@ -156,10 +179,10 @@ impl Plan {
         let tunnel = |n: u8| {
             let inner = Ipv4Addr::new(10, 9, 0, n);
             TunnelPlan {
-                vip: VIP,
+                vip: VIP.into(),
                 connection: format!("branch{n}"),
                 identity: format!("branch{n}.example"),
-                inner,
+                inner: inner.into(),
                 inner_network: format!("{inner}/32"),
             }
         };
@@ -167,6 +190,30 @@ impl Plan {
             peer.tunnels = (1..=tunnels.clamp(1, 250)).map(tunnel).collect();
         }
         plan
+    }
+
+    /// One remote peer with a tunnel over IPv6 to the IPv6 VIP, which comes first, and one over IPv4 to the other VIP.
+    pub fn with_ipv6(appliances: u8) -> Self {
+        let mut plan = Self { ipv6: true, ..Self::new(1, 2, appliances) };
+        for peer in &mut plan.peers {
+            peer.tunnels.insert(
+                0,
+                TunnelPlan {
+                    vip: VIP6.into(),
+                    connection: "branch6".to_owned(),
+                    identity: "branch6.example".to_owned(),
+                    inner: Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1).into(),
+                    inner_network: "fd09::/64".to_owned(),
+                },
+            );
+        }
+        plan
+    }
+
+    /// The VIPs that targets have.
+    pub fn vips(&self) -> Vec<IpAddr> {
+        let of_ipv6 = self.ipv6.then_some(IpAddr::from(VIP6));
+        [VIP.into(), SECOND_VIP.into()].into_iter().chain(of_ipv6).collect()
     }
 
     /// Three appliances on hosts of their own, among whom etcd decides; one remote peer with one tunnel, two targets.
@@ -178,6 +225,59 @@ impl Plan {
     pub fn tunnels(&self) -> impl Iterator<Item = &TunnelPlan> {
         self.peers.iter().flat_map(|peer| &peer.tunnels)
     }
+}
+
+/// A network of the switch that appliances have a link to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// Where the remote peers are.
+    Outside,
+    /// Where the targets are.
+    Inside,
+    /// What carries the store, where appliances are on two hosts.
+    Store,
+}
+
+impl Network {
+    /// The switch's port to an appliance's interface on it.
+    pub fn port(self, appliance: &AppliancePlan) -> String {
+        let suffix = match self {
+            Self::Outside => "out",
+            Self::Inside => "in",
+            Self::Store => "store",
+        };
+        format!("{}-{suffix}", appliance.name)
+    }
+}
+
+impl PeerPlan {
+    /// Where it calls that VIP from.
+    pub const fn address_for(&self, vip: IpAddr) -> IpAddr {
+        match vip {
+            IpAddr::V4(_) => IpAddr::V4(self.outside),
+            IpAddr::V6(_) => IpAddr::V6(self.outside6),
+        }
+    }
+}
+
+impl TunnelPlan {
+    /// The VIP as a prefix.
+    pub fn vip_prefix(&self) -> String {
+        prefix_of(self.vip)
+    }
+}
+
+/// An address as a prefix of its own.
+fn prefix_of(address: IpAddr) -> String {
+    format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 })
+}
+
+const fn outside6(n: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, n as u16)
+}
+
+const fn inside6(n: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, n as u16)
 }
 
 /// The namespaces, wired up.
@@ -231,21 +331,6 @@ impl Topology {
         Ok(topology)
     }
 
-    /// The switch's port to an appliance's outside interface.
-    pub fn outside_port(appliance: &AppliancePlan) -> String {
-        format!("{}-out", appliance.name)
-    }
-
-    /// The switch's port to an appliance's inside interface.
-    pub fn inside_port(appliance: &AppliancePlan) -> String {
-        format!("{}-in", appliance.name)
-    }
-
-    /// The switch's port to an appliance's interface on the store's network.
-    pub fn store_port(appliance: &AppliancePlan) -> String {
-        format!("{}-store", appliance.name)
-    }
-
     fn wire(&self, plan: &Plan) -> Result<()> {
         for (n, (peer, host)) in plan.peers.iter().zip(&self.peers).enumerate() {
             let mac = format!("02:00:00:00:02:{n:02x}");
@@ -267,15 +352,15 @@ impl Topology {
             host.ip(&[format!("address add {ETCD}/24 dev store0")])?;
         }
         for (appliance, host) in plan.appliances.iter().zip(&self.appliances) {
-            let port = Self::outside_port(appliance);
+            let port = Network::Outside.port(appliance);
             let mac = format!("02:00:00:01:{:02x}:00", appliance.id);
             self.connect(&Link { bridge: "outside", port, host, interface: "out0", mac })?;
-            let port = Self::inside_port(appliance);
+            let port = Network::Inside.port(appliance);
             let mac = format!("02:00:00:01:{:02x}:01", appliance.id);
             self.connect(&Link { bridge: "inside", port, host, interface: "in0", mac })?;
             if plan.store_network {
                 let mac = format!("02:00:00:01:{:02x}:02", appliance.id);
-                let port = Self::store_port(appliance);
+                let port = Network::Store.port(appliance);
                 self.connect(&Link { bridge: "store", port, host, interface: "store0", mac })?;
                 host.ip(&[format!("address add {}/24 dev store0", appliance.store)])?;
             }
@@ -299,8 +384,11 @@ impl Topology {
     }
 
     fn address(&self, plan: &Plan) -> Result<()> {
+        if plan.ipv6 {
+            self.address_ipv6(plan)?;
+        }
         for (peer, host) in plan.peers.iter().zip(&self.peers) {
-            let inner = peer.tunnels.iter().map(|tunnel| format!("address add {}/32 dev lo", tunnel.inner));
+            let inner = peer.tunnels.iter().map(|tunnel| format!("address add {} dev lo", prefix_of(tunnel.inner)));
             let lines: Vec<_> =
                 std::iter::once(format!("address add {}/24 dev out0", peer.outside)).chain(inner).collect();
             host.ip(&lines)?;
@@ -315,6 +403,28 @@ impl Topology {
                 format!("address add {SECOND_VIP}/32 dev lo"),
                 format!("route add {INNER_NETWORK} via {INSIDE_GATEWAY}"),
                 format!("route add {SECOND_INNER_NETWORK} via {SECOND_GATEWAY}"),
+            ])?;
+        }
+        Ok(())
+    }
+}
+
+impl Topology {
+    /// Before addresses of a tunnel are: those of IPv6 are refused until it is there.
+    fn address_ipv6(&self, plan: &Plan) -> Result<()> {
+        for host in self.peers.iter().chain(&self.targets) {
+            for setting in ["all/disable_ipv6", "default/disable_ipv6", "all/accept_dad", "default/accept_dad"] {
+                host.sysctl(&format!("net/ipv6/conf/{setting}"), "0")?;
+            }
+        }
+        for (peer, host) in plan.peers.iter().zip(&self.peers) {
+            host.ip(&[format!("address add {}/64 dev out0 nodad", peer.outside6)])?;
+        }
+        for (target, host) in plan.targets.iter().zip(&self.targets) {
+            host.ip(&[
+                format!("address add {}/64 dev in0 nodad", target.inside6),
+                format!("address add {VIP6}/128 dev lo nodad"),
+                format!("route add {INNER_NETWORK6} via {INSIDE_GATEWAY6}"),
             ])?;
         }
         Ok(())

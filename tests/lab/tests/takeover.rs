@@ -2,13 +2,13 @@
 
 mod common;
 
-use vipsec_lab::scenario::takeover::{self, TakeoverConfig, Tale, TaleReport};
+use vipsec_lab::scenario::takeover::{self, Extent, TakeoverConfig, Tale, TaleReport};
 use vipsec_lab::scenario::{Outcome, Progress};
 
 fn tell(tale: Tale) -> TaleReport {
     let name = format!("takeover-{tale:?}");
     let out = common::folder(&name);
-    let config = TakeoverConfig { tales: vec![tale], runs: 1, tunnels: 10, out: out.path() };
+    let config = TakeoverConfig { tales: vec![tale], runs: 1, tunnels: 10, extent: Extent::Short, out: out.path() };
     let mut reports = takeover::play(&config, &Progress::default()).unwrap_or_else(|error| panic!("{error}"));
     let report = reports.pop().expect("one tale was told");
     for case in &report.cases {
@@ -82,6 +82,55 @@ fn everything_is_renegotiated() {
     let takeover = report.takeovers.first().expect("a takeover");
     assert_eq!((takeover.tcp.reset, takeover.tcp.moved, takeover.replayed_delivered), (0, 0, 0));
     assert!(takeover.sas.calls > 0);
+}
+
+/// Killed after the IKE_AUTH request has arrived: the call is finished by the successor, or lost at both ends.
+#[test]
+fn the_owner_is_killed_while_a_peer_calls() {
+    tell(Tale::Calls);
+}
+
+/// Killed amid a rekeying: it is finished or begun anew, and both ends have the same SAs.
+#[test]
+fn the_owner_is_killed_while_it_rekeys() {
+    let report = tell(Tale::Rekeys);
+    for takeover in &report.takeovers {
+        assert_eq!((takeover.tcp.reset, takeover.tcp.moved, takeover.sas.calls), (0, 0, 0));
+        assert_eq!(takeover.replayed_delivered, 0);
+    }
+}
+
+/// A move that either appliance doesn't live to see the end of leaves one owner, and every connection.
+#[test]
+fn an_appliance_is_killed_during_a_move() {
+    tell(Tale::Moves);
+}
+
+/// Each link cut in turn, and a partition that heals.
+#[test]
+fn links_are_cut_in_turn() {
+    tell(Tale::Links);
+}
+
+/// Ten charons, none of which has to call.
+#[test]
+fn ten_remote_peers_keep_their_tunnels() {
+    tell(Tale::Branches);
+}
+
+/// Tunnels over IPv6, unsolicited neighbour advertisements, and nothing else that differs.
+#[test]
+fn an_ipv6_vip_is_taken_over() {
+    let report = tell(Tale::Ipv6);
+    let takeover = report.takeovers.first().expect("a takeover");
+    assert_eq!((takeover.tcp.reset, takeover.tcp.moved, takeover.sas.calls), (0, 0, 0));
+    assert_eq!(takeover.replayed_delivered, 0);
+}
+
+/// Two releases stand in for each other, and nobody notices that they change.
+#[test]
+fn a_pair_is_upgraded() {
+    tell(Tale::Upgrade);
 }
 
 /// Three appliances and a real etcd: the tunnel survives two owners' deaths without a call, and nothing is delivered twice.

@@ -2,7 +2,10 @@
 
 mod common;
 
+use std::time::Duration;
+
 use vipsec_lab::gateway::{Gateway, GatewayKind};
+use vipsec_lab::scenario::calm::{self, CalmConfig};
 use vipsec_lab::scenario::demo::{self, DemoConfig};
 use vipsec_lab::scenario::{Outcome, Progress, exercise};
 
@@ -60,4 +63,13 @@ fn the_life_of_a_tunnel() {
     let failed: Vec<_> = results.iter().filter(|case| case.result == Outcome::Failed).collect();
     assert!(failed.is_empty(), "{failed:#?}");
     assert_eq!(results.len(), 12);
+}
+
+/// Every core is busy and traffic goes at full rate: that is no reason to take over. `vipsec-lab calm` does this for longer.
+#[test]
+fn a_loaded_machine_is_no_takeover() {
+    let out = common::folder("calm");
+    let config = CalmConfig { time: Duration::from_secs(20), out: out.path() };
+    let report = calm::play(&config, &Progress::default()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(report.faults, [""; 0], "{}", report.summary());
 }

@@ -1,6 +1,6 @@
 //! vipsecd's configuration for an appliance of the lab.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::error::{LabError, Result};
 use crate::fleet::FleetPlan;
 use crate::target::{ECHO_PORT, HTTP_PORT, SOURCE_PORT};
 use crate::topology::{
-    AppliancePlan, INNER_NETWORK, INSIDE_GATEWAY, LOCAL_INTERFACE, Plan, SECOND_GATEWAY, SECOND_INNER_NETWORK,
-    SECOND_VIP, TunnelPlan, VIP,
+    AppliancePlan, INNER_NETWORK, INNER_NETWORK6, INSIDE_GATEWAY, INSIDE_GATEWAY6, LOCAL_INTERFACE, Plan,
+    SECOND_GATEWAY, SECOND_INNER_NETWORK, SECOND_VIP, TunnelPlan, VIP, VIP6,
 };
 
 /// What both ends of the tunnels agree on.
@@ -86,7 +86,7 @@ pub struct PeerSettings {
 #[derive(Clone)]
 struct TargetSettings {
     name: String,
-    address: String,
+    address: IpAddr,
     /// The id of the appliance whose own host it is.
     appliance: Option<u8>,
 }
@@ -94,9 +94,10 @@ struct TargetSettings {
 /// A remote peer's connection, as the appliance is told.
 #[derive(Clone)]
 pub(super) struct ApplianceConnection {
-    vip: Ipv4Addr,
+    vip: IpAddr,
     pub(super) name: String,
     pub(super) remote_id: String,
+    pub(super) local_ts: String,
     pub(super) remote_ts: String,
     pub(super) secret: String,
 }
@@ -119,12 +120,16 @@ pub struct ApplianceConfig {
     etcd: Option<String>,
     /// Is there a second VIP?
     second_vip: bool,
+    /// Is there an IPv6 VIP that moves with the first one?
+    ipv6: bool,
     /// The id of the first VIP's preferred owner, in a pair.
     preferred: Option<u8>,
     workers: u8,
     crypto_device: Option<String>,
     routes: Vec<Route>,
     log: &'static str,
+    /// The versions of the store link that it is told to speak, if not all.
+    pub link_versions: Option<&'static str>,
 }
 
 impl ApplianceConfig {
@@ -140,7 +145,13 @@ impl ApplianceConfig {
             vip: tunnel.vip,
             name: tunnel.connection.clone(),
             remote_id: tunnel.identity.clone(),
-            remote_ts: if tunnel.vip == SECOND_VIP { SECOND_INNER_NETWORK } else { INNER_NETWORK }.to_owned(),
+            local_ts: tunnel.vip_prefix(),
+            remote_ts: match tunnel.inner {
+                IpAddr::V6(_) => INNER_NETWORK6,
+                IpAddr::V4(_) if tunnel.vip == SECOND_VIP => SECOND_INNER_NETWORK,
+                IpAddr::V4(_) => INNER_NETWORK,
+            }
+            .to_owned(),
             secret: settings.secret.clone(),
         };
         Self {
@@ -155,11 +166,13 @@ impl ApplianceConfig {
             peers: Vec::new(),
             etcd: None,
             second_vip: plan.second_vip,
+            ipv6: plan.ipv6,
             preferred: None,
             workers: 1,
             crypto_device: None,
             routes: Vec::new(),
             log: "info",
+            link_versions: None,
         }
     }
 
@@ -171,9 +184,10 @@ impl ApplianceConfig {
     /// Lets a fleet of initiators in as well, from behind a remote peer's address. A line in the log for each would be most of the work.
     pub fn with_fleet(mut self, fleet: &FleetPlan) -> Self {
         self.connections.push(ApplianceConnection {
-            vip: VIP,
+            vip: VIP.into(),
             name: "fleet".to_owned(),
             remote_id: format!("*.{}", fleet.domain),
+            local_ts: format!("{VIP}/32"),
             remote_ts: fleet.inner_network.clone(),
             secret: self.settings.secret.clone(),
         });
@@ -203,14 +217,23 @@ impl ApplianceConfig {
     }
 
     pub(super) fn to_toml(&self, folder: &Path) -> Result<String> {
-        let targets: Vec<&str> = self.targets.iter().map(|target| target.name.as_str()).collect();
-        let service =
-            |vip, protocol, port| Service { vip, protocol, port, method: self.method, targets: targets.clone() };
+        let targets_of = |is_of: fn(&IpAddr) -> bool| {
+            let targets = self.targets.iter().filter(|target| is_of(&target.address));
+            targets.map(|target| target.name.as_str()).collect::<Vec<_>>()
+        };
+        let service = |vip, protocol, port| Service {
+            vip,
+            protocol,
+            port,
+            method: self.method,
+            targets: targets_of(if vip == VIP6_NAME { IpAddr::is_ipv6 } else { IpAddr::is_ipv4 }),
+        };
         let mut vips = vec![Vip {
             name: "web",
             address: VIP.to_string(),
             port: "outside",
             owner: self.preferred,
+            group: self.ipv6.then_some(GROUP),
             gateways: vec![Gateway { address: INSIDE_GATEWAY.to_string(), port: "inside" }],
         }];
         let mut services = vec![
@@ -225,13 +248,33 @@ impl ApplianceConfig {
                 address: SECOND_VIP.to_string(),
                 port: "outside",
                 owner: self.preferred.and_then(|first| ids.clone().find(|id| *id != first)),
+                group: None,
                 gateways: vec![Gateway { address: SECOND_GATEWAY.to_string(), port: "inside" }],
             });
             services.push(service(SECOND_VIP_NAME, "udp", ECHO_PORT));
         }
+        if self.ipv6 {
+            vips.push(Vip {
+                name: VIP6_NAME,
+                address: VIP6.to_string(),
+                port: "outside",
+                owner: self.preferred,
+                group: Some(GROUP),
+                gateways: vec![Gateway { address: INSIDE_GATEWAY6.to_string(), port: "inside" }],
+            });
+            services.extend([
+                service(VIP6_NAME, "tcp", HTTP_PORT),
+                service(VIP6_NAME, "udp", ECHO_PORT),
+                service(VIP6_NAME, "udp", SOURCE_PORT),
+            ]);
+        }
+        let AppliancePlan { outside, inside, own6: [outside6, inside6], .. } = &self.plan;
+        let addresses = |v4: &Ipv4Addr, v6: &Ipv6Addr| {
+            std::iter::once(format!("{v4}/24")).chain(self.ipv6.then(|| format!("{v6}/64"))).collect()
+        };
         let mut ports = vec![
-            Port::of("outside", self.device("net_af_packet0,iface=out0"), format!("{}/24", self.plan.outside)),
-            Port::of("inside", self.device("net_af_packet1,iface=in0"), format!("{}/24", self.plan.inside)),
+            Port::of("outside", self.device("net_af_packet0,iface=out0"), addresses(outside, outside6)),
+            Port::of("inside", self.device("net_af_packet1,iface=in0"), addresses(inside, inside6)),
         ];
         if self.has_local_port {
             ports.push(Port::local(format!("net_tap0,iface={LOCAL_INTERFACE}")));
@@ -281,10 +324,13 @@ impl ApplianceConfig {
     }
 
     fn connection<'a>(&'a self, connection: &'a ApplianceConnection) -> Connection<'a> {
-        let second = connection.vip == SECOND_VIP;
         Connection {
             name: &connection.name,
-            vip: if second { SECOND_VIP_NAME } else { "web" },
+            vip: match connection.vip {
+                IpAddr::V6(_) => VIP6_NAME,
+                IpAddr::V4(vip) if vip == SECOND_VIP => SECOND_VIP_NAME,
+                IpAddr::V4(_) => "web",
+            },
             remote_addrs: ["%any"],
             local_id: &self.settings.gateway_id,
             remote_id: &connection.remote_id,
@@ -294,7 +340,7 @@ impl ApplianceConfig {
             rekey_time: "4h",
             child: [Child {
                 name: "net",
-                local_ts: [format!("{}/32", connection.vip)],
+                local_ts: [&connection.local_ts],
                 remote_ts: [&connection.remote_ts],
                 esp_proposals: &self.settings.esp_proposals,
                 rekey_time: "1h",
@@ -304,18 +350,21 @@ impl ApplianceConfig {
 }
 
 fn targets(plan: &Plan) -> Vec<TargetSettings> {
-    let of = |name: &String, address: Ipv4Addr, appliance| TargetSettings {
-        name: name.clone(),
-        address: address.to_string(),
-        appliance,
-    };
-    let hosts = plan.targets.iter().map(|target| of(&target.name, target.inside, None));
+    let of = |name: &String, address: IpAddr, appliance| TargetSettings { name: name.clone(), address, appliance };
+    let hosts = plan.targets.iter().map(|target| of(&target.name, target.inside.into(), None));
+    let of_ipv6 = plan.targets.iter().filter(|_| plan.ipv6);
+    let of_ipv6 = of_ipv6.map(|target| of(&format!("{}-6", target.name), target.inside6.into(), None));
     let appliances = plan.appliances.iter().filter(|_| plan.local_targets);
-    hosts.chain(appliances.map(|appliance| of(&appliance.name, appliance.inside, Some(appliance.id)))).collect()
+    let appliances = appliances.map(|appliance| of(&appliance.name, appliance.inside.into(), Some(appliance.id)));
+    hosts.chain(of_ipv6).chain(appliances).collect()
 }
 
 /// What the second VIP is called.
 pub const SECOND_VIP_NAME: &str = "mail";
+/// What the IPv6 VIP is called.
+const VIP6_NAME: &str = "web6";
+/// What the first VIP and the IPv6 VIP are together.
+const GROUP: &str = "both";
 
 /// Where the pairing secret is.
 pub(super) const PAIR_SECRET_FILE: &str = "pair.psk";
@@ -432,8 +481,8 @@ struct Port {
 }
 
 impl Port {
-    fn of(side: &'static str, device: String, address: String) -> Self {
-        Self { name: side, side, device, addresses: vec![address], mtu: 1500 }
+    fn of(side: &'static str, device: String, addresses: Vec<String>) -> Self {
+        Self { name: side, side, device, addresses, mtu: 1500 }
     }
 
     fn local(device: String) -> Self {
@@ -455,6 +504,8 @@ struct Vip {
     port: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'static str>,
     gateways: Vec<Gateway>,
 }
 
@@ -467,7 +518,7 @@ struct Gateway {
 #[derive(Serialize)]
 struct Target<'a> {
     name: &'a str,
-    address: &'a str,
+    address: IpAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     forwarding: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -477,7 +528,7 @@ struct Target<'a> {
 impl<'a> Target<'a> {
     fn of(settings: &'a TargetSettings) -> Self {
         let TargetSettings { name, address, appliance } = settings;
-        Self { name, address, forwarding: appliance.map(|_| "local"), appliance: *appliance }
+        Self { name, address: *address, forwarding: appliance.map(|_| "local"), appliance: *appliance }
     }
 }
 
@@ -507,7 +558,7 @@ struct Connection<'a> {
 #[derive(Serialize)]
 struct Child<'a> {
     name: &'static str,
-    local_ts: [String; 1],
+    local_ts: [&'a str; 1],
     remote_ts: [&'a str; 1],
     esp_proposals: &'a [String],
     rekey_time: &'static str,
@@ -563,6 +614,13 @@ mod tests {
         let plan = Plan { local_targets: true, ..Plan::new(1, 2, 2) };
         let config = loaded("local", settings(&plan).with_peer(peer, 1));
         assert_eq!((config.targets.len(), config.ports.len()), (4, 3));
+    }
+
+    #[test]
+    fn vipsecd_takes_the_configuration_with_ipv6() {
+        let config = loaded("ipv6", settings(&Plan::with_ipv6(2)));
+        assert_eq!((config.targets.len(), config.connections.len(), config.services.len()), (4, 2, 6));
+        assert_eq!(config.groups.len(), 1, "both VIPs move together");
     }
 
     #[test]

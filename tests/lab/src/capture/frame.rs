@@ -1,6 +1,6 @@
 //! What a frame on the outside or inside network is, as far as anyone without keys can tell.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 
@@ -15,6 +15,13 @@ pub enum Kind {
         sender: Ipv4Addr,
         /// Whose MAC address it wants to know.
         target: Ipv4Addr,
+    },
+    /// A neighbour advertisement (RFC 4861 §4.4).
+    Neighbour {
+        /// Whose MAC address it tells.
+        target: Ipv6Addr,
+        /// Somebody had asked.
+        solicited: bool,
     },
     /// An IKE message.
     Ike {
@@ -70,12 +77,14 @@ pub enum Exchange {
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// IEEE 802: local experimental EtherType 1, which the appliances' advertisements carry.
 const ETHERTYPE_ADVERTISEMENT: u16 = 0x88b5;
 const PROTOCOL_ICMP: u8 = 1;
 const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
 const PROTOCOL_ESP: u8 = 50;
+const PROTOCOL_ICMPV6: u8 = 58;
 const PORT_IKE: u16 = 500;
 const PORT_IKE_NATT: u16 = 4500;
 
@@ -84,6 +93,7 @@ pub(super) fn classify(frame: &[u8]) -> Kind {
     let kind = match u16_at(frame, 12) {
         Some(ETHERTYPE_ARP) => arp(frame),
         Some(ETHERTYPE_IPV4) => frame.get(14..).and_then(ipv4),
+        Some(ETHERTYPE_IPV6) => frame.get(14..).and_then(ipv6),
         Some(ETHERTYPE_ADVERTISEMENT) => frame.get(14..).and_then(advertisement),
         _ => None,
     };
@@ -119,6 +129,30 @@ fn ipv4(packet: &[u8]) -> Option<Kind> {
     let inner = |address: Ipv4Addr| address.octets().starts_with(&[10, 9]);
     let is_inner = inner(address_at(packet, 12)?) || inner(address_at(packet, 16)?);
     Some(if is_inner { Kind::ClearText } else { kind })
+}
+
+fn ipv6(packet: &[u8]) -> Option<Kind> {
+    let payload = packet.get(40..)?;
+    let kind = match *packet.get(6)? {
+        PROTOCOL_ESP => esp(payload, false)?,
+        PROTOCOL_UDP => udp(payload)?,
+        PROTOCOL_TCP => Kind::ClearText,
+        PROTOCOL_ICMPV6 => icmpv6(payload)?,
+        _ => Kind::Other,
+    };
+    // As of IPv4.
+    let inner = |offset: usize| packet.get(offset..offset + 2) == Some(&[0xfd, 0x09]);
+    Some(if inner(8) || inner(24) { Kind::ClearText } else { kind })
+}
+
+fn icmpv6(message: &[u8]) -> Option<Kind> {
+    const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    const SOLICITED: u8 = 0x40;
+    if *message.first()? != NEIGHBOUR_ADVERTISEMENT {
+        return Some(Kind::Icmp);
+    }
+    let target: [u8; 16] = message.get(8..24)?.try_into().ok()?;
+    Some(Kind::Neighbour { target: target.into(), solicited: message.get(4)? & SOLICITED != 0 })
 }
 
 fn udp(datagram: &[u8]) -> Option<Kind> {
@@ -201,6 +235,25 @@ mod tests {
         assert_eq!(classify(&frame(17, PEER, &[0, 7, 0, 7, 0, 8, 0, 0])), Kind::ClearText);
         assert_eq!(classify(&frame(1, [10, 9, 0, 1], &[8, 0, 0, 0])), Kind::ClearText);
         assert_eq!(classify(&frame(1, PEER, &[8, 0, 0, 0])), Kind::Icmp);
+    }
+
+    #[test]
+    fn the_same_is_known_over_ipv6() {
+        let packet = |next: u8, payload: &[u8]| {
+            let mut frame = vec![0; 12];
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, next, 255]);
+            frame.extend(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1).octets());
+            frame.extend([0; 16]);
+            frame.extend(payload);
+            frame
+        };
+        let esp = [0, 0, 0, 7, 0, 0, 0, 9, 1, 2, 3, 4];
+        assert_eq!(classify(&packet(50, &esp)), Kind::Esp { spi: 7, sequence: 9, encapsulated: false });
+        assert_eq!(classify(&packet(6, &[0; 20])), Kind::ClearText);
+        assert_eq!(classify(&packet(58, &[128, 0, 0, 0])), Kind::Icmp);
+        let vip = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
+        let unsolicited = [&[136, 0, 0, 0, 0x20, 0, 0, 0][..], &vip.octets()].concat();
+        assert_eq!(classify(&packet(58, &unsolicited)), Kind::Neighbour { target: vip, solicited: false });
     }
 
     #[test]

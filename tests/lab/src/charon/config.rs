@@ -1,7 +1,7 @@
 //! What charon is told, with types, and the files that say it.
 
 use std::fmt::Write;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ pub enum RemoteAddress {
     /// Whoever calls.
     Any,
     /// This one.
-    Address(Ipv4Addr),
+    Address(IpAddr),
 }
 
 /// What happens with a child SA whose peer is found dead.
@@ -102,7 +102,7 @@ pub struct Connection {
     /// Its name.
     pub name: String,
     /// The own address.
-    pub local_address: Ipv4Addr,
+    pub local_address: IpAddr,
     /// The other end's.
     pub remote_address: RemoteAddress,
     /// The own identity.

@@ -1,7 +1,7 @@
 //! Many short TCP connections.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ pub struct ConnectionsReport {
 /// Makes `total` connections from `namespace`, `concurrency` at a time, each with one request; each must be done within `limit`.
 pub fn connections(
     namespace: &Namespace,
-    address: Ipv4Addr,
+    address: IpAddr,
     total: u32,
     concurrency: u32,
     limit: Duration,
@@ -63,7 +63,7 @@ pub fn connections(
     Ok(report(results))
 }
 
-fn connection(address: Ipv4Addr, limit: Duration) -> Result<String> {
+fn connection(address: IpAddr, limit: Duration) -> Result<String> {
     let mut http = Http::open(address, limit)?;
     let target = http.id()?;
     http.close();

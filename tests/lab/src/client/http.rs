@@ -1,7 +1,7 @@
 //! An HTTP client with a deadline, and bulk transfers over it.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -31,7 +31,7 @@ struct Answer {
 
 impl Http {
     /// Opens a connection that may live for `limit`.
-    pub fn open(address: Ipv4Addr, limit: Duration) -> Result<Self> {
+    pub fn open(address: IpAddr, limit: Duration) -> Result<Self> {
         let deadline = Instant::now() + limit;
         let address = SocketAddr::from((address, HTTP_PORT));
         let stream = TcpStream::connect_timeout(&address, limit).context(|| format!("connecting to {address}"))?;
@@ -150,7 +150,7 @@ pub struct BulkReport {
 }
 
 /// Fetches `bytes` and checks each of them.
-pub fn download(address: Ipv4Addr, bytes: u64, limit: Duration) -> Result<BulkReport> {
+pub fn download(address: IpAddr, bytes: u64, limit: Duration) -> Result<BulkReport> {
     let begin = Instant::now();
     let mut http = Http::open(address, limit)?;
     let answer = http.request("GET", &format!("/bytes/{bytes}"), 0, |_| Ok(()))?;
@@ -173,7 +173,7 @@ pub fn download(address: Ipv4Addr, bytes: u64, limit: Duration) -> Result<BulkRe
 }
 
 /// Sends `bytes`; the target checks each of them.
-pub fn upload(address: Ipv4Addr, bytes: u64, limit: Duration) -> Result<BulkReport> {
+pub fn upload(address: IpAddr, bytes: u64, limit: Duration) -> Result<BulkReport> {
     let begin = Instant::now();
     let mut http = Http::open(address, limit)?;
     let answer = http.request("POST", "/bytes", bytes, |http| {

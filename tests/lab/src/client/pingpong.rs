@@ -1,6 +1,6 @@
 //! One long-lived TCP connection with a request always under way: does it survive, and for how long does it stall?
 
-use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -50,7 +50,7 @@ impl PingPongReport {
 impl PingPong {
     /// Opens the connection from `namespace` and keeps it busy until [`PingPong::stop`]. `pause` is between an answer and the next
     /// request.
-    pub fn start(namespace: &Namespace, address: Ipv4Addr, pause: Duration) -> Result<Self> {
+    pub fn start(namespace: &Namespace, address: IpAddr, pause: Duration) -> Result<Self> {
         let http = namespace.run(|| Http::open(address, PATIENCE))?;
         let breaker = http.breaker()?;
         let stop = Arc::new(AtomicBool::new(false));

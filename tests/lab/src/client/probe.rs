@@ -1,13 +1,13 @@
 //! Numbered UDP datagrams at a fixed pace, each way by itself: what is lost, and how long nothing came.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::SockaddrIn;
+use nix::sys::socket::SockaddrStorage;
 use serde::Serialize;
 
 use crate::clock::{self, Stamp};
@@ -125,11 +125,13 @@ impl ProbeRecord {
 
 impl UdpProbe {
     /// Starts sending every `interval` both ways between `namespace` and the VIP's UDP services.
-    pub fn start(namespace: &Namespace, address: Ipv4Addr, interval: Duration) -> Result<Self> {
+    pub fn start(namespace: &Namespace, address: IpAddr, interval: Duration) -> Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let session = NEXT.fetch_add(1, Ordering::Relaxed);
         let (up, down) = namespace.run(|| {
-            let socket = |port| socket_to(Ipv4Addr::UNSPECIFIED, address, port);
+            let any: IpAddr =
+                if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            let socket = |port| socket_to(any, address, port);
             Ok((socket(ECHO_PORT)?, socket(SOURCE_PORT)?))
         })?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -175,7 +177,7 @@ impl Drop for UdpProbe {
     }
 }
 
-fn socket_to(source: Ipv4Addr, address: Ipv4Addr, port: u16) -> Result<UdpSocket> {
+fn socket_to(source: IpAddr, address: IpAddr, port: u16) -> Result<UdpSocket> {
     let socket = stamped_socket(source, 0)?;
     socket.connect((address, port)).context(|| format!("connecting UDP to {address}:{port}"))?;
     Ok(socket)
@@ -190,7 +192,7 @@ fn send(socket: &UdpSocket, session: u64, interval: Duration, stop: &AtomicBool)
         sent.push(Stamp::now());
         let _ = socket.send(&datagram.encode());
         // The echoes only show that the way back is there; the source measures it.
-        while clock::receive_stamped::<SockaddrIn>(socket, &mut echoed).is_ok() {}
+        while clock::receive_stamped::<SockaddrStorage>(socket, &mut echoed).is_ok() {}
         next += interval;
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
@@ -214,7 +216,7 @@ fn receive(socket: &UdpSocket, session: u64, interval: Duration, stop: &AtomicBo
             next_ask = Instant::now() + ASK_INTERVAL;
         }
         wait_readable(socket, Duration::from_millis(20));
-        while let Ok(received) = clock::receive_stamped::<SockaddrIn>(socket, &mut buffer) {
+        while let Ok(received) = clock::receive_stamped::<SockaddrStorage>(socket, &mut buffer) {
             let datagram = buffer.get(..received.length).and_then(Datagram::decode);
             if let Some(datagram) = datagram.filter(|datagram| datagram.session == session) {
                 arrived.entry(name_of(datagram.tag)).or_default().push((datagram.number, received.stamp));
@@ -228,7 +230,7 @@ fn receive(socket: &UdpSocket, session: u64, interval: Duration, stop: &AtomicBo
 const ECHO_RETRY: Duration = Duration::from_millis(250);
 
 /// Sends a datagram from an address of `namespace` to the echo service, until it comes back or the limit is over.
-pub fn echo(namespace: &Namespace, source: Ipv4Addr, address: Ipv4Addr, limit: Duration) -> Result<Duration> {
+pub fn echo(namespace: &Namespace, source: IpAddr, address: IpAddr, limit: Duration) -> Result<Duration> {
     namespace.run(|| {
         let socket = socket_to(source, address, ECHO_PORT)?;
         let sent = Stamp::now();
@@ -238,7 +240,7 @@ pub fn echo(namespace: &Namespace, source: Ipv4Addr, address: Ipv4Addr, limit: D
         while Stamp::now().since(sent) < limit {
             socket.send(&bytes).context(|| "sending a datagram".to_owned())?;
             wait_readable(&socket, ECHO_RETRY.min(limit));
-            match clock::receive_stamped::<SockaddrIn>(&socket, &mut buffer) {
+            match clock::receive_stamped::<SockaddrStorage>(&socket, &mut buffer) {
                 Ok(received) if buffer.get(..received.length) == Some(&bytes[..]) => {
                     return Ok(received.stamp.since(sent));
                 }

@@ -98,11 +98,8 @@ impl Lab {
     }
 
     /// Kills an appliance at once.
-    pub fn kill_appliance(&mut self, place: usize) -> Result<()> {
-        match self.gateways.get_mut(place) {
-            Some(Gateway::Vipsec(appliance)) => appliance.kill(),
-            _ => Err(no_appliance()),
-        }
+    pub fn kill_appliance(&self, place: usize) -> Result<()> {
+        self.appliance(place)?.kill()
     }
 
     /// Tells an appliance to end and waits until it has.
@@ -111,6 +108,16 @@ impl Lab {
             Some(Gateway::Vipsec(appliance)) => appliance.terminate().map(drop),
             _ => Err(no_appliance()),
         }
+    }
+
+    /// The versions of the store link that an appliance is told to speak; `None`: all that it can.
+    pub fn release(&self, place: usize) -> Option<&'static str> {
+        self.config.releases.get(&place).copied().flatten()
+    }
+
+    /// Decides of which release an appliance is when it starts the next time, by what it speaks.
+    pub fn set_release(&mut self, place: usize, versions: Option<&'static str>) {
+        self.config.releases.insert(place, versions);
     }
 
     /// Starts an appliance that was killed, with the state that it left on disk, and waits until it answers.

@@ -196,7 +196,7 @@ const UDP_AT: usize = IP_AT + 20;
 const IKE_AT: usize = UDP_AT + udp::HEADER_LEN;
 
 fn frame(message: &[u8]) -> Vec<u8> {
-    let [vip_mac, _] = virtual_macs();
+    let [vip_mac, ..] = virtual_macs();
     let header = ethernet::Header {
         destination: ethernet::MacAddr(vip_mac),
         source: ethernet::MacAddr([2, 0, 0, 0, 2, 0]),

@@ -189,7 +189,7 @@ fn start_charon(
     host.ip(&[format!("address add {VIP}/24 dev out0"), format!("route add {} via {}", fleet.network, fleet.host)])?;
     let connection = Connection {
         name: "fleet".to_owned(),
-        local_address: VIP,
+        local_address: VIP.into(),
         remote_address: RemoteAddress::Any,
         local_id: settings.gateway_id.clone(),
         remote_id: "%any".to_owned(),

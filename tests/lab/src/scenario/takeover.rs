@@ -1,8 +1,14 @@
 //! What becomes of tunnels and connections when one of two appliances dies, sleeps, comes back, or gives the VIP away.
 
+mod branches;
 mod cases;
+mod exchanges;
+mod ipv6;
 mod journal;
+mod links;
+mod moves;
 mod observe;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +16,7 @@ use serde::Serialize;
 
 use super::{CaseResult, Outcome, Progress, Story};
 use crate::appliance::TakeoverPolicy;
+use crate::charon::Retransmit;
 use crate::error::{Context, Result};
 use crate::lab::{Lab, LabConfig};
 use crate::report::takeover::{Medians, Takeover, TakeoverReport};
@@ -47,6 +54,29 @@ pub enum Tale {
     /// Services choose in turns, which no successor can compute: the owner is killed while a target is taken out of service, and
     /// then its successor; connections live on with their targets.
     Pins,
+    /// The owner is killed while a remote peer calls, at each message of that.
+    Calls,
+    /// The owner is killed while SAs are rekeyed: each kind, begun by either end, at each message of that.
+    Rekeys,
+    /// The VIP moves by order, and the old owner or the new one is killed at several moments of that.
+    Moves,
+    /// Links are cut in turn while everybody lives: the owner's, the store's, the backup's, and all between the two.
+    Links,
+    /// Ten remote peers, each a host of its own with traffic: the owner is killed, comes back, and gets the VIP back by order.
+    Branches,
+    /// The VIP's address is one of IPv6: the owner is killed, comes back, and gets it back by order.
+    Ipv6,
+    /// A pair of an older release is upgraded while traffic flows, one appliance after the other; then one of them goes too far.
+    Upgrade,
+}
+
+/// How many of a story's variants are played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All.
+    Whole,
+    /// One or two, for a quick look.
+    Short,
 }
 
 /// What is to be told.
@@ -58,6 +88,8 @@ pub struct TakeoverConfig {
     pub runs: u32,
     /// How many tunnels [`Tale::Hundred`] has.
     pub tunnels: u8,
+    /// How much of [`Tale::Calls`], [`Tale::Rekeys`] and [`Tale::Moves`].
+    pub extent: Extent,
     /// Where report, pictures, captures and logs go.
     pub out: PathBuf,
 }
@@ -100,11 +132,23 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
     progress.step(&format!("-- {name}"));
     let mut settings = LabConfig { out: Some(out.clone()), ..LabConfig::pair(policy, tunnels) };
     settings.plan.local_targets = tale == Tale::LocalTargets;
-    settings.plan.store_network = tale == Tale::TwoHosts;
+    settings.plan.store_network = matches!(tale, Tale::TwoHosts | Tale::Links);
     settings.plan.in_turns = tale == Tale::Pins;
     settings.workers = if matches!(tale, Tale::TwoWorkers | Tale::Pins) { 2 } else { 1 };
     if tale == Tale::Crosswise {
         settings.plan = Plan::with_two_vips(2);
+    }
+    if tale == Tale::Upgrade {
+        settings.releases = [(0, Some("1")), (1, Some("1"))].into();
+    }
+    if matches!(tale, Tale::Calls | Tale::Moves | Tale::Links) {
+        settings.retransmit = Retransmit::IMPATIENT;
+    }
+    if tale == Tale::Ipv6 {
+        settings.plan = Plan::with_ipv6(2);
+    }
+    if tale == Tale::Branches {
+        settings.plan = Plan::new(10, 2, 2);
     }
     if tale == Tale::TwiceInARow {
         settings.plan = Plan::with_registry();
@@ -112,6 +156,7 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
     let mut lab = Lab::start(settings, &|step| progress.step(step))?;
     // An appliance that is new resumes nothing from before it joined.
     lab.await_roles()?;
+    let short = config.extent == Extent::Short;
     let mut takeovers = Vec::new();
     let cases = {
         let mut story = Story::begin(&mut lab, progress);
@@ -128,6 +173,13 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
             Tale::LocalTargets => teller.local_targets(),
             Tale::TwiceInARow => teller.twice_in_a_row(),
             Tale::Pins => teller.pins(),
+            Tale::Calls => teller.calls(short),
+            Tale::Rekeys => teller.rekeys(short),
+            Tale::Moves => teller.moves(short),
+            Tale::Links => teller.links(),
+            Tale::Branches => teller.branches(),
+            Tale::Upgrade => teller.upgrade(),
+            Tale::Ipv6 => teller.ipv6(),
         }
         story.end()
     };
@@ -152,7 +204,7 @@ pub fn once(lab: &mut Lab, policy: TakeoverPolicy, progress: &Progress) -> Resul
         lab.appliance_name(roles.backup),
         lab.appliance_name(roles.owner)
     ));
-    observe::take_over(lab, roles, policy, observe::End::Killed, progress)
+    observe::take_over(lab, roles, policy, observe::End::Killed, || Ok(()), progress)
 }
 
 /// Writes a takeover's picture.

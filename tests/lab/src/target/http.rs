@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,8 +24,9 @@ const IDLE_LIMIT: Duration = Duration::from_secs(300);
 
 /// Serves in threads of the calling thread's namespace.
 pub(super) fn serve(name: String, observed: Arc<Observed>, stop: Arc<AtomicBool>) -> Result<JoinHandle<()>> {
+    // Of IPv4 as well.
     let listener =
-        TcpListener::bind((Ipv4Addr::UNSPECIFIED, HTTP_PORT)).context(|| format!("listening at TCP {HTTP_PORT}"))?;
+        TcpListener::bind((Ipv6Addr::UNSPECIFIED, HTTP_PORT)).context(|| format!("listening at TCP {HTTP_PORT}"))?;
     listener.set_nonblocking(true).context(|| "preparing the HTTP listener".to_owned())?;
     Ok(std::thread::spawn(move || {
         let open = Arc::new(OpenConnections::default());

@@ -1,7 +1,7 @@
 //! The UDP services, and the datagrams that probes and services exchange.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,12 +9,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{SockaddrIn, setsockopt, sockopt};
+use nix::sys::socket::{SockaddrStorage, setsockopt, sockopt};
 
 use super::{ECHO_PORT, Observed, SESSIONS_MAX, SOURCE_PORT, STOP_INTERVAL};
 use crate::clock::{self, Stamp};
 use crate::error::{Context, Result};
-use crate::topology::VIP;
 
 /// A source stops when its client hasn't asked again for this long.
 const SOURCE_PATIENCE: Duration = Duration::from_secs(30);
@@ -78,11 +77,17 @@ pub(crate) fn name_of(tag: [u8; 8]) -> String {
 }
 
 /// A UDP socket whose datagrams carry the kernel's time stamps.
-pub(crate) fn stamped_socket(address: Ipv4Addr, port: u16) -> Result<UdpSocket> {
+pub(crate) fn stamped_socket(address: IpAddr, port: u16) -> Result<UdpSocket> {
     let socket = UdpSocket::bind((address, port)).context(|| format!("binding UDP {address}:{port}"))?;
     setsockopt(&socket, sockopt::ReceiveTimestampns, &true).context(|| "asking for time stamps".to_owned())?;
     setsockopt(&socket, sockopt::RcvBufForce, &(1 << 22)).context(|| "enlarging a socket's buffer".to_owned())?;
     Ok(socket)
+}
+
+/// Where a datagram came from.
+fn socket_address(address: SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| SocketAddr::from((address.ip(), address.port())));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::from((address.ip(), address.port()))))
 }
 
 /// Waits for something to receive, at most for `limit`.
@@ -92,19 +97,19 @@ pub(crate) fn wait_readable(socket: &UdpSocket, limit: Duration) {
 }
 
 /// Sends back what comes (from the VIP, as it came for the VIP: hence the bound address), and notes which probe datagrams came when.
-pub(super) fn echo(vip: Ipv4Addr, observed: Arc<Observed>, stop: Arc<AtomicBool>) -> Result<JoinHandle<()>> {
+pub(super) fn echo(vip: IpAddr, observed: Arc<Observed>, stop: Arc<AtomicBool>) -> Result<JoinHandle<()>> {
     let socket = stamped_socket(vip, ECHO_PORT)?;
     Ok(std::thread::spawn(move || {
         let mut buffer = [0; 2048];
         while !stop.load(Ordering::Relaxed) {
             wait_readable(&socket, STOP_INTERVAL);
-            while let Ok(received) = clock::receive_stamped::<SockaddrIn>(&socket, &mut buffer) {
+            while let Ok(received) = clock::receive_stamped::<SockaddrStorage>(&socket, &mut buffer) {
                 let bytes = buffer.get(..received.length).unwrap_or_default();
                 if let Some(datagram) = Datagram::decode(bytes) {
                     observed.note(datagram.session, |session| session.received.push((datagram.number, received.stamp)));
                 }
-                if let Some(address) = received.address {
-                    let _ = socket.send_to(bytes, SocketAddr::from((address.ip(), address.port())));
+                if let Some(address) = received.address.and_then(socket_address) {
+                    let _ = socket.send_to(bytes, address);
                 }
             }
         }
@@ -121,8 +126,13 @@ struct Stream {
 }
 
 /// Sends numbered datagrams, at the pace that they ask for, to clients that keep asking.
-pub(super) fn source(name: &str, observed: Arc<Observed>, stop: Arc<AtomicBool>) -> Result<JoinHandle<()>> {
-    let socket = stamped_socket(VIP, SOURCE_PORT)?;
+pub(super) fn source(
+    vip: IpAddr,
+    name: &str,
+    observed: Arc<Observed>,
+    stop: Arc<AtomicBool>,
+) -> Result<JoinHandle<()>> {
+    let socket = stamped_socket(vip, SOURCE_PORT)?;
     let tag = tag_of(name);
     Ok(std::thread::spawn(move || {
         let mut streams: HashMap<u64, Stream> = HashMap::new();
@@ -156,9 +166,10 @@ pub(super) fn source(name: &str, observed: Arc<Observed>, stop: Arc<AtomicBool>)
 /// A request begins a stream, or tells that its client is still there. A zero interval ends it.
 fn take_requests(socket: &UdpSocket, streams: &mut HashMap<u64, Stream>) {
     let mut buffer = [0; 2048];
-    while let Ok(received) = clock::receive_stamped::<SockaddrIn>(socket, &mut buffer) {
+    while let Ok(received) = clock::receive_stamped::<SockaddrStorage>(socket, &mut buffer) {
         let datagram = buffer.get(..received.length).and_then(Datagram::decode);
-        let (Some(Datagram { session, interval, .. }), Some(address)) = (datagram, received.address) else { continue };
+        let client = received.address.and_then(socket_address);
+        let (Some(Datagram { session, interval, .. }), Some(client)) = (datagram, client) else { continue };
         if interval.is_zero() {
             streams.remove(&session);
             continue;
@@ -166,7 +177,6 @@ fn take_requests(socket: &UdpSocket, streams: &mut HashMap<u64, Stream>) {
         if streams.len() >= SESSIONS_MAX && !streams.contains_key(&session) {
             continue;
         }
-        let client = SocketAddr::from((address.ip(), address.port()));
         let now = Instant::now();
         let interval = interval.max(INTERVAL_MIN);
         let fresh = Stream { client, interval, number: 0, next: now, asked: now };

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::lab::{Lab, Roles};
 use crate::report::takeover::Takeover;
 use crate::scenario::{Progress, Story, expect};
-use crate::topology::{TunnelPlan, virtual_macs};
+use crate::topology::{Network, TunnelPlan, virtual_macs};
 
 /// Connections in [`Teller::local_targets`]: so many that each target has some.
 const CONNECTIONS: usize = 40;
@@ -21,7 +21,7 @@ const THINKING: Duration = Duration::from_millis(50);
 /// Longer than an appliance's lease.
 const ETCD_SILENCE: Duration = Duration::from_secs(6);
 /// Traffic on both sides of what shall not be noticed.
-const MARGIN: Duration = Duration::from_secs(1);
+pub(super) const MARGIN: Duration = Duration::from_secs(1);
 /// For how long a starting or waking appliance may be noticed.
 const PARDONABLE: Duration = Duration::from_millis(200);
 /// For all tunnels to pass traffic again after a takeover.
@@ -177,10 +177,16 @@ impl Teller<'_, '_> {
     pub(super) fn two_hosts(&mut self, runs: u32) {
         self.kill(runs);
         self.the_dead_comes_back();
+        self.the_stores_network_fails();
+        self.the_owner_ends("the owner is killed: the copy that was made anew is resumed", End::Killed);
+    }
+
+    /// And heals.
+    pub(super) fn the_stores_network_fails(&mut self) {
         self.story.case("the store's network fails: the owner goes on alone, nobody takes over", |lab| {
             let roles = lab.await_roles()?;
             under_traffic(lab, Loss::None, |lab| {
-                lab.set_store_link(roles.owner, false)?;
+                lab.set_link(roles.owner, Network::Store, false)?;
                 lab.await_unprotected(roles.owner)?;
                 std::thread::sleep(MARGIN);
                 Ok(format!("{} is unprotected", lab.appliance_name(roles.owner)))
@@ -189,12 +195,11 @@ impl Teller<'_, '_> {
         self.story.case("it heals: the backup joins again", |lab| {
             under_traffic(lab, Loss::None, |lab| {
                 let owner = lab.owner()?;
-                lab.set_store_link(owner, true)?;
+                lab.set_link(owner, Network::Store, true)?;
                 let roles = lab.await_roles()?;
                 Ok(format!("{} has a copy again", lab.appliance_name(roles.backup)))
             })
         });
-        self.the_owner_ends("the owner is killed: the copy that was made anew is resumed", End::Killed);
     }
 
     pub(super) fn crosswise(&mut self) {
@@ -344,12 +349,22 @@ impl Teller<'_, '_> {
     }
 
     /// The owner ends under traffic. Returns who was what before.
-    fn the_owner_ends(&mut self, case: &str, end: End) -> Option<Roles> {
+    pub(super) fn the_owner_ends(&mut self, case: &str, end: End) -> Option<Roles> {
+        self.the_owner_ends_when(case, end, |_, _| Ok(()))
+    }
+
+    /// The owner ends under traffic, as soon as `moment` has come.
+    pub(super) fn the_owner_ends_when(
+        &mut self,
+        case: &str,
+        end: End,
+        moment: impl FnOnce(&Lab, Roles) -> Result<()>,
+    ) -> Option<Roles> {
         let Self { story, policy, progress, takeovers } = self;
         let mut found = None;
         story.case(case, |lab| {
             let roles = *found.insert(lab.await_roles()?);
-            let takeover = observe::take_over(lab, roles, *policy, end, progress)?;
+            let takeover = observe::take_over(lab, roles, *policy, end, || moment(lab, roles), progress)?;
             let (faults, summary) = (takeover.report.faults(), takeover.report.summary());
             takeovers.push(takeover);
             expect(faults.is_empty(), "a takeover that nobody notices much", || faults.join("; "))?;
@@ -359,7 +374,7 @@ impl Teller<'_, '_> {
     }
 
     /// The appliance that was killed is started again.
-    fn the_dead_comes_back(&mut self) {
+    pub(super) fn the_dead_comes_back(&mut self) {
         self.story.case("it comes back as the backup, in sync", |lab| {
             let owner = lab.owner()?;
             let dead = 1 - owner;
@@ -375,7 +390,7 @@ impl Teller<'_, '_> {
 }
 
 /// One datagram there and back through each tunnel.
-fn all_pass(lab: &Lab, tunnels: &[TunnelPlan]) -> Result<Stamp> {
+pub(super) fn all_pass(lab: &Lab, tunnels: &[TunnelPlan]) -> Result<Stamp> {
     for tunnel in tunnels {
         lab.echo_through(tunnel, TUNNEL_LIMIT)?;
     }
@@ -383,7 +398,7 @@ fn all_pass(lab: &Lab, tunnels: &[TunnelPlan]) -> Result<Stamp> {
 }
 
 /// Since `since` an appliance sent nothing in the name of the VIP or its gateway, and nothing in its own but ARP.
-fn keeps_still(lab: &Lab, place: usize, since: Stamp) -> Result<String> {
+pub(super) fn keeps_still(lab: &Lab, place: usize, since: Stamp) -> Result<String> {
     let virtual_macs = virtual_macs();
     let sent = |capture: &Capture, fits: &dyn Fn(&Frame) -> bool| {
         let from_it = |frame: &Frame| frame.direction == Direction::FromHost && frame.port == place;
@@ -391,7 +406,7 @@ fn keeps_still(lab: &Lab, place: usize, since: Stamp) -> Result<String> {
     };
     let both = |fits: &dyn Fn(&Frame) -> bool| sent(&lab.outside, fits) + sent(&lab.inside, fits);
     let virtual_frames = both(&|frame| virtual_macs.contains(&frame.source));
-    let strays = both(&|frame| !matches!(frame.kind, Kind::Arp { .. }));
+    let strays = both(&|frame| !matches!(frame.kind, Kind::Arp { .. } | Kind::Neighbour { .. }));
     expect(virtual_frames == 0, "no frame from a virtual MAC address", || format!("it sent {virtual_frames}"))?;
     expect(strays == 0, "nothing but ARP", || format!("it sent {strays} other frames"))?;
     Ok("it sent nothing in the VIP's name and is a backup now".to_owned())
@@ -399,7 +414,7 @@ fn keeps_still(lab: &Lab, place: usize, since: Stamp) -> Result<String> {
 
 /// What traffic may lose while something happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Loss {
+pub(super) enum Loss {
     /// Not one datagram.
     None,
     /// As many as are sent in [`PARDONABLE`]: all share two cores with an appliance that starts or wakes.
@@ -407,7 +422,11 @@ enum Loss {
 }
 
 /// Plays `action` under traffic, which may lose so much and must go on.
-fn under_traffic(lab: &mut Lab, allowed: Loss, action: impl FnOnce(&mut Lab) -> Result<String>) -> Result<String> {
+pub(super) fn under_traffic(
+    lab: &mut Lab,
+    allowed: Loss,
+    action: impl FnOnce(&mut Lab) -> Result<String>,
+) -> Result<String> {
     let traffic = Traffic::start(lab)?;
     std::thread::sleep(MARGIN);
     let detail = action(lab)?;

@@ -1,6 +1,7 @@
 //! A takeover under traffic, watched from outside: by client and targets, and by the captures at the switch.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::journal;
@@ -13,7 +14,7 @@ use crate::error::Result;
 use crate::lab::{self, Lab, Roles};
 use crate::report::takeover::{Arrivals, BothWays, Moment, Probes, Sas, Takeover, TakeoverReport, Tcp};
 use crate::scenario::{Progress, expect};
-use crate::topology::VIP;
+use crate::topology::{Network, VIP};
 use crate::wait;
 
 /// Traffic before the owner's end: the SAs are in use, and the replay has what to replay.
@@ -34,14 +35,31 @@ pub(super) enum End {
     Killed,
     /// SIGSTOP.
     Paused,
+    /// It lives, but its link to a network is cut.
+    Cut(Network),
 }
 
-/// Lets the owner end under traffic and the backup take over, replays to it what was recorded, and tells what it looked like.
+impl End {
+    /// What happened to the owner, in a sentence.
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Killed => "is killed",
+            Self::Paused => "is paused",
+            Self::Cut(Network::Outside) => "loses its outside link",
+            Self::Cut(Network::Inside) => "loses its inside link",
+            Self::Cut(Network::Store) => "loses the store's network",
+        }
+    }
+}
+
+/// Lets the owner end under traffic, at once when `moment` has come, and the backup take over; replays to that one what was recorded,
+/// and tells what it looked like.
 pub(super) fn take_over(
-    lab: &mut Lab,
+    lab: &Lab,
     roles: Roles,
     policy: TakeoverPolicy,
     end: End,
+    moment: impl FnOnce() -> Result<()>,
     progress: &Progress,
 ) -> Result<Takeover> {
     let names = Names::of(lab, roles);
@@ -53,10 +71,12 @@ pub(super) fn take_over(
 
     // What follows never reaches a target through the owner, so to deliver it once would be right.
     let mut recorded = lab.outside.recorded();
+    moment()?;
     let ended = Stamp::now();
     match end {
         End::Killed => lab.kill_appliance(roles.owner)?,
         End::Paused => lab.appliance(roles.owner)?.freeze()?,
+        End::Cut(network) => lab.set_link(roles.owner, network, false)?,
     }
     let announced = await_announcement(lab, roles, ended)?;
     // An attacker's best chance: at once, and the newest first.
@@ -93,7 +113,8 @@ impl Names {
     }
 }
 
-fn await_announcement(lab: &Lab, roles: Roles, ended: Stamp) -> Result<Stamp> {
+/// Waits for the successor's first advertisement.
+pub(super) fn await_announcement(lab: &Lab, roles: Roles, ended: Stamp) -> Result<Stamp> {
     let deadline = Stamp::now();
     loop {
         let announced = lab.outside.frames(ended, |frame| is_advertisement(frame, roles.backup));
@@ -125,12 +146,22 @@ fn count(sas: &[IkeSa]) -> usize {
     sas.iter().map(|sa| 1 + sa.children.len()).sum()
 }
 
-fn is_from(frame: &Frame, place: usize) -> bool {
+/// Did the host at that port send it?
+pub(super) fn is_from(frame: &Frame, place: usize) -> bool {
     frame.direction == Direction::FromHost && frame.port == place
 }
 
 fn is_advertisement(frame: &Frame, place: usize) -> bool {
     is_from(frame, place) && matches!(frame.kind, Kind::Advertisement { .. })
+}
+
+/// Gratuitous ARP, or an unsolicited neighbour advertisement.
+pub(super) fn is_announcement(kind: &Kind, address: IpAddr) -> bool {
+    match kind {
+        Kind::Arp { sender, target, .. } => sender == target && *sender == address,
+        Kind::Neighbour { target, solicited } => !solicited && *target == address,
+        _ => false,
+    }
 }
 
 /// The captures' view of a takeover.
@@ -191,14 +222,20 @@ impl Watch<'_> {
         };
         last(&self.lab.outside).max(last(&self.lab.inside)).unwrap_or(self.ended)
     }
+}
 
-    fn calls(&self) -> usize {
-        let calls = self.lab.outside.frames(self.ended, |frame| {
-            matches!(frame.kind, Kind::Ike { exchange: Exchange::SaInit, response: false, .. })
-        });
-        let spis: BTreeSet<u64> = calls.iter().filter_map(|frame| initiator_spi(&frame.kind)).collect();
-        spis.len()
-    }
+/// How often anybody has called since then: each time with an SPI of its own.
+pub(super) fn calls(lab: &Lab, since: Stamp) -> usize {
+    let calls = lab
+        .outside
+        .frames(since, |frame| matches!(frame.kind, Kind::Ike { exchange: Exchange::SaInit, response: false, .. }));
+    let spis: BTreeSet<u64> = calls.iter().filter_map(|frame| initiator_spi(&frame.kind)).collect();
+    spis.len()
+}
+
+/// How often an appliance has advertised the VIP since then.
+pub(super) fn advertisements(lab: &Lab, place: usize, since: Stamp) -> usize {
+    lab.outside.frames(since, |frame| is_advertisement(frame, place)).len()
 }
 
 fn initiator_spi(kind: &Kind) -> Option<u64> {
@@ -248,7 +285,7 @@ fn report(
             after: count(after),
             resumed,
             fresh: new.esp.difference(&old.esp).count(),
-            calls: watch.calls(),
+            calls: calls(watch.lab, watch.ended),
         },
         replayed,
         replayed_delivered: seen.up.doubled,
@@ -277,20 +314,19 @@ fn timeline(
 ) -> Vec<Moment> {
     let Watch { lab, roles, ended } = *watch;
     let Names { owner, successor } = Names::of(lab, roles);
+    let vip = lab.tunnel().map_or(VIP.into(), |tunnel| tunnel.vip);
     let is_ike = |wanted: Exchange| move |kind: &Kind| matches!(kind, Kind::Ike { exchange, response: false, .. } if *exchange == wanted);
-    let announcement =
-        |kind: &Kind| matches!(kind, Kind::Arp { sender, target, .. } if sender == target && *sender == VIP);
+    let announcement = |kind: &Kind| is_announcement(kind, vip);
     let fresh = |kind: &Kind| matches!(kind, Kind::Esp { spi, .. } if !old.esp.contains(spi));
     let silences = [&seen.up, &seen.down].map(|way| way.silence_around(announced));
     let [up, down] = silences;
-    let how = if end == End::Killed { "killed" } else { "paused" };
     let mut moments: Vec<(Option<Stamp>, String)> = vec![
         (up.map(|(before, _)| before), "last datagram before arrives at a target".to_owned()),
         (down.map(|(before, _)| before), "last datagram before arrives at the client".to_owned()),
-        (Some(ended), format!("{owner} is {how}")),
+        (Some(ended), format!("{owner} {}", end.text())),
         (Some(last_of_owner), format!("{owner}'s last frame on the bridge")),
         (Some(announced), format!("{successor} advertises the VIP")),
-        (watch.by_successor(&lab.outside, announcement), format!("{successor} announces the VIP by gratuitous ARP")),
+        (watch.by_successor(&lab.outside, announcement), format!("{successor} announces the VIP to its neighbours")),
         (
             watch.by_successor(&lab.inside, |kind| *kind == Kind::ClearText),
             format!("{successor} passes a packet to a target"),
