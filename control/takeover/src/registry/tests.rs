@@ -588,6 +588,21 @@ fn a_record_is_what_an_operator_can_read() {
     assert_eq!(rmp_serde::from_slice::<Record>(&bytes).unwrap(), record);
 }
 
+/// A later release may say more; an older one reads what it knows.
+#[test]
+fn what_a_later_release_adds_to_the_record_is_passed_over() {
+    #[derive(Serialize)]
+    struct Later {
+        owner: Process,
+        epoch: u32,
+        copies: Vec<Process>,
+        more: &'static str,
+    }
+    let owner = Process { appliance: id(0), incarnation: 7 };
+    let bytes = rmp_serde::to_vec_named(&Later { owner, epoch: 3, copies: Vec::new(), more: "later" }).unwrap();
+    assert_eq!(rmp_serde::from_slice::<Record>(&bytes).unwrap(), Record { owner, epoch: 3, copies: Vec::new() });
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Kill(usize),

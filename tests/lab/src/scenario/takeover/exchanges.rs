@@ -14,8 +14,11 @@ use crate::lab::{Lab, Roles};
 use crate::scenario::{exercise, expect};
 use crate::wait;
 
-/// From the first message of an exchange to its answer, or to strongSwan's giving up; and for both ends to agree on what they have.
-const SETTLE_LIMIT: Duration = Duration::from_secs(15);
+/// From the first message of an exchange to its answer, or to strongSwan's giving up.
+const CALL_LIMIT: Duration = Duration::from_secs(15);
+/// For both ends to agree on what they have. An owner that dies when its IKE SA's deletion was answered leaves the successor asking, until
+/// it gives up after some 15 s.
+const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 /// Until a message of an exchange shows.
 const MESSAGE_LIMIT: Duration = Duration::from_secs(5);
 /// A message waits for nothing but this: it is what a kill waits for.
@@ -150,10 +153,10 @@ impl Teller<'_, '_> {
 fn killed_while_called(lab: &Lab, moment: Moment) -> Result<String> {
     let Roles { owner, backup } = lab.await_roles()?;
     lab.peer()?.terminate(lab.connection()?)?;
-    wait::until_true("no SA", SETTLE_LIMIT, || Ok(lab.appliance(owner)?.ike_sas()?.is_empty()))?;
+    wait::until_true("no SA", CALL_LIMIT, || Ok(lab.appliance(owner)?.ike_sas()?.is_empty()))?;
     let since = Stamp::now();
     let called = std::thread::scope(|scope| {
-        let call = scope.spawn(|| lab.peer()?.initiate(lab.connection()?, CHILD, SETTLE_LIMIT));
+        let call = scope.spawn(|| lab.peer()?.initiate(lab.connection()?, CHILD, CALL_LIMIT));
         let killed = moment.wait(lab, owner, since).and_then(|()| lab.kill_appliance(owner));
         let called = call.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         killed.map(|()| called.is_ok())
