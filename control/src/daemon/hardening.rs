@@ -8,6 +8,7 @@ use thread_priority::{ThreadPriority, ThreadPriorityValue};
 
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{Resource, setrlimit};
+use nix::unistd::{Pid, getsid};
 
 /// Locks all memory and forbids core dumps (I7). What isn't permitted is reported, once: software mode runs without it.
 pub(super) fn protect_memory() {
@@ -28,6 +29,9 @@ const CONTROL_PRIORITY: u8 = 10;
 const NICE_0: u8 = 47;
 /// The same for -10.
 const NICE_MINUS_10: u8 = 72;
+
+/// What a session is worth beside others, as a niceness; not there where the kernel doesn't care for sessions.
+const SESSION_NICENESS: &str = "/proc/self/autogroup";
 
 /// Precedence of the calling thread over ordinary ones, until it is dropped.
 #[must_use]
@@ -56,6 +60,18 @@ impl Precedence {
 impl Drop for Precedence {
     fn drop(&mut self) {
         be_ordinary();
+    }
+}
+
+/// Lets the workers' precedence count on the whole machine. Where the kernel shares processors out to sessions first (sched(7), the autogroup
+/// feature), a thread's niceness counts within its session only, and a busy neighbour would get as much as all workers together. A
+/// daemon that shares its session with others, as one that a shell started, leaves it as it is.
+pub(super) fn put_session_first() {
+    if getsid(None) == Ok(Pid::this())
+        && std::fs::exists(SESSION_NICENESS).unwrap_or(false)
+        && let Err(error) = std::fs::write(SESSION_NICENESS, "-10")
+    {
+        tracing::warn!(%error, "no precedence for the workers over other sessions: a busy machine may stop them for moments");
     }
 }
 

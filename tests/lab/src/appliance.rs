@@ -61,8 +61,11 @@ impl Appliance {
         let what = || format!("opening {}", log.display());
         let output = std::fs::OpenOptions::new().create(true).append(true).open(&log).context(what)?;
         let errors = output.try_clone().context(what)?;
+        // As a service has: it takes precedence over others as a whole.
+        let mut own_session = command::command("setsid")?;
         let process = namespace.run(|| {
-            Command::new(&vipsecd)
+            own_session
+                .arg(&vipsecd)
                 .arg("--config")
                 .arg(&file)
                 .args(config.link_versions.map(|versions| format!("--link-versions={versions}")))
