@@ -243,6 +243,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
             lease: LEASE,
             timeout: LEASE,
             credentials: None,
+            tls: None,
         }),
         peers: others(appliance, variant.appliances)
             .map(|other| Peer {
