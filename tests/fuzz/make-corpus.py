@@ -4,6 +4,7 @@
 Run it where scapy is (Debian: python3-scapy), after a change here; the files are committed.
 """
 
+import base64
 import pathlib
 import struct
 
@@ -302,6 +303,32 @@ SEEDS["worker"] = {
     "announcement": frame(0, Ether(src="02:00:00:00:00:09", dst="ff:ff:ff:ff:ff:ff", type=0x88B5) / bytes(60)),
 }
 
+
+# What etcd 3.4 answers to a transaction, and what vipsec writes there; the byte before says which (src/registry.rs).
+PROCESS = b'{"appliance":1,"incarnation":7}'
+RECORD = b'{"owner":' + PROCESS + b',"epoch":4,"copies":[{"appliance":2,"incarnation":18446744073709551615}]}'
+
+
+def etcd(how, succeeded=b"", record=b"", alive=b""):
+    def found(value):
+        pair = b'"kvs":[{"key":"L3Y=","create_revision":"2","mod_revision":"5","version":"3","value":"%s"}],"count":"1"'
+        return b'{"response_range":{"header":{"revision":"7"}' + (b"," + pair % base64.b64encode(value) if value else b"") + b"}}"
+
+    header = b'{"header":{"cluster_id":"14841639068965178418","member_id":"10276657743932975437","revision":"7","raft_term":"2"}'
+    return bytes([how]) + header + succeeded + b',"responses":[' + found(record) + b"," + found(alive) + b"]}"
+
+
+SEEDS["registry"] = {
+    "nothing": etcd(0),
+    "standing": etcd(0, record=RECORD, alive=PROCESS),
+    "refused": etcd(1, record=RECORD, alive=PROCESS),
+    "written": bytes([1]) + b'{"header":{"revision":"8"},"succeeded":true,"responses":[{"response_put":{"header":{"revision":"8"}}}]}',
+    "error": bytes([0]) + b'{"error":"etcdserver: permission denied","code":7}',
+    "record": bytes([2]) + RECORD,
+    "record-of-the-future": bytes([2]) + RECORD[:-1] + b',"ranks":[1,2]}',
+    "process": bytes([4]) + PROCESS,
+    "no-process": bytes([4]) + b'{"appliance":0,"incarnation":7}',
+}
 
 def main():
     for target, seeds in SEEDS.items():

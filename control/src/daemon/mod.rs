@@ -26,6 +26,7 @@ use crate::api::BindError;
 use crate::config::{Config, ConfigErrors, TestConfiguration};
 
 pub use args::Args;
+pub use etcd::read_reply;
 use floors::FloorError;
 use keylog::KeyLogError;
 use ports::PortsError;

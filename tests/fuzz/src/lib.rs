@@ -13,6 +13,7 @@ mod frame;
 mod ike;
 mod packet;
 mod reassembly;
+mod registry;
 mod repair;
 mod store;
 mod transport;
@@ -47,6 +48,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "store_pairing", run: store::pairing },
     Target { name: "store_message", run: store::message },
     Target { name: "store_region", run: store::region },
+    Target { name: "registry", run: registry::answer },
 ];
 
 /// Runs the target of that name; a name that is none is a mistake of the caller.

@@ -124,18 +124,7 @@ impl Client {
                 failure: read(),
             },
         };
-        let done: TransactionDone = self.post("/v3/kv/txn", &transaction)?;
-        if let Request::Write { .. } = request
-            && done.succeeded
-        {
-            return Ok(Reply::Written(done.header.revision.0));
-        }
-        let mut found = done.responses.into_iter().map(|response| response.response_range.unwrap_or_default().kvs);
-        let record = found.next().unwrap_or_default().into_iter().next();
-        let alive = found.next().unwrap_or_default().into_iter().map(|pair| pair.value.0).collect();
-        let revision = record.as_ref().map_or(0, |pair| pair.mod_revision.0);
-        let standing = standing(revision, record.map(|pair| pair.value.0), alive)?;
-        Ok(if *request == Request::Read { Reply::Standing(standing) } else { Reply::Refused(standing) })
+        reply(request, self.post("/v3/kv/txn", &transaction)?)
     }
 
     /// Everybody who is alive.
@@ -202,8 +191,26 @@ impl Client {
             return Err(EtcdError::Status { endpoint: endpoint(), status });
         }
         let answer = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(unreachable)?;
-        // A stream's items stand one behind the other.
-        let mut items = serde_json::Deserializer::from_slice(&answer).into_iter();
-        items.next().and_then(Result::ok).ok_or_else(|| EtcdError::Malformed { endpoint: endpoint() })
+        first_item(&answer).ok_or_else(|| EtcdError::Malformed { endpoint: endpoint() })
     }
+}
+
+/// What a body says. A stream's items stand one behind the other.
+pub(super) fn first_item<A: DeserializeOwned>(body: &[u8]) -> Option<A> {
+    serde_json::Deserializer::from_slice(body).into_iter().next().and_then(Result::ok)
+}
+
+/// What came of a question.
+pub(super) fn reply(request: &Request, done: TransactionDone) -> Result<Reply, EtcdError> {
+    if let Request::Write { .. } = request
+        && done.succeeded
+    {
+        return Ok(Reply::Written(done.header.revision.0));
+    }
+    let mut found = done.responses.into_iter().map(|response| response.response_range.unwrap_or_default().kvs);
+    let record = found.next().unwrap_or_default().into_iter().next();
+    let alive = found.next().unwrap_or_default().into_iter().map(|pair| pair.value.0).collect();
+    let revision = record.as_ref().map_or(0, |pair| pair.mod_revision.0);
+    let standing = standing(revision, record.map(|pair| pair.value.0), alive)?;
+    Ok(if *request == Request::Read { Reply::Standing(standing) } else { Reply::Refused(standing) })
 }

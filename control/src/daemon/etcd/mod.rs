@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use vipsec_takeover::registry::{Process, Reply, Request, Standing};
 
 use crate::config::{self, VIPS_MAX};
-use client::{Client, EtcdError};
+use client::{Client, EtcdError, first_item};
 
 /// After an error, the thread that says that we live tries again so soon.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -105,6 +105,11 @@ impl Complaints {
             self.0 = Some((text, now));
         }
     }
+}
+
+/// What the body of etcd's answer to a question about a group says; `None`: it isn't in etcd's words, or the record isn't one of ours.
+pub fn read_reply(request: &Request, body: &[u8]) -> Option<Reply> {
+    client::reply(request, first_item(body)?).ok()
 }
 
 /// What a record and the list of the living say, as they were read.
