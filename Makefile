@@ -1,5 +1,5 @@
 # Works on Debian 12 with Rust installed; `deps` brings the rest.
-.PHONY: help deps demo test stories sim store-soak bench bench-peers interop lint
+.PHONY: help deps demo test stories sim store-soak bench bench-peers failover interop lint
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -13,6 +13,8 @@ help:
 	@echo 'make store-soak  N=5000: that many owners of a store killed or fenced while they write, on one host and between two (root)'
 	@echo 'make bench  what a packet and an IKE SA cost on this machine, into target/bench; DOCS=1: into docs/benchmarks.md, too'
 	@echo 'make bench-peers  the same of DPDK'"'"'s ipsec-secgw and crypto drivers (fetches and builds the former)'
+	@echo 'make failover  for how long a failover blocks traffic, and what it loses (root); target/failover/report.json; DOCS=1: into docs/failover.md, too;'
+	@echo '            CASE=crash TUNNELS=100 RUNS=3: a part of it'
 	@echo 'make interop  IKE against a stock strongSwan, all cases in both roles (root); target/interop/report.json'
 	@echo 'make lint   formatting, clippy, and who may know whom'
 	@echo 'make deps   install what is missing'
@@ -47,6 +49,11 @@ bench-peers: deps
 	command -v dpdk-test-crypto-perf >/dev/null || $(AS_ROOT) apt-get -q install -y --no-install-recommends dpdk-dev
 	secgw=$$(tools/scripts/build-ipsec-secgw.sh target/bench/peers) && \
 		$(AS_ROOT) tools/scripts/bench-peers.py $$secgw target/bench/peers.json
+
+failover: deps
+	cargo build --locked --release -p vipsec-control -p vipsec-tools -p vipsec-ikegen -p vipsec-lab
+	$(AS_ROOT) target/release/vipsec-lab failover $(if $(CASE),--case $(CASE)) $(if $(TUNNELS),--tunnels $(TUNNELS)) $(if $(RUNS),--runs $(RUNS)) \
+		$(if $(DOCS),--write-docs)
 
 interop: deps
 	$(AS_ROOT) env PATH="$$PATH" cargo test --locked -p vipsec-ike --test interop -- --all --report target/interop/report.json

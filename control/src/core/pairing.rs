@@ -426,6 +426,8 @@ impl Core {
 
     /// Reads the copy and installs what it holds, shut: the group is not open.
     fn stage(&mut self, now: Instant, group: usize, epoch: Epoch) {
+        // The log's time stamps tell how long a takeover takes from here on.
+        tracing::info!(group = self.group_name(group), %epoch, "take over: begun");
         let vips = self.vips_of(group);
         // Another has served it since we did, if ever.
         self.forget_connections(group);

@@ -71,6 +71,7 @@ impl Appliance {
                 .args(config.link_versions.map(|versions| format!("--link-versions={versions}")))
                 .stdin(Stdio::null())
                 .env("NO_COLOR", "1")
+                .envs(config.log_filter.map(|filter| ("VIPSEC_LOG", filter)))
                 .stdout(output)
                 .stderr(errors)
                 .spawn()

@@ -158,6 +158,11 @@ impl Capture {
         })
     }
 
+    /// Forgets the frames remembered so far: there is room for some millions.
+    pub fn forget(&self) {
+        lock(&self.seen).frames.clear();
+    }
+
     /// From now on keeps the ESP packets that are sent to the hosts at the ports.
     pub fn record(&self) {
         lock(&self.seen).recording = Some(Recording::default());

@@ -18,6 +18,7 @@ use crate::clock::Stamp;
 use crate::command;
 use crate::error::{Context, LabError, Result};
 use crate::etcd::{self, Etcd};
+use crate::fleet::{Calls, Echoes, Fleet};
 use crate::gateway::{self, CHILD, Gateway, GatewayKind};
 use crate::netns::Namespace;
 use crate::supervisor::Run;
@@ -57,12 +58,16 @@ pub struct LabConfig {
     /// By place: the versions of the store link that an appliance is told to speak, as one of another release would; by default all that it
     /// can.
     pub releases: BTreeMap<usize, Option<&'static str>>,
+    /// How many SAs of each kind find room in an appliance's memory for the other one; `None`: as many as vipsecd thinks right.
+    pub store_records: Option<u32>,
     /// How many workers each appliance has.
     pub workers: u8,
     /// The appliances' crypto device, if one processes their SAs.
     pub crypto_device: Option<String>,
     /// How soon charons give up.
     pub retransmit: Retransmit,
+    /// What remote peers do with the child SAs of a gateway that they find dead.
+    pub peer_dpd_action: DpdAction,
     /// Where captures and logs go, to stay; without it they go away with the lab.
     pub out: Option<PathBuf>,
 }
@@ -78,9 +83,11 @@ impl LabConfig {
             peer_dpd_delay: Some(Duration::from_secs(2)),
             takeover: TakeoverPolicy::default(),
             releases: BTreeMap::new(),
+            store_records: None,
             workers: 1,
             crypto_device: None,
             retransmit: Retransmit::default(),
+            peer_dpd_action: DpdAction::Clear,
             out: None,
         }
     }
@@ -259,6 +266,24 @@ impl Lab {
         Ok(if installed.len() == 1 { installed.pop() } else { None })
     }
 
+    /// Lets initiators call, and stay; the plan has to have some.
+    pub fn start_fleet(&self, calls: Calls, echoes: Echoes) -> Result<Fleet> {
+        let (Some(plan), Some(host)) = (&self.config.plan.fleet, &self.topology.fleet) else { return Err(no_peer()) };
+        plan.start(host, self.run.folder(), &self.config.ike, calls, echoes)
+    }
+
+    /// Kills a gateway that is strongSwan, and starts it anew, with no memory of its SAs.
+    pub fn restart_charon_gateway(&mut self) -> Result<()> {
+        let (Some(Gateway::Strongswan(charon)), Some(plan), Some(host)) =
+            (self.gateways.first_mut(), self.config.plan.appliances.first(), self.topology.appliances.first())
+        else {
+            return Err(no_appliance());
+        };
+        charon.kill()?;
+        *charon = launch_charon_gateway(&self.config, host, &self.run.folder().join(&plan.name))?;
+        Ok(())
+    }
+
     /// Sends a frame to an appliance's outside interface, as if it came from the outside network.
     pub fn inject_outside(&self, appliance: usize, frame: &[u8]) -> Result<()> {
         let plan = self.config.plan.appliances.get(appliance).ok_or_else(no_appliance)?;
@@ -375,11 +400,14 @@ fn launch_gateway(config: &LabConfig, plan: &AppliancePlan, host: &Namespace, ru
         GatewayKind::Vipsec => Ok(Gateway::Vipsec(launch_appliance(config, plan, host, run)?)),
         GatewayKind::Strongswan => {
             gateway::prepare_for_strongswan(host, &config.plan)?;
-            let settings =
-                gateway::strongswan_config(&config.plan, &config.ike, config.gateway_dpd_delay, config.retransmit);
-            Ok(Gateway::Strongswan(Charon::start(host, &folder, &settings)?))
+            Ok(Gateway::Strongswan(launch_charon_gateway(config, host, &folder)?))
         }
     }
+}
+
+fn launch_charon_gateway(config: &LabConfig, host: &Namespace, folder: &Path) -> Result<Charon> {
+    let settings = gateway::strongswan_config(&config.plan, &config.ike, config.gateway_dpd_delay, config.retransmit);
+    Charon::start(host, folder, &settings)
 }
 
 fn launch_appliance(config: &LabConfig, plan: &AppliancePlan, host: &Namespace, run: &Run) -> Result<Appliance> {
@@ -389,6 +417,9 @@ fn launch_appliance(config: &LabConfig, plan: &AppliancePlan, host: &Namespace, 
         .with_crypto_device(config.crypto_device.clone());
     let place = config.plan.appliances.iter().position(|other| other.id == plan.id);
     settings.link_versions = place.and_then(|place| config.releases.get(&place).copied().flatten());
+    if let Some(fleet) = &config.plan.fleet {
+        settings = settings.with_fleet(fleet);
+    }
     let others = config.plan.appliances.iter().filter(|other| other.id != plan.id);
     let peers: Vec<_> = others.map(|other| peer_settings(config, plan, other, run)).collect();
     if let (Some(first), false) = (config.plan.appliances.first(), peers.is_empty()) {
@@ -415,6 +446,7 @@ fn peer_settings(config: &LabConfig, plan: &AppliancePlan, other: &AppliancePlan
         },
         secret: "a pairing secret of the lab and nowhere else".to_owned(),
         takeover: config.takeover,
+        store_records: config.store_records,
     }
 }
 
@@ -435,7 +467,7 @@ fn start_peer(config: &LabConfig, peer: &PeerPlan, host: &Namespace, run: &Run) 
             remote_ts: vec![tunnel.vip_prefix()],
             esp_proposals: config.ike.esp_proposals.clone(),
             rekey_time: None,
-            dpd_action: DpdAction::Clear,
+            dpd_action: config.peer_dpd_action,
         }],
     };
     let connections = peer.tunnels.iter().map(connection).collect();

@@ -11,10 +11,11 @@ use vipsec_lab::error::Result;
 use vipsec_lab::gateway::GatewayKind;
 use vipsec_lab::scenario::calm::{self, CalmConfig};
 use vipsec_lab::scenario::demo::{self, DemoConfig};
+use vipsec_lab::scenario::failover::{self, FailoverConfig};
 use vipsec_lab::scenario::ike::{self, IkeConfig};
 use vipsec_lab::scenario::takeover::{self, Extent, TakeoverConfig, Tale};
 use vipsec_lab::scenario::{Outcome, Progress, exercise};
-use vipsec_lab::{command, supervisor};
+use vipsec_lab::{command, report, supervisor};
 
 /// A remote peer, an appliance and targets in network namespaces of this machine.
 #[derive(Parser)]
@@ -96,6 +97,28 @@ enum Scenario {
         #[arg(long, default_value = "target/calm")]
         out: PathBuf,
     },
+    /// For how long users are blocked, and what they lose, when the owner of their tunnels dies or gives them away: with one tunnel and
+    /// with a hundred thousand; and with strongSwan as the gateway.
+    Failover {
+        /// Which cases; all without this.
+        #[arg(long, value_enum)]
+        case: Vec<failover::Case>,
+        /// With how many tunnels; as many as the cases are measured with without this.
+        #[arg(long)]
+        tunnels: Vec<u32>,
+        /// How often each; as often as fits its size without this.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50))]
+        runs: Option<u32>,
+        /// Folder for the report and the logs. What an earlier report says of other cases stays in it.
+        #[arg(long, default_value = "target/failover")]
+        out: PathBuf,
+        /// Measures nothing: reads the report that is there.
+        #[arg(long)]
+        read: bool,
+        /// Writes failover.md and its picture to this folder.
+        #[arg(long, value_name = "FOLDER", num_args = 0..=1, default_missing_value = "docs")]
+        write_docs: Option<PathBuf>,
+    },
     /// What becomes of tunnels and connections when one of two appliances dies, sleeps, comes back, or gives the VIP away.
     Takeover {
         /// Which story; all without this.
@@ -165,6 +188,16 @@ fn play(scenario: Scenario) -> Result<bool> {
             report.faults.iter().for_each(|fault| println!("  {fault}"));
             println!("report, captures and logs: {}", config.out.display());
             Ok(report.faults.is_empty())
+        }
+        Scenario::Failover { case, tunnels, runs, out, read, write_docs } => {
+            if !read {
+                let config = FailoverConfig { cases: case, tunnels, runs, out: out.clone() };
+                failover::play(&config, &progress)?;
+            }
+            let rows = failover::read(&out)?;
+            print!("\n{}", report::failover::table(&rows));
+            write_docs.map_or(Ok(()), |folder| failover::write_docs(&rows, &folder))?;
+            Ok(true)
         }
         Scenario::Takeover { case, runs, tunnels, out } => {
             let tales = if case.is_empty() { Tale::value_variants().to_vec() } else { case };

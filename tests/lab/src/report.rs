@@ -1,5 +1,6 @@
 //! What a run found: for programs as JSON, for people as a few lines.
 
+pub mod failover;
 pub mod picture;
 pub mod takeover;
 

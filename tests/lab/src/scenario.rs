@@ -3,6 +3,7 @@
 pub mod calm;
 pub mod demo;
 pub mod exercise;
+pub mod failover;
 pub mod flood;
 pub mod ike;
 pub mod takeover;

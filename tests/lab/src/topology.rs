@@ -7,6 +7,7 @@ use vipsec_control::config::virtual_mac;
 use crate::command::{self, HOUSEKEEPING_LIMIT};
 use crate::error::Result;
 use crate::etcd::ETCD;
+use crate::fleet::FleetPlan;
 use crate::netns::Namespace;
 use crate::supervisor::Run;
 
@@ -114,6 +115,8 @@ pub struct Plan {
     pub store_network: bool,
     /// An etcd on that network decides over ownership.
     pub registry: bool,
+    /// Thousands of initiators call as well.
+    pub fleet: Option<FleetPlan>,
 }
 
 impl Plan {
@@ -155,6 +158,7 @@ impl Plan {
             in_turns: false,
             store_network: false,
             registry: false,
+            fleet: None,
         }
     }
 
@@ -293,6 +297,8 @@ pub struct Topology {
     pub appliances: Vec<Namespace>,
     /// For etcd, where it decides.
     pub registry: Option<Namespace>,
+    /// For the initiators, if there are any.
+    pub fleet: Option<Namespace>,
 }
 
 /// A link from the switch to a host.
@@ -317,6 +323,7 @@ impl Topology {
             targets: plan.targets.iter().map(|target| host(&target.name)).collect::<Result<_>>()?,
             appliances: plan.appliances.iter().map(|appliance| host(&appliance.name)).collect::<Result<_>>()?,
             registry: plan.registry.then(|| host("etcd")).transpose()?,
+            fleet: plan.fleet.as_ref().map(|_| host("fleet")).transpose()?,
         };
         topology.switch.ip(&[
             "link add outside type bridge stp_state 0",
@@ -345,6 +352,10 @@ impl Topology {
         for (n, (target, host)) in plan.targets.iter().zip(&self.targets).enumerate() {
             let mac = format!("02:00:00:00:03:{n:02x}");
             self.connect(&Link { bridge: "inside", port: format!("{}-in", target.name), host, interface: "in0", mac })?;
+        }
+        if let Some(host) = &self.fleet {
+            let (port, mac) = ("fleet-out".to_owned(), "02:00:00:00:05:00".to_owned());
+            self.connect(&Link { bridge: "outside", port, host, interface: "out0", mac })?;
         }
         if let Some(host) = &self.registry {
             let (port, mac) = ("etcd-store".to_owned(), "02:00:00:00:04:00".to_owned());
@@ -393,6 +404,10 @@ impl Topology {
                 std::iter::once(format!("address add {}/24 dev out0", peer.outside)).chain(inner).collect();
             host.ip(&lines)?;
         }
+        if let (Some(fleet), Some(host)) = (&plan.fleet, &self.fleet) {
+            host.ip(&[format!("address add {}/24 dev out0", fleet.host)])?;
+            fleet.settle(host)?;
+        }
         for (target, host) in plan.targets.iter().zip(&self.targets) {
             // The VIP is an address of the appliance's: a target takes packets for it and answers no ARP for it.
             host.sysctl("net/ipv4/conf/all/arp_ignore", "1")?;
@@ -404,6 +419,9 @@ impl Topology {
                 format!("route add {INNER_NETWORK} via {INSIDE_GATEWAY}"),
                 format!("route add {SECOND_INNER_NETWORK} via {SECOND_GATEWAY}"),
             ])?;
+            if let Some(fleet) = &plan.fleet {
+                host.ip(&[format!("route add {} via {INSIDE_GATEWAY}", fleet.inner_network)])?;
+            }
         }
         Ok(())
     }

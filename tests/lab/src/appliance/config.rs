@@ -80,6 +80,8 @@ pub struct PeerSettings {
     pub secret: String,
     /// The policy.
     pub takeover: TakeoverPolicy,
+    /// How many SAs of each kind find room in the memory for the other one, if not as many as vipsecd thinks right.
+    pub store_records: Option<u32>,
 }
 
 /// A target, as the appliance is told.
@@ -130,6 +132,8 @@ pub struct ApplianceConfig {
     log: &'static str,
     /// The versions of the store link that it is told to speak, if not all.
     pub link_versions: Option<&'static str>,
+    /// What is logged all the same, for `VIPSEC_LOG`.
+    pub(super) log_filter: Option<&'static str>,
 }
 
 impl ApplianceConfig {
@@ -173,6 +177,7 @@ impl ApplianceConfig {
             routes: Vec::new(),
             log: "info",
             link_versions: None,
+            log_filter: None,
         }
     }
 
@@ -181,7 +186,8 @@ impl ApplianceConfig {
         Self { crypto_device, ..self }
     }
 
-    /// Lets a fleet of initiators in as well, from behind a remote peer's address. A line in the log for each would be most of the work.
+    /// Lets a fleet of initiators in as well, from behind a remote peer's address. A line in the log for each would be most of the work;
+    /// takeovers are told.
     pub fn with_fleet(mut self, fleet: &FleetPlan) -> Self {
         self.connections.push(ApplianceConnection {
             vip: VIP.into(),
@@ -193,6 +199,7 @@ impl ApplianceConfig {
         });
         self.routes.push(Route { prefix: fleet.network.clone(), via: fleet.host.to_string(), port: "outside" });
         self.log = "warn";
+        self.log_filter = Some("warn,vipsec_control::core=info");
         self
     }
 
@@ -308,6 +315,7 @@ impl ApplianceConfig {
                 store: &peer.store,
                 secret_file: PAIR_SECRET_FILE,
                 takeover: peer.takeover,
+                store_records: peer.store_records,
             })),
             target: self.targets.iter().map(Target::of).collect(),
             service: services,
@@ -422,6 +430,8 @@ struct Peer<'a> {
     store: &'a StoreWay,
     secret_file: &'static str,
     takeover: TakeoverPolicy,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_records: Option<u32>,
 }
 
 /// One is a table, several are tables.
@@ -610,6 +620,7 @@ mod tests {
             store: StoreWay::Socket { store_socket: "/tmp/vl1-0/pair.sock".into() },
             secret: "a pairing secret of this test only".to_owned(),
             takeover: TakeoverPolicy::Resume,
+            store_records: None,
         };
         let plan = Plan { local_targets: true, ..Plan::new(1, 2, 2) };
         let config = loaded("local", settings(&plan).with_peer(peer, 1));
@@ -637,6 +648,7 @@ mod tests {
             store: StoreWay::Socket { store_socket: "/tmp/vl1-0/pair.sock".into() },
             secret: "a pairing secret of this test only".to_owned(),
             takeover: TakeoverPolicy::Renegotiate,
+            store_records: None,
         };
         let config = loaded("pair", settings(&Plan::with_tunnels(100, 2)).with_peer(peer, 1));
         assert_eq!(config.connections.len(), 100);

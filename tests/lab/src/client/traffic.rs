@@ -92,14 +92,14 @@ impl TrafficSeen {
 }
 
 impl Way {
-    fn up(record: &ProbeRecord) -> Self {
+    pub(crate) fn up(record: &ProbeRecord) -> Self {
         // One number must not arrive at two targets either: so all arrivals count together.
         let mut arrivals: Arrivals = record.up.values().flatten().copied().collect();
         arrivals.sort_by_key(|(_, stamp)| *stamp);
         Self::of(record.up.len(), &[(&record.sent, &arrivals)])
     }
 
-    fn down(record: &ProbeRecord) -> Self {
+    pub(crate) fn down(record: &ProbeRecord) -> Self {
         let flows: Vec<_> = record.down.values().map(|(sent, arrivals)| (sent, arrivals)).collect();
         Self::of(flows.len(), &flows)
     }

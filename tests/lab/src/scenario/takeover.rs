@@ -4,7 +4,7 @@ mod branches;
 mod cases;
 mod exchanges;
 mod ipv6;
-mod journal;
+pub(super) mod journal;
 mod links;
 mod moves;
 mod observe;

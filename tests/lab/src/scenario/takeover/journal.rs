@@ -12,7 +12,7 @@ const TEXT_CHARS_MAX: usize = 90;
 const SUBJECTS: [&str; 3] = ["take over", "own the VIP", "renegotiated"];
 
 /// The lines of a takeover since `since`, with their moments.
-pub(super) fn lines(log: &Path, since: Stamp) -> Vec<(Stamp, String)> {
+pub(in crate::scenario) fn lines(log: &Path, since: Stamp) -> Vec<(Stamp, String)> {
     let log = std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines = log.lines().filter(|line| SUBJECTS.iter().any(|subject| line.contains(subject))).filter_map(line);
     lines.filter(|(stamp, _)| *stamp >= since).take(LINES_MAX).collect()
