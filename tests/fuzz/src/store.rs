@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use vipsec_store::pairing::{Handshake, Pairing, PairingSecret, Side};
 use vipsec_store::{
     Change, CounterBlock, CounterEntry, Geometry, LocalMemory, OneSided, Reader, Record, RecordKey, Region, RegionId,
-    SizeClass, Sizes, StoreWriter, Writer,
+    SizeClass, Sizes, StoreWriter, Versions, Writer,
 };
 use vipsec_wire::iv::{ApplianceId, Epoch};
 use zeroize::Zeroizing;
@@ -25,6 +25,7 @@ fn handshake(id: u8) -> Handshake {
     let side = Side {
         appliance: ApplianceId::new(id).expect("not 0"),
         incarnation: [id; 16],
+        versions: Versions { oldest: 1, newest: 1 },
         config_digest: [7; 32],
         region: RegionId([id; 16]),
         sizes: sizes(),
