@@ -16,7 +16,8 @@ use crate::config::Config;
 
 /// An IKE SA as it was read, with its children.
 pub(super) struct Inherited {
-    pub(super) ike: IkeSaRecord,
+    /// In their boxes, as they were opened: with ten thousand of them a takeover would mostly move memory.
+    pub(super) ike: Box<IkeSaRecord>,
     pub(super) children: Vec<InheritedChild>,
     /// Among the IKE SAs, and whose processes saw it made.
     pub(super) birth: Birth,
@@ -24,7 +25,7 @@ pub(super) struct Inherited {
 
 /// A child SA as it was read.
 pub(super) struct InheritedChild {
-    pub(super) record: ChildSaRecord,
+    pub(super) record: Box<ChildSaRecord>,
     /// Where its numbers go on.
     pub(super) start: Start,
     /// Whose processes saw it made.
@@ -71,8 +72,8 @@ impl Inheritance {
         let mut children = HashMap::new();
         for (key, opened) in opened.into_iter().filter(|(key, _)| vips.contains(&key.vip)) {
             match opened {
-                Opened::Ike(birth, record) => ikes.push((birth, *record)),
-                Opened::Child(born, record) => drop(children.insert(key.id, (born, *record))),
+                Opened::Ike(birth, record) => ikes.push((birth, record)),
+                Opened::Child(born, record) => drop(children.insert(key.id, (born, record))),
                 Opened::Standings(read) => inheritance.standings = read,
                 Opened::Unreadable => inheritance.left_out += 1,
             }
@@ -98,7 +99,7 @@ impl Inheritance {
         let start = |spi: u32| starts.get(&spi).copied().or(unreported);
         // Two name the same child SA where an owner died while it wrote a rekeying. The remote peer has not heard of it, or will
         // answer the elder's request once more: so the elder has it, and the heir isn't there yet.
-        ikes.sort_by_key(|(birth, _): &(Birth, IkeSaRecord)| birth.order);
+        ikes.sort_by_key(|(birth, _): &(Birth, Box<IkeSaRecord>)| birth.order);
         for (birth, ike) in ikes {
             inheritance.adopt(birth, ike, &mut children, &start, heir);
         }
@@ -109,8 +110,8 @@ impl Inheritance {
     fn adopt(
         &mut self,
         birth: Birth,
-        ike: IkeSaRecord,
-        children: &mut HashMap<u64, (Vec<Process>, ChildSaRecord)>,
+        ike: Box<IkeSaRecord>,
+        children: &mut HashMap<u64, (Vec<Process>, Box<ChildSaRecord>)>,
         start: &impl Fn(u32) -> Option<Start>,
         heir: Heir,
     ) {

@@ -18,6 +18,7 @@ use super::ownership::Ownership;
 use super::pins::Restoration;
 use super::records::WarmCopy;
 use super::{Core, Output, announce};
+use crate::config::TakeoverPolicy;
 
 /// A pairing that both sides have completed.
 pub struct Paired {
@@ -495,6 +496,11 @@ impl Core {
             self.adopt_pins(group, pins);
         } else {
             self.forget_connections(group);
+        }
+        // Workers take commands in order: what isn't to carry is gone before the first packet is taken.
+        if !trusted || self.takeover_policy() == TakeoverPolicy::Renegotiate {
+            let shut = inheritance.sets.iter().flat_map(|set| &set.children);
+            shut.for_each(|child| self.uninstall(child.record.info().spi_in));
         }
         self.open(now, group, epoch);
         self.inherit(now, group, inheritance, trusted);

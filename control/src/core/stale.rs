@@ -81,7 +81,6 @@ impl Core {
     pub(super) fn inherit_stale(&mut self, now: Instant, group: usize, inheritance: Inheritance) {
         let (count, mut kept) = (inheritance.sets.len(), 0);
         for set in inheritance.sets {
-            set.children.iter().for_each(|child| self.uninstall(child.record.info().spi_in));
             // RFC 6311 has no pace; that of what follows does.
             if self.keep(now, now + FIRST_STEP + STEP * (kept / PER_STEP), set) {
                 kept += 1;
@@ -104,8 +103,8 @@ impl Core {
         let Inherited { ike, children, birth } = set;
         let remote = ike.remote().ip();
         let spis: Vec<u32> = children.iter().map(|child| child.record.spi_in()).collect();
-        let records = children.into_iter().map(|child| child.record).collect();
-        match self.ike.import_stale(ike, records, begin, now) {
+        let records = children.into_iter().map(|child| *child.record).collect();
+        match self.ike.import_stale(*ike, records, begin, now) {
             Ok(id) => {
                 self.publications.adopt(id, birth);
                 self.succession.stale.insert(id, remote, now);

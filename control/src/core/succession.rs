@@ -118,8 +118,8 @@ impl Core {
             self.succession.stale.insert(id, ike.remote().ip(), now);
         }
         let spis: Vec<u32> = children.iter().map(|child| child.record.info().spi_in).collect();
-        let records = children.into_iter().map(|child| child.record).collect();
-        if let Err(error) = self.ike.import(ike, records, now) {
+        let records = children.into_iter().map(|child| *child.record).collect();
+        if let Err(error) = self.ike.import(*ike, records, now) {
             tracing::error!(ike_sa = %id, %error, "IKE SA can't be resumed");
             spis.iter().for_each(|spi| self.uninstall(*spi));
             return;
@@ -139,9 +139,8 @@ impl Core {
     fn renegotiate_from(&mut self, now: Instant, set: Inherited) {
         let Inherited { ike, children, .. } = set;
         let id = ike.id();
-        children.iter().for_each(|child| self.uninstall(child.record.info().spi_in));
-        let records = children.into_iter().map(|child| child.record).collect();
-        match self.ike.import(ike, records, now) {
+        let records = children.into_iter().map(|child| *child.record).collect();
+        match self.ike.import(*ike, records, now) {
             Ok(_) => self.succession.renegotiate(id),
             Err(error) => tracing::error!(ike_sa = %id, %error, "IKE SA can't be used for renegotiation"),
         }

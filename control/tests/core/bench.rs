@@ -15,6 +15,7 @@ use vipsec_control::config::{Config, TestConfiguration, load};
 use vipsec_control::core::{Core, Facts, Output, Surroundings};
 use vipsec_dataplane::api::{
     Command, Event, IkeDatagram, PinBatch, PinSet, PortId, RESTORED_MAX, Report, ReportKind, RestoredPin, Tables,
+    VipState,
 };
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
@@ -179,6 +180,8 @@ pub(crate) struct Bench {
     /// What the workers have.
     pub(crate) children: BTreeMap<Spi, (usize, Box<ChildSa>)>,
     pub(crate) tables: Arc<Tables>,
+    /// How many child SAs the workers had when the VIP was last opened to packets.
+    pub(crate) opened_with: Option<usize>,
     pub(crate) replies: Vec<Result<Response, ApiError>>,
     pub(crate) key_log: Vec<vipsec_ike::KeyLog>,
     /// What went from the appliance to a peer that isn't there.
@@ -236,6 +239,7 @@ impl Bench {
             peers: Vec::new(),
             children: BTreeMap::new(),
             tables: Arc::new(tables),
+            opened_with: None,
             replies: Vec::new(),
             key_log: Vec::new(),
             unheard: Vec::new(),
@@ -356,6 +360,10 @@ impl Bench {
     fn obey(&mut self, worker: usize, command: Command) {
         match command {
             Command::Tables { version, tables } => {
+                let is_owned = |tables: &Tables| tables.vips[0].state == VipState::Owned;
+                if is_owned(&tables) && !is_owned(&self.tables) {
+                    self.opened_with = Some(self.children.len());
+                }
                 self.tables = tables;
                 self.events.push_back((worker, Event::TablesInForce(version)));
             }

@@ -66,6 +66,14 @@ fn the_ike_sa_stays_and_its_child_sas_are_made_anew() {
     assert!(ours.map(|spi| spi.get()).eq(theirs.map(|child| child.spi_out)), "both ends have the same child SA");
 }
 
+/// Workers take packets of a VIP from the moment that it is opened: a child SA that must never be used is gone before.
+#[test]
+fn no_child_sa_of_an_untrusted_copy_is_there_when_the_vip_opens() {
+    let mut pair = left_behind();
+    succeed(&mut pair);
+    assert_eq!(pair.sides[1].opened_with, Some(0));
+}
+
 /// What the remote peer has got since the copy was left behind would be a hole that its liveness checks don't find.
 #[test]
 fn a_child_sa_that_the_copy_does_not_know_is_deleted_at_the_peer() {
