@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use vipsec_distribute::connection::PinEvent;
@@ -375,6 +376,9 @@ pub enum ReportKind {
     Targets,
 }
 
+/// An SA tells at most once in that time that it is alive.
+pub const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What a worker tells the control core.
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -414,7 +418,7 @@ pub enum Event {
         /// The new remote end.
         remote: SocketAddr,
     },
-    /// An authenticated ESP packet arrived on an SA that had been silent (for liveness, RFC 7296 §2.4), at most one per second and SA.
+    /// An authenticated ESP packet arrived on an SA that had been silent (for liveness, RFC 7296 §2.4), one in [`ALIVE_INTERVAL`] for each SA.
     Alive(Spi),
     /// A child SA has carried what its lifetime allows: it is to be replaced, or it is over. Each is told once for each direction.
     Lifetime {

@@ -412,8 +412,10 @@ pub(crate) struct IkeSa {
     /// By inbound SPI.
     pub(crate) children: BTreeMap<u32, ChildSa>,
     pub(crate) age: Age,
-    /// When something authentic last came from the peer.
+    /// When something authentic last came from the peer, or when it was imported.
     pub(crate) heard: Instant,
+    /// When something first came since it is here.
+    pub(crate) heard_first: Option<Instant>,
     pub(crate) rekey_at: Option<Instant>,
     pub(crate) reauth_at: Option<Instant>,
     pub(crate) expires_at: Option<Instant>,
@@ -436,6 +438,7 @@ impl IkeSa {
             children: BTreeMap::new(),
             age: Age::of(Duration::ZERO, now),
             heard: now,
+            heard_first: Some(now),
             rekey_at: None,
             reauth_at: None,
             expires_at: None,
@@ -444,6 +447,14 @@ impl IkeSa {
             timer: None,
             changed: true,
             gone: None,
+        }
+    }
+
+    /// Something authentic came from the peer.
+    pub(crate) const fn note_heard(&mut self, now: Instant) {
+        self.heard = now;
+        if self.heard_first.is_none() {
+            self.heard_first = Some(now);
         }
     }
 

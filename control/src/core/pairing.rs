@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use vipsec_dataplane::api::{Command, PortId, VipState};
+use vipsec_dataplane::api::{ALIVE_INTERVAL, Command, PortId, VipState};
 use vipsec_esp::sa::Spi;
 use vipsec_store::{Reader, StoreWriter};
 use vipsec_takeover::advertisement::{Advertisement, AdvertisementKey};
@@ -300,6 +300,11 @@ impl Core {
             Action::Activate { epoch, trusted } => self.activate(now, group, epoch, trusted),
             Action::Stop => self.stop(group),
             Action::TakeBack => self.take_back(group),
+            Action::CountServed { since, until } => self.count_served(now, group, since, until),
+            Action::Raise { epoch } => {
+                tracing::warn!(group = self.group_name(group), %epoch, "the other appliance owned it, too, and has stopped: it stays here");
+                self.open(now, group, epoch);
+            }
             Action::StepDown(reason) => self.carry_out_step_down(now, group, reason),
         }
     }
@@ -336,6 +341,17 @@ impl Core {
         }
         self.set_state(group, VipState::Elsewhere);
         self.deadlines.leave(group, self.tables_version);
+    }
+
+    /// How many remote peers of the group have been heard since?
+    fn count_served(&mut self, now: Instant, group: usize, since: Instant, until: Instant) {
+        // An SA that was in use then may not have had reason to say so since.
+        let since = since.checked_sub(ALIVE_INTERVAL).unwrap_or(since);
+        let served: BTreeSet<_> =
+            self.ike.remotes_heard(since, until).filter(|(vip, _)| self.group_of(*vip) == group).collect();
+        if let Some(side) = side(&mut self.groups, group) {
+            side.decider.handle_served(now, u32::try_from(served.len()).unwrap_or(u32::MAX));
+        }
     }
 
     /// Nothing that waited for the group's copies may happen any more.

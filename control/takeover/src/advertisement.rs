@@ -40,7 +40,7 @@ const TAG_LEN: usize = 16;
 pub const ADVERTISEMENT_LEN: usize = BODY_LEN + TAG_LEN;
 
 /// An advertisement's content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Advertisement {
     /// Who speaks.
     pub owner: ApplianceId,
@@ -143,7 +143,7 @@ impl AdvertisementKey {
 /// Within a process numbers rise. Of two processes the later one owns under the higher epoch, because no appliance uses an epoch
 /// twice: so only a higher epoch makes another process believable. While the store link is paired, which proves freshness, no
 /// process but the one at its other end is.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct ReplayGuard {
     process: u64,
     number: u64,

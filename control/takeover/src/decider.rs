@@ -13,7 +13,7 @@ use crate::message::Message;
 use crate::registry::{Reply, Request};
 
 /// Where a group stands on this appliance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Not ours: another one owns it, or nobody.
     Standby,
@@ -37,7 +37,7 @@ pub enum Role {
 }
 
 /// Why an appliance gave up a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StepDownReason {
     /// Another one owns it under a higher (epoch, id).
     Deposed,
@@ -52,7 +52,7 @@ pub enum StepDownReason {
 }
 
 /// What has to be done now, in this order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Send over the store link.
     Send {
@@ -95,6 +95,18 @@ pub enum Action {
     Stop,
     /// The move did not happen: open the VIPs again, as they were.
     TakeBack,
+    /// How many remote peers have been heard on the group's SAs in that time? Then call [`Decider::handle_served`].
+    CountServed {
+        /// Nobody has had a copy since.
+        since: Instant,
+        /// Another owner was heard of then.
+        until: Instant,
+    },
+    /// The group stays ours under a higher epoch: open the VIPs and announce them again, as they were.
+    Raise {
+        /// The new epoch.
+        epoch: Epoch,
+    },
     /// Forget the group's SAs without a word to the remote peers.
     StepDown(StepDownReason),
     /// Ask the registry, then call [`Decider::handle_registry`]: also when no answer comes. One request at a time.
@@ -102,7 +114,7 @@ pub enum Action {
 }
 
 /// The copy of our group in another appliance's store, as we see it as an owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Copy {
     /// It has none that counts.
     None,
@@ -178,6 +190,8 @@ pub trait Decider: Send {
     fn handle_floor_reserved(&mut self, now: Instant, value: u32);
     /// What came of [`Action::Ask`].
     fn handle_registry(&mut self, _now: Instant, _reply: Reply) {}
+    /// What came of [`Action::CountServed`].
+    fn handle_served(&mut self, _now: Instant, _count: u32) {}
     /// Everything that was bound at [`Action::Join`] is acknowledged.
     fn handle_join_published(&mut self, now: Instant, peer: ApplianceId);
     /// The copy can't be filled: go on without it, paired or not. False where it counts already.

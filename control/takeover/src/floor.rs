@@ -9,7 +9,7 @@ use vipsec_wire::iv::Epoch;
 pub const RESERVE_AHEAD: u32 = 16;
 
 /// Epochs taken and reserved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Floor {
     taken: u32,
     reserved: u32,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::timing::Timing;
 
 /// Counts looks without a sign of life on either path.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Silence {
     last_look: Option<Instant>,
     heard: bool,
@@ -52,7 +52,7 @@ impl Silence {
 }
 
 /// Stamps of our own looks: what goes out with a beat and comes back as an echo.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Stamps {
     origin: Instant,
     newest: u64,

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | 1 | the region's layout, the records and the other messages |
 //! | 2 | [`Message::GivenUp`] |
+//! | 3 | [`Message::Served`] |
 //!
 //! A release speaks at least the newest version of the one before it. A new message, and whatever an older release could misunderstand,
 //! takes a new version; what the older one may pass over (a new kind of record, a value behind a record's others, a field of a registry's
@@ -23,10 +24,10 @@ pub const MESSAGE_BYTES_MAX: usize = 4096;
 /// The oldest version of the link that this build speaks.
 pub const VERSION_OLDEST: u16 = 1;
 /// The newest.
-pub const VERSION_NEWEST: u16 = 2;
+pub const VERSION_NEWEST: u16 = 3;
 
 /// What an appliance says about the group in every beat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct GroupStatus {
     /// Does the sender own it, or is it taking it?
     pub owned: bool,
@@ -40,7 +41,7 @@ pub struct GroupStatus {
 }
 
 /// One message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Message {
     /// Every interval, each way.
     Beat {
@@ -76,6 +77,13 @@ pub enum Message {
     WantGroup,
     /// Backup to owner: I hold nothing of the group any more and won't take it, my process ends. Its copy counts no longer, at once.
     GivenUp,
+    /// Of an owner that nobody has a copy of and that has heard of another one, behind a beat: what it has done since nobody had.
+    Served {
+        /// So many remote peers were heard.
+        remote_peers: u32,
+        /// Until it heard of the other owner, that long ago.
+        millis_ago: u32,
+    },
 }
 
 /// A message that can't be read.
@@ -100,6 +108,7 @@ impl Message {
             | Self::HandOver { .. }
             | Self::WantGroup => 1,
             Self::GivenUp => 2,
+            Self::Served { .. } => 3,
         }
     }
 
@@ -138,8 +147,8 @@ mod tests {
     #[test]
     fn every_message_is_of_a_version_that_is_spoken() {
         let first = Message::Joined;
-        let second = Message::GivenUp;
-        assert_eq!((first.since(), second.since()), (VERSION_OLDEST, VERSION_NEWEST));
+        let last = Message::Served { remote_peers: 5, millis_ago: 20 };
+        assert_eq!((first.since(), last.since()), (VERSION_OLDEST, VERSION_NEWEST));
     }
 
     /// A release that knows fewer messages leaves the others out, and goes on.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 /// The protocol's times. Both appliances of a pair use the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Timing {
     /// Between two heartbeats of an owner, and between two looks of a backup.
     pub interval: Duration,

@@ -1,6 +1,6 @@
 //! ESP from remote peers: open, admit or park.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use vipsec_esp::KEY_AHEAD;
 use vipsec_esp::inbound::{self, Admission};
@@ -9,15 +9,12 @@ use vipsec_wire::buffer::{BufferPool, PacketBuf};
 
 use super::Stage;
 use super::inner::Inner;
-use crate::api::Event;
+use crate::api::{ALIVE_INTERVAL, Event};
 use crate::drops::{DropReason, Tally};
 use crate::outer::Outer;
 use crate::parking::Parked;
 use crate::sad::SaIndex;
 use crate::worker::{Verdict, Worker};
-
-/// An SA tells at most once in that time that it is alive.
-const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A packet from its ESP header to its ICV, outer headers off, and its SA.
 pub(super) struct Sealed<B> {

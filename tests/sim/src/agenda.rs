@@ -35,6 +35,8 @@ pub(crate) enum Step {
     StoreLands { writer: ProcessId, flight: SharedFlight },
     /// Time to ask the successor of that takeover what it has of that VIP.
     Ask { successor: ProcessId, vip: usize, takeover: Instant },
+    /// Planted: a mark comes too early.
+    EarlyMark { to: ProcessId, link: LinkId, connection: u64 },
     /// A floor is on disk.
     FloorOnDisk { process: ProcessId, vip: u16, value: u32 },
     /// The IKE of a VIP's remote peer has something due.

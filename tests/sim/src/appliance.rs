@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -21,6 +21,7 @@ use vipsec_takeover::registry::Reply;
 use vipsec_wire::buffer::{BURST_MAX, Burst, PacketBuf, VecBuf, VecPool};
 use vipsec_wire::ethernet::MacAddr;
 
+use crate::clock::Clock;
 use crate::far::SharedFlight;
 use crate::link::{LinkEnd, LinkId, short_incarnation};
 use crate::scene::{INSIDE, OUTSIDE};
@@ -137,8 +138,7 @@ pub(crate) struct Process {
     standing_still: u32,
     /// Planted: see [`Tampering::hasty_pins`].
     hasty_pins: bool,
-    /// How far the process's clock has fallen behind: only a planted fault sets it back.
-    pub(crate) behind: Duration,
+    pub(crate) clock: Clock,
     pub(crate) rng: StdRng,
 }
 
@@ -150,6 +150,7 @@ pub(crate) struct Appliance {
     pub(crate) lives: u32,
     /// The floors on disk, by VIP.
     pub(crate) disk: Vec<Option<u32>>,
+    clock: Clock,
 }
 
 /// What is done differently in a new process.
@@ -162,13 +163,14 @@ pub(crate) struct Tampering {
 }
 
 impl Appliance {
-    pub(crate) fn new(config: Config, config_digest: [u8; 32], disk: Vec<Option<u32>>) -> Self {
-        Self { config: Arc::new(config), config_digest, process: None, lives: 0, disk }
+    pub(crate) fn new(config: Config, config_digest: [u8; 32], disk: Vec<Option<u32>>, clock: Clock) -> Self {
+        Self { config: Arc::new(config), config_digest, process: None, lives: 0, disk, clock }
     }
 
     /// A new process begins.
     pub(crate) fn start(&mut self, appliance: usize, seed: u64, tampering: Tampering, now: Instant) -> ProcessId {
         self.lives += 1;
+        let now = self.clock.at(now);
         let id = ProcessId { appliance, life: self.lives };
         let mut rng = StdRng::seed_from_u64(seed);
         let mut incarnation = [0; 16];
@@ -239,7 +241,7 @@ impl Appliance {
             floor_known,
             standing_still: 0,
             hasty_pins: tampering.hasty_pins,
-            behind: Duration::ZERO,
+            clock: self.clock,
             rng,
         });
         id

@@ -139,6 +139,8 @@ pub(crate) enum Lie {
     Early,
     /// Writes are acknowledged though the grant is gone.
     NeverRefused,
+    /// Of records that are written together the last one is written first.
+    CommitFirst,
 }
 
 /// How writes into a peer's region behave.
@@ -157,11 +159,20 @@ pub(crate) struct LyingWriter<W> {
     inner: W,
     lie: Lie,
     written: WriteId,
+    /// Records that are still to be written, the last one first.
+    held_back: Vec<(RecordKey, Epoch, Vec<u8>)>,
 }
 
 impl<W: StoreWriter> LyingWriter<W> {
     pub(crate) fn new(inner: W, lie: Lie) -> Self {
-        Self { inner, lie, written: WriteId::default() }
+        Self { inner, lie, written: WriteId::default(), held_back: Vec::new() }
+    }
+
+    fn write_held_back(&mut self) -> Result<(), StoreError> {
+        while let Some((key, epoch, bytes)) = self.held_back.pop() {
+            self.written = self.inner.put(key, epoch, &bytes)?;
+        }
+        Ok(())
     }
 
     fn tell<T>(&mut self, truth: Result<T, StoreError>, instead: T) -> Result<T, StoreError> {
@@ -174,12 +185,17 @@ impl<W: StoreWriter> LyingWriter<W> {
 
 impl<W: StoreWriter> StoreWriter for LyingWriter<W> {
     fn put(&mut self, key: RecordKey, epoch: Epoch, bytes: &[u8]) -> Result<WriteId, StoreError> {
+        if self.lie == Lie::CommitFirst {
+            self.held_back.push((key, epoch, bytes.to_vec()));
+            return Ok(WriteId(self.written.0 + self.held_back.len() as u64));
+        }
         let truth = self.inner.put(key, epoch, bytes);
         self.written = self.tell(truth, self.written)?;
         Ok(self.written)
     }
 
     fn remove(&mut self, key: RecordKey) -> Result<Option<WriteId>, StoreError> {
+        self.write_held_back()?;
         let truth = self.inner.remove(key);
         let removed = self.tell(truth, None)?;
         self.written = removed.unwrap_or(self.written);
@@ -187,6 +203,7 @@ impl<W: StoreWriter> StoreWriter for LyingWriter<W> {
     }
 
     fn put_counters(&mut self, block: u32, entries: &[CounterEntry]) -> Result<WriteId, StoreError> {
+        self.write_held_back()?;
         let truth = self.inner.put_counters(block, entries);
         self.written = self.tell(truth, self.written)?;
         Ok(self.written)
@@ -198,6 +215,7 @@ impl<W: StoreWriter> StoreWriter for LyingWriter<W> {
     }
 
     fn poll_acknowledged(&mut self) -> Result<WriteId, StoreError> {
+        self.write_held_back()?;
         let truth = self.inner.poll_acknowledged();
         let acknowledged = self.tell(truth, self.written)?;
         Ok(if self.lie == Lie::Early { self.written } else { acknowledged })

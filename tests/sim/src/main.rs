@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use vipsec_sim::{Deciders, Planted, Tally, log, run_with};
+use vipsec_sim::{Deciders, Planted, Tally, log, run_split, run_with};
 
 /// Simulates pairs of appliances under faults, and checks what they promise.
 #[derive(Parser)]
@@ -19,6 +19,9 @@ struct Args {
     /// Two or three appliances among whom a registry decides, instead of a pair.
     #[arg(long)]
     registry: bool,
+    /// A pair whose backup is cut off for long, and nothing else.
+    #[arg(long, conflicts_with = "registry")]
+    split: bool,
     /// Build a fault in, to see whether it is found.
     #[arg(long, value_enum)]
     planted: Option<Planted>,
@@ -40,7 +43,7 @@ fn main() -> ExitCode {
     let mut broken = 0;
     let deciders = if args.registry { Deciders::Registry } else { Deciders::Pair };
     for seed in args.seed..args.seed.saturating_add(args.count) {
-        let outcome = run_with(seed, args.planted, deciders);
+        let outcome = if args.split { run_split(seed, args.planted) } else { run_with(seed, args.planted, deciders) };
         sum.add(&outcome.tally);
         if let Some((step, elapsed, violation)) = outcome.violation {
             broken += 1;

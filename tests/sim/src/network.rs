@@ -44,6 +44,10 @@ pub(crate) enum Cable {
     Silent,
     /// None do, and the station sees that its carrier is gone.
     NoCarrier,
+    /// None reach the station.
+    Deaf,
+    /// None leave it.
+    Mute,
 }
 
 /// What frames meet on a network.
@@ -76,14 +80,15 @@ impl Network {
     /// Takes a frame from a station; returns the stations that it goes to.
     pub(crate) fn switch(&mut self, from: StationId, frame: &[u8]) -> Vec<StationId> {
         let Ok((header, _)) = Header::parse(frame) else { return Vec::new() };
-        if self.cables[from] != Cable::Up {
+        if !matches!(self.cables[from], Cable::Up | Cable::Deaf) {
             return Vec::new();
         }
         if !header.source.is_multicast() {
             self.places.insert(header.source.0, from);
         }
         let place = self.place(header.destination);
-        let others = (0..STATIONS).filter(|station| *station != from && self.cables[*station] == Cable::Up);
+        let others = (0..STATIONS)
+            .filter(|station| *station != from && matches!(self.cables[*station], Cable::Up | Cable::Mute));
         others.filter(|station| place.is_none_or(|place| place == *station)).collect()
     }
 

@@ -102,6 +102,23 @@ impl Plan {
         plan
     }
 
+    /// The backup is cut off for long, and nothing else happens but what operators may want meanwhile.
+    pub(crate) fn draw_split(rng: &mut StdRng) -> Self {
+        let estrangement = estrangement(rng, Duration::ZERO);
+        let healed = estrangement.lasts + millis(rng, 10, 100);
+        let burst = Fault::Burst(10);
+        let mut faults =
+            vec![estrangement, PlannedFault { vip: 0, at: healed, steps: 0, fault: burst, lasts: Duration::ZERO }];
+        for _ in 0..rng.random_range(0..3) {
+            let operation = if rng.random_bool(0.5) { Operation::RekeyChild } else { Operation::RekeyIke };
+            let fault = Fault::Operate { at_remote: true, operation };
+            let at = millis(rng, 0, 700);
+            faults.push(PlannedFault { vip: 0, at, steps: steps(rng), fault, lasts: Duration::ZERO });
+        }
+        faults.sort_by_key(|fault| fault.at);
+        Self { start: millis(rng, 350, 450), faults }
+    }
+
     pub(crate) fn draw(rng: &mut StdRng) -> Self {
         let start = if rng.random_bool(0.85) { millis(rng, 260, 400) } else { millis(rng, 50, 260) };
         let mut at = Duration::ZERO;
@@ -113,13 +130,16 @@ impl Plan {
                 break;
             }
             let known = faults.len();
-            match rng.random_range(0..10) {
+            match rng.random_range(0..14) {
                 0 => faults.extend(death_in_an_exchange(rng, at)),
                 1 => faults.extend(death_of_one_cut_off(rng, at)),
                 2 => faults.extend(death_after_a_lost_link(rng, at)),
                 3 => faults.extend(doubt(rng, at)),
                 4 if rng.random_bool(0.5) => faults.extend(death_while_targets_change(rng, at)),
                 4 => faults.extend(death_as_connections_begin(rng, at)),
+                5 => faults.extend(death_in_a_move(rng, at)),
+                6 => faults.extend(deaths_in_a_row(rng, at)),
+                7 => faults.push(estrangement(rng, at)),
                 _ => {
                     let fault = draw_fault(rng);
                     let lasts = fault.draw_length(rng);
@@ -209,6 +229,34 @@ fn doubt(rng: &mut StdRng, at: Duration) -> [PlannedFault; 3] {
     ]
 }
 
+/// The operator moves a VIP, and one of the two dies over it.
+fn death_in_a_move(rng: &mut StdRng, at: Duration) -> [PlannedFault; 2] {
+    let order = Fault::Move { at: if rng.random_bool(0.5) { Who::Owner } else { Who::Backup } };
+    let who = if rng.random_bool(0.5) { Who::Last } else { Who::NotLast };
+    let kill = Fault::Kill { who, disk_lost: rng.random_bool(0.1) };
+    [
+        PlannedFault { vip: 0, at, steps: 0, fault: order, lasts: Duration::ZERO },
+        PlannedFault { vip: 0, at, steps: rng.random_range(0..400), fault: kill, lasts: kill.draw_length(rng) },
+    ]
+}
+
+/// The owner dies, and its successor as soon as the other one may be there again.
+fn deaths_in_a_row(rng: &mut StdRng, at: Duration) -> [PlannedFault; 3] {
+    let kill = Fault::Kill { who: Who::Owner, disk_lost: rng.random_bool(0.1) };
+    let mut dies = at;
+    [(); 3].map(|()| {
+        let fault = PlannedFault { vip: 0, at: dies, steps: steps(rng), fault: kill, lasts: millis(rng, 2, 60) };
+        dies += millis(rng, 60, 250);
+        fault
+    })
+}
+
+/// A backup is cut off for so long that its owner goes on without it, while it has taken over for itself.
+fn estrangement(rng: &mut StdRng, at: Duration) -> PlannedFault {
+    let lasts = millis(rng, 320, 700);
+    PlannedFault { vip: 0, at, steps: steps(rng), fault: Fault::Isolate(Who::Backup), lasts }
+}
+
 /// Connections begin, and the owner dies over it.
 fn death_as_connections_begin(rng: &mut StdRng, at: Duration) -> [PlannedFault; 2] {
     let kill = Fault::Kill { who: Who::Owner, disk_lost: false };
@@ -259,7 +307,7 @@ fn draw_fault(rng: &mut StdRng) -> Fault {
         42..50 => Fault::CutLink,
         50..54 => Fault::DelayLink(millis(rng, 1, 120)),
         54..60 => {
-            let cable = if rng.random_bool(0.5) { Cable::Silent } else { Cable::NoCarrier };
+            let cable = [Cable::Silent, Cable::NoCarrier, Cable::Deaf, Cable::Mute][rng.random_range(0..4)];
             Fault::Unplug { who: who(rng), net, cable }
         }
         60..68 => Fault::Isolate(who(rng)),

@@ -32,11 +32,23 @@ pub enum Planted {
     ForgetfulRegistry,
     /// R6: a connection is forwarded before its record is acknowledged.
     HastyPins,
+    /// R4: a successor's outbound numbers begin anew, not behind the lease.
+    NoLeaseJump,
+    /// The commit point: an IKE SA's record is written before those of its child SAs.
+    CommitFirst,
+    /// Joining: the mark comes before the join is through.
+    EarlyMark,
+    /// Step 6 of a takeover: packets leave before the first advertisement.
+    LateAdvertisement,
+    /// The trust time's margin: the first appliance's clock runs faster than it covers.
+    RacingClock,
+    /// Healing a split: whom an owner has served doesn't count.
+    UncountedService,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 17] = [
         Self::EarlyAcknowledgement,
         Self::NoHorizon,
         Self::NoDeadline,
@@ -48,6 +60,12 @@ impl Planted {
         Self::CarelessRegistry,
         Self::ForgetfulRegistry,
         Self::HastyPins,
+        Self::NoLeaseJump,
+        Self::CommitFirst,
+        Self::EarlyMark,
+        Self::LateAdvertisement,
+        Self::RacingClock,
+        Self::UncountedService,
     ];
 
     /// What an owner is told of its writes, under this fault.
@@ -55,8 +73,14 @@ impl Planted {
         match planted? {
             Self::EarlyAcknowledgement => Some(Lie::Early),
             Self::NoDoubt => Some(Lie::NeverRefused),
+            Self::CommitFirst => Some(Lie::CommitFirst),
             _ => None,
         }
+    }
+
+    /// How much faster the appliances' clocks run, in thousandths, under this fault.
+    pub(crate) fn drift(planted: Option<Self>, right: [i16; APPLIANCES_MAX]) -> [i16; APPLIANCES_MAX] {
+        if planted == Some(Self::RacingClock) { [2000, 0, 0] } else { right }
     }
 
     /// The times of both appliances, under this fault.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use vipsec_esp::engine::EngineKind;
+use vipsec_esp::error::EspError;
 use vipsec_esp::inbound::{Admission, InboundSa};
 use vipsec_esp::outbound::OutboundSa;
 use vipsec_esp::sa::{Algorithm, InboundParams, KeyMaterial, OutboundParams, Spi};
@@ -34,6 +35,8 @@ fn flow_port(payload: PayloadId) -> u16 {
     FLOW_PORT + (number / PACKETS_OF_FLOWS * FLOWS + number % FLOWS) as u16
 }
 
+/// R4 is no promise: what an owner sends before the store has heard of it, a burst at most, its successor sends again.
+const REFUSED_MAX: u32 = 150;
 /// Between two calls.
 const REDIAL: Duration = Duration::from_millis(50);
 /// An IKE SA without child SAs for so long gets one.
@@ -55,6 +58,12 @@ struct RemoteSa {
     waits_for: Option<u32>,
     /// In the order of installation.
     number: u64,
+    /// What the newest owner's IVs begin with: its epoch, and its id.
+    newest: (u16, u8),
+    /// Packets of the newest owner that had not come before and were refused.
+    refused: u32,
+    /// Of every packet that was opened: to tell a copy of it from another one with its number.
+    seen: BTreeSet<[u8; 8]>,
 }
 
 /// The remote peer of a VIP.
@@ -76,6 +85,13 @@ pub(crate) struct Remote {
     echoes: BTreeSet<PayloadId>,
 }
 
+/// What came of an ESP packet.
+#[derive(Default)]
+struct Opened {
+    echoed_twice: Option<PayloadId>,
+    refused: Option<String>,
+}
+
 /// What comes of handing something to the remote peer.
 #[derive(Default)]
 pub(crate) struct Reaction {
@@ -83,6 +99,8 @@ pub(crate) struct Reaction {
     pub(crate) frames: Vec<Vec<u8>>,
     /// A payload came back that had come back before.
     pub(crate) echoed_twice: Option<PayloadId>,
+    /// Once more a packet that had not come before was refused, though the newest owner had sent it.
+    pub(crate) refused: Option<String>,
 }
 
 impl Remote {
@@ -165,37 +183,56 @@ impl Remote {
     /// A frame arrives.
     pub(crate) fn receive(&mut self, now: Instant, frame: &[u8]) -> Reaction {
         let Some((header, seen)) = frames::read(frame) else { return Reaction::default() };
-        let mut echoed_twice = None;
+        let mut esp = Opened::default();
         let Addresses { remote: address, remote_mac, .. } = *self.at;
         match seen {
             Seen::Arp(request) if request.operation == arp::Operation::Request && request.target_ip == address => {
                 let reply = request.reply_from(remote_mac).to_frame(request.sender_mac);
-                return Reaction { frames: vec![reply.to_vec()], echoed_twice };
+                return Reaction { frames: vec![reply.to_vec()], ..Reaction::default() };
             }
             _ if header.destination != remote_mac => {}
             Seen::Udp(source, destination, message) if destination == (address, IKE_PORT) => {
                 let (local, remote): (SocketAddr, SocketAddr) = (destination.into(), source.into());
                 self.endpoint.handle_datagram(now, local, remote, message);
             }
-            Seen::Esp(_, esp) => echoed_twice = self.receive_esp(now, esp),
+            Seen::Esp(_, packet) => esp = self.receive_esp(now, packet),
             _ => {}
         }
-        Reaction { echoed_twice, ..self.react(now) }
+        Reaction { echoed_twice: esp.echoed_twice, refused: esp.refused, ..self.react(now) }
     }
 
-    fn receive_esp(&mut self, now: Instant, esp: &[u8]) -> Option<PayloadId> {
+    fn receive_esp(&mut self, now: Instant, esp: &[u8]) -> Opened {
+        self.open_esp(now, esp).unwrap_or_default()
+    }
+
+    fn open_esp(&mut self, now: Instant, esp: &[u8]) -> Option<Opened> {
         let spi = vipsec_esp::header::spi_of(esp)?;
         let sa = self.sas.get_mut(&spi)?;
+        let iv: [u8; 8] = *esp.get(8..)?.first_chunk()?;
         let mut packet = VecBuf::from_bytes(esp);
-        let opened = sa.inbound.open(&mut packet).ok()?;
-        if sa.inbound.admit(&opened) != Admission::Deliver {
-            return None;
+        // What is old is refused before it is opened, or after.
+        let admitted = sa.inbound.open(&mut packet).map(|opened| sa.inbound.admit(&opened));
+        let sender = (u16::from_be_bytes([iv[1], iv[2]]), iv[0]);
+        match admitted {
+            Ok(Admission::Deliver) => {
+                sa.newest = sa.newest.max(sender);
+                sa.seen.insert(iv);
+            }
+            Ok(_) | Err(EspError::Replayed) => {
+                sa.refused += u32::from(sender >= sa.newest && !sa.seen.contains(&iv));
+                let refused = sa.refused > REFUSED_MAX;
+                let iv = iv.map(|byte| format!("{byte:02x}")).concat();
+                let refused = refused.then(|| format!("IV {iv} of child SA {spi:08x}"));
+                return Some(Opened { refused, echoed_twice: None });
+            }
+            Err(_) => return None,
         }
         self.endpoint.peer_alive(spi, now);
         let Seen::Udp(_, _, payload) = frames::read_ipv4(packet.data()) else { return None };
         let payload = PayloadId::from_bytes(payload)?;
         self.answered = self.answered.max(self.sent_at.get(&payload).copied());
-        (!self.echoes.insert(payload)).then_some(payload)
+        let echoed_twice = (!self.echoes.insert(payload)).then_some(payload);
+        Some(Opened { echoed_twice, refused: None })
     }
 
     /// Takes what IKE has to say.
@@ -237,7 +274,7 @@ impl Remote {
             let packet = frames::udp((remote, transmit.local.port()), (vip, transmit.remote.port()), &transmit.payload);
             frames.push(frames::frame(vip_mac, remote_mac, &packet));
         }
-        Reaction { frames, echoed_twice: None }
+        Reaction { frames, ..Reaction::default() }
     }
 
     fn install(&mut self, info: &ChildSaInfo) {
@@ -269,6 +306,9 @@ impl Remote {
             inbound: InboundSa::new(EngineKind::auto(), &inbound).expect("a key of the right length"),
             waits_for: info.replaces.filter(|_| info.role == Role::Responder),
             number: self.installed,
+            newest: (0, 0),
+            refused: 0,
+            seen: BTreeSet::new(),
         };
         self.sas.insert(info.spi_in, sa);
     }

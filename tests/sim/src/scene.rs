@@ -108,6 +108,8 @@ pub(crate) struct Variant {
     pub(crate) remote_rekey: Rekey,
     /// The protocol's times, by appliance.
     pub(crate) timing: [Timing; APPLIANCES_MAX],
+    /// How much faster an appliance's clock runs, in thousandths.
+    pub(crate) drift: [i16; APPLIANCES_MAX],
     /// How many appliances there are.
     pub(crate) appliances: usize,
     /// Who decides.
@@ -145,6 +147,9 @@ pub(crate) struct Rekey {
 pub(crate) fn others(appliance: usize, appliances: usize) -> impl Iterator<Item = usize> {
     (1..appliances).map(move |step| (appliance + step) % appliances)
 }
+
+/// How much faster or slower a clock may run, in thousandths: between two of them lies as much as the margin allows for.
+pub(crate) const DRIFT_MAX: i16 = 40;
 
 /// How long a process counts as alive that the registry doesn't hear.
 pub(crate) const LEASE: Duration = Duration::from_millis(700);

@@ -1,6 +1,6 @@
 //! A simulation is worth what it finds: each rule, once it is broken, is found within the schedules that the tests run.
 
-use vipsec_sim::{Deciders, Planted, Violation, run_with};
+use vipsec_sim::{Deciders, Planted, Violation, run_split, run_with};
 
 /// As many as `schedules.rs` runs.
 const SCHEDULES: u64 = 3000;
@@ -81,4 +81,49 @@ fn a_registry_that_forgets_whom_it_was_told_to_strike_off() {
 #[test]
 fn connections_forwarded_before_their_record_is_acknowledged() {
     assert_found(Planted::HastyPins, |violation| matches!(violation, Violation::TargetChanged { .. }));
+}
+
+#[test]
+fn a_successor_that_counts_anew() {
+    assert_found(Planted::NoLeaseJump, |violation| matches!(violation, Violation::NumberRefused { .. }));
+}
+
+#[test]
+fn a_commit_point_that_comes_first() {
+    assert_found(Planted::CommitFirst, |violation| matches!(violation, Violation::SaLost { .. }));
+}
+
+#[test]
+fn a_mark_before_the_join_is_through() {
+    assert_found(Planted::EarlyMark, |violation| {
+        matches!(violation, Violation::DeliveredTwice { .. } | Violation::SaLost { .. })
+    });
+}
+
+#[test]
+fn packets_before_the_first_advertisement() {
+    assert_found(Planted::LateAdvertisement, |violation| matches!(violation, Violation::NotAdvertised { .. }));
+}
+
+#[test]
+fn a_clock_that_runs_faster_than_the_margin_covers() {
+    assert_found(Planted::RacingClock, |violation| {
+        matches!(
+            violation,
+            Violation::DeliveredTwice { .. }
+                | Violation::SaLost { .. }
+                | Violation::TwoActors { .. }
+                | Violation::TargetChanged { .. }
+        )
+    });
+}
+
+/// The two of a split compare whom they have served; otherwise the backup that was cut off would depose its owner.
+#[test]
+fn a_split_in_which_service_does_not_count() {
+    let broken = |seed, planted| {
+        let violation = run_split(seed, planted).violation;
+        violation.is_some_and(|(.., violation)| matches!(violation, Violation::Usurped { .. }))
+    };
+    assert!((1..=50).any(|seed| broken(seed, Some(Planted::UncountedService))));
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use vipsec_sim::{Deciders, Outcome, Tally, run, run_with};
+use vipsec_sim::{Deciders, Outcome, Tally, run, run_split, run_with};
 
 const SCHEDULES: u64 = 3000;
 const THREADS: usize = 2;
@@ -57,6 +57,15 @@ fn no_schedule_with_a_registry_breaks_a_promise() {
     assert!(sum.resumed > schedules / 3 && sum.delivered > 100 * schedules, "{sum:?}");
     // There is no exception where somebody decides.
     assert_eq!(sum.excused, 0);
+}
+
+/// A backup that was cut off itself doesn't depose the one with the traffic.
+#[test]
+fn when_a_split_heals_the_one_with_the_traffic_stays() {
+    for seed in 1..=200 {
+        let outcome = run_split(seed, None);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+    }
 }
 
 #[test]

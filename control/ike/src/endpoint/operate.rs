@@ -193,7 +193,7 @@ impl Endpoint {
     /// An authentic ESP packet came on a child SA: the peer lives (RFC 7296 §2.4).
     pub fn peer_alive(&mut self, spi_in: u32, now: Instant) {
         if let Some(mut sa) = self.child_owner.get(&spi_in).copied().and_then(|id| self.take(id)) {
-            sa.heard = now;
+            sa.note_heard(now);
             self.settle(sa, now);
         }
     }
@@ -201,7 +201,7 @@ impl Endpoint {
     /// An authentic and fresh ESP packet came from elsewhere (RFC 7296 §2.23, RFC 3948 §3): the peer's NAT has moved it.
     pub fn peer_moved(&mut self, spi_in: u32, remote: SocketAddr, now: Instant) {
         if let Some(mut sa) = self.child_owner.get(&spi_in).copied().and_then(|id| self.take(id)) {
-            sa.heard = now;
+            sa.note_heard(now);
             // A host behind a NAT SHOULD NOT follow its peer.
             if sa.state.nat.remote && !sa.state.nat.local && sa.state.remote != remote {
                 let local = sa.state.local;

@@ -311,7 +311,7 @@ impl Endpoint {
 
     /// A fresh authentic message came: the peer lives, and perhaps elsewhere than before.
     pub(super) fn heard(&mut self, sa: &mut IkeSa, now: Instant, ends: Ends) {
-        sa.heard = now;
+        sa.note_heard(now);
         if sa.state.remote == ends.remote && sa.state.local == ends.local {
             return;
         }

@@ -168,6 +168,7 @@ impl Endpoint {
             .ok_or(ImportError::UnknownConnection)?;
         let mut sa = IkeSa::new(record.state, policy, now);
         sa.age = Age::of(record.age, now);
+        sa.heard_first = None;
         if matches!(sa.state.phase, Phase::Rekeyed { .. }) {
             sa.expires_at = Some(after(now, self.config.limits.closed_linger));
         } else {

@@ -103,6 +103,14 @@ impl Endpoint {
         self.sas.values().map(move |sa| status(sa, now))
     }
 
+    /// The remote peers, each with its VIP, of established IKE SAs on which something came after `since`, and first here by `until`.
+    pub fn remotes_heard(&self, since: Instant, until: Instant) -> impl Iterator<Item = (u16, SocketAddr)> + '_ {
+        let established = self.sas.values().filter(|sa| sa.state.phase == Phase::Established);
+        let heard =
+            established.filter(move |sa| sa.heard > since && sa.heard_first.is_some_and(|first| first <= until));
+        heard.map(|sa| (sa.state.vip, sa.state.remote))
+    }
+
     /// One of them.
     pub fn sa(&self, id: IkeSaId, now: Instant) -> Option<IkeSaStatus> {
         self.sas.get(&id).map(|sa| status(sa, now))

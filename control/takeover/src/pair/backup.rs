@@ -50,10 +50,8 @@ impl Pair {
         self.role = Role::Taking { epoch };
         match epoch {
             Some(epoch) => {
-                self.floor.take(epoch);
-                self.seen = epoch;
+                self.take(epoch);
                 self.actions.push_back(Action::Stage { epoch });
-                self.reserve_floor();
             }
             None => self.ask_for_floor(self.floor.require(self.seen)),
         }
@@ -65,6 +63,7 @@ impl Pair {
         let Role::Taking { epoch: Some(epoch) } = self.role else { return };
         self.role = Role::Owner { epoch };
         self.peer_owns = false;
+        self.alone_since = now;
         let mut until = now + self.timing.deadline;
         if let (true, Some(held)) = (trusted, self.held) {
             // An owner that paused between this judgement and its first packet must not act on expired trust.

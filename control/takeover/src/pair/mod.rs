@@ -18,6 +18,7 @@
 
 mod backup;
 mod owner;
+mod split;
 #[cfg(test)]
 mod tests;
 
@@ -49,7 +50,7 @@ pub struct PairConfig {
 }
 
 /// The copy of the peer's group that we hold, as a backup.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Held {
     /// The process that filled it.
     incarnation: u64,
@@ -57,18 +58,22 @@ struct Held {
     trusted_until: Instant,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Link {
     incarnation: u64,
     agreed: bool,
     heard_beat: bool,
+    /// The peer's newest beat says that it owns the group.
+    owned: bool,
+    /// We have written into its region.
+    is_used: bool,
     /// When the look was that the peer's newest heartbeat echoes.
     echoed_look: Option<Instant>,
     /// The peer's newest stamp and when it arrived.
     newest_stamp: Option<(u64, Instant)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Question {
     nonce: u64,
     /// The backup process that may have acted: another one's answer is worth nothing.
@@ -78,7 +83,7 @@ struct Question {
 }
 
 /// One side of a pair, for one group.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Pair {
     me: ApplianceId,
     peer: ApplianceId,
@@ -107,6 +112,15 @@ pub struct Pair {
     echoed_arrival: Option<Instant>,
     /// The process that was told to take the group.
     told_process: Option<u64>,
+    /// Since when no copy of ours is being written.
+    alone_since: Instant,
+    /// When it was last counted whom we have served, and what came of it.
+    counted: Option<Instant>,
+    served: Option<u32>,
+    /// What the one with the lower epoch says.
+    rival: Option<u32>,
+    /// Since when we have known that the other one owns the group, too, and wait for it to stop.
+    contending: Option<Instant>,
     /// What we resumed was trusted until then, and nobody may have heard of it yet.
     resumed_on_trust: Option<Instant>,
     // as a backup
@@ -142,6 +156,11 @@ impl Pair {
             questions: 0,
             echoed_arrival: None,
             told_process: None,
+            alone_since: now,
+            counted: None,
+            served: None,
+            rival: None,
+            contending: None,
             resumed_on_trust: None,
             held: None,
             retired: false,
@@ -156,7 +175,15 @@ impl Pair {
     pub fn handle_link_up(&mut self, now: Instant, incarnation: u64, agreed: bool) {
         self.silence.restart();
         self.guard.pin(incarnation);
-        self.link = Some(Link { incarnation, agreed, heard_beat: false, echoed_look: None, newest_stamp: None });
+        self.link = Some(Link {
+            incarnation,
+            agreed,
+            heard_beat: false,
+            owned: false,
+            is_used: false,
+            echoed_look: None,
+            newest_stamp: None,
+        });
         match self.held {
             // Another process answers: the one that filled our copy is gone, and with it the group's owner.
             Some(held) if held.incarnation != incarnation => self.take_from_the_dead(now),
@@ -214,7 +241,7 @@ impl Pair {
     fn beat(&mut self, now: Instant) {
         let stamp = self.stamps.stamp(now);
         // What an owner that stopped says must not keep the backup waiting: only a certain one sends heartbeats.
-        let healthy = self.healthy && self.question.is_none();
+        let healthy = self.healthy && self.question.is_none() && self.contending.is_none();
         let Some(link) = &self.link else { return };
         let newest = link.newest_stamp;
         let echo = newest.map(|(stamp, _)| stamp);
@@ -229,13 +256,15 @@ impl Pair {
         };
         let status = GroupStatus { owned, epoch, holds_copy: self.held.is_some(), revision: 0 };
         self.send(Message::Beat { stamp, echo: if healthy { echo } else { None }, healthy, status });
+        self.tell_served(now);
     }
 
     fn handle_beat(&mut self, now: Instant, stamp: u64, echo: Option<u64>, healthy: bool, status: GroupStatus) {
         let echoed = echo.and_then(|echo| self.stamps.when(echo));
         let trust = self.timing.trust;
         let Some(link) = &mut self.link else { return };
-        let first = !std::mem::replace(&mut link.heard_beat, true);
+        link.heard_beat = true;
+        link.owned = status.owned;
         if link.newest_stamp.is_none_or(|(newest, _)| stamp > newest) {
             link.newest_stamp = Some((stamp, now));
         }
@@ -262,14 +291,13 @@ impl Pair {
             }
             self.peer_owns = false;
             self.seen = self.seen.max(epoch);
+            self.outrank(now);
         }
         self.reserve_floor();
-        if first {
-            self.meet_backup();
-        }
+        self.meet_backup();
     }
 
-    /// Two owners: the higher (epoch, id) stays.
+    /// Two owners: the higher (epoch, id) stays, but for a split (see [`split`]).
     fn resolve(&mut self, now: Instant, theirs: Epoch) {
         let (mine, reason) = match self.role {
             Role::Standby => return,
@@ -283,7 +311,7 @@ impl Pair {
             // Not by our order: the workers may not have stopped yet.
             Role::HandingOver { epoch, told: None } => (epoch, StepDownReason::Deposed),
         };
-        if (theirs, self.peer) > (mine, self.me) {
+        if (theirs, self.peer) > (mine, self.me) && !self.contends(now) {
             self.step_down(now, reason);
         }
     }
@@ -343,6 +371,7 @@ impl Decider for Pair {
                 self.order_move();
             }
             Message::GivenUp => self.handle_given_up(now),
+            Message::Served { remote_peers, millis_ago } => self.handle_rival(now, *remote_peers, *millis_ago),
         }
     }
 
@@ -371,6 +400,11 @@ impl Decider for Pair {
         if self.role == (Role::Taking { epoch: None }) {
             self.begin(now);
         }
+    }
+
+    fn handle_served(&mut self, now: Instant, count: u32) {
+        self.served = Some(count);
+        self.give_way(now);
     }
 
     fn handle_join_published(&mut self, _now: Instant, _peer: ApplianceId) {

@@ -39,7 +39,8 @@ impl Pair {
     /// The operator wants the group at the peer. False where that can't be: it isn't ours, or no copy counts.
     pub fn order_move(&mut self) -> bool {
         let Role::Owner { epoch } = self.role else { return false };
-        if self.copy != Copy::Counted || self.link.is_none() {
+        // The answer to a question that was asked before would take it back, whatever the backup does about it.
+        if self.copy != Copy::Counted || self.link.is_none() || self.question.is_some() {
             return false;
         }
         self.role = Role::HandingOver { epoch, told: None };
@@ -70,12 +71,15 @@ impl Pair {
         self.send(Message::HandOver { epoch: epoch.0 });
     }
 
-    /// The first beat of a pairing tells what the peer is: a backup joins at once.
+    /// A beat tells what the peer is: a backup joins at once, once in a pairing.
     pub(super) fn meet_backup(&mut self) {
-        let agreed = self.link.as_ref().is_some_and(|link| link.agreed);
-        if !self.owns() || !agreed || self.peer_owns {
+        // Who has been outranked first has to take a higher epoch.
+        let owns = matches!(self.role, Role::Owner { epoch } | Role::HandingOver { epoch, .. } if epoch >= self.seen);
+        let Some(link) = &mut self.link else { return };
+        if !owns || !link.agreed || link.owned || link.is_used {
             return;
         }
+        link.is_used = true;
         // The pairing emptied whatever the peer held before, or the process that held it is gone: it doesn't count any more.
         self.copy = Copy::Joining;
         self.actions.push_back(Action::Join(self.peer));
@@ -87,7 +91,11 @@ impl Pair {
             return;
         }
         self.reserve_floor();
+        if self.keep_contending(now) || !self.owns() {
+            return;
+        }
         let overslept = self.deadline.is_some_and(|deadline| now >= deadline);
+        self.note_sleep(now);
         if let Some(trusted_until) = self.resumed_on_trust.take()
             && overslept
             && now >= trusted_until
@@ -212,6 +220,7 @@ impl Pair {
         }
         if matches!(self.copy, Copy::Joining | Copy::Counted) {
             self.copy = Copy::None;
+            self.alone_since = now;
             self.actions.push_back(Action::Release(self.peer));
         }
     }
@@ -234,6 +243,7 @@ impl Pair {
                 // Never echoed: the backup has nothing to count its trust from.
                 let until = self.echoed_arrival.map_or(now, |arrived| arrived + wait);
                 self.copy = Copy::Leaving { until };
+                self.alone_since = now;
             }
         }
     }
@@ -246,6 +256,8 @@ impl Pair {
         self.ownerless_since = now;
         self.actions.push_back(Action::StepDown(reason));
         self.question = None;
+        self.contending = None;
+        (self.counted, self.rival) = (None, None);
         self.deadline = None;
         self.copy = Copy::None;
         // R5 is about workers that may not know yet that the group isn't ours. Of one that moved every worker had confirmed its stop

@@ -20,6 +20,10 @@ struct Node {
     advert_number: u64,
     /// The driver takes its time to stop workers.
     slow_to_stop: bool,
+    /// Remote peers that were heard lately.
+    served: u32,
+    /// And when.
+    served_at: Instant,
 }
 
 struct World {
@@ -58,6 +62,8 @@ fn node(index: usize, incarnation: u64, now: Instant, floor: u32) -> Node {
         unprotected: 0,
         advert_number: 0,
         slow_to_stop: false,
+        served: 0,
+        served_at: now,
     }
 }
 
@@ -110,7 +116,12 @@ impl World {
                 Action::Activate { epoch, trusted } => node.activated.push((epoch, trusted)),
                 Action::Stop if node.slow_to_stop => {}
                 Action::Stop => node.pair.handle_stopped(now),
-                Action::TakeBack => {}
+                Action::TakeBack | Action::Raise { .. } => {}
+                Action::CountServed { since, until } => {
+                    let counts = node.served_at > since && node.served_at <= until;
+                    let served = if counts { node.served } else { 0 };
+                    Decider::handle_served(&mut node.pair, now, served);
+                }
                 Action::StepDown(reason) => node.stepped_down.push(reason),
                 Action::Ask(_) => {}
             }
@@ -285,19 +296,120 @@ fn a_link_that_is_cut_without_an_error_is_left_as_soon_as_it_may_be() {
     assert!(world.nodes[0].stepped_down.is_empty() && world.nodes[1].activated.is_empty(), "nobody takes over");
 }
 
+impl World {
+    /// a owned it and b took it over, neither hearing the other; then both hear again.
+    fn healed(served: [u32; 2]) -> Self {
+        let mut world = World::settled();
+        world.cut_off();
+        world.run(400 * MS);
+        for (node, served) in world.nodes.iter_mut().zip(served) {
+            (node.served, node.served_at) = (served, world.now);
+        }
+        world.run(100 * MS);
+        assert!(world.may_act(0) && world.may_act(1));
+        (world.link_works, world.network_works) = (true, true);
+        world
+    }
+
+    /// On every path, and both notice.
+    fn cut_off(&mut self) {
+        (self.link_works, self.network_works) = (false, false);
+        self.cut(0);
+        self.nodes[0].pair.handle_link_down(self.now);
+    }
+}
+
 #[test]
-fn a_full_partition_makes_two_owners_and_healing_leaves_one() {
-    let mut world = World::settled();
+fn healing_a_split_leaves_the_one_that_served_more() {
+    for (served, stays) in [([0, 0], 1), ([3, 3], 1), ([2, 3], 1), ([3, 2], 0), ([1, 0], 0)] {
+        let mut world = World::healed(served);
+        let before = world.nodes.each_ref().map(|node| node.pair.owned_epoch().unwrap());
+        world.run(100 * MS);
+        let goes = 1 - stays;
+        assert!(world.may_act(stays) && !world.may_act(goes), "{served:?}");
+        assert!(world.nodes[stays].stepped_down.is_empty(), "{served:?}: it keeps its SAs");
+        assert_eq!(world.nodes[goes].stepped_down, [StepDownReason::Deposed], "{served:?}");
+        assert!(
+            world.nodes[stays].pair.owned_epoch().unwrap() > before[goes],
+            "{served:?}: its word is a sign of life"
+        );
+        assert_eq!(world.copy(stays), Copy::Counted, "{served:?}");
+    }
+}
+
+#[test]
+fn while_a_split_heals_the_two_never_act_within_hearing() {
+    for served in [[2, 3], [3, 2]] {
+        let mut world = World::healed(served);
+        world.run(MS); // both hear
+        for _ in 0..200 {
+            world.run(MS);
+            assert!(!(world.may_act(0) && world.may_act(1)), "{served:?}");
+        }
+    }
+}
+
+/// What counts is over the store link: while that is down, the higher (epoch, id) stays.
+#[test]
+fn a_split_that_heals_on_the_networks_alone_leaves_the_later_owner() {
+    let mut world = World::healed([9, 0]);
     world.link_works = false;
-    world.network_works = false;
-    world.cut(0);
-    world.nodes[0].pair.handle_link_down(world.now);
+    world.run(600 * MS);
+    assert!(!world.may_act(0) && world.may_act(1));
+    assert_eq!(world.nodes[0].may_act_until, None, "what isn't ours has no deadline, or it would stop other groups");
+}
+
+/// When the networks are joined again the later owner's word comes first, and takes the traffic away from the other one.
+#[test]
+fn what_comes_after_the_other_owner_was_heard_does_not_count() {
+    let mut world = World::healed([1, 1]);
+    world.run(MS);
+    world.nodes[1].served_at = world.now;
+    world.run(100 * MS);
+    assert!(world.may_act(0) && !world.may_act(1));
+}
+
+#[test]
+fn an_owner_that_waits_for_the_other_to_stop_outlives_it() {
+    let mut world = World::healed([9, 0]);
+    world.link_works = false;
+    world.run(5 * MS);
+    assert!(!world.may_act(0), "it has heard of the other one");
+    world.kill(1);
+    world.run(100 * MS);
+    assert!(world.may_act(0) && world.nodes[0].stepped_down.is_empty());
+}
+
+/// It slept: what the backup did meanwhile it did in its place.
+#[test]
+fn an_owner_that_slept_has_no_say_when_a_split_heals() {
+    let mut world = World::settled();
+    world.cut_off();
     world.run(500 * MS);
-    assert!(world.may_act(0) && world.may_act(1));
-    world.link_works = true;
-    world.network_works = true;
+    (world.nodes[0].served, world.nodes[0].served_at) = (9, world.now);
+    world.nodes[0].running = false;
+    world.run(100 * MS);
+    (world.link_works, world.network_works) = (true, true);
+    world.nodes[0].running = true;
     world.run(100 * MS);
     assert!(!world.may_act(0) && world.may_act(1));
+}
+
+/// The backup took over while it was cut off, and gave up again: its owner's word has to count with it all the same.
+#[test]
+fn an_owner_outranks_a_backup_that_has_tried() {
+    let mut world = World::settled();
+    world.cut_off();
+    world.run(400 * MS);
+    assert!(world.may_act(1));
+    world.kill(1);
+    world.nodes[1] = node(1, 201, world.now, 32);
+    world.nodes[1].pair.seen = Epoch(40);
+    (world.link_works, world.network_works) = (true, true);
+    world.run(500 * MS);
+    assert!(world.may_act(0) && world.nodes[0].pair.owned_epoch() > Some(Epoch(40)));
+    assert!(world.nodes[1].activated.is_empty());
+    assert_eq!(world.copy(0), Copy::Counted);
 }
 
 #[test]
@@ -345,6 +457,21 @@ fn after_a_move_the_deadline_runs_out_by_itself() {
     assert!(until.is_some_and(|until| until > now && until <= now + Timing::default().deadline), "{until:?}");
     world.run(100 * MS);
     assert_eq!(world.nodes[0].may_act_until, until, "nobody renews it");
+}
+
+/// It is in doubt and has asked. The answer, that nobody has begun, must not take back a move that was ordered after it was given.
+#[test]
+fn an_owner_in_doubt_hands_nothing_over() {
+    let mut world = World::settled();
+    world.nodes[0].running = false;
+    world.run(40 * MS);
+    let now = world.now;
+    let owner = &mut world.nodes[0].pair;
+    owner.handle_timeout(now);
+    assert!(owner.question.is_some() && !owner.order_move());
+    world.nodes[0].running = true;
+    world.run(20 * MS);
+    assert!(world.may_act(0) && world.nodes[0].pair.order_move(), "once it is certain it does");
 }
 
 #[test]

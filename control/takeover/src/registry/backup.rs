@@ -10,7 +10,7 @@ use crate::decider::{Action, Role};
 use crate::message::Message;
 
 /// An attempt to own the group, until it is known what came of it.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Claim {
     /// What the registry is to say.
     record: Record,

@@ -41,7 +41,7 @@ pub struct MemberConfig {
 }
 
 /// Another appliance of the group.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Mate {
     pub(super) link: Option<Link>,
     pub(super) copy: Kept,
@@ -49,7 +49,7 @@ pub(super) struct Mate {
 }
 
 /// A standing pairing.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Link {
     pub(super) incarnation: u64,
     pub(super) agreed: bool,
@@ -65,7 +65,7 @@ pub(super) struct Link {
 }
 
 /// Our copy at another appliance, as we see it as an owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Kept {
     None,
     /// It is being filled.
@@ -82,7 +82,7 @@ pub(super) enum Kept {
 }
 
 /// One appliance's part in a group that a registry decides over.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Member {
     pub(super) me: Process,
     pub(super) ranks: Vec<ApplianceId>,
@@ -391,7 +391,7 @@ impl Decider for Member {
                 self.order_move(peer);
             }
             // A member ends without a word: only the registry's list tells whose copy counts.
-            Message::GivenUp => {}
+            Message::GivenUp | Message::Served { .. } => {}
         }
     }
 

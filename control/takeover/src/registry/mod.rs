@@ -34,7 +34,7 @@ pub struct Process {
 }
 
 /// What the registry says of a group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Record {
     /// Whose it is.
     pub owner: Process,
@@ -45,7 +45,7 @@ pub struct Record {
 }
 
 /// What the registry said at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Standing {
     /// Rises with every change of the record; 0: there is none.
     pub revision: u64,
@@ -56,7 +56,7 @@ pub struct Standing {
 }
 
 /// A question to the registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Request {
     /// How does it stand?
     Read,
@@ -70,7 +70,7 @@ pub enum Request {
 }
 
 /// What came of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Reply {
     /// To [`Request::Read`].
     Standing(Standing),

@@ -11,7 +11,7 @@ use crate::decider::{Action, Role, StepDownReason};
 use crate::message::Message;
 
 /// The owner can't exclude that another one acts (R7): its workers stand still until that is cleared up.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Doubt {
     nonce: u64,
     asked: Instant,

@@ -211,7 +211,7 @@ impl World {
                 Action::Activate { epoch, trusted } => node.activated.push((epoch, trusted)),
                 Action::Stop if node.slow_to_stop => {}
                 Action::Stop => node.member.handle_stopped(now),
-                Action::TakeBack => {}
+                Action::TakeBack | Action::CountServed { .. } | Action::Raise { .. } => {}
                 Action::StepDown(reason) => node.stepped_down.push(reason),
                 Action::Ask(request) => {
                     let at = now + 2 * MS;

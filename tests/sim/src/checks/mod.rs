@@ -6,6 +6,7 @@
 //! | I2, I5 | [`deliveries`]: every packet that an appliance hands to a target |
 //! | I3 | through I2 and I4: the store of a schedule may be far, so that writes land after the fence |
 //! | I4, I6 | [`heirs`]: what a successor says it has, against what the remote peer believes |
+//! | R4 | `remote`: what the newest owner sends and the remote peer's replay window refuses |
 //! | R5 | [`owners`]: frames from a virtual MAC, after another appliance has begun to act |
 
 pub(crate) mod deliveries;
@@ -87,6 +88,26 @@ pub enum Violation {
         owner: usize,
         /// Under which epoch.
         epoch: u32,
+    },
+    /// Step 6 of a takeover.
+    #[error("appliance {} sent a packet for the VIP before it had advertised it", appliance + 1)]
+    NotAdvertised {
+        /// Who.
+        appliance: usize,
+    },
+    /// R4.
+    #[error("R4: the remote peer refused {what} as a number that it had seen")]
+    NumberRefused {
+        /// SA and IV.
+        what: String,
+    },
+    /// Healing a split.
+    #[error("appliance {} kept serving the remote peers while {} was cut off, and had to go", rightful + 1, owner + 1)]
+    Usurped {
+        /// Who had the traffic.
+        rightful: usize,
+        /// Who owns the group now.
+        owner: usize,
     },
     /// The faults were over, and still something didn't come back.
     #[error("stuck: {0}")]

@@ -19,6 +19,12 @@ pub(crate) fn acts_for(frame: &[u8]) -> Option<usize> {
     scene::vip_of_mac(header.source)
 }
 
+/// The VIP that an advertisement is about.
+pub(crate) fn advertises(frame: &[u8]) -> Option<usize> {
+    let Some((header, Seen::Advertisement)) = frames::read(frame) else { return None };
+    scene::vip_of_mac(header.source)
+}
+
 /// For so long after the two could not hear each other, an owner may not have heard of another.
 const DEAFNESS: Duration = Duration::from_millis(400);
 
@@ -28,6 +34,8 @@ pub(crate) struct Owners {
     owners: [Option<Epoch>; APPLIANCES_MAX],
     /// The last epoch under which each owned it.
     last: [Epoch; APPLIANCES_MAX],
+    /// Which have advertised since they own it.
+    advertised: [bool; APPLIANCES_MAX],
     /// Owners that no copy waits for.
     unprotected: [bool; APPLIANCES_MAX],
     /// Since when which two can't hear each other, the lower one first.
@@ -43,6 +51,7 @@ impl Owners {
             Role::Owner { epoch } | Role::HandingOver { epoch, .. } => Some(epoch),
             Role::Standby | Role::Taking { .. } => None,
         });
+        self.advertised[appliance] &= epoch.is_some();
         self.owners[appliance] = epoch;
         let may_be_resumed =
             |status: &Status| status.peers.iter().any(|peer| matches!(peer.copy, Copy::Counted | Copy::Leaving { .. }));
@@ -77,6 +86,17 @@ impl Owners {
 
     pub(crate) fn count(&self) -> usize {
         self.owners.iter().flatten().count()
+    }
+
+    /// An appliance sends an advertisement of the group.
+    pub(crate) fn note_advertisement(&mut self, appliance: usize) {
+        self.advertised[appliance] = true;
+    }
+
+    /// An owner sends a frame for the group: it has advertised it before.
+    pub(crate) fn check_advertised(&self, appliance: usize) -> Result<(), Violation> {
+        let silent = self.owns(appliance) && !self.advertised[appliance];
+        if silent { Err(Violation::NotAdvertised { appliance }) } else { Ok(()) }
     }
 
     /// An appliance sends a frame for the group.

@@ -92,6 +92,10 @@ impl World {
             Fault::DelayLink(delay) => self.wires.delay = delay,
             Fault::Unplug { net, cable, .. } => self.networks[net.index()].cables[appliance] = cable,
             Fault::Isolate(_) => {
+                let group = self.variant.group_of(vip);
+                if self.is_split_only {
+                    self.rightful = self.owners[group].owner().map(|owner| (group, owner));
+                }
                 self.break_links(appliance);
                 self.set_cables(appliance, Cable::Silent);
             }
@@ -137,7 +141,7 @@ impl World {
             Fault::Pause(_) => {
                 let stood = (self.planted == Some(Planted::StoppedClock)).then_some(planned.lasts);
                 self.with_struck(process, |process| {
-                    process.behind += stood.unwrap_or_default();
+                    process.clock.set_back(stood.unwrap_or_default());
                     process.set_paused(false);
                 });
             }

@@ -34,6 +34,11 @@ impl World {
             self.broken(Violation::Stuck(missing.to_owned()));
         }
         self.run_until(self.agenda.elapsed() + CALM);
+        if let Some((group, rightful)) = self.rightful
+            && let Some(owner) = self.owners[group].owner().filter(|owner| *owner != rightful)
+        {
+            self.broken(Violation::Usurped { rightful, owner });
+        }
         if self.violation.is_none() && self.owners.iter().any(|owners| owners.count() > 1) {
             self.broken(Violation::TwoOwners);
         }
@@ -60,7 +65,7 @@ impl World {
             }
             let owner = self.appliances.iter().filter_map(|appliance| appliance.process.as_ref());
             let owner = owner.filter(|process| owners.owns(process.id.appliance));
-            let mut copies = owner.filter_map(|process| process.core.ownership_status(now - process.behind, group));
+            let mut copies = owner.filter_map(|process| process.core.ownership_status(process.clock.at(now), group));
             let all_count = |status: Status| status.peers.iter().all(|peer| peer.copy == Copy::Counted);
             if !copies.next().is_some_and(all_count) {
                 return Some("an owner has no counted copy");

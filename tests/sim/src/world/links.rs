@@ -3,15 +3,29 @@
 use std::time::Duration;
 
 use rand::RngExt;
+use vipsec_takeover::message::Message;
 
 use super::World;
 use crate::agenda::Step;
 use crate::appliance::{Input, ProcessId};
 use crate::far;
 use crate::link::{LinkEnd, LinkId, LinkNews, MEET_INTERVAL};
+use crate::planted::Planted;
 use crate::scene;
 
+/// Planted: when the mark comes.
+const EARLY_MARK: Duration = Duration::from_millis(11);
+
 impl World {
+    /// Planted: the mark comes before the join is through.
+    pub(super) fn early_mark(&mut self, to: ProcessId, link: LinkId, connection: u64) {
+        let Some(process) = self.process(to).filter(|process| process.connection(link) == Some(connection)) else {
+            return;
+        };
+        process.inbox.push_back(Input::Forged { link, message: Message::Joined });
+        self.wake_core(to);
+    }
+
     /// The higher id calls the lower one for each group, where both run and neither has a connection.
     pub(super) fn meet(&mut self) {
         self.agenda.after(MEET_INTERVAL, Step::Meet);
@@ -100,7 +114,7 @@ impl World {
         if process.connection(link) != Some(connection) {
             return;
         }
-        let clock = now - process.behind;
+        let clock = process.clock.at(now);
         let (group, peer) = (link.group, scene::appliance_id(link.peer));
         let mut answers = Vec::new();
         let end = process.links.entry(link).or_insert(LinkEnd::Idle);
@@ -110,6 +124,10 @@ impl World {
             LinkNews::Up(paired, flight) => {
                 process.flights.insert(link, flight);
                 process.core.handle_link_up(clock, group, peer, *paired);
+                if self.planted == Some(Planted::EarlyMark) {
+                    // Behind the first beats: the peer is an owner, or it doesn't matter.
+                    self.agenda.after(EARLY_MARK, Step::EarlyMark { to: id, link, connection });
+                }
             }
             LinkNews::Message(message) => process.core.handle_link_message(clock, group, peer, &message),
             LinkNews::Broken => self.close_link(id, link),
@@ -129,7 +147,7 @@ impl World {
         *process.link(link) = LinkEnd::Idle;
         if was_up {
             let peer = scene::appliance_id(link.peer);
-            process.core.handle_link_down(now - process.behind, link.group, peer);
+            process.core.handle_link_down(process.clock.at(now), link.group, peer);
         }
     }
 

@@ -23,6 +23,7 @@ use crate::checks::deliveries::Deliveries;
 use crate::checks::heirs::Heirs;
 use crate::checks::ivs::Ivs;
 use crate::checks::owners::Owners;
+use crate::clock::Clock;
 use crate::far::{Lie, StoreManner};
 use crate::link::Wires;
 use crate::network::{ADVERSARY_STATION, Cable, Net, Network, REMOTE_STATIONS, StationId, TARGET_STATION};
@@ -115,6 +116,10 @@ pub(crate) struct World {
     owners: Vec<Owners>,
     /// By VIP.
     heirs: Vec<Heirs>,
+    /// Nothing happens but a split.
+    is_split_only: bool,
+    /// A group, and its owner that has the traffic while its backup is cut off.
+    rightful: Option<(usize, usize)>,
     next_token: u64,
     handed_over: u64,
     /// Which VIP a successor was asked about, by the question's token.
@@ -134,10 +139,20 @@ pub fn run_with(seed: u64, planted: Option<Planted>, deciders: Deciders) -> Outc
     World::new(seed, planted, deciders).run(seed)
 }
 
+/// Runs the schedule of a seed in which the backup is cut off for long, and nothing else goes wrong: the owner has the traffic, and
+/// is to have it when the split heals.
+pub fn run_split(seed: u64, planted: Option<Planted>) -> Outcome {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let variant = draw_variant(&mut rng, planted);
+    let plan = Plan::draw_split(&mut rng);
+    let mut world = World::with_plan(rng, planted, variant, plan);
+    world.is_split_only = true;
+    world.run(seed)
+}
+
 impl World {
     fn new(seed: u64, planted: Option<Planted>, deciders: Deciders) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let now = Instant::now();
         let mut variant = draw_variant(&mut rng, planted);
         let plan = match deciders {
             Deciders::Pair => Plan::draw(&mut rng),
@@ -147,14 +162,20 @@ impl World {
                 Plan::draw_with_registry(&mut rng)
             }
         };
+        Self::with_plan(rng, planted, variant, plan)
+    }
+
+    fn with_plan(mut rng: StdRng, planted: Option<Planted>, variant: Variant, plan: Plan) -> Self {
+        let now = Instant::now();
         let lies = Planted::lies_of_the_store(planted);
         let near = rng.random_bool(0.5) && lies != Some(Lie::Early);
-        let slowest = [15, 60, 250][rng.random_range(0..3)];
+        let slowest = [15, 60, 250, 1500][rng.random_range(0..4)];
         // The two agree, as far as they know: a planted fault is in nobody's digest.
         let honest = Variant { timing: [scene::timing(); scene::APPLIANCES_MAX], ..variant.clone() };
         let digest = |n| *scene::appliance_config(n, &honest).digest().as_bytes();
         let disk = vec![Some(0); variant.vips()];
-        let appliance = |n| Appliance::new(scene::appliance_config(n, &variant), digest(n), disk.clone());
+        let clock = |n: usize| Clock::new(now, variant.drift[n]);
+        let appliance = |n| Appliance::new(scene::appliance_config(n, &variant), digest(n), disk.clone(), clock(n));
         let remotes: Vec<_> = (0..variant.vips()).map(|vip| Remote::new(vip, &variant, rng.next_u64(), now)).collect();
         let mut world = Self {
             agenda: Agenda::new(now),
@@ -175,6 +196,8 @@ impl World {
             deliveries: Deliveries::default(),
             owners: variant.groups.iter().map(|_| Owners::default()).collect(),
             heirs: (0..variant.vips()).map(|_| Heirs::default()).collect(),
+            is_split_only: false,
+            rightful: None,
             next_token: 0,
             handed_over: 0,
             asked: BTreeMap::new(),
@@ -261,6 +284,7 @@ impl World {
             Step::RegistryHears(process) => self.registry_hears(process),
             Step::Meet => self.meet(),
             Step::StoreLands { writer, flight } => self.store_lands(writer, flight),
+            Step::EarlyMark { to, link, connection } => self.early_mark(to, link, connection),
             Step::Ask { successor, vip, takeover } => self.ask(successor, vip, takeover),
             Step::FloorOnDisk { process, vip, value } => self.floor_on_disk(process, vip, value),
             Step::RemoteTimer(vip) => self.remote_timer(vip),
@@ -373,6 +397,12 @@ impl World {
             let echoed = self.deliveries.check_echo(payload);
             self.check(echoed);
         }
+        if let Some(what) = reaction.refused
+            && !self.owners[self.variant.group_of(vip)].split
+            && self.networks[Net::Outside.index()].weather.is_fine()
+        {
+            self.broken(Violation::NumberRefused { what });
+        }
         for frame in reaction.frames {
             let observed = self.ivs.observe("a remote peer", &frame);
             self.check(observed);
@@ -432,6 +462,11 @@ fn draw_variant(rng: &mut StdRng, planted: Option<Planted>) -> Variant {
         5..8 => vec![vec![0], vec![1]],
         _ => vec![vec![0, 1]],
     };
+    let drift = if rng.random_bool(0.4) {
+        std::array::from_fn(|_| rng.random_range(-scene::DRIFT_MAX..=scene::DRIFT_MAX))
+    } else {
+        Default::default()
+    };
     Variant {
         groups,
         takeover,
@@ -441,6 +476,7 @@ fn draw_variant(rng: &mut StdRng, planted: Option<Planted>) -> Variant {
         rekey: ours,
         remote_rekey: theirs,
         timing: Planted::timing(planted, scene::timing()),
+        drift: Planted::drift(planted, drift),
         appliances: 2,
         deciders: Deciders::Pair,
     }

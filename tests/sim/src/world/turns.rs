@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use rand::RngExt;
 use vipsec_control::api::{Request, Response};
 use vipsec_control::config::TakeoverPolicy;
 use vipsec_control::core::Output;
@@ -15,7 +16,7 @@ use crate::agenda::Step;
 use crate::appliance::{Appliance, Input, Process, ProcessId};
 use crate::checks::Violation;
 use crate::checks::heirs::Takeover;
-use crate::checks::owners::acts_for;
+use crate::checks::owners::{acts_for, advertises};
 use crate::link::{LinkId, short_incarnation};
 use crate::network::{Cable, Net};
 use crate::planted::Planted;
@@ -34,7 +35,7 @@ impl World {
             return;
         }
         let _log = tracing::info_span!("appliance", id = id.appliance + 1).entered();
-        let clock = now - process.behind;
+        let clock = process.clock.at(now);
         let before = process.statuses(clock);
         match process.inbox.pop_front() {
             Some(Input::Worker(worker, event)) => process.core.handle_events(clock, [(worker, event)]),
@@ -71,9 +72,9 @@ impl World {
         self.check_list();
         let (now, delay) = (self.agenda.now(), self.micros(2, 25));
         let Some(process) = self.process(id) else { return };
-        let statuses = process.statuses(now - process.behind);
+        let statuses = process.statuses(process.clock.at(now));
         let next = if process.inbox.is_empty() {
-            (process.core.poll_timeout() + process.behind).max(now + delay)
+            process.clock.when(process.core.poll_timeout()).max(now + delay)
         } else {
             now + delay
         };
@@ -88,6 +89,12 @@ impl World {
     fn carry_out(&mut self, id: ProcessId, output: Output) {
         match output {
             Output::Worker(worker, command) => {
+                if self.planted == Some(Planted::LateAdvertisement) && is_advertisement(&command) {
+                    // It leaves with the next one.
+                    if self.rng.random_bool(0.5) {
+                        return;
+                    }
+                }
                 let command = self.tamper(command);
                 if let Some(thread) = self.process(id).and_then(|process| process.workers.get_mut(worker)) {
                     thread.commands.push_back(command);
@@ -98,6 +105,7 @@ impl World {
                 self.agenda.after(delay, Step::FloorOnDisk { process: id, vip, value });
             }
             Output::LinkSend { group, peer, message } => {
+                let message = self.tamper_message(message);
                 self.link_send(id, LinkId { group, peer: scene::place_of(peer) }, &message);
             }
             Output::LinkClose { group, peer } => self.close_link(id, LinkId { group, peer: scene::place_of(peer) }),
@@ -115,6 +123,10 @@ impl World {
 
     fn tamper(&self, command: Command) -> Command {
         match command {
+            Command::InstallChild(mut child) if self.planted == Some(Planted::NoLeaseJump) => {
+                child.outbound.sent = 0;
+                Command::InstallChild(child)
+            }
             Command::Grant { spi, lease, .. } if self.planted == Some(Planted::NoHorizon) => {
                 Command::Grant { spi, lease, horizon: u64::MAX }
             }
@@ -130,7 +142,7 @@ impl World {
     fn note_change(&mut self, id: ProcessId, group: usize, before: &Status) {
         let now = self.agenda.now();
         let Some(process) = self.process(id) else { return };
-        let after = process.core.ownership_status(now - process.behind, group);
+        let after = process.core.ownership_status(process.clock.at(now), group);
         let (owned, owns) = (is_owner(&before.role), after.is_some_and(|after| is_owner(&after.role)));
         for vip in self.variant.groups[group].clone() {
             if owned && !owns {
@@ -208,12 +220,12 @@ impl World {
         };
         for group in 0..self.variant.groups.len() {
             let Some(record) = self.registry.record(group) else { continue };
-            let owner = running(record.owner).and_then(|owner| owner.core.ownership_status(now - owner.behind, group));
+            let owner = running(record.owner).and_then(|owner| owner.core.ownership_status(owner.clock.at(now), group));
             let Some(owner) = owner.filter(|owner| is_owner(&owner.role)) else { continue };
             let forgotten = owner.peers.iter().find(|peer| {
                 let listed = record.copies.iter().find(|copy| copy.appliance == peer.appliance);
                 let backup = listed.and_then(|copy| running(*copy));
-                let status = backup.and_then(|backup| backup.core.ownership_status(now - backup.behind, group));
+                let status = backup.and_then(|backup| backup.core.ownership_status(backup.clock.at(now), group));
                 let resumes =
                     status.is_some_and(|status| status.trusted && status.owner == Some(record.owner.appliance));
                 resumes && peer.copy == Copy::None
@@ -268,7 +280,7 @@ impl World {
         if thread.stopped > 0 {
             return;
         }
-        let frames = process.worker_turn(worker, now - process.behind);
+        let frames = process.worker_turn(worker, process.clock.at(now));
         let has_news = !process.inbox.is_empty();
         let handed_over = std::mem::take(&mut process.handed_over);
         self.handed_over += handed_over;
@@ -288,8 +300,14 @@ impl World {
     fn observe(&mut self, id: ProcessId, net: Net, frame: &[u8]) {
         let now = self.agenda.now();
         if let Some(vip) = acts_for(frame).filter(|vip| *vip < self.variant.vips()) {
-            let acted = self.owners[self.variant.group_of(vip)].check(now, id.appliance);
-            self.check(acted);
+            let owners = &self.owners[self.variant.group_of(vip)];
+            let acted = owners.check(now, id.appliance);
+            // Groups share the workers' deadline: while another one is in doubt, an advertisement may be lost; the next one isn't far.
+            let alone = self.variant.groups.len() == 1;
+            let advertised = if alone { owners.check_advertised(id.appliance) } else { Ok(()) };
+            self.check(acted.and(advertised));
+        } else if let Some(vip) = advertises(frame).filter(|vip| *vip < self.variant.vips()) {
+            self.owners[self.variant.group_of(vip)].note_advertisement(id.appliance);
         }
         match net {
             Net::Outside => {
@@ -346,12 +364,22 @@ impl World {
     pub(super) fn wake_worker(&mut self, id: ProcessId, worker: usize) {
         let (now, delay) = (self.agenda.now(), self.micros(1, 12));
         let Some(process) = self.process(id) else { return };
-        let behind = process.behind;
+        let clock = process.clock;
         let thread = &mut process.workers[worker];
-        let due = if thread.is_busy() { Some(now) } else { thread.worker.poll_timeout().map(|due| due + behind) };
+        let due = if thread.is_busy() { Some(now) } else { thread.worker.poll_timeout().map(|due| clock.when(due)) };
         let Some(when) = due.map(|due| due.max(now) + delay) else { return };
         if thread.thread.is_due_earlier(when) {
             self.agenda.at(when, Step::Worker(id, worker));
+        }
+    }
+
+    /// Planted: whom an owner has served while it was alone doesn't count.
+    fn tamper_message(&self, message: Vec<u8>) -> Vec<u8> {
+        match Message::decode(&message) {
+            Ok(Message::Served { millis_ago, .. }) if self.planted == Some(Planted::UncountedService) => {
+                Message::Served { remote_peers: 0, millis_ago }.encode()
+            }
+            _ => message,
         }
     }
 
@@ -366,6 +394,10 @@ impl World {
         }
         true
     }
+}
+
+fn is_advertisement(command: &Command) -> bool {
+    matches!(command, Command::SendFrame { frame, .. } if advertises(frame).is_some())
 }
 
 fn is_owner(role: &Role) -> bool {
