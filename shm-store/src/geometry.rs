@@ -59,6 +59,11 @@ impl SizeClass {
         self.records + self.spares()
     }
 
+    /// Memory that a record takes, whatever its size.
+    pub fn place_bytes(self) -> usize {
+        self.place_words() * 8
+    }
+
     fn place_words(self) -> usize {
         (HEADER_WORDS + (self.bytes as usize).div_ceil(8)).next_multiple_of(LINE_WORDS)
     }

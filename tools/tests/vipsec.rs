@@ -99,8 +99,10 @@ fn answer(request: &Request) -> Result<Response, ApiError> {
         Request::Store => Response::Store(Store {
             groups: vec![GroupStore {
                 group: "web".into(),
-                pins: 250,
+                pins: 250_000,
+                pins_max: 262_100,
                 pins_left_out: 4,
+                pin_bytes: 10_400_000,
                 peers: vec![PeerStore {
                     appliance: 2,
                     linked: true,
@@ -119,7 +121,7 @@ fn answer(request: &Request) -> Result<Response, ApiError> {
                         unacknowledged: 3,
                         pin_blocks_unwritten: 2,
                     }),
-                    kept: Some(KeptRegion { trusted: false, bytes: 1 << 20, writes: 7 }),
+                    kept: Some(KeptRegion { trusted: false, bytes: 1 << 20, writes: 7, pins: 120 }),
                 }],
             }],
         }),
@@ -305,7 +307,7 @@ t2      http   10.1.0.21:80  HTTP status 503
 fn the_store_shows_both_regions_and_how_far_the_copy_lags() {
     with_daemon(|socket| {
         let lines = [
-            "250 pinned connections of web",
+            "250000 pinned connections of web, room for 262100: 9.9 MiB in each copy",
             "4 pinned connections of web found no room: raise store_pins",
             "Store of web with appliance 2: paired yes by version 2, configurations agree yes",
             "We write: copy counted, 1.5 MiB, 4711 writes",
@@ -315,7 +317,7 @@ fn the_store_shows_both_regions_and_how_far_the_copy_lags() {
             "  records up to 1024 bytes    12   988",
             "  records up to 4096 bytes  1000     0",
             "  counter blocks               1    31",
-            "We keep: copy untrusted, 1.0 MiB, 7 writes",
+            "We keep: copy untrusted, 1.0 MiB, 7 writes, 120 pinned connections",
         ];
         assert_eq!(stdout(&vipsec(socket, &["store"])).lines().collect::<Vec<_>>(), lines);
     });

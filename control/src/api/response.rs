@@ -347,8 +347,12 @@ pub struct GroupStore {
     pub group: String,
     /// Connections of ours that a successor couldn't compute.
     pub pins: u64,
+    /// How many there is room for: `store_pins`, in whole records.
+    pub pins_max: u64,
     /// Those that found no room in the store since the process began: a successor sends them elsewhere.
     pub pins_left_out: u64,
+    /// Memory that their records take in each copy.
+    pub pin_bytes: u64,
     /// By other appliance, best rank first.
     pub peers: Vec<PeerStore>,
 }
@@ -411,6 +415,8 @@ pub struct KeptRegion {
     pub bytes: u64,
     /// Number of the newest write.
     pub writes: u64,
+    /// Its pinned connections, ready for a takeover.
+    pub pins: u64,
 }
 
 /// Everything that is counted, summed over the workers.

@@ -368,8 +368,14 @@ fn group_store(now: Instant, group: &Group) -> Option<api::GroupStore> {
     let status = side.decider.status(now);
     let peers = status.peers.iter().map(|peer| peer_store(group, side, &status, peer)).collect();
     let pins = group.replica.pins();
-    let (pins, pins_left_out) = (pins.len() as u64, pins.left_out());
-    Some(api::GroupStore { group: group.name.clone(), pins, pins_left_out, peers })
+    Some(api::GroupStore {
+        group: group.name.clone(),
+        pins: pins.len() as u64,
+        pins_max: pins.pins_max() as u64,
+        pins_left_out: pins.left_out(),
+        pin_bytes: pins.bytes_in_copy() as u64,
+        peers,
+    })
 }
 
 fn peer_store(group: &Group, side: &Side, status: &Standing, peer: &PeerStatus) -> api::PeerStore {
@@ -391,10 +397,11 @@ fn peer_store(group: &Group, side: &Side, status: &Standing, peer: &PeerStatus) 
         unacknowledged: usage.written.0.saturating_sub(usage.acknowledged.0),
         pin_blocks_unwritten: group.replica.unwritten_pin_blocks(peer.appliance) as u64,
     });
-    let kept = side.kept(peer.appliance).map(|reader| api::KeptRegion {
+    let kept = side.kept(peer.appliance).map(|copy| api::KeptRegion {
         trusted: status.trusted && side.holds(peer.appliance),
-        bytes: reader.region().geometry().bytes() as u64,
-        writes: reader.written().0,
+        bytes: copy.reader().region().geometry().bytes() as u64,
+        writes: copy.reader().written().0,
+        pins: copy.pins() as u64,
     });
     api::PeerStore {
         appliance: peer.appliance.get(),

@@ -111,9 +111,9 @@ impl Side {
     }
 
     /// The region that an appliance writes: that of the completed join, before that of the standing pairing.
-    pub(super) fn kept(&self, of: ApplianceId) -> Option<&Reader> {
+    pub(super) fn kept(&self, of: ApplianceId) -> Option<&WarmCopy> {
         let held = self.held.as_ref().filter(|(filler, _)| *filler == of).map(|(_, copy)| copy);
-        held.or_else(|| self.links.get(&of)?.copy.as_ref()).map(WarmCopy::reader)
+        held.or_else(|| self.links.get(&of)?.copy.as_ref())
     }
 
     /// Opens what others have written since the last look.

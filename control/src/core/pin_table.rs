@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use vipsec_dataplane::api::RestoredPin;
 use vipsec_distribute::service::Origin;
 use vipsec_distribute::tuple::FiveTuple;
-use vipsec_store::WriteId;
+use vipsec_store::{SizeClass, WriteId};
 
 /// Bytes of a pin.
 const PIN_BYTES: usize = 40;
@@ -89,6 +89,16 @@ impl PinTable {
 
     pub(super) fn len(&self) -> usize {
         self.index.len()
+    }
+
+    /// How many there is room for.
+    pub(super) fn pins_max(&self) -> usize {
+        self.blocks_max * BLOCK_PINS_MAX
+    }
+
+    /// Memory that their records take in a copy.
+    pub(super) fn bytes_in_copy(&self) -> usize {
+        self.blocks().count() * SizeClass { records: 1, bytes: PIN_RECORD_BYTES }.place_bytes()
     }
 
     /// Connections that found no room, so far.

@@ -120,6 +120,11 @@ impl WarmCopy {
         &self.reader
     }
 
+    /// How many pinned connections are known of it.
+    pub(super) fn pins(&self) -> usize {
+        self.records.pins.len()
+    }
+
     /// Opens what was written since the last look, or a part of it.
     pub(super) fn follow(&mut self) {
         for change in self.reader.poll_changes(PLACES_PER_LOOK) {

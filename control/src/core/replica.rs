@@ -273,7 +273,8 @@ impl Replica {
     }
 
     /// Goes on with the connections of the last owner.
-    pub(super) fn set_pins(&mut self, pins: PinTable) {
+    pub(super) fn set_pins(&mut self, mut pins: PinTable) {
+        pins.leave_out(self.pins.left_out());
         self.pins = pins;
     }
 

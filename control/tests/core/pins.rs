@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use vipsec_control::api::{Request, Response};
+use vipsec_control::api::{GroupStore, Request, Response};
 use vipsec_dataplane::api::{Event, PinBatch, RestoredPin, WorkerId};
 use vipsec_distribute::connection::PinEvent;
 use vipsec_distribute::service::{Origin, TargetState};
@@ -44,9 +44,9 @@ fn ports(pins: &[RestoredPin]) -> Vec<(u16, IpAddr)> {
     ports
 }
 
-fn pins_of(bench: &mut Bench) -> u64 {
+fn store_of(bench: &mut Bench) -> GroupStore {
     match bench.ask(Request::Store) {
-        Ok(Response::Store(store)) => store.groups[0].pins,
+        Ok(Response::Store(mut store)) => store.groups.remove(0),
         other => panic!("{other:?}"),
     }
 }
@@ -71,7 +71,32 @@ fn a_successor_restores_what_the_owner_pinned() {
     let mut expected: Vec<_> = all.iter().filter(|pin| !gone(pin)).copied().collect();
     expected[0] = moved;
     assert_eq!(ports(&pair.sides[1].restored), ports(&expected));
-    assert_eq!(pins_of(&mut pair.sides[1]), expected.len() as u64);
+    assert_eq!(store_of(&mut pair.sides[1]).pins, expected.len() as u64);
+}
+
+/// What found no room is still said when the VIP was elsewhere in the meantime.
+#[test]
+fn the_operator_sees_how_many_pins_are_kept_and_what_found_no_room() {
+    let mut pair = Pair::with_room(&format!("store_pins = 150\n{}", in_turns()), 34);
+    let all: Vec<_> = (0..230).map(|n| pin(n, 21)).collect();
+    for some in all.chunks(32) {
+        pair.sides[0].hear(0, batch(0, some.iter().map(pinned)));
+    }
+    pair.pass(Duration::from_millis(100));
+    let (owner, backup) = (store_of(&mut pair.sides[0]), store_of(&mut pair.sides[1]));
+    assert_eq!((owner.pins, owner.pins_max, owner.pins_left_out), (200, 200, 30));
+    assert!((2 * 4096..3 * 4096).contains(&owner.pin_bytes), "two records: {owner:?}");
+    assert_eq!((backup.pins, backup.pin_bytes), (0, 0), "it has none of its own");
+    assert_eq!(backup.peers[0].kept.as_ref().map(|kept| kept.pins), Some(200));
+    for (from, to) in [(0, 2), (1, 1)] {
+        pair.ask(from, Request::MoveVip { vip: "web".to_owned(), to: to.to_string() });
+        pair.pass(Duration::from_secs(1));
+        pair.cut_link();
+        pair.link();
+        pair.pass(Duration::from_secs(1));
+    }
+    let again = store_of(&mut pair.sides[0]);
+    assert_eq!((again.pins, again.pins_left_out), (200, 30));
 }
 
 /// What goes while nobody holds a copy is known when one joins.

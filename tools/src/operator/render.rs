@@ -84,7 +84,8 @@ fn store(store: &Store, out: &mut impl Write) -> io::Result<()> {
 
 fn group_store(store: &GroupStore, out: &mut impl Write) -> io::Result<()> {
     let group = &store.group;
-    writeln!(out, "{} pinned connections of {group}", store.pins)?;
+    let (pins, pins_max, bytes) = (store.pins, store.pins_max, mib(store.pin_bytes));
+    writeln!(out, "{pins} pinned connections of {group}, room for {pins_max}: {bytes} in each copy")?;
     if store.pins_left_out > 0 {
         writeln!(out, "{} pinned connections of {group} found no room: raise store_pins", store.pins_left_out)?;
     }
@@ -118,7 +119,8 @@ fn peer_store(group: &str, store: &PeerStore, out: &mut impl Write) -> io::Resul
         None => writeln!(out, "We keep nothing"),
         Some(region) => {
             let trusted = if region.trusted { "trusted" } else { "untrusted" };
-            writeln!(out, "We keep: copy {trusted}, {}, {} writes", mib(region.bytes), region.writes)
+            let (bytes, writes, pins) = (mib(region.bytes), region.writes, region.pins);
+            writeln!(out, "We keep: copy {trusted}, {bytes}, {writes} writes, {pins} pinned connections")
         }
     }
 }
