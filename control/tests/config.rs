@@ -16,6 +16,7 @@ use vipsec_distribute::connection::Limits;
 use vipsec_distribute::service::{Accepts, Forwarding, Method, TargetState};
 use vipsec_esp::sa::{Algorithm, Processing};
 use vipsec_ike::{Encapsulation, Fragmentation, Identity, IdentityMatch, Pairs, TrafficSelector, Unique};
+use vipsec_takeover::moves::MoveLimits;
 use vipsec_takeover::timing::Timing;
 use vipsec_wire::ethernet::MacAddr;
 
@@ -124,14 +125,41 @@ fn example_of_a_pair_loads_as_documented() {
     assert_eq!(peer.store, StoreLink::Local("/run/vipsec/pair.sock".into()));
     assert_eq!(peer.secret.expose(), b"0123456789abcdef0123456789abcdef");
     assert_eq!((peer.takeover, peer.timing), (TakeoverPolicy::Resume, Timing::default()));
+    assert_eq!((peer.takeover_rate, peer.moves), (250, MoveLimits::default()));
     assert_eq!((peer.store_records, peer.store_pins), (4096, 131_072));
     assert_eq!(config.groups[0].owner.map(|owner| owner.get()), Some(1));
 }
 
 #[test]
+fn a_vip_is_given_back_as_its_configuration_says() {
+    let with = |give_back: &str| {
+        let text = paired_example().replace("owner = 1\n", &format!("owner = 1\ngive_back = \"{give_back}\"\n"));
+        load_text(&text).map(|config| config.groups[0].give_back)
+    };
+    assert_eq!(with("90s").unwrap(), Some(Duration::from_secs(90)));
+    assert_eq!(with("held").unwrap(), None);
+    assert_eq!(load_text(&paired_example()).unwrap().groups[0].give_back, None);
+    for bad in ["soon", "0s", "3d"] {
+        assert!(with(bad).unwrap_err().to_string().contains("vip.give_back"), "{bad}");
+    }
+}
+
+#[test]
+fn target_agents_are_told_where_they_listen() {
+    let agents = |more: &str| {
+        let text = format!("{}\n[target_agents]\nsecret_file = \"pair.psk\"\n{more}", example());
+        load_text(&text).unwrap().target_agents.unwrap()
+    };
+    let told = agents("port = 99\n");
+    assert_eq!((told.secret.expose(), told.port), (&b"0123456789abcdef0123456789abcdef"[..], 99));
+    assert_eq!(agents("").port, 9778);
+    assert!(load_text(&example()).unwrap().target_agents.is_none());
+}
+
+#[test]
 fn defaults_of_a_pair_are_as_documented() {
-    let optional =
-        ["heartbeat", "deadline", "detection", "trust", "store_records", "store_pins", "owner", "name = \"b\""];
+    let times = ["heartbeat", "deadline", "detection", "trust", "takeover_rate", "moves_"];
+    let optional = [&times[..], &["store_records", "store_pins", "owner", "name = \"b\""]].concat();
     let text: String = paired_example()
         .lines()
         .filter(|line| !optional.iter().any(|key| line.starts_with(key)))
@@ -143,6 +171,7 @@ fn defaults_of_a_pair_are_as_documented() {
         assert_eq!(config.groups[0].owner.map(|owner| owner.get()), Some(1), "the lower id");
         let peer = config.peers.into_iter().next().unwrap();
         assert_eq!((peer.name, peer.timing), (None, Timing::default()));
+        assert_eq!((peer.takeover_rate, peer.moves), (250, MoveLimits::default()));
         assert_eq!((peer.store_records, peer.store_pins), (4096, 131_072));
     }
 }

@@ -9,9 +9,10 @@ use std::thread;
 use crossbeam_channel::bounded;
 use tempfile::TempDir;
 use vipsec_control::api::{
-    ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, CryptoDevice, ErrorKind, EspSpi, GroupStore,
-    HealthCheck, IkeSa, IkeSpi, KeptRegion, Limits, Neighbour, PeerStore, Port, Request, Response, Sas, Server,
-    Service, ServiceTarget, Status, Store, StoreRecords, Target, Vip, Worker, WrittenRegion,
+    AgentsTold, ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, CryptoDevice, ErrorKind, EspSpi,
+    GroupStore, HealthCheck, IkeSa, IkeSpi, KeptRegion, Limits, Neighbour, PeerStore, Port, Quarantined, Request,
+    Response, Sas, Server, Service, ServiceTarget, Status, Store, StoreRecords, Takeover, TakeoverWay, Target, Vip,
+    Worker, WrittenRegion,
 };
 
 fn vipsec(socket: &Path, arguments: &[&str]) -> Output {
@@ -164,6 +165,14 @@ fn status() -> Status {
             epoch: 3,
             copy: Some("counted".to_owned()),
             ranks: vec![1, 3],
+            agents: Some(AgentsTold { agents: 3, know: 2, refuse: 1 }),
+            held_s: Some(90),
+            takeover: Some(Takeover {
+                ago_s: 62,
+                trusted: true,
+                waiting: 7,
+                ways: vec![TakeoverWay { way: "keep".into(), reason: "trusted copy".into(), ike_sas: 120 }],
+            }),
         }],
         ports: vec![Port {
             name: "outside".into(),
@@ -200,6 +209,7 @@ fn status() -> Status {
             errors: 0,
         }),
         drops: BTreeMap::from([("replayed".into(), 2)]),
+        quarantine: vec![Quarantined { group: "branches".into(), remote: [198, 51, 100, 7].into(), left_s: 540 }],
     }
 }
 
@@ -216,6 +226,7 @@ fn ike_sa() -> IkeSa {
         remote_id: "branch.example".into(),
         proposal: "aes256gcm16-prfsha256-x25519".into(),
         age_s: 5,
+        takeover: Some("keep (trusted copy)".into()),
         children: vec![Child {
             name: "net".into(),
             state: "installed".into(),
@@ -249,6 +260,11 @@ Crypto device crypto_aesni_mb0 (software driver crypto_aesni_mb), 18 jobs, 17 do
 VIPs
   NAME  GROUP     ADDRESS    MAC                STATE  OWNER  EPOCH  RANKS  COPY     GATEWAYS
   web   branches  192.0.2.1  02:76:c0:00:02:01  owner      1      3  1, 3   counted  10.1.0.1
+2 of 3 target agents know the owner of web, 1 know of a newer one
+web moved too often: it moves no more by itself for 1m 30s
+branches taken over 1m 2s ago from a trusted copy, 7 IKE SAs to be dealt with
+  WAY   REASON        IKE SAS
+  keep  trusted copy      120
 Ports
   NAME     SIDE     LINK  MAC                RX PACKETS  RX BYTES  MISSED  TX PACKETS  TX BYTES  ERRORS
   outside  outside  up    02:00:00:00:01:0a        1000     64000       0           9       900       1
@@ -258,6 +274,9 @@ Workers
 Dropped packets
   WHAT      COUNT
   replayed      2
+Quarantined peers: owners died over them
+  REMOTE        GROUP       FOR
+  198.51.100.7  branches  9m 0s
 ";
         assert_eq!(stdout(&vipsec(socket, &["status"])), expected);
 
@@ -265,6 +284,7 @@ Dropped packets
 branch: established, responder, aes256gcm16-prfsha256-x25519, age 5s
   spi 0000000000000123 (peer ffffffffffffffff)
   192.0.2.1:4500 (web) <-> 198.51.100.7:4500 (branch.example)
+  taken over: keep (trusted copy)
   net: installed, aes256gcm16, lookaside, age 5s, peer 198.51.100.7:4500
     192.0.2.1/32 === 10.9.0.0/16
          SPI       PACKETS  BYTES  NUMBER  GRANTED UP TO

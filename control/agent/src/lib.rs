@@ -1,10 +1,11 @@
 //! What a target says of itself to the appliances, over TCP in one line: the words ([`AgentReport`]), and what `vipsec-target-agent`
-//! finds out and answers.
+//! finds out and answers. And what a VIP's new owner tells the targets ([`notice`]).
 //!
 //! Nothing of DPDK is needed here: the agent runs on the targets.
 #![forbid(unsafe_code)]
 
 pub mod answer;
+pub mod notice;
 mod report;
 pub mod server;
 

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -14,12 +14,25 @@ use nix::unistd::Pid;
 use thiserror::Error;
 
 use crate::answer::{combine, minute_load, share_at};
+use crate::notice::{Answer, NOTICE_BYTES_MAX, Notice, NoticeError, NoticeKey, Owners};
 use crate::{AgentReport, LINE_BYTES_MAX};
 
 /// Between two looks at a command that runs.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long a client may take to accept a line.
 const WRITE_MAX: Duration = Duration::from_secs(1);
+
+/// How long a client may take to send a notice.
+const NOTICE_MAX: Duration = Duration::from_secs(1);
+
+/// Why a notice wasn't taken.
+#[derive(Debug, Error)]
+enum NoticeTrouble {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Notice(#[from] NoticeError),
+}
 
 /// Where the answer comes from.
 #[derive(Debug, Clone)]
@@ -170,6 +183,82 @@ fn answer(mut client: TcpStream, line: &str) -> io::Result<()> {
     client.set_nonblocking(true)?;
     let _ = client.read(&mut [0; LINE_BYTES_MAX]);
     Ok(())
+}
+
+/// Takes notices of new owners from whoever connects and knows the secret, until the process ends. `file`: where the owners stand,
+/// before and after.
+///
+/// # Errors
+/// The listener doesn't work.
+pub fn serve_notices(listener: &TcpListener, key: &NoticeKey, file: Option<&Path>) -> io::Result<()> {
+    let known = file.and_then(|file| std::fs::read_to_string(file).ok());
+    let mut owners = known.map_or_else(Owners::default, |text| Owners::from_text(&text));
+    loop {
+        match listener.accept() {
+            Ok((client, _)) => {
+                if let Err(error) = take_notice(client, key, &mut owners, file) {
+                    eprintln!("vipsec-target-agent: notice: {error}");
+                }
+            }
+            Err(error) if is_the_clients(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn take_notice(
+    mut client: TcpStream,
+    key: &NoticeKey,
+    owners: &mut Owners,
+    file: Option<&Path>,
+) -> Result<(), NoticeTrouble> {
+    client.set_write_timeout(Some(WRITE_MAX))?;
+    let line = read_line(&mut client, NOTICE_MAX)?;
+    let before = owners.clone();
+    let answer = owners.take(key.read_notice(&line)?);
+    match &answer {
+        Answer::Known(Notice { vip, epoch, owner }) if *owners != before => {
+            println!("{vip} is owned by appliance {owner} (epoch {epoch})");
+            if let Some(file) = file {
+                replace(file, &owners.to_text())?;
+            }
+        }
+        Answer::Known(_) => {}
+        Answer::Newer(Notice { vip, epoch, owner }) => {
+            println!("refused an older owner of {vip}: it is owned by appliance {owner} (epoch {epoch})");
+        }
+    }
+    client.write_all(key.answer(&answer).as_bytes())?;
+    Ok(())
+}
+
+/// A line, within that time.
+pub fn read_line(client: &mut TcpStream, time: Duration) -> io::Result<String> {
+    let deadline = Instant::now() + time;
+    let mut line = Vec::new();
+    let mut buffer = [0; NOTICE_BYTES_MAX];
+    while !line.contains(&b'\n') && line.len() < NOTICE_BYTES_MAX {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        client.set_read_timeout(Some(left))?;
+        match client.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => line.extend_from_slice(buffer.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(String::from_utf8_lossy(&line).lines().next().unwrap_or_default().to_owned())
+}
+
+/// Readers see the old text or the new one.
+fn replace(file: &Path, text: &str) -> io::Result<()> {
+    let mut new = file.as_os_str().to_owned();
+    new.push(".new");
+    std::fs::write(&new, text)?;
+    std::fs::rename(&new, file)
 }
 
 /// The client went away before it was accepted (accept(2)).

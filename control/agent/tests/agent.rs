@@ -1,17 +1,22 @@
 //! The agent as a process.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use vipsec_agent::AgentReport;
+use vipsec_agent::notice::{Answer, Notice, NoticeKey};
 
 /// An agent that runs, killed when dropped.
 struct Agent {
     process: Child,
+    said: BufReader<ChildStdout>,
     address: String,
+    /// Where it takes notices.
+    notices: Option<String>,
 }
 
 impl Agent {
@@ -23,9 +28,25 @@ impl Agent {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut said = BufReader::new(process.stdout.take().unwrap());
+        said.read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on ").expect(&line).to_owned();
-        Self { process, address }
+        Self { process, said, address, notices: None }
+    }
+
+    /// Its answer, if it gives one.
+    fn tell(&mut self, key: &NoticeKey, notice: Notice) -> Option<Answer> {
+        let address = self.notices.get_or_insert_with(|| {
+            let mut line = String::new();
+            self.said.read_line(&mut line).unwrap();
+            line.trim().strip_prefix("notices on ").expect(&line).to_owned()
+        });
+        let mut stream = TcpStream::connect(address.as_str()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(key.notice(&notice).as_bytes()).unwrap();
+        let mut line = String::new();
+        stream.read_to_string(&mut line).unwrap();
+        key.read_answer(&line).ok()
     }
 
     fn line(&self) -> String {
@@ -97,8 +118,51 @@ fn a_client_that_says_nothing_or_something_gets_the_line_all_the_same() {
     assert_eq!(agent.line(), "ready up\n");
     drop(silent);
     let mut speaks = TcpStream::connect(&agent.address).unwrap();
-    std::io::Write::write_all(&mut speaks, b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    speaks.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     let mut line = String::new();
     speaks.read_to_string(&mut line).unwrap();
     assert_eq!(line, "ready up\n");
+}
+
+#[test]
+fn an_agent_hears_of_a_new_owner_refuses_an_older_one_and_remembers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (secret, owners) = (folder.path().join("agents.psk"), folder.path().join("owners"));
+    fs::write(&secret, "what appliances and agents share\n").unwrap();
+    fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
+    let key = NoticeKey::new(b"what appliances and agents share");
+    let arguments =
+        ["--notices", "127.0.0.1:0", "--secret", secret.to_str().unwrap(), "--owners", owners.to_str().unwrap()];
+    let notice = |epoch, owner| Notice { vip: [192, 0, 2, 1].into(), epoch, owner };
+
+    let mut agent = Agent::start(&arguments);
+    assert_eq!(agent.tell(&key, notice(7, 2)), Some(Answer::Known(notice(7, 2))));
+    assert_eq!(fs::read_to_string(&owners).unwrap(), "192.0.2.1 7 2\n");
+    assert_eq!(agent.tell(&key, notice(6, 1)), Some(Answer::Newer(notice(7, 2))));
+    assert_eq!(agent.tell(&NoticeKey::new(b"something else"), notice(9, 1)), None);
+    assert!(agent.line().starts_with("ready up"), "it answers for the target all the same");
+    drop(agent);
+
+    let mut agent = Agent::start(&arguments);
+    assert_eq!(
+        agent.tell(&key, notice(6, 1)),
+        Some(Answer::Newer(notice(7, 2))),
+        "what was sent long ago counts for nothing"
+    );
+    assert_eq!(agent.tell(&key, notice(8, 1)), Some(Answer::Known(notice(8, 1))));
+    assert_eq!(fs::read_to_string(&owners).unwrap(), "192.0.2.1 8 1\n");
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("agents.psk");
+    fs::write(&secret, "what appliances and agents share").unwrap();
+    fs::set_permissions(&secret, Permissions::from_mode(0o644)).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_vipsec-target-agent"))
+        .args(["--listen", "127.0.0.1:0", "--secret", secret.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("can be read by others"));
 }

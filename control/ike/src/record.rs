@@ -13,8 +13,10 @@ use vipsec_wire::iv::Epoch;
 use zeroize::Zeroizing;
 
 use crate::child::ChildPhase;
+use crate::endpoint::Callee;
 use crate::event::ChildSaInfo;
-use crate::sa::{IkeSaId, IkeSaState};
+use crate::message::NotifyType;
+use crate::sa::{IkeSaId, IkeSaState, Phase};
 
 /// The form of a record. What a later release puts behind the fields below, an older one passes over; whatever else changes takes a new
 /// number, and a version of the store link of its own: a release writes what its backup reads, and refuses another form.
@@ -81,6 +83,33 @@ impl IkeSaRecord {
         self.age
     }
 
+    /// May new message IDs be agreed on with its peer (RFC 6311)?
+    pub fn is_synchronisable(&self) -> bool {
+        // Of another phase the peer may not know, and it would take that one for alive.
+        self.state.phase == Phase::Established
+            && self.state.announced.contains(&NotifyType::IKEV2_MESSAGE_ID_SYNC_SUPPORTED)
+    }
+
+    /// Another one has its place, or it is being deleted.
+    pub const fn is_leaving(&self) -> bool {
+        matches!(self.state.phase, Phase::Rekeyed { .. } | Phase::Deleting)
+    }
+
+    /// Its message IDs come from a copy that may have been stale, and were not agreed on anew since.
+    pub const fn is_unsynchronised(&self) -> bool {
+        self.state.sync.is_some()
+    }
+
+    /// Does the peer go on above numbers that may be lost, if it is asked to (RFC 6311 §5.2)?
+    pub fn peer_skips_numbers(&self) -> bool {
+        self.state.announced.contains(&NotifyType::IPSEC_REPLAY_COUNTER_SYNC_SUPPORTED)
+    }
+
+    /// Whom to call to set the IKE SA up anew, with what was under it.
+    pub fn callee(&self, children: &[ChildSaRecord]) -> Callee {
+        Callee::new(&self.state, children.iter().map(ChildSaRecord::info))
+    }
+
     /// Inbound SPIs of its child SAs. One that isn't among them doesn't exist.
     pub fn children(&self) -> &[u32] {
         &self.children
@@ -107,6 +136,11 @@ impl ChildSaRecord {
     /// be used.
     pub const fn is_stale(&self) -> bool {
         self.stale
+    }
+
+    /// Where its numbers stand isn't known, or whether its keys were used under this appliance's name already: it isn't to be used.
+    pub fn set_stale(&mut self) {
+        self.stale = true;
     }
 
     /// What a data plane needs to install it.

@@ -337,7 +337,8 @@ fn message_id_sync(scene: &mut Scene) {
     scene.ours.epoch += 1;
     scene.host.endpoint = scene.ours.endpoint();
     let now = Instant::now();
-    scene.host.endpoint.import_stale(record, children, now, now).unwrap();
+    let id = scene.host.endpoint.import_stale(record, children, now).unwrap();
+    scene.host.endpoint.synchronise(id, now).unwrap();
     scene.host.event("message IDs synchronised", |event| matches!(event, Event::Synchronised(_)).then_some(()));
     let after = scene.sa();
     scene.detail = format!("next request {} -> {}", before.next_request, after.next_request);

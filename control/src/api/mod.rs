@@ -20,9 +20,9 @@ pub use client::{Client, ClientError};
 pub use distribution::{HealthCheck, Service, ServiceTarget, Target};
 pub use request::{CONNECTIONS_MAX, Request};
 pub use response::{
-    ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, CryptoDevice, ErrorKind, EspSpi, GroupStore,
-    IkeSa, IkeSpi, KeptRegion, Neighbour, PeerStore, Port, Response, Sas, Status, Store, StoreRecords, Vip, Worker,
-    WrittenRegion,
+    AgentsTold, ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, CryptoDevice, ErrorKind, EspSpi,
+    GroupStore, IkeSa, IkeSpi, KeptRegion, Neighbour, PeerStore, Port, Quarantined, Response, Sas, Status, Store,
+    StoreRecords, Takeover, TakeoverWay, Vip, Worker, WrittenRegion,
 };
 pub use server::{BindError, Call, Limits, Server};
 

@@ -1,5 +1,7 @@
 //! What can be asked.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::response::{EspSpi, IkeSpi};
@@ -62,6 +64,11 @@ pub enum Request {
     Delete {
         /// Our SPI.
         spi: IkeSpi,
+    },
+    /// Hear a peer again that is quarantined, because owners of a VIP died over it.
+    ReleasePeer {
+        /// Its address.
+        remote: IpAddr,
     },
     /// Move a VIP to another appliance, or fetch it from there.
     MoveVip {

@@ -104,6 +104,20 @@ pub struct Status {
     pub crypto_device: Option<CryptoDevice>,
     /// Packets dropped, by reason; only those that occurred.
     pub drops: BTreeMap<String, u64>,
+    /// Peers whose messages are dropped, because owners of a VIP died over them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantine: Vec<Quarantined>,
+}
+
+/// A peer that isn't heard for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// The group of VIPs that doesn't hear it.
+    pub group: String,
+    /// Its address.
+    pub remote: IpAddr,
+    /// For so many more seconds.
+    pub left_s: u64,
 }
 
 /// The appliance's own data.
@@ -148,6 +162,50 @@ pub struct Vip {
     /// Ids of those who may own it, best first.
     #[serde(default)]
     pub ranks: Vec<u8>,
+    /// How many agents of the targets behind it are told that it is ours, and how many of them have answered that they know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agents: Option<AgentsTold>,
+    /// It moved too often, as this appliance saw it, and moves no more by itself for so many seconds, or until the operator moves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_s: Option<u64>,
+    /// What became of its group's IKE SAs when this process last took it over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takeover: Option<Takeover>,
+}
+
+/// What the targets' agents know of a VIP's owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentsTold {
+    /// How many there are.
+    pub agents: u64,
+    /// How many know it.
+    pub know: u64,
+    /// How many know of a newer one.
+    pub refuse: u64,
+}
+
+/// A takeover, seen from its successor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Takeover {
+    /// Seconds since then.
+    pub ago_s: u64,
+    /// The copy was trusted.
+    pub trusted: bool,
+    /// IKE SAs whose turn hasn't come yet.
+    pub waiting: u64,
+    /// In which ways the IKE SAs went on, the gentlest first.
+    pub ways: Vec<TakeoverWay>,
+}
+
+/// A way in which IKE SAs went on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeoverWay {
+    /// `keep`, `replay sync`, `rekey`, `message-id sync`, `renegotiate` or `lost`.
+    pub way: String,
+    /// Why that one.
+    pub reason: String,
+    /// How many.
+    pub ike_sas: u64,
 }
 
 /// A port and its counters since the start.
@@ -251,6 +309,9 @@ pub struct IkeSa {
     pub proposal: String,
     /// Seconds since it was established.
     pub age_s: u64,
+    /// In which way it was taken over, and why, until that is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takeover: Option<String>,
     /// Its child SAs.
     pub children: Vec<Child>,
 }

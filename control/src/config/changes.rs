@@ -15,6 +15,7 @@ impl Config {
             ("port", self.ports != running.ports),
             ("vip", self.vips != running.vips || self.groups != running.groups),
             ("peer", self.peers != running.peers),
+            ("target_agents", self.target_agents != running.target_agents),
             ("etcd", self.etcd != running.etcd),
             ("connection_table", text(&self.connection_table) != text(&running.connection_table)),
             // Static child SAs have no keys to compare.

@@ -330,7 +330,9 @@ pub enum Reason {
     #[error("{0} is the VIP's owner")]
     OwnerIsNoBackup(u8),
     /// VIPs of a group that name different owners.
-    #[error("the VIPs of group {group:?} move together, and the first of them gives another owner or other backups")]
+    #[error(
+        "the VIPs of group {group:?} move together, and the first of them gives another owner, other backups or another give_back"
+    )]
     OwnersDiffer {
         /// Which.
         group: String,

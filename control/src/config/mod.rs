@@ -39,7 +39,7 @@ pub use keys::{KEYS_FILE_BYTES_MAX, STATIC_CHILDREN_MAX, esp_selector};
 pub use model::{
     Appliance, Check, ChildOptions, Config, CryptoDevice, Eal, Etcd, Floating, HttpProbe, Hugepages, Ike, Lanes,
     LogLevel, Peer, Policy, Polling, Port, Probe, Route, Service, ServiceProtocol, StartAction, StoreLink,
-    TakeoverPolicy, Target, Tls, Vip, VipGroup, algorithm, virtual_mac,
+    TakeoverPolicy, Target, TargetAgents, Tls, Vip, VipGroup, algorithm, virtual_mac,
 };
 pub use network::{GATEWAYS_MAX, PORT_ADDRESSES_MAX, PORTS_MAX, ROUTES_MAX, VIPS_MAX, side_name};
 pub use peer::PEERS_MAX;
@@ -108,6 +108,7 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
     let tiers = Tiers { default: appliance.as_ref().map_or(Processing::Cpu, |own| own.processing), ..on_cpu };
     let eal = appliance::eal(root, appliance.as_ref());
     let ike = ike::ike(root);
+    let target_agents = target::agents(root, folder);
     let peers = peer::peers(root, folder, appliance.as_ref());
     let etcd = etcd::etcd(root, folder);
     let has_registry = !matches!(etcd, Some(None));
@@ -141,6 +142,7 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
         eal: eal?,
         crypto_device: crypto_device?,
         ike: ike?,
+        target_agents: target_agents?,
         ports: all(network.ports)?,
         routes: all(network.routes)?,
         vips: all(network.vips)?,

@@ -15,6 +15,7 @@ use vipsec_esp::engine::EngineKind;
 use vipsec_esp::sa::{Algorithm, ChildSa, DfPolicy, DscpPolicy, EcnPolicy, Lifetime, Processing, TunnelPolicy};
 use vipsec_ike::{ConnectionPolicy, Encryption, Limits, Retransmission, Secret, TrafficSelector};
 use vipsec_store::fabric::Provider;
+use vipsec_takeover::moves::MoveLimits;
 use vipsec_takeover::timing::Timing;
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::Prefix;
@@ -27,6 +28,8 @@ pub struct Config {
     pub appliance: Appliance,
     /// `[eal]`
     pub eal: Eal,
+    /// `[target_agents]`
+    pub target_agents: Option<TargetAgents>,
     /// `[crypto_device]`
     pub crypto_device: Option<CryptoDevice>,
     /// `[ike]`
@@ -370,6 +373,9 @@ pub struct VipGroup {
     pub owner: Option<ApplianceId>,
     /// Who may take it over, best first: by default all others.
     pub backups: Vec<ApplianceId>,
+    /// How long the copy of its `owner`, who came back, has to count before the group is given back to it; `None`: only the operator
+    /// gives it back.
+    pub give_back: Option<Duration>,
 }
 
 impl VipGroup {
@@ -539,6 +545,15 @@ pub struct Tls {
     pub identity: Option<(Vec<u8>, Secret)>,
 }
 
+/// How the targets' agents are told who owns a VIP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetAgents {
+    /// What appliances and agents know.
+    pub secret: Secret,
+    /// Where agents listen for that, at the addresses where they are asked for the targets' health.
+    pub port: u16,
+}
+
 /// Another appliance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
@@ -552,6 +567,10 @@ pub struct Peer {
     pub secret: Secret,
     /// What a successor does with the SAs that it finds in the store.
     pub takeover: TakeoverPolicy,
+    /// How many IKE SAs a successor deals with in a second.
+    pub takeover_rate: u32,
+    /// When a group moved too often.
+    pub moves: MoveLimits,
     /// The protocol's times; checked.
     pub timing: Timing,
     /// How many records each appliance keeps room for in the region that the other one writes, for each group.

@@ -3,6 +3,8 @@
 //! A table with a mistake becomes `None` and keeps its place, so that the others' references to it stay right.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use vipsec_dataplane::api::{PortId, Side};
 use vipsec_wire::ip::Prefix;
@@ -24,6 +26,8 @@ pub const ROUTES_MAX: usize = 256;
 pub const VIPS_MAX: usize = 256;
 /// Most inside gateways of a VIP.
 pub const GATEWAYS_MAX: usize = 8;
+
+const GIVE_BACK_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
 const SIDES: [(&str, Side); 3] = [("outside", Side::Outside), ("inside", Side::Inside), ("local", Side::Local)];
 
@@ -239,6 +243,11 @@ impl Groups {
         let owner = appliances.owner(vip);
         let backups_field = vip.optional("backups");
         let backups = appliances.backups(vip, owner.flatten());
+        let give_back_field = vip.optional("give_back");
+        let give_back = match &give_back_field {
+            Some(field) => Some(field.parse(give_back)?),
+            None => None,
+        };
         let index = u16::try_from(index).ok()?;
         let field = vip.optional("group");
         let group = match &field {
@@ -266,16 +275,36 @@ impl Groups {
                 if let Some(field) = backups_field
                     && backups.as_ref() != Some(&known.backups)
                 {
+                    field.report(Reason::OwnersDiffer { group: group.clone() });
+                }
+                if let (Some(field), Some(give_back)) = (give_back_field, give_back)
+                    && give_back != known.give_back
+                {
                     field.report(Reason::OwnersDiffer { group });
                 }
                 at.and_then(|at| u16::try_from(at).ok())
             }
             None => {
-                self.known.push(VipGroup { name: group, vips: vec![index], owner: owner?, backups: backups? });
+                let give_back = give_back.flatten();
+                let (vips, owner, backups) = (vec![index], owner?, backups?);
+                self.known.push(VipGroup { name: group, vips, owner, backups, give_back });
                 u16::try_from(self.known.len() - 1).ok()
             }
         }
     }
+}
+
+/// `held`, or how long the owner's copy has to count.
+fn give_back(text: &str) -> Result<Option<Duration>, Reason> {
+    if text == "held" {
+        return Ok(None);
+    }
+    let after = value::duration(text)?;
+    if !GIVE_BACK_AFTER.contains(&after) {
+        let (min, max) = (*GIVE_BACK_AFTER.start(), *GIVE_BACK_AFTER.end());
+        return Err(Reason::DurationOutOfRange { value: text.to_owned(), min, max });
+    }
+    Ok(Some(after))
 }
 
 fn reaches(port: &Port, address: IpAddr) -> bool {

@@ -1,12 +1,14 @@
 //! `[peer]` and `[[peer]]`: the other appliances.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vipsec_store::RECORDS_MAX;
 use vipsec_store::fabric::Provider;
 use vipsec_store::pairing::SECRET_BYTES_MIN;
+use vipsec_takeover::moves::MoveLimits;
 use vipsec_takeover::timing::{Timing, TimingError};
 use vipsec_wire::iv::ApplianceId;
 
@@ -24,6 +26,10 @@ pub const PEERS_MAX: usize = 15;
 
 const TAKEOVER_POLICIES: [(&str, TakeoverPolicy); 2] =
     [("resume", TakeoverPolicy::Resume), ("renegotiate", TakeoverPolicy::Renegotiate)];
+const TAKEOVER_RATE_DEFAULT: u32 = 250;
+const TAKEOVER_RATE_MAX: u64 = 100_000;
+const MOVES_MAX: u64 = 1000;
+const MOVES_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 const STORE_RECORDS_DEFAULT: u32 = 4096;
 const STORE_PINS_DEFAULT: u32 = 131_072;
 /// As many connections as a worker's table may have.
@@ -79,7 +85,10 @@ fn peer(
     let store = store_link(section);
     let secret = section.required("secret_file").and_then(|field| secret(&field, folder, SECRET_BYTES_MIN));
     let takeover = section.required("takeover").and_then(|field| field.choice(&TAKEOVER_POLICIES));
-    let timing = timing(section);
+    let takeover_rate = section
+        .optional("takeover_rate")
+        .map_or(Some(TAKEOVER_RATE_DEFAULT), |field| field.number(1..=TAKEOVER_RATE_MAX));
+    let (moves, timing) = (move_limits(section), timing(section));
     let store_records = section
         .optional("store_records")
         .map_or(Some(STORE_RECORDS_DEFAULT), |field| field.number(1..=STORE_RECORDS_MAX));
@@ -91,6 +100,8 @@ fn peer(
         store: store?,
         secret: secret?,
         takeover: takeover?,
+        takeover_rate: takeover_rate?,
+        moves: moves?,
         timing: timing?,
         store_records: store_records?,
         store_pins: store_pins?,
@@ -103,6 +114,10 @@ impl Peer {
         let keys = [
             ("secret_file", self.secret != first.secret),
             ("takeover", self.takeover != first.takeover),
+            ("takeover_rate", self.takeover_rate != first.takeover_rate),
+            ("moves_max", self.moves.moves_max != first.moves.moves_max),
+            ("moves_window", self.moves.window != first.moves.window),
+            ("moves_hold", self.moves.hold != first.moves.hold),
             ("heartbeat", self.timing.interval != first.timing.interval),
             ("deadline", self.timing.deadline != first.timing.deadline),
             ("detection", self.timing.detection != first.timing.detection),
@@ -282,6 +297,15 @@ impl StoreLink {
         let port = listen.port().max(connect.port());
         (usize::from(port) + 2 * groups > usize::from(u16::MAX) + 1).then_some(port)
     }
+}
+
+/// How often a group may move.
+fn move_limits(section: &Section) -> Option<MoveLimits> {
+    let MoveLimits { moves_max, window, hold } = MoveLimits::default();
+    let moves_max = section.optional("moves_max").map_or(Some(moves_max), |field| field.number(0..=MOVES_MAX));
+    let read = |key, default| value::duration_of(section, key, default, MOVES_TIMES);
+    let (window, hold) = (read("moves_window", window), read("moves_hold", hold));
+    Some(MoveLimits { moves_max: moves_max?, window: window?, hold: hold? })
 }
 
 /// The times that the table names, the others in proportion to them.

@@ -2,18 +2,21 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::Duration;
 
 use vipsec_dataplane::api::Side;
 use vipsec_distribute::service::Forwarding;
+use vipsec_store::pairing::SECRET_BYTES_MIN;
 use vipsec_wire::iv::ApplianceId;
 
 use super::error::Reason;
-use super::model::{Check, HttpProbe, Probe, Target};
+use super::model::{Check, HttpProbe, Probe, Target, TargetAgents};
 use super::names::{Names, Once};
 use super::network::Reader;
 use super::peer::Appliances;
 use super::read::{Section, every};
+use super::secret::secret;
 use super::value::{self, duration_of};
 
 /// Most `[[target]]` tables.
@@ -21,6 +24,8 @@ pub const TARGETS_MAX: usize = 1024;
 /// Most `[[target.check]]` tables of a target.
 pub const CHECKS_MAX: usize = 4;
 
+/// Where agents listen for notices.
+const NOTICE_PORT: u16 = 9778;
 /// The greatest weight.
 const WEIGHT_MAX: u64 = 255;
 const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
@@ -69,6 +74,16 @@ pub(super) fn targets(root: &Section, network: &mut Reader, appliances: &Applian
         })());
     }
     (targets, names)
+}
+
+/// Reads `[target_agents]`, which may be left out.
+pub(super) fn agents(root: &Section, folder: &Path) -> Option<Option<TargetAgents>> {
+    let Some(field) = root.optional("target_agents") else { return Some(None) };
+    let section = field.table()?;
+    let secret = section.required("secret_file").and_then(|field| secret(&field, folder, SECRET_BYTES_MIN));
+    let port = section.optional("port").map_or(Some(NOTICE_PORT), |field| field.number(1..=65_535));
+    section.finish();
+    Some(Some(TargetAgents { secret: secret?, port: port? }))
 }
 
 /// On whose host a local target is.

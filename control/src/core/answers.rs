@@ -14,6 +14,7 @@ use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::iv::ApplianceId;
 
 use super::groups::{Group, side};
+use super::notices::{Notices, Tally as AgentTally};
 use super::ownership::Ownership;
 use super::pairing::Side;
 use super::targets::TargetOrder;
@@ -25,6 +26,9 @@ use crate::api::{
 
 /// Most questions that wait for the data plane.
 const QUESTIONS_MAX: usize = 64;
+
+/// What IKE messages of quarantined peers are counted as. The workers don't know of them.
+const QUARANTINE_LABEL: &str = "ike_quarantined";
 
 /// Questions that wait for the data plane.
 #[derive(Debug, Default)]
@@ -67,6 +71,10 @@ impl Core {
             Request::RekeyChild { spi } => done(self.ike.rekey_child(spi.0, now)),
             Request::RekeyIke { spi } => done(self.ike.rekey_ike(IkeSaId::from(spi.0), now)),
             Request::Delete { spi } => done(self.ike.delete_ike(IkeSaId::from(spi.0), now)),
+            Request::ReleasePeer { remote } if self.release_peer(now, remote) => Ok(Response::Done),
+            Request::ReleasePeer { remote } => {
+                Err(ApiError::new(ErrorKind::NotFound, format!("{remote} isn't quarantined")))
+            }
             Request::MoveVip { vip, to } => self.move_vip(now, &vip, &to),
             Request::Reload => return self.outputs.push_back(Output::Reload(token)),
             Request::Shutdown => {
@@ -95,6 +103,8 @@ impl Core {
             None => return Err(ApiError::new(ErrorKind::NotFound, format!("no appliance {to:?} here"))),
         };
         if ordered {
+            let group = usize::from(vip.group);
+            self.note_order(group);
             return Ok(Response::Done);
         }
         let is_there = match target {
@@ -176,6 +186,7 @@ impl Core {
             engine: self.facts.engine.clone(),
             crypto_device: self.facts.crypto_device.clone(),
             drops: self.drops(|count| count > 0),
+            quarantine: self.quarantined(now),
         }
     }
 
@@ -218,9 +229,33 @@ impl Core {
                     .groups
                     .get(number)
                     .map_or_else(Vec::new, |group| group.ranks().into_iter().map(ApplianceId::get).collect()),
+                agents: self.agents_told(&vip.name),
+                held_s: group.and_then(|group| group.moves.held_for(now)).map(|held| held.as_secs()),
+                takeover: owned.and_then(|_| self.takeover(now, number)),
             }
         });
         vips.collect()
+    }
+
+    fn agents_told(&self, name: &str) -> Option<api::AgentsTold> {
+        let vip = self.config.vips.iter().position(|vip| vip.name == name)?;
+        let AgentTally { agents, know, refuse } = self.notices.tally(u16::try_from(vip).ok()?);
+        (agents > 0).then_some(api::AgentsTold { agents, know, refuse })
+    }
+
+    fn takeover(&self, now: Instant, group: usize) -> Option<api::Takeover> {
+        let (takeover, waiting) = self.succession.ladder.takeover(group)?;
+        let ways = takeover.census.iter().map(|((rung, why), ike_sas)| api::TakeoverWay {
+            way: rung.to_string(),
+            reason: why.to_string(),
+            ike_sas: *ike_sas,
+        });
+        Some(api::Takeover {
+            ago_s: now.saturating_duration_since(takeover.at).as_secs(),
+            trusted: takeover.trusted,
+            waiting,
+            ways: ways.collect(),
+        })
     }
 
     fn worker_statuses(&self) -> Vec<api::Worker> {
@@ -240,12 +275,26 @@ impl Core {
         workers.collect()
     }
 
+    fn quarantined(&self, now: Instant) -> Vec<api::Quarantined> {
+        let of_group = |group: &Group| {
+            let each = group.hands.quarantined(now);
+            let name = |(remote, left): (IpAddr, std::time::Duration)| api::Quarantined {
+                group: group.name.clone(),
+                remote,
+                left_s: left.as_secs(),
+            };
+            each.map(name).collect::<Vec<_>>()
+        };
+        self.groups.iter().flat_map(of_group).collect()
+    }
+
     fn drops(&self, wanted: impl Fn(u64) -> bool) -> BTreeMap<String, u64> {
         let sums = DropReason::ALL.iter().map(|reason| {
             let sum = self.counters.iter().map(|counters| counters.dropped(*reason)).sum();
             (reason.label().to_owned(), sum)
         });
-        sums.filter(|(_, sum)| wanted(*sum)).collect()
+        let quarantined = (QUARANTINE_LABEL.to_owned(), self.quarantine_drops);
+        sums.chain([quarantined]).filter(|(_, sum)| wanted(*sum)).collect()
     }
 
     /// Everything that is counted, over all workers.
@@ -265,6 +314,13 @@ impl Core {
                 add(&format!("{name}_packets"), traffic.packets());
                 add(&format!("{name}_bytes"), traffic.bytes());
             }
+        }
+        for (rung, count) in self.succession.ladder.taken() {
+            add(&format!("takeover_{}", rung.to_string().replace([' ', '-'], "_")), count);
+        }
+        let Notices { known, refused, silent, .. } = &self.notices;
+        for (name, count) in [("known", known), ("refused", refused), ("silent", silent)] {
+            add(&format!("target_agents_{name}"), *count);
         }
         api::Counters { counters: sums, drops: self.drops(|_| true) }
     }
@@ -318,6 +374,7 @@ impl Core {
             remote_id: sa.remote_id.unwrap_or_default(),
             proposal: sa.suite,
             age_s: sa.age.as_secs(),
+            takeover: self.succession.ladder.standing(sa.id).map(|climb| format!("{} ({})", climb.rung, climb.why)),
         }
     }
 

@@ -6,10 +6,13 @@ use std::time::Instant;
 use vipsec_esp::sa::Spi;
 use vipsec_store::CounterEntry;
 use vipsec_takeover::floor::Floor;
+use vipsec_takeover::moves::{MoveLimits, Moves};
 use vipsec_takeover::registry::Process;
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use super::Core;
+use super::give_back::GiveBack;
+use super::in_hand::Hands;
 use super::ownership::Ownership;
 use super::pairing::Side;
 use super::replica::Replica;
@@ -31,6 +34,13 @@ pub(super) struct Group {
     pub(super) joining: BTreeSet<ApplianceId>,
     /// Workers whose tables are older may speak of connections that it had when it was ours before.
     pub(super) pins_since: u64,
+    /// How often it moved lately.
+    pub(super) moves: Moves,
+    /// It moves no more by itself, and the decider knows.
+    pub(super) is_held: bool,
+    pub(super) give_back: GiveBack,
+    /// Whom we deal with, and whom we don't.
+    pub(super) hands: Hands,
     /// It stopped for a move: what was published of its SAs before.
     pub(super) stopped: Vec<CounterEntry>,
     /// By VIP: what is on disk of the floor.
@@ -52,6 +62,10 @@ pub(super) fn groups(config: &Config, floors: &[Floor], incarnation: u64, now: I
             paired: BTreeMap::new(),
             binding: BTreeSet::new(),
             joining: BTreeSet::new(),
+            moves: Moves::new(config.shared().map_or_else(MoveLimits::default, |peer| peer.moves)),
+            is_held: false,
+            give_back: GiveBack::new(config.appliance.id, group.owner, group.give_back),
+            hands: Hands::default(),
             stopped: Vec::new(),
             floors_saved: vec![0; group.vips.len()],
         }

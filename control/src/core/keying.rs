@@ -119,10 +119,9 @@ impl Core {
             // IKE logs what happens to its SAs.
             Event::IkeEstablished { id, .. } => self.handle_ike_established(now, id),
             Event::IkeRekeyed { old, new } => self.note_rekeyed(old, new),
-            Event::IkeGone { id, .. } => {
+            Event::IkeGone { id, reason, .. } => {
                 self.withdraw_ike_sa(id);
-                self.succession.stale.forget(id);
-                self.delete_replaced(now, id);
+                self.note_ike_gone(now, id, reason);
                 self.calls.look_again(now);
             }
             Event::InstallChild(info) => self.handle_new_child(&info),
@@ -132,6 +131,7 @@ impl Core {
             }
             Event::ChildFailed { ike_sa, child, reason } => {
                 tracing::warn!(%ike_sa, child = child.as_deref().unwrap_or("?"), %reason, "child SA refused");
+                self.note_child_refused(now, ike_sa);
                 self.calls.look_again(now);
             }
             Event::PeerMoved { children, remote, .. } => {
@@ -140,7 +140,7 @@ impl Core {
                 }
             }
             // What was to be asked over it has waited in its queue.
-            Event::Synchronised(_) => {}
+            Event::Synchronised(id) => self.note_synchronised(now, id),
             // Only if the configuration asked for them.
             Event::KeyLog(keys) => self.outputs.push_back(Output::KeyLog(keys)),
             Event::SkipNumbers { children, delta, .. } => {
@@ -248,7 +248,7 @@ impl Core {
     }
 
     /// The VIP that has the address, or one that moves with it.
-    fn vip_at(&self, address: IpAddr) -> Option<u16> {
+    pub(super) fn vip_at(&self, address: IpAddr) -> Option<u16> {
         let has = |vip: &VipTable| vip.vip.address == address || vip.more.iter().any(|more| more.address == address);
         self.tables.vips.iter().position(has).and_then(|vip| u16::try_from(vip).ok())
     }

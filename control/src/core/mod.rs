@@ -10,9 +10,13 @@ mod calls;
 mod cookies;
 mod deadlines;
 mod distribution;
+mod give_back;
 mod groups;
+mod in_hand;
 mod inheritance;
 mod keying;
+mod ladder;
+mod notices;
 mod ownership;
 mod pairing;
 mod pin_table;
@@ -51,6 +55,8 @@ use calls::Calls;
 use cookies::cookies;
 use deadlines::Deadlines;
 use groups::Group;
+use notices::Notices;
+pub use notices::{TELLING_MAX, Telling};
 pub use pairing::Paired;
 pub use pins::{PIN_RECORD_BYTES, pin_blocks};
 use publishing::Publications;
@@ -109,6 +115,8 @@ pub enum Output {
         /// What to try.
         check: Box<Check>,
     },
+    /// Tell a target's agent, then call [`Core::handle_told`], also when no answer comes.
+    Tell(Telling),
     /// Add keys to the key log that the configuration asked for.
     KeyLog(KeyLog),
     /// End the process.
@@ -194,9 +202,12 @@ pub struct Core {
     succession: Succession,
     targets: Targets,
     calls: Calls,
+    notices: Notices,
     questions: Questions,
     facts: Facts,
     next_announcement: Instant,
+    /// IKE messages of quarantined peers.
+    quarantine_drops: u64,
     /// The process is to end, then at the latest.
     ends_at: Option<Instant>,
     outputs: VecDeque<Output>,
@@ -224,12 +235,14 @@ impl Core {
             restorations: 0,
             children: BTreeMap::new(),
             publications: Publications::default(),
-            succession: Succession::default(),
+            succession: Succession::new(config.shared().map_or(1, |peer| peer.takeover_rate), now),
             targets: Targets::new(&config, health_seed, now),
             calls: Calls::default(),
+            notices: Notices::default(),
             questions: Questions::default(),
             facts,
             next_announcement: now,
+            quarantine_drops: 0,
             ends_at: None,
             outputs: VecDeque::new(),
             config,
@@ -258,9 +271,7 @@ impl Core {
     /// The data plane as a whole has something to say.
     fn handle_data_plane(&mut self, now: Instant, event: Event) {
         match event {
-            Event::Ike(datagram) => {
-                self.ike.handle_datagram(now, datagram.local, datagram.remote, &datagram.payload);
-            }
+            Event::Ike(datagram) => self.handle_ike_datagram(now, &datagram),
             Event::Numbers(numbers) => self.handle_numbers(numbers),
             Event::PeerMoved { spi, remote } => self.ike.peer_moved(spi.get(), remote, now),
             Event::Alive(spi) => {
@@ -302,6 +313,7 @@ impl Core {
         self.handle_succession_timeout(now);
         self.handle_targets_timeout(now);
         self.handle_calls_timeout(now);
+        self.handle_notices_timeout(now);
         if self.next_announcement <= now {
             self.next_announcement = now + ANNOUNCE_INTERVAL;
             for vip in 0..self.config.vips.len() {
@@ -320,6 +332,7 @@ impl Core {
             self.succession_timeout(),
             self.targets.poll_timeout(),
             self.calls.poll_timeout(),
+            self.notices.poll_timeout(),
             self.ends_at,
         ]
         .into_iter()
@@ -351,7 +364,7 @@ impl Core {
             busy |= self.pump_ike(now);
             busy |= self.pump_replica(now);
             if !busy {
-                return;
+                return self.lay_down(now);
             }
         }
     }

@@ -12,6 +12,7 @@ use vipsec_takeover::pair::{Pair, PairConfig};
 use vipsec_takeover::registry::{Member, MemberConfig, Process};
 use vipsec_wire::iv::Epoch;
 
+use super::in_hand::Hands;
 use super::pairing::Side;
 use super::replica::CopyError;
 use super::{Core, Output};
@@ -150,6 +151,7 @@ impl Core {
             self.announce(index);
             let name = self.config.vips.get(index).map_or("?", |vip| vip.name.as_str());
             tracing::info!(vip = name, %epoch, "own the VIP");
+            self.begin_notices(now, vip, epoch);
         }
         self.stay(group);
         self.calls.look(now);
@@ -177,6 +179,11 @@ impl Core {
     /// Forgets the group's SAs and connections, without a word to the remote peers.
     pub(super) fn forget_sas(&mut self, now: Instant, group: usize) {
         self.forget_connections(group);
+        self.end_notices(group);
+        self.succession.ladder.forget(group);
+        if let Some(entry) = self.groups.get_mut(group) {
+            entry.hands = Hands::default();
+        }
         for vip in self.vips_of(group) {
             self.ike.forget_vip(vip, now);
             let gone = self.children.iter().filter(|(_, child)| child.vip == vip);

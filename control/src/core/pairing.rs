@@ -183,8 +183,14 @@ impl Core {
 
     /// A message over a group's store link: authenticated, numbered, in order.
     pub fn handle_link_message(&mut self, now: Instant, group: usize, peer: ApplianceId, bytes: &[u8]) {
+        let message = Message::decode(bytes);
+        match &message {
+            Ok(Message::WantGroup) => self.note_order(group),
+            Ok(Message::HandOver { .. }) => self.note_handed_over(group),
+            _ => {}
+        }
         if let Some(side) = side(&mut self.groups, group) {
-            match Message::decode(bytes) {
+            match message {
                 Ok(message) => {
                     if message == Message::Joined {
                         // From here on a takeover reads this region, whatever becomes of the link.
@@ -234,6 +240,7 @@ impl Core {
                 side.follow();
             }
             self.check_left(now, group);
+            self.watch_moves(now, group);
         }
         // A group whose SAs waited for grants when it stopped is asked about again.
         self.check_stopped();

@@ -24,6 +24,8 @@ pub(super) const KIND_CHILD: u8 = 2;
 pub(super) const KIND_STANDINGS: u8 = 3;
 /// See [`KIND_IKE`].
 pub(super) const KIND_PINS: u8 = 4;
+/// See [`KIND_IKE`].
+pub(super) const KIND_IN_HAND: u8 = 5;
 
 /// What the successor has to know of an SA beside what IKE exports.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -180,6 +182,7 @@ impl Core {
             group.binding.extend(binding);
         }
         self.put_standings(group);
+        self.put_hand(now, group);
         self.publish_changed(now);
     }
 

@@ -7,8 +7,9 @@ use vipsec_ike::{ChildSaRecord, IkeSaRecord};
 use vipsec_store::{Change, CounterBlock, Reader, ReaderError, Record, RecordKey, Rejected};
 use vipsec_takeover::registry::Process;
 
+use super::in_hand::{HandRecord, open_hand};
 use super::pin_table::PinTable;
-use super::publishing::{Birth, KIND_CHILD, KIND_IKE, KIND_PINS, KIND_STANDINGS, open_child, open_ike};
+use super::publishing::{Birth, KIND_CHILD, KIND_IKE, KIND_IN_HAND, KIND_PINS, KIND_STANDINGS, open_child, open_ike};
 use super::standings::{TargetRecord, open_standings};
 
 /// Writes that are looked at in one go: well below a tick's time even if each was a record; most are counters, which are passed over.
@@ -22,6 +23,8 @@ pub(super) enum Opened {
     Child(Vec<Process>, Box<ChildSaRecord>),
     /// How the targets stand.
     Standings(Vec<TargetRecord>),
+    /// Whom the owner was dealing with.
+    InHand(HandRecord),
     /// Nothing that this build understands.
     Unreadable,
 }
@@ -33,6 +36,7 @@ impl Opened {
             KIND_IKE => open_ike(bytes).map(|(birth, ike)| Self::Ike(birth, Box::new(ike))),
             KIND_CHILD => open_child(bytes).map(|(born, child)| Self::Child(born, Box::new(child))),
             KIND_STANDINGS => open_standings(bytes).map(Self::Standings),
+            KIND_IN_HAND => open_hand(bytes).map(Self::InHand),
             _ => None,
         };
         opened.unwrap_or_else(|| {

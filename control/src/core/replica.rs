@@ -344,6 +344,11 @@ impl Replica {
         }
     }
 
+    /// Lets the backups see what was written so far.
+    pub(super) fn publish(&mut self) {
+        self.each(|copy, _, _| copy.writer.as_mut().map_or(Ok(()), |writer| writer.publish()));
+    }
+
     /// `effect` happens when everything written so far is acknowledged.
     pub(super) fn after(&mut self, effect: Effect) {
         if self.copies.is_empty() {

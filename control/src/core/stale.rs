@@ -1,8 +1,7 @@
 //! IKE SAs out of a copy that isn't trusted.
 //!
 //! Nobody knows where the numbers of their child SAs stand, so those stay shut, both ways, for ever (I6). But a remote peer that
-//! synchronises message IDs (RFC 6311) keeps its IKE SA, and gets fresh child SAs under it. The others have to call again: their own
-//! liveness checks tell them.
+//! synchronises message IDs (RFC 6311) keeps its IKE SA, and gets fresh child SAs under it. The others are called anew.
 //!
 //! A stale copy may lack child SAs that the remote peer has. Its liveness checks succeed now, so it would send into nothing until it
 //! rekeys them; hence we have it delete them.
@@ -14,9 +13,8 @@ use std::time::{Duration, Instant};
 use vipsec_ike::{IkeSaId, ImportError};
 
 use super::Core;
-use super::inheritance::{Inheritance, Inherited};
-use super::succession::{FIRST_STEP, PER_STEP, STEP};
-use crate::config::TakeoverPolicy;
+use super::inheritance::Inherited;
+use super::ladder::{Climb, Rung, Why};
 
 /// How often a remote peer is told that we lack one of its child SAs: who asks for it may be anybody, for ESP that we can't open
 /// proves nothing.
@@ -78,48 +76,30 @@ impl StaleSas {
 
 impl Core {
     /// The group is ours, and what was read of it isn't to be resumed from.
-    pub(super) fn inherit_stale(&mut self, now: Instant, group: usize, inheritance: Inheritance) {
-        let (count, mut kept) = (inheritance.sets.len(), 0);
-        for set in inheritance.sets {
-            // RFC 6311 has no pace; that of what follows does.
-            if self.keep(now, now + FIRST_STEP + STEP * (kept / PER_STEP), set) {
-                kept += 1;
-            }
+    pub(super) fn inherit_stale(&mut self, now: Instant, group: usize, set: Inherited) {
+        let Inherited { ike, children, birth, .. } = set;
+        let (id, remote) = (ike.id(), ike.remote().ip());
+        // Nobody misses it.
+        if ike.is_leaving() {
+            return;
         }
-        if count > 0 {
-            self.succession.begin(now + FIRST_STEP);
-            tracing::warn!(
-                group = self.group_name(group),
-                ike_sas = count,
-                kept,
-                "the copy is not trusted: its child SAs are shut; remote peers that synchronise message IDs get new ones under \
-                 the IKE SAs that are kept, the others have to call again"
-            );
-        }
-    }
-
-    /// True if the remote peer is going to be asked to synchronise message IDs: at `begin`.
-    fn keep(&mut self, now: Instant, begin: Instant, set: Inherited) -> bool {
-        let Inherited { ike, children, birth } = set;
-        let remote = ike.remote().ip();
         let spis: Vec<u32> = children.iter().map(|child| child.record.spi_in()).collect();
-        let records = children.into_iter().map(|child| *child.record).collect();
-        match self.ike.import_stale(*ike, records, begin, now) {
-            Ok(id) => {
+        let records: Vec<_> = children.into_iter().map(|child| *child.record).collect();
+        let callee = ike.callee(&records);
+        match self.ike.import_stale(*ike, records, now) {
+            Ok(_) => {
                 self.publications.adopt(id, birth);
                 self.succession.stale.insert(id, remote, now);
-                // The IKE SA asks for nothing before message IDs are agreed on, so these wait there.
-                match self.takeover_policy() {
-                    TakeoverPolicy::Resume => self.succession.rekey(spis, id),
-                    TakeoverPolicy::Renegotiate => self.succession.renegotiate(id),
-                }
-                true
+                let mut climb = Climb::new(group, Rung::MessageIdSync, Why::NotTrusted, callee);
+                climb.children = spis;
+                climb.is_shut = true;
+                self.succession.ladder.place(id, climb);
             }
-            Err(ImportError::NotSynchronisable) => false,
-            Err(error) => {
-                tracing::warn!(%error, "IKE SA of the copy can't be kept");
-                false
+            Err(ImportError::NotSynchronisable) => {
+                let climb = Climb::new(group, Rung::Renegotiate, Why::NoMessageIdSync, callee);
+                self.succession.ladder.place(id, climb);
             }
+            Err(error) => self.call_instead(group, id, callee, error),
         }
     }
 
@@ -130,8 +110,12 @@ impl Core {
         let [maker, ..] = spi.to_be_bytes();
         let mut appliances = self.config.peers.iter().map(|peer| peer.id).chain([self.config.appliance.id]);
         let is_of_ours = appliances.any(|id| id.get() == maker);
-        if !is_of_ours || self.ike.has_child(spi) {
+        if !is_of_ours {
             return;
+        }
+        if let Some(id) = self.ike.owner_of_child(spi) {
+            // One that is shut: its turn should come soon.
+            return self.succession.ladder.note_traffic(id);
         }
         for id in self.succession.stale.tell(now, remote) {
             if self.ike.disown_child(id, spi, now).is_ok() {

@@ -1,35 +1,32 @@
-//! Bringing inherited SAs back: resumed as they are, or negotiated anew from what was stored.
-//! What becomes of a copy that isn't trusted is told in [`stale`](super::stale).
+//! Bringing inherited IKE SAs back, rung by rung: see [`ladder`](super::ladder).
+//! What is special about a copy that isn't trusted is told in [`stale`](super::stale).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use vipsec_dataplane::api::Command;
 use vipsec_esp::sa::Spi;
-use vipsec_ike::{IkeSaId, OperateError};
+use vipsec_ike::{GoneReason, IkeSaId, ImportError, OperateError};
 
 use super::Core;
-use super::inheritance::{Inheritance, Inherited};
+use super::inheritance::{Inheritance, Inherited, Unusable};
+use super::ladder::{Climb, Ladder, Rung, Why};
 use super::stale::StaleSas;
 use crate::config::TakeoverPolicy;
 
-/// How many SAs are rekeyed or renegotiated per step, and how often a step comes: 500 a second, so that many don't storm.
-pub(super) const PER_STEP: u32 = 5;
-pub(super) const STEP: Duration = Duration::from_millis(10);
 /// How long a remote peer may take to answer a call: one behind a NAT or that only calls itself never does.
 const CALL_MAX: Duration = Duration::from_secs(5);
-/// When the first step comes: after a move's old owner can't pass anything on any more, for that comes under the old SAs.
-pub(super) const FIRST_STEP: Duration = Duration::from_millis(50);
+/// When the first turn comes: after a move's old owner can't pass anything on any more, for that comes under the old SAs.
+const FIRST_TURN: Duration = Duration::from_millis(50);
 /// How long traffic is awaited on a renegotiated child SA before the old IKE SA is deleted all the same.
 const CARRY_MAX: Duration = Duration::from_secs(5);
+/// The largest jump of a peer's outbound numbers: a receiver takes half the number space for an old number.
+const DELTA_MAX: u64 = (1 << 31) - 1;
 
-/// What is still to be done after a takeover.
-#[derive(Debug, Default)]
+/// What is still to be done after takeovers.
+#[derive(Debug)]
 pub(super) struct Succession {
-    tasks: VecDeque<Task>,
-    due: Option<Instant>,
-    /// What replaced an IKE SA while there was something to be done about it.
-    heirs: BTreeMap<IkeSaId, IkeSaId>,
+    pub(super) ladder: Ladder,
     /// By the new IKE SA.
     replacing: BTreeMap<IkeSaId, Replaced>,
     /// Those that a copy gave that wasn't trusted.
@@ -37,28 +34,9 @@ pub(super) struct Succession {
 }
 
 impl Succession {
-    /// The child SAs are replaced, then the IKE SA.
-    pub(super) fn rekey(&mut self, children: impl IntoIterator<Item = u32>, ike_sa: IkeSaId) {
-        self.tasks.extend(children.into_iter().map(Task::RekeyChild));
-        self.tasks.push_back(Task::RekeyIke(ike_sa));
-    }
-
-    /// The IKE SA's peer is called anew, and the IKE SA deleted.
-    pub(super) fn renegotiate(&mut self, ike_sa: IkeSaId) {
-        self.tasks.push_back(Task::Renegotiate(ike_sa));
-    }
-
-    /// The IKE SA that has taken the place of this one, if another has.
-    fn newest(&self, mut id: IkeSaId) -> IkeSaId {
-        while let Some(heir) = self.heirs.get(&id) {
-            id = *heir;
-        }
-        id
-    }
-
-    /// From when on that is done.
-    pub(super) fn begin(&mut self, at: Instant) {
-        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    /// `rate`: how many IKE SAs are dealt with in a second.
+    pub(super) fn new(rate: u32, now: Instant) -> Self {
+        Self { ladder: Ladder::new(rate, now), replacing: BTreeMap::new(), stale: StaleSas::default() }
     }
 }
 
@@ -68,33 +46,52 @@ struct Replaced {
     old: IkeSaId,
     /// Its child SAs beyond the first, which comes with the new IKE SA.
     children: Vec<String>,
-    /// When it is deleted at the latest.
-    delete_at: Instant,
-}
-
-#[derive(Debug)]
-enum Task {
-    RekeyChild(u32),
-    RekeyIke(IkeSaId),
-    Renegotiate(IkeSaId),
+    /// When it is deleted at the latest, if it isn't yet.
+    delete_at: Option<Instant>,
+    /// The new one stands.
+    is_established: bool,
 }
 
 impl Core {
     /// The group is ours and open: what becomes of the SAs that were read?
     pub(super) fn inherit(&mut self, now: Instant, group: usize, inheritance: Inheritance, trusted: bool) {
-        if !trusted {
-            return self.inherit_stale(now, group, inheritance);
-        }
+        let count = inheritance.sets.len() + inheritance.unusable.len();
+        self.succession.ladder.begin(now, now + FIRST_TURN, group, trusted);
         let policy = self.takeover_policy();
-        let count = inheritance.sets.len();
+        let poison = self.judge_hand(now, group, inheritance.hand);
         for set in inheritance.sets {
-            match policy {
-                TakeoverPolicy::Resume => self.resume(now, set),
-                TakeoverPolicy::Renegotiate => self.renegotiate_from(now, set),
+            match (trusted, policy) {
+                _ if poison.is_some_and(|hand| hand.ike_sa == set.ike.id().get()) => self.leave_out(group, set),
+                (true, TakeoverPolicy::Resume) => self.resume(now, group, set),
+                (true, TakeoverPolicy::Renegotiate) => self.renegotiate_from(now, group, set),
+                (false, _) => self.inherit_stale(now, group, set),
             }
         }
-        self.succession.begin(now + if policy == TakeoverPolicy::Resume { FIRST_STEP } else { STEP });
-        tracing::info!(group = self.group_name(group), ike_sas = count, ?policy, "SAs taken over");
+        for Unusable { id, callee, why } in inheritance.unusable {
+            self.succession.ladder.place(id, Climb::new(group, Rung::Renegotiate, why, callee));
+        }
+        if count > 0 {
+            self.report_takeover(group, policy);
+        }
+    }
+
+    /// Two owners died over it.
+    fn leave_out(&mut self, group: usize, set: Inherited) {
+        let Inherited { ike, children, .. } = set;
+        children.iter().for_each(|child| self.uninstall(child.record.spi_in()));
+        self.succession.ladder.place(ike.id(), Climb::new(group, Rung::Lost, Why::Poison, ike.callee(&[])));
+    }
+
+    fn report_takeover(&self, group: usize, policy: TakeoverPolicy) {
+        let Some((takeover, _)) = self.succession.ladder.takeover(group) else { return };
+        let ways = takeover.census.iter().map(|((rung, why), count)| format!("{count} {rung} ({why})"));
+        let (ways, name) = (ways.collect::<Vec<_>>().join(", "), self.group_name(group));
+        let ike_sas: u64 = takeover.census.values().sum();
+        if takeover.trusted {
+            tracing::info!(group = name, ike_sas, ?policy, ways, "SAs taken over");
+        } else {
+            tracing::warn!(group = name, ike_sas, ?policy, ways, "the copy is not trusted: its child SAs are shut");
+        }
     }
 
     /// What the configuration wants to become of inherited SAs.
@@ -110,19 +107,29 @@ impl Core {
     }
 
     /// As it is: the child SAs are installed already, behind horizon and lease.
-    fn resume(&mut self, now: Instant, set: Inherited) {
-        let Inherited { ike, children, birth } = set;
+    fn resume(&mut self, now: Instant, group: usize, set: Inherited) {
+        let ahead = set.ahead();
+        let Inherited { ike, children, birth, shut } = set;
         let (id, vip) = (ike.id(), ike.vip());
-        // Its owner kept it from a copy that wasn't trusted, and is not through with that.
-        if children.iter().any(|child| child.record.is_stale()) {
-            self.succession.stale.insert(id, ike.remote().ip(), now);
-        }
-        let spis: Vec<u32> = children.iter().map(|child| child.record.info().spi_in).collect();
-        let records = children.into_iter().map(|child| *child.record).collect();
+        let spis: Vec<u32> = children.iter().map(|child| child.record.spi_in()).collect();
+        let was_stale = shut.is_none() && children.iter().any(|child| child.record.is_stale());
+        let records: Vec<_> = children.into_iter().map(|child| *child.record).collect();
+        let (rung, why) = match (shut, ahead) {
+            _ if ike.is_unsynchronised() => (Rung::MessageIdSync, Why::NotTrusted),
+            (Some(why), _) => (Rung::Rekey, why),
+            _ if was_stale => (Rung::Rekey, Why::NotTrusted),
+            (None, 0) => (Rung::Keep, Why::Trusted),
+            (None, _) if ike.peer_skips_numbers() => (Rung::ReplaySync, Why::NumbersAhead),
+            (None, _) => (Rung::Rekey, Why::NoReplaySync),
+        };
+        let (callee, is_leaving, remote) = (ike.callee(&records), ike.is_leaving(), ike.remote().ip());
         if let Err(error) = self.ike.import(*ike, records, now) {
-            tracing::error!(ike_sa = %id, %error, "IKE SA can't be resumed");
             spis.iter().for_each(|spi| self.uninstall(*spi));
-            return;
+            return self.call_instead(group, id, callee, error);
+        }
+        // An owner kept it from a copy that wasn't trusted, and was not through with that.
+        if was_stale {
+            self.succession.stale.insert(id, remote, now);
         }
         self.publications.adopt(id, birth);
         for spi in spis.iter().filter_map(|number| Spi::new(*number).ok()) {
@@ -132,39 +139,52 @@ impl Core {
             // Nobody has a copy yet: no limits until a backup joins.
             self.tell(Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX });
         }
-        self.succession.rekey(spis, id);
+        if !is_leaving {
+            let mut climb = Climb::new(group, rung, why, callee);
+            climb.children = spis;
+            climb.is_shut = shut.is_some() || was_stale;
+            climb.delta = (rung == Rung::ReplaySync).then_some(ahead.min(DELTA_MAX));
+            self.succession.ladder.place(id, climb);
+        }
+    }
+
+    /// Its records can't be gone on with.
+    pub(super) fn call_instead(&mut self, group: usize, id: IkeSaId, callee: vipsec_ike::Callee, error: ImportError) {
+        tracing::warn!(ike_sa = %id, connection = callee.connection, %error, "IKE SA can't be resumed");
+        if error != ImportError::AlreadyHere {
+            self.succession.ladder.place(id, Climb::new(group, Rung::Renegotiate, Why::NotResumable, callee));
+        }
     }
 
     /// The original's way: the IKE SA is kept only to say that it goes, once another carries the traffic.
-    fn renegotiate_from(&mut self, now: Instant, set: Inherited) {
+    fn renegotiate_from(&mut self, now: Instant, group: usize, set: Inherited) {
         let Inherited { ike, children, .. } = set;
-        let id = ike.id();
-        let records = children.into_iter().map(|child| *child.record).collect();
+        let (id, is_leaving) = (ike.id(), ike.is_leaving());
+        let records: Vec<_> = children.into_iter().map(|child| *child.record).collect();
+        let callee = ike.callee(&records);
         match self.ike.import(*ike, records, now) {
-            Ok(_) => self.succession.renegotiate(id),
-            Err(error) => tracing::error!(ike_sa = %id, %error, "IKE SA can't be used for renegotiation"),
+            Ok(_) if is_leaving => {}
+            Ok(_) => self.succession.ladder.place(id, Climb::new(group, Rung::Renegotiate, Why::Policy, callee)),
+            Err(error) => self.call_instead(group, id, callee, error),
         }
     }
 
-    /// When the next step is due.
+    /// When the next turn comes, or patience ends.
     pub(super) fn succession_timeout(&self) -> Option<Instant> {
-        let deletions = self.succession.replacing.values().map(|replaced| replaced.delete_at);
-        self.succession.due.into_iter().chain(deletions).min()
+        let deletions = self.succession.replacing.values().filter_map(|replaced| replaced.delete_at);
+        deletions.chain(self.succession.ladder.poll_timeout()).min()
     }
 
     pub(super) fn handle_succession_timeout(&mut self, now: Instant) {
-        if self.succession.due.is_some_and(|due| due <= now) {
-            for _ in 0..PER_STEP {
-                let Some(task) = self.succession.tasks.pop_front() else { break };
-                self.do_task(now, task);
-            }
-            self.succession.due = (!self.succession.tasks.is_empty()).then_some(now + STEP);
-            if self.succession.tasks.is_empty() {
-                self.succession.heirs.clear();
-            }
+        while let Some(id) = self.succession.ladder.poll_impatient(now) {
+            self.fall(now, id, Why::NoAnswer);
+        }
+        while let Some(id) = self.succession.ladder.poll_turn(now) {
+            self.take_turn(now, id);
         }
         let replacing = self.succession.replacing.iter();
-        let late: Vec<_> = replacing.filter(|(_, replaced)| replaced.delete_at <= now).map(|(new, _)| *new).collect();
+        let is_late = |replaced: &Replaced| replaced.delete_at.is_some_and(|at| at <= now);
+        let late: Vec<_> = replacing.filter(|(_, replaced)| is_late(replaced)).map(|(new, _)| *new).collect();
         for new in late {
             self.delete_replaced(now, new);
         }
@@ -173,60 +193,145 @@ impl Core {
     /// An IKE SA was rekeyed, maybe before its turn came.
     pub(super) fn follow(&mut self, old: IkeSaId, new: IkeSaId) {
         self.succession.stale.follow(old, new);
-        if !self.succession.tasks.is_empty() {
-            self.succession.heirs.insert(old, new);
-        }
+        self.succession.ladder.follow(old, new);
     }
 
-    fn do_task(&mut self, now: Instant, task: Task) {
-        let result = match task {
-            Task::RekeyChild(spi) => self.ike.rekey_child(spi, now),
-            // Its heir has fresh keys already.
-            Task::RekeyIke(id) if self.succession.heirs.contains_key(&id) => Ok(()),
-            Task::RekeyIke(id) => self.ike.rekey_ike(id, now),
-            Task::Renegotiate(id) => self.call_anew(now, self.succession.newest(id)),
+    /// Does what the rung takes. IKE asks the peer for one thing after the other.
+    fn take_turn(&mut self, now: Instant, id: IkeSaId) {
+        let Some(climb) = self.succession.ladder.standing(id) else { return };
+        let (rung, why, is_rekeyed, delta) = (climb.rung, climb.why, climb.is_rekeyed, climb.delta);
+        let (callee, children) = (climb.callee.clone(), climb.children.clone());
+        let (connection, remote) = (callee.connection, callee.remote);
+        self.take_in_hand(now, callee.vip, Some(id), remote.ip());
+        if rung == Rung::Keep {
+            tracing::debug!(ike_sa = %id, connection, %remote, %rung, %why, "taken over");
+        } else {
+            tracing::info!(ike_sa = %id, connection, %remote, %rung, %why, "taken over");
+        }
+        if rung == Rung::Renegotiate {
+            return self.call_anew(now, id);
+        }
+        let synchronised = match rung {
+            Rung::MessageIdSync => self.ike.synchronise(id, now),
+            Rung::ReplaySync => delta.map_or(Ok(()), |delta| self.ike.sync_replay_counters(id, delta, now)),
+            _ => Ok(()),
         };
-        if let Err(error) = result {
-            tracing::info!(%error, "not done after the takeover");
+        let children = children.into_iter().map(|spi| self.ike.rekey_child(spi, now));
+        let rekeyed: Vec<Result<(), OperateError>> = children.collect();
+        let rekeyed = rekeyed.into_iter().chain((!is_rekeyed).then(|| self.ike.rekey_ike(id, now)));
+        for error in [synchronised].into_iter().chain(rekeyed).filter_map(Result::err) {
+            // What the peer has replaced or deleted meanwhile, for one.
+            tracing::debug!(ike_sa = %id, %error, "not done after the takeover");
+        }
+        if is_rekeyed {
+            self.succession.ladder.finish(id);
         }
     }
 
-    fn call_anew(&mut self, now: Instant, old: IkeSaId) -> Result<(), OperateError> {
-        let mut children = self.ike.sa(old, now).map(|sa| sa.children).unwrap_or_default();
-        // The first worker's brings those of the others with it.
-        children.retain(|child| child.lane.is_none_or(|lane| lane == 0));
-        let new = self.ike.renegotiate(old, now)?;
-        let children = children.into_iter().skip(1).map(|child| child.child).collect();
-        self.succession.replacing.insert(new, Replaced { old, children, delete_at: now + CALL_MAX });
-        Ok(())
+    /// A rung has failed.
+    fn fall(&mut self, now: Instant, id: IkeSaId, why: Why) {
+        let Some(climb) = self.succession.ladder.standing(id) else { return };
+        let (from, connection, remote) = (climb.rung, climb.callee.connection.clone(), climb.callee.remote);
+        let Some(rung) = self.succession.ladder.fall(id, why) else { return };
+        tracing::warn!(ike_sa = %id, connection, %remote, %from, to = %rung, %why, "a way to take it over has failed");
+        if from == Rung::MessageIdSync {
+            // Should its peer answer after all, there is one thing left to say.
+            let _ = self.ike.delete_ike(id, now);
+        }
+    }
+
+    /// Calls the peer of an IKE SA, or the peer that it once had.
+    fn call_anew(&mut self, now: Instant, old: IkeSaId) {
+        let known = self.succession.ladder.standing(old).map(|climb| climb.callee.clone());
+        let Some(callee) = self.ike.callee(old).or(known) else { return };
+        match self.ike.call(&callee, now) {
+            Ok(new) => {
+                let children = callee.children.into_iter().skip(1).collect();
+                let replaced = Replaced { old, children, delete_at: Some(now + CALL_MAX), is_established: false };
+                self.succession.replacing.insert(new, replaced);
+            }
+            Err(error) => {
+                tracing::info!(ike_sa = %old, connection = callee.connection, %error, "not called after the takeover");
+                self.fall(now, old, Why::NotCallable);
+                // Where it can hear us it learns by this that it has to call.
+                let _ = self.ike.delete_ike(old, now);
+            }
+        }
     }
 
     /// An IKE SA stands: if it replaces another, that one goes once the new one carries traffic.
     pub(super) fn handle_ike_established(&mut self, now: Instant, id: IkeSaId) {
         let Some(replaced) = self.succession.replacing.get_mut(&id) else { return };
-        replaced.delete_at = now + CARRY_MAX;
+        replaced.delete_at = Some(now + CARRY_MAX);
+        replaced.is_established = true;
+        let old = replaced.old;
         for child in std::mem::take(&mut replaced.children) {
             if let Err(error) = self.ike.create_child(id, &child, now) {
                 tracing::warn!(ike_sa = %id, child, %error, "child SA not negotiated anew");
             }
         }
+        self.succession.ladder.finish(old);
     }
 
     /// Traffic came in on a child SA.
     pub(super) fn note_traffic(&mut self, now: Instant, spi: Spi) {
         let Some(ike) = self.children.get(&spi).and_then(|child| child.ike) else { return };
+        self.succession.ladder.note_traffic(ike);
         if self.succession.replacing.contains_key(&ike) {
             self.delete_replaced(now, ike);
         }
     }
 
-    /// The new IKE SA carries traffic, or can't be had: then the remote peer learns by the deletion that it has to call.
-    pub(super) fn delete_replaced(&mut self, now: Instant, new: IkeSaId) {
-        if let Some(Replaced { old, .. }) = self.succession.replacing.remove(&new) {
-            tracing::info!(%old, %new, "renegotiated: delete the old IKE SA");
-            if let Err(error) = self.ike.delete_ike(old, now) {
-                tracing::info!(%old, %error, "the old IKE SA is gone already");
+    /// Message IDs are agreed on: what waits for that follows.
+    pub(super) fn note_synchronised(&mut self, now: Instant, id: IkeSaId) {
+        self.succession.ladder.note_progress(now, id);
+    }
+
+    /// The peer has refused a child SA.
+    pub(super) fn note_child_refused(&mut self, now: Instant, id: IkeSaId) {
+        if self.succession.ladder.note_refusal(id) {
+            self.fall(now, id, Why::Refused);
+        }
+    }
+
+    /// An IKE SA, or an attempt at one, is over.
+    pub(super) fn note_ike_gone(&mut self, now: Instant, id: IkeSaId, reason: GoneReason) {
+        self.succession.stale.forget(id);
+        let failed = match reason {
+            GoneReason::PeerDead => Some(Why::NoAnswer),
+            GoneReason::ProtocolError | GoneReason::NumbersExhausted | GoneReason::Refused(_) => Some(Why::Refused),
+            // The peer's will or ours: who deletes it or calls by itself knows what it wants.
+            _ => None,
+        };
+        let fallen = |why| why != Why::Policy && reason == GoneReason::Deleted;
+        match (self.succession.ladder.standing(id).map(|climb| (climb.rung, climb.why)), failed) {
+            // It was to be called all the same, and once it is called, what becomes of the new one counts.
+            (Some((Rung::Renegotiate, why)), _)
+                if failed.is_some() || fallen(why) || self.succession.ladder.has_turn(id) => {}
+            (Some(_), Some(why)) => self.fall(now, id, why),
+            (Some(_), None) => self.succession.ladder.finish(id),
+            (None, _) => {}
+        }
+        if let Some(replaced) = self.succession.replacing.get(&id) {
+            if !replaced.is_established {
+                self.fall(now, replaced.old, failed.unwrap_or(Why::Refused));
             }
+            self.delete_replaced(now, id);
+            self.succession.replacing.remove(&id);
+        }
+    }
+
+    /// The new IKE SA carries traffic, or can't be had: then the remote peer learns by the deletion that it has to call.
+    fn delete_replaced(&mut self, now: Instant, new: IkeSaId) {
+        let Some(replaced) = self.succession.replacing.get_mut(&new) else { return };
+        replaced.delete_at = None;
+        let old = replaced.old;
+        if replaced.is_established {
+            self.succession.replacing.remove(&new);
+        }
+        match self.ike.delete_ike(old, now) {
+            Ok(()) => tracing::info!(%old, %new, "renegotiated: delete the old IKE SA"),
+            Err(error) => tracing::debug!(%old, %error, "the old IKE SA is gone already"),
         }
     }
 }

@@ -24,6 +24,7 @@ use super::link::{self, Link, LinkEvent};
 use super::ports::Hardware;
 use super::prober::Prober;
 use super::reload::{ConfigSource, Reloader};
+use super::teller::Teller;
 use super::workers::Workers;
 use super::{hardening, signals};
 use crate::api::{ApiError, Call, ErrorKind, Limits, Request, Response, Server};
@@ -48,6 +49,7 @@ struct Daemon {
     workers: Workers,
     floors: FloorSaver,
     prober: Prober,
+    teller: Teller,
     calls: HashMap<u64, Call>,
     next_call: u64,
     /// One for each group and each other appliance with a rank in it.
@@ -116,6 +118,7 @@ impl Daemon {
         let key_log = config.ike.key_log.as_deref().map(KeyLogFiles::open).transpose()?;
 
         let prober = Prober::start(config.targets.iter().map(|target| target.checks.len()).sum())?;
+        let teller = Teller::start(config.target_agents.as_ref())?;
         let count = config.appliance.workers;
         let (hardware, shares) = Hardware::start(&config, count)?;
         let macs: Vec<MacAddr> = hardware.ports.iter().map(|port| MacAddr(port.mac())).collect();
@@ -180,6 +183,7 @@ impl Daemon {
             workers,
             floors: floors_saver,
             prober,
+            teller,
             calls: HashMap::new(),
             next_call: 0,
             links,
@@ -234,6 +238,7 @@ impl Daemon {
     ) -> Result<bool, DaemonError> {
         let saved = self.floors.done().clone();
         let checked = self.prober.results().clone();
+        let told = self.teller.results().clone();
         let loaded = self.reloader.loaded().clone();
         let events: Vec<_> = self.workers.events().cloned().collect();
         let mut select = Select::new();
@@ -244,6 +249,7 @@ impl Daemon {
         let at_signals = select.recv(signals);
         let at_saved = select.recv(&saved);
         let at_checked = select.recv(&checked);
+        let at_told = select.recv(&told);
         let at_loaded = select.recv(&loaded);
         let replies = self.registry.as_ref().map(|registry| registry.replies().clone());
         let at_replies = replies.as_ref().map(|replies| select.recv(replies));
@@ -290,6 +296,10 @@ impl Daemon {
         } else if index == at_checked {
             if let Ok((run, outcome)) = ready.recv(&checked) {
                 self.core.handle_check_result(Instant::now(), run, outcome);
+            }
+        } else if index == at_told {
+            if let Ok((telling, answer)) = ready.recv(&told) {
+                self.core.handle_told(Instant::now(), telling, answer);
             }
         } else if index == at_loaded {
             if let Ok((token, loaded)) = ready.recv(&loaded) {
@@ -445,6 +455,7 @@ impl Daemon {
                     }
                 }
                 Output::Check { run, check } => self.prober.run(run, check),
+                Output::Tell(telling) => self.teller.tell(telling),
                 Output::KeyLog(keys) => {
                     if let Some(key_log) = &mut self.key_log {
                         key_log.write(&keys);

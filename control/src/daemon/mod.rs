@@ -12,6 +12,7 @@ mod ports;
 mod prober;
 mod reload;
 mod signals;
+mod teller;
 mod workers;
 
 use std::io::IsTerminal;

@@ -186,6 +186,9 @@ pub trait Decider: Send {
     fn handle_advertisement(&mut self, now: Instant, advertisement: &Advertisement) -> Result<(), AdvertisementError>;
     /// The data links' carriers are up and every worker advances, or not.
     fn handle_health(&mut self, healthy: bool);
+    /// The group moved too often: it moves no more by itself, or may again. While it doesn't, an owner that says that it lives isn't
+    /// succeeded only because it can't serve; a dead one is.
+    fn handle_hold(&mut self, held: bool);
     /// The floor is on disk.
     fn handle_floor_reserved(&mut self, now: Instant, value: u32);
     /// What came of [`Action::Ask`].

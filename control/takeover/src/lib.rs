@@ -12,6 +12,7 @@ pub mod decider;
 pub mod floor;
 pub mod liveness;
 pub mod message;
+pub mod moves;
 pub mod pair;
 pub mod registry;
 pub mod timing;

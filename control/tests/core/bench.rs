@@ -12,10 +12,10 @@ use rand::rngs::StdRng;
 use tempfile::TempDir;
 use vipsec_control::api::{ApiError, Request, Response};
 use vipsec_control::config::{Config, TestConfiguration, load};
-use vipsec_control::core::{Core, Facts, Output, Surroundings};
+use vipsec_control::core::{Core, Facts, Output, Surroundings, Telling};
 use vipsec_dataplane::api::{
-    Command, Event, IkeDatagram, PinBatch, PinSet, PortId, RESTORED_MAX, Report, ReportKind, RestoredPin, Tables,
-    VipState,
+    Command, Event, IkeDatagram, Numbers, PinBatch, PinSet, PortId, RESTORED_MAX, Report, ReportKind, RestoredPin,
+    Tables, VipState,
 };
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
@@ -96,6 +96,7 @@ pub(crate) fn read_config(text: &str) -> Config {
     for (name, secret) in [
         ("branch.psk", PSK),
         ("other.psk", "another secret"),
+        ("agents.psk", "what appliances and agents share"),
         ("pair.psk", "0123456789abcdef0123456789abcdef"),
         ("pair2.psk", "fedcba9876543210fedcba9876543210"),
     ] {
@@ -113,6 +114,8 @@ pub(crate) struct Peer {
     pub(crate) endpoint: Endpoint,
     pub(crate) address: IpAddr,
     pub(crate) children: BTreeMap<u32, vipsec_ike::ChildSaInfo>,
+    /// By how much it was asked to skip numbers.
+    pub(crate) skips: Vec<u64>,
     /// The network lets nothing through to it, or from it.
     pub(crate) cut: bool,
 }
@@ -168,7 +171,7 @@ impl Peer {
         };
         let mut endpoint = Endpoint::new(Arc::new(config), Box::new(StdRng::seed_from_u64(seed.into())));
         endpoint.set_origin(0, Epoch(1)).unwrap();
-        Self { endpoint, address, children: BTreeMap::new(), cut: false }
+        Self { endpoint, address, children: BTreeMap::new(), skips: Vec::new(), cut: false }
     }
 }
 
@@ -190,6 +193,8 @@ pub(crate) struct Bench {
     pub(crate) link_messages: Vec<Vec<u8>>,
     /// Frames of our own making: announcements, advertisements.
     pub(crate) frames: Vec<(PortId, Vec<u8>)>,
+    /// What agents of targets are to be told.
+    pub(crate) tellings: Vec<Telling>,
     /// Answers to what workers said of pinned connections.
     pub(crate) pins_known: Vec<PinBatch>,
     pub(crate) pins_abandoned: Vec<PinBatch>,
@@ -208,26 +213,25 @@ pub(crate) struct Bench {
 impl Bench {
     /// The appliance owns its VIP.
     pub(crate) fn new(config: Config, workers: usize) -> Self {
-        let mut bench = Self::started(config, workers);
+        let mut bench = Self::started(config, workers, Instant::now(), 1);
         bench.run();
         assert!(bench.core.is_serving());
         bench
     }
 
     /// It owns nothing yet.
-    pub(crate) fn unowned(config: Config) -> Self {
-        Self::started(config, 1)
+    pub(crate) fn unowned(config: Config, now: Instant, incarnation: u64) -> Self {
+        Self::started(config, 1, now, incarnation)
     }
 
-    fn started(config: Config, workers: usize) -> Self {
-        let now = Instant::now();
+    fn started(config: Config, workers: usize, now: Instant, incarnation: u64) -> Self {
         let tables = config.tables(|_| MacAddr([2, 0, 0, 0, 0, 1])).unwrap();
         let surroundings = Surroundings {
             counters: (0..workers).map(|_| Arc::new(Counters::default())).collect(),
             tables: tables.clone(),
             deadline: Deadline::never(now),
             floors: config.vips.iter().map(|_| Floor::from_disk(Some(0))).collect(),
-            incarnation: 1,
+            incarnation,
             health_seed: 1,
             rng: Box::new(StdRng::seed_from_u64(99)),
             facts: Facts::default(),
@@ -245,6 +249,7 @@ impl Bench {
             unheard: Vec::new(),
             link_messages: Vec::new(),
             frames: Vec::new(),
+            tellings: Vec::new(),
             pins_known: Vec::new(),
             pins_abandoned: Vec::new(),
             restored: Vec::new(),
@@ -269,6 +274,13 @@ impl Bench {
         self.core.handle_request(self.now, self.tokens, request);
         self.run();
         self.replies.pop().unwrap()
+    }
+
+    /// What became of the IKE SAs that it took over last: ways, reasons, and how many of each.
+    pub(crate) fn takeover(&mut self) -> Vec<(String, String, u64)> {
+        let Ok(Response::Status(status)) = self.ask(Request::Status) else { panic!("no status") };
+        let takeover = status.vips[0].takeover.clone().expect("a takeover");
+        takeover.ways.into_iter().map(|way| (way.way, way.reason, way.ike_sas)).collect()
     }
 
     /// The IKE SAs of the appliance.
@@ -328,6 +340,7 @@ impl Bench {
             match event {
                 vipsec_ike::Event::InstallChild(info) => drop(peer.children.insert(info.spi_in, *info)),
                 vipsec_ike::Event::RemoveChild { spi_in, .. } => drop(peer.children.remove(&spi_in)),
+                vipsec_ike::Event::SkipNumbers { delta, .. } => peer.skips.push(delta),
                 _ => {}
             }
         }
@@ -351,6 +364,7 @@ impl Bench {
             Output::Worker(worker, command) => self.obey(worker, command),
             Output::SaveFloor { vip, value } => self.core.handle_floor_saved(self.now, vip, value),
             Output::Reply(_, reply) => self.replies.push(reply),
+            Output::Tell(telling) => self.tellings.push(telling),
             Output::KeyLog(keys) => self.key_log.push(keys),
             Output::LinkSend { message, .. } => self.link_messages.push(message),
             _ => {}
@@ -371,6 +385,11 @@ impl Bench {
                 let spi = child.inbound.spi;
                 self.children.insert(spi, (worker, child));
                 self.events.push_back((worker, Event::ChildInstalled(spi)));
+            }
+            // Nothing was ever sent.
+            Command::Bind(spi) => {
+                let numbers = Numbers { spi, edge: 0, horizon_wanted: 0, sent: 0, lease_wanted: 1 << 10 };
+                self.events.push_back((worker, Event::Numbers(numbers)));
             }
             Command::Steer(steering) => {
                 self.events.push_back((worker, Event::Steered { spi: steering.spi, token: steering.token }));

@@ -1,6 +1,6 @@
 //! What the appliance sets up by itself, and what a configuration asks of IKE as a whole.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vipsec_control::api::Request;
 
@@ -113,7 +113,7 @@ fn a_cookie_is_good_at_the_successor() {
         read_config(&text)
     };
     let cookies = |secrets: [&str; 2]| {
-        let mut owner = Bench::unowned(pair(1, 2, secrets[0]));
+        let mut owner = Bench::unowned(pair(1, 2, secrets[0]), Instant::now(), 1);
         owner.pass(60 * SECOND);
         owner.peers.push(Peer::new(1, peer_policy("branch", FAR, 9)));
         let now = owner.now;
@@ -125,7 +125,7 @@ fn a_cookie_is_good_at_the_successor() {
         owner.core.handle_events(now, [(0, first)]);
         owner.run();
         let second = owner.held.pop_front().unwrap();
-        let mut successor = Bench::unowned(pair(2, 1, secrets[1]));
+        let mut successor = Bench::unowned(pair(2, 1, secrets[1]), Instant::now(), 1);
         successor.pass(60 * SECOND);
         successor.core.handle_events(successor.now, [(0, second)]);
         successor.run();

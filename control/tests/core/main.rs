@@ -2,6 +2,10 @@
 
 mod bench;
 mod calls;
+mod in_hand;
+mod ladder;
+mod moves;
+mod notices;
 mod pair;
 mod pins;
 mod reload;

@@ -1,6 +1,7 @@
 //! Two appliances, the store link between them, the advertisements that they hear of each other, and one clock.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
@@ -9,9 +10,12 @@ use vipsec_control::api::Request;
 use vipsec_control::core::Paired;
 use vipsec_dataplane::api::Event;
 use vipsec_store::pairing::{Handshake, PairingSecret, Side};
-use vipsec_store::{Geometry, LocalMemory, Reader, Region, RegionId, SizeClass, Sizes, Versions, Writer};
+use vipsec_store::{
+    CounterEntry, Geometry, LocalMemory, Reader, RecordKey, Region, RegionId, SizeClass, Sizes, StoreError,
+    StoreWriter, Usage, Versions, WriteId, Writer,
+};
 use vipsec_takeover::message::{VERSION_NEWEST, VERSION_OLDEST};
-use vipsec_wire::iv::ApplianceId;
+use vipsec_wire::iv::{ApplianceId, Epoch};
 use zeroize::Zeroizing;
 
 use super::bench::{Bench, config_text, read_config};
@@ -33,6 +37,11 @@ pub(crate) struct Pair {
     large_records: u32,
     /// The newest version of the link that each speaks.
     newest: [u16; 2],
+    texts: [String; 2],
+    /// Of the two processes.
+    incarnations: [u64; 2],
+    /// What becomes of the owner's writes.
+    fates: [Fate; 2],
     linked: bool,
     dead: [bool; 2],
 }
@@ -40,31 +49,52 @@ pub(crate) struct Pair {
 impl Pair {
     /// Both run; the first owns the VIP and the second holds its copy. `more` stands in both configurations.
     pub(crate) fn new(more: &str) -> Self {
-        Self::start(more, 32, [VERSION_NEWEST; 2])
+        Self::configured("", "", more, 32, [VERSION_NEWEST; 2])
     }
 
     /// Of two releases: the newest version of the store link that each speaks.
     pub(crate) fn of_releases(newest: [u16; 2], more: &str) -> Self {
-        Self::start(more, 32, newest)
+        Self::configured("", "", more, 32, newest)
     }
 
     /// With room in the store for so many records of 4096 bytes.
     pub(crate) fn with_room(more: &str, large_records: u32) -> Self {
-        Self::start(more, large_records, [VERSION_NEWEST; 2])
+        Self::configured("", "", more, large_records, [VERSION_NEWEST; 2])
     }
 
-    fn start(more: &str, large_records: u32, newest: [u16; 2]) -> Self {
-        let sides = [1u8, 2].map(|id| {
+    /// With more keys of the VIP.
+    pub(crate) fn with_vip(vip: &str, more: &str) -> Self {
+        Self::configured(vip, "", more, 32, [VERSION_NEWEST; 2])
+    }
+
+    /// With more keys of `[peer]`.
+    pub(crate) fn with_peer(peer: &str) -> Self {
+        Self::configured("", peer, "", 32, [VERSION_NEWEST; 2])
+    }
+
+    fn configured(vip: &str, more_of_peer: &str, more: &str, large_records: u32, newest: [u16; 2]) -> Self {
+        let texts = [1u8, 2].map(|id| {
             let peer = format!(
-                "[peer]\nid = {}\nstore_socket = \"/tmp/none.sock\"\nsecret_file = \"pair.psk\"\ntakeover = \"resume\"\n",
+                "[peer]\nid = {}\nstore_socket = \"/tmp/none.sock\"\nsecret_file = \"pair.psk\"\ntakeover = \"resume\"\n\
+                 takeover_rate = 5000\n",
                 3 - id
             );
-            let text = config_text(&format!("{peer}{more}")).replace("id = 1, name", &format!("id = {id}, name"));
-            Bench::unowned(read_config(&text))
+            let text = config_text(&format!("{vip}\n{peer}{more_of_peer}\n{more}"));
+            text.replace("id = 1, name", &format!("id = {id}, name"))
         });
-        let mut pair = Self { sides, large_records, newest, in_earshot: true, linked: false, dead: [false; 2] };
-        let now = pair.now();
-        pair.sides.iter_mut().for_each(|side| side.now = now);
+        let (now, incarnations) = (Instant::now(), [1, 2]);
+        let sides = [0, 1].map(|side| Bench::unowned(read_config(&texts[side]), now, incarnations[side]));
+        let mut pair = Self {
+            sides,
+            large_records,
+            newest,
+            texts,
+            incarnations,
+            fates: Default::default(),
+            in_earshot: true,
+            linked: false,
+            dead: [false; 2],
+        };
         pair.link();
         pair.pass(Duration::from_secs(20));
         assert!(pair.sides[0].core.is_serving() && !pair.sides[1].core.is_serving());
@@ -115,12 +145,14 @@ impl Pair {
         let writer_a = Writer::new(LocalMemory::new(regions[0].clone()), &mut a.writer, for_a).unwrap();
         let writer_b = Writer::new(LocalMemory::new(regions[1].clone()), &mut b.writer, for_b).unwrap();
         let now = self.now();
-        let mut up = |side: usize, incarnation, writer, reader| {
+        let mut up = |side: usize, incarnation, writer: Writer<LocalMemory>, reader| {
+            let writer = Mortal { inner: Box::new(writer), fate: self.fates[side].clone() };
             let paired = Paired { incarnation, version, agreed: true, writer: Box::new(writer), reader };
             self.sides[side].core.handle_link_up(now, GROUP, id_of(1 - side), paired);
         };
-        up(0, 2, writer_a, reader_a);
-        up(1, 1, writer_b, reader_b);
+        let [first, second] = self.incarnations;
+        up(0, second, writer_a, reader_a);
+        up(1, first, writer_b, reader_b);
         self.linked = true;
     }
 
@@ -137,6 +169,22 @@ impl Pair {
     pub(crate) fn kill(&mut self, side: usize) {
         self.dead[side] = true;
         self.cut_link();
+    }
+
+    /// A new process of an appliance that died; the two are paired.
+    pub(crate) fn revive(&mut self, side: usize) {
+        let now = self.now();
+        self.incarnations[side] += 10;
+        self.fates[side] = Fate::default();
+        self.sides[side] = Bench::unowned(read_config(&self.texts[side]), now, self.incarnations[side]);
+        self.dead[side] = false;
+        self.in_earshot = true;
+        self.link();
+    }
+
+    /// What an appliance writes into the other one's store ends with the next IKE message that it takes in hand.
+    pub(crate) fn let_die_in_the_next_ike_message(&mut self, side: usize) {
+        self.fates[side].0.store(DIES_SOON, Ordering::Relaxed);
     }
 
     /// Lets time pass for both, in small steps.
@@ -185,5 +233,63 @@ impl Pair {
     /// What an appliance's operator asks for.
     pub(crate) fn ask(&mut self, side: usize, request: Request) {
         self.sides[side].ask(request).unwrap();
+    }
+}
+
+/// The kind of the record that says who is in hand.
+const KIND_IN_HAND: u8 = 5;
+const DIES_SOON: u8 = 1;
+const DEAD: u8 = 2;
+
+/// What becomes of a process: known to its writer.
+#[derive(Clone, Default)]
+struct Fate(Arc<AtomicU8>);
+
+/// A writer whose process may die between two writes: what comes after reaches nobody.
+struct Mortal {
+    inner: Box<dyn StoreWriter + Send>,
+    fate: Fate,
+}
+
+impl Mortal {
+    fn is_dead(&self) -> bool {
+        self.fate.0.load(Ordering::Relaxed) == DEAD
+    }
+}
+
+impl StoreWriter for Mortal {
+    fn put(&mut self, key: RecordKey, epoch: Epoch, bytes: &[u8]) -> Result<WriteId, StoreError> {
+        if self.is_dead() {
+            return self.inner.poll_acknowledged();
+        }
+        let written = self.inner.put(key, epoch, bytes);
+        if key.kind == KIND_IN_HAND && self.fate.0.load(Ordering::Relaxed) == DIES_SOON {
+            self.fate.0.store(DEAD, Ordering::Relaxed);
+        }
+        written
+    }
+
+    fn remove(&mut self, key: RecordKey) -> Result<Option<WriteId>, StoreError> {
+        if self.is_dead() { Ok(None) } else { self.inner.remove(key) }
+    }
+
+    fn put_counters(&mut self, block: u32, entries: &[CounterEntry]) -> Result<WriteId, StoreError> {
+        if self.is_dead() { self.inner.poll_acknowledged() } else { self.inner.put_counters(block, entries) }
+    }
+
+    fn publish(&mut self) -> Result<(), StoreError> {
+        self.inner.publish()
+    }
+
+    fn poll_acknowledged(&mut self) -> Result<WriteId, StoreError> {
+        self.inner.poll_acknowledged()
+    }
+
+    fn free_slots(&self, bytes: usize) -> u32 {
+        self.inner.free_slots(bytes)
+    }
+
+    fn usage(&self) -> Usage {
+        self.inner.usage()
     }
 }

@@ -213,6 +213,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
                 vips: vips.clone(),
                 owner: Some(appliance_id(n)),
                 backups: others(n, variant.appliances).map(appliance_id).collect(),
+                give_back: None,
             })
             .collect(),
         targets: (0..2)
@@ -257,12 +258,15 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
                 store: StoreLink::Local(PathBuf::new()),
                 secret: Secret::new(PAIRING_SECRET.to_vec()),
                 takeover: variant.takeover,
+                takeover_rate: 250,
+                moves: Default::default(),
                 timing: variant.timing[appliance],
                 store_records: 32,
                 store_pins: 2000,
             })
             .collect(),
         static_children: Vec::new(),
+        target_agents: None,
         ike: Default::default(),
     }
 }

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -100,6 +101,11 @@ pub enum IkeCommand {
         /// Our SPI
         spi: IkeSpi,
     },
+    /// Hear a remote peer again that is quarantined
+    Release {
+        /// Its address, as `vipsec status` shows it
+        remote: IpAddr,
+    },
 }
 
 /// Orders about VIPs.
@@ -167,6 +173,7 @@ impl Command {
             Self::Ike(IkeCommand::RekeyChild { spi }) => Request::RekeyChild { spi: *spi },
             Self::Ike(IkeCommand::RekeyIke { spi }) => Request::RekeyIke { spi: *spi },
             Self::Ike(IkeCommand::Delete { spi }) => Request::Delete { spi: *spi },
+            Self::Ike(IkeCommand::Release { remote }) => Request::ReleasePeer { remote: *remote },
             Self::Target(TargetCommand::Drain { target }) => Request::DrainTarget { target: target.clone() },
             Self::Target(TargetCommand::Enable { target }) => Request::EnableTarget { target: target.clone() },
             Self::Vip(VipCommand::Move { vip, to }) => Request::MoveVip { vip: vip.clone(), to: to.clone() },

@@ -1,11 +1,12 @@
 //! Answers for people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::io::{self, Write};
 
 use vipsec_control::api::{
-    Child, Connections, GroupStore, IkeSa, Neighbour, PeerStore, Response, Sas, Service, Status, Store, Target,
+    AgentsTold, Child, Connections, GroupStore, IkeSa, Neighbour, PeerStore, Response, Sas, Service, Status, Store,
+    Target, Vip,
 };
 
 use super::table::Table;
@@ -168,6 +169,16 @@ fn status(status: &Status, out: &mut impl Write) -> io::Result<()> {
         ]);
     }
     vips.write(2, out)?;
+    for vip in &status.vips {
+        if let Some(AgentsTold { agents, know, refuse }) = vip.agents {
+            let newer = if refuse > 0 { format!(", {refuse} know of a newer one") } else { String::new() };
+            writeln!(out, "{} of {agents} target agents know the owner of {}{newer}", know, vip.name)?;
+        }
+        if let Some(held) = vip.held_s {
+            writeln!(out, "{} moved too often: it moves no more by itself for {}", vip.name, age(held))?;
+        }
+    }
+    takeovers(&status.vips, out)?;
 
     writeln!(out, "Ports")?;
     let columns =
@@ -218,7 +229,33 @@ fn status(status: &Status, out: &mut impl Write) -> io::Result<()> {
     workers.write(2, out)?;
 
     writeln!(out, "Dropped packets")?;
-    counts(&status.drops, out)
+    counts(&status.drops, out)?;
+    if !status.quarantine.is_empty() {
+        writeln!(out, "Quarantined peers: owners died over them")?;
+        let mut table = Table::new(&["REMOTE", "GROUP", ">FOR"]);
+        for peer in &status.quarantine {
+            table.row([peer.remote.to_string(), peer.group.clone(), age(peer.left_s)]);
+        }
+        table.write(2, out)?;
+    }
+    Ok(())
+}
+
+/// What became of the IKE SAs of each group that was taken over.
+fn takeovers(vips: &[Vip], out: &mut impl Write) -> io::Result<()> {
+    let mut groups = BTreeSet::new();
+    for vip in vips.iter().filter(|vip| groups.insert(&vip.group)) {
+        let Some(takeover) = &vip.takeover else { continue };
+        let copy = if takeover.trusted { "trusted" } else { "untrusted" };
+        let (ago, waiting) = (age(takeover.ago_s), takeover.waiting);
+        writeln!(out, "{} taken over {ago} ago from a {copy} copy, {waiting} IKE SAs to be dealt with", vip.group)?;
+        let mut table = Table::new(&["WAY", "REASON", ">IKE SAS"]);
+        for way in &takeover.ways {
+            table.row([way.way.clone(), way.reason.clone(), way.ike_sas.to_string()]);
+        }
+        table.write(2, out)?;
+    }
+    Ok(())
 }
 
 fn sas(sas: &Sas, out: &mut impl Write) -> io::Result<()> {
@@ -240,6 +277,9 @@ fn ike_sa(sa: &IkeSa, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{}: {}, {role}, {}, age {}", sa.connection, sa.state, sa.proposal, age(sa.age_s))?;
     writeln!(out, "  spi {} (peer {})", sa.spi, sa.peer_spi)?;
     writeln!(out, "  {} ({}) <-> {} ({})", sa.local, sa.vip, sa.remote, sa.remote_id)?;
+    if let Some(takeover) = &sa.takeover {
+        writeln!(out, "  taken over: {takeover}")?;
+    }
     sa.children.iter().try_for_each(|sa| child(sa, out))
 }
 

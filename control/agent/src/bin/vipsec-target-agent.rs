@@ -1,13 +1,18 @@
 //! `vipsec-target-agent`: tells the appliances how a target is.
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
-use vipsec_agent::server::{Sources, serve};
+use thiserror::Error;
+use vipsec_agent::notice::NoticeKey;
+use vipsec_agent::server::{Sources, serve, serve_notices};
 
 /// Tells whoever connects how this target is, in one line of HAProxy's agent check: `ready up 75%`, `drain up`, `down #why`.
 ///
@@ -31,6 +36,45 @@ struct Arguments {
     /// Seconds between two looks at load, file and command; also the longest time that the command may take
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=3600))]
     interval: u64,
+    /// Where to hear of new owners of VIPs, with --secret
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:9778")]
+    notices: SocketAddr,
+    /// A file with the secret that the appliances share with the agents, at least 32 bytes, readable by nobody else; without it no notices are taken
+    #[arg(long, value_name = "FILE")]
+    secret: Option<PathBuf>,
+    /// A file for the owners of VIPs: a line for each with address, epoch and appliance id
+    #[arg(long, value_name = "FILE", requires = "secret")]
+    owners: Option<PathBuf>,
+}
+
+/// Why the secret can't be used.
+#[derive(Debug, Error)]
+enum SecretError {
+    #[error("{0}: {1}")]
+    Unreadable(PathBuf, io::Error),
+    #[error("{0} can be read by others")]
+    Exposed(PathBuf),
+    #[error("{0} has less than {SECRET_BYTES_MIN} bytes")]
+    TooShort(PathBuf),
+}
+
+/// As the appliances demand it.
+const SECRET_BYTES_MIN: usize = 32;
+
+fn key(file: &Path) -> Result<NoticeKey, SecretError> {
+    let unreadable = |error| SecretError::Unreadable(file.to_owned(), error);
+    let mode = std::fs::metadata(file).map_err(unreadable)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(SecretError::Exposed(file.to_owned()));
+    }
+    let secret = std::fs::read(file).map_err(unreadable)?;
+    // As the appliances read theirs.
+    let secret = secret.strip_suffix(b"\n").unwrap_or(&secret);
+    let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
+    if secret.len() < SECRET_BYTES_MIN {
+        return Err(SecretError::TooShort(file.to_owned()));
+    }
+    Ok(NoticeKey::new(secret))
 }
 
 fn load_full(text: &str) -> Result<f64, String> {
@@ -41,12 +85,28 @@ fn load_full(text: &str) -> Result<f64, String> {
 }
 
 fn main() -> ExitCode {
-    let Arguments { listen, full_load, file, command, interval } = Arguments::parse();
+    let Arguments { listen, full_load, file, command, interval, notices, secret, owners } = Arguments::parse();
     let interval = Duration::from_secs(interval);
     let load_full = (full_load > 0.0).then_some(full_load);
     let sources = Sources { load_full, file, command, command_max: interval };
+    let key = match secret.as_deref().map(key).transpose() {
+        Ok(key) => key,
+        Err(error) => {
+            eprintln!("vipsec-target-agent: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let served = TcpListener::bind(listen).and_then(|listener| {
         println!("listening on {}", listener.local_addr()?);
+        if let Some(key) = key {
+            let notices = TcpListener::bind(notices)?;
+            println!("notices on {}", notices.local_addr()?);
+            thread::Builder::new().name("notices".into()).spawn(move || {
+                if let Err(error) = serve_notices(&notices, &key, owners.as_deref()) {
+                    eprintln!("vipsec-target-agent: no more notices: {error}");
+                }
+            })?;
+        }
         serve(&listener, sources, interval)
     });
     match served {

@@ -48,6 +48,7 @@ pub(crate) use timers::after;
 
 pub use operate::OperateError;
 pub use records::ImportError;
+pub use renegotiate::Callee;
 pub use status::{ChildSaStatus, IkeSaStatus, Standing};
 
 /// Length of our nonces in bytes. RFC 7296 §2.10: at least half the key size of every PRF that we propose.

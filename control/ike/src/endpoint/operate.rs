@@ -124,6 +124,19 @@ impl Endpoint {
         self.child_owner.contains_key(&spi_in)
     }
 
+    /// The IKE SA that a datagram claims to belong to, going by the SPIs in its header.
+    pub fn ike_sa_of(&self, datagram: &[u8]) -> Option<IkeSaId> {
+        let (initiator, rest) = datagram.split_first_chunk()?;
+        let (responder, _) = rest.split_first_chunk()?;
+        let spis = [initiator, responder].map(|spi| IkeSaId(u64::from_be_bytes(*spi)));
+        spis.into_iter().find(|id| self.sas.contains_key(id))
+    }
+
+    /// The IKE SA of the child SA with that inbound SPI.
+    pub fn owner_of_child(&self, spi_in: u32) -> Option<IkeSaId> {
+        self.child_owner.get(&spi_in).copied()
+    }
+
     /// Has the peer delete a child SA that we don't have, though it does: a copy that may have been stale didn't tell of it.
     pub fn disown_child(&mut self, id: IkeSaId, spi_in: u32, now: Instant) -> Result<(), OperateError> {
         let known = self.has_child(spi_in);

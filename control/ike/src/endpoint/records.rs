@@ -10,7 +10,6 @@ use super::Endpoint;
 use super::timers::{Lifetime, after};
 use crate::child::{ChildPhase, ChildSa};
 use crate::event::GoneReason;
-use crate::message::NotifyType;
 use crate::record::{ChildSaRecord, IkeSaRecord};
 use crate::sa::{Age, Exchange, IkeSa, IkeSaId, Phase, Retry};
 
@@ -107,6 +106,7 @@ impl Endpoint {
     /// [`set_origin`](Self::set_origin) gave the VIP. All records of a VIP have to come before its first message.
     ///
     /// An exchange in progress is finished: the next [`handle_timeout`](Self::handle_timeout) sends the same bytes again.
+    /// One whose message IDs were not agreed on yet asks for that when it is told to: see [`synchronise`](Self::synchronise).
     /// Liveness is judged from now on; ages go on. No event is given: what is to be installed is in
     /// [`ChildSaRecord::info`].
     pub fn import(
@@ -121,8 +121,8 @@ impl Endpoint {
         Ok(id)
     }
 
-    /// The same with a copy that may be stale: from `begin` on it is agreed on new message IDs with the peer (RFC 6311), before any
-    /// request is taken or sent. [`Event::Synchronised`](crate::Event::Synchronised) tells when that is done. What the operator or the
+    /// The same with a copy that may be stale: new message IDs have to be agreed on with the peer (RFC 6311), before any request is
+    /// taken or sent. The caller says when: see [`synchronise`](Self::synchronise). What the operator or the
     /// caller wants of the IKE SA meanwhile waits; the child SAs should be rekeyed, since nobody knows where their numbers stand.
     /// They must not be used: don't install them. Their records say so, too, until they are replaced: see
     /// [`ChildSaRecord::is_stale`].
@@ -130,13 +130,9 @@ impl Endpoint {
         &mut self,
         record: IkeSaRecord,
         children: Vec<ChildSaRecord>,
-        begin: Instant,
         now: Instant,
     ) -> Result<IkeSaId, ImportError> {
-        // Of another phase the peer may not know, and it would take that one for alive.
-        if record.state.phase != Phase::Established
-            || !record.state.announced.contains(&NotifyType::IKEV2_MESSAGE_ID_SYNC_SUPPORTED)
-        {
+        if !record.is_synchronisable() {
             return Err(ImportError::NotSynchronisable);
         }
         let mut sa = self.revive(record, children, now)?;
@@ -145,7 +141,7 @@ impl Endpoint {
         // Whether the peer has seen what was in progress can't be known.
         self.ask_again(now, &mut sa);
         sa.state.answered = None;
-        self.prepare_sync(&mut sa, begin);
+        self.prepare_sync(&mut sa);
         self.settle(sa, now);
         Ok(id)
     }
@@ -174,7 +170,9 @@ impl Endpoint {
         } else {
             (sa.rekey_at, sa.expires_at) = self.lifetime(now, record.age, Lifetime::of_ike(&sa.policy));
         }
-        if sa.state.pending.is_some() || sa.state.sync.is_some() {
+        // One without agreed message IDs waits for its caller; one that is to go needs none.
+        let waits = sa.state.sync.is_some() && sa.state.phase == Phase::Established;
+        if (sa.state.pending.is_some() || sa.state.sync.is_some()) && !waits {
             let interval = self.config.retransmission.first / 2;
             sa.retry = Some(Retry { at: now, interval, tries: 0, unsent: true });
         }
@@ -202,7 +200,8 @@ impl Endpoint {
         sa.children = by_spi;
         sa.reauth_at = sa.policy.reauth_time.map(|time| after(now, time.saturating_sub(record.age)));
         self.hold_addresses(&sa);
-        tracing::info!(
+        // The caller sums up what became of all of them.
+        tracing::debug!(
             ike_sa = %id, connection = %sa.state.connection, remote = %sa.state.remote, peer = %sa.peer(),
             children = sa.children.len(), in_progress = sa.state.pending.is_some(), "IKE SA resumed"
         );

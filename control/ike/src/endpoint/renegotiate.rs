@@ -1,34 +1,81 @@
 //! Calling a remote peer anew from what an IKE SA says of it.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::Endpoint;
 use super::operate::OperateError;
 use super::receive::Ends;
 use crate::child::ChildPhase;
-use crate::sa::{ChildWish, IkeSa, IkeSaId, Task};
+use crate::event::ChildSaInfo;
+use crate::sa::{ChildWish, IkeSa, IkeSaId, IkeSaState, Task};
+
+/// A remote peer with whom there was an IKE SA, and what was under it: enough to set it up anew, without a key in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Callee {
+    /// Index of the VIP.
+    pub vip: u16,
+    /// The connection's name.
+    pub connection: String,
+    /// Our end.
+    pub local: SocketAddr,
+    /// Where it was last.
+    pub remote: SocketAddr,
+    /// Policies of its child SAs, one for each; the first one comes with the IKE SA.
+    pub children: Vec<String>,
+    /// It has inside addresses from us: only its own call brings them back.
+    pub is_client: bool,
+}
+
+impl Callee {
+    pub(crate) fn new<'a>(state: &IkeSaState, children: impl IntoIterator<Item = &'a ChildSaInfo>) -> Self {
+        // The first worker's brings those of the others with it.
+        let first_lanes = children.into_iter().filter(|info| info.lane.is_none_or(|lane| lane == 0));
+        Self {
+            vip: state.vip,
+            connection: state.connection.clone(),
+            local: state.local,
+            remote: state.remote,
+            children: first_lanes.map(|info| info.child.clone()).collect(),
+            is_client: !state.assigned.is_empty(),
+        }
+    }
+}
 
 impl Endpoint {
-    /// Sets up a new IKE SA with the remote peer of this one, at the address and port where it is now, and under it a child SA
-    /// like the first that this one has. The old one stays as it is: deleting it is the caller's business, once the new one
-    /// carries traffic.
-    pub fn renegotiate(&mut self, id: IkeSaId, now: Instant) -> Result<IkeSaId, OperateError> {
-        self.call_anew(id, None, now)
+    /// Whom to call to set an IKE SA up anew.
+    pub fn callee(&self, id: IkeSaId) -> Option<Callee> {
+        let sa = self.sas.get(&id)?;
+        Some(Callee::new(&sa.state, sa.children.values().map(|child| &child.info)))
+    }
+
+    /// Sets up a new IKE SA with a remote peer, at the address and port where it was last, and under it a child SA like the first that
+    /// there was. An old one stays as it is: deleting it is the caller's business, once the new one carries traffic.
+    pub fn call(&mut self, callee: &Callee, now: Instant) -> Result<IkeSaId, OperateError> {
+        self.call_anew(callee, None, now)
     }
 
     /// Sets the IKE SA up anew, identities included, with all its child SAs, and then deletes the old one (RFC 7296 §2.8.3).
     pub fn reauthenticate(&mut self, id: IkeSaId, now: Instant) -> Result<IkeSaId, OperateError> {
-        self.call_anew(id, Some(id), now)
+        let callee = self.callee(id).ok_or(OperateError::UnknownIkeSa)?;
+        self.call_anew(&callee, Some(id), now)
     }
 
-    fn call_anew(&mut self, id: IkeSaId, replaces: Option<IkeSaId>, now: Instant) -> Result<IkeSaId, OperateError> {
-        let sa = self.sas.get(&id).ok_or(OperateError::UnknownIkeSa)?;
-        let policy = sa.policy.clone();
-        let name = sa.children.values().next().map(|child| child.info.child.as_str());
-        let child = name.and_then(|name| policy.child(name)).or(policy.children.first()).cloned();
+    fn call_anew(&mut self, callee: &Callee, replaces: Option<IkeSaId>, now: Instant) -> Result<IkeSaId, OperateError> {
+        let policy = self.config.connection(&callee.connection).ok_or(OperateError::UnknownConnection)?.clone();
+        if policy.vip != callee.vip || policy.local != callee.local.ip() {
+            return Err(OperateError::UnknownConnection);
+        }
+        if self.iv_prefix(policy.vip).is_none() {
+            return Err(OperateError::NotOwned);
+        }
+        if callee.is_client {
+            return Err(OperateError::NotCallable);
+        }
+        let child = callee.children.first().and_then(|name| policy.child(name)).or(policy.children.first()).cloned();
         let child = child.ok_or(OperateError::UnknownChild)?;
         // RFC 7296 §2.23: an initiator may begin on port 4500; behind a NAT only the port that it keeps open reaches the peer.
-        let ends = Ends { local: sa.state.local, remote: sa.state.remote };
+        let ends = Ends { local: callee.local, remote: callee.remote };
         if self.sas.len() + self.initiations.len() >= self.config.limits.ike_sas_max {
             return Err(OperateError::LimitReached);
         }

@@ -160,12 +160,24 @@ impl Endpoint {
         }
     }
 
-    /// Message IDs aren't known: nothing is asked or answered until the peer has agreed on new ones. It is asked at `begin`.
-    pub(super) fn prepare_sync(&mut self, sa: &mut IkeSa, begin: Instant) {
+    /// Message IDs aren't known: nothing is asked or answered until the peer has agreed on new ones.
+    pub(super) fn prepare_sync(&mut self, sa: &mut IkeSa) {
         sa.state.sync = Some(PendingSync { nonce: self.random(), send: sa.state.next_request, tries: 0 });
-        let interval = self.config.retransmission.first / 2;
-        sa.retry = Some(Retry { at: begin, interval, tries: 0, unsent: true });
+        sa.retry = None;
         sa.changed = true;
+    }
+
+    /// Has the peer of an IKE SA agree on new message IDs, if they aren't known: the next
+    /// [`handle_timeout`](Self::handle_timeout) asks it. [`Event::Synchronised`](crate::Event::Synchronised) tells when that is done.
+    pub fn synchronise(&mut self, id: IkeSaId, now: Instant) -> Result<(), OperateError> {
+        let interval = self.config.retransmission.first / 2;
+        let mut sa = self.take(id).ok_or(OperateError::UnknownIkeSa)?;
+        let is_unknown = sa.state.sync.is_some();
+        if is_unknown {
+            sa.retry.get_or_insert(Retry { at: now, interval, tries: 0, unsent: true });
+        }
+        self.settle(sa, now);
+        if is_unknown { Ok(()) } else { Err(OperateError::NotSynchronisable) }
     }
 
     /// Asks the peer to synchronise, for the first time or again: a request whose answer was lost was taken, and its M1 with it.

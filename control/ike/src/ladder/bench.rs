@@ -478,7 +478,9 @@ impl Bench {
         }
         self.replace_with(side, |successor, now| {
             for (record, children) in records {
-                successor.import(record, children, now).unwrap();
+                let id = successor.import(record, children, now).unwrap();
+                // If its message IDs weren't agreed on yet.
+                let _ = successor.synchronise(id, now);
             }
         });
     }

@@ -67,7 +67,9 @@ fn fail_over(bench: &mut Bench, rng: &mut StdRng, stale: &mut Option<(usize, Ike
             // What the successor doesn't know isn't installed there.
             bench.sides[side].installed = children.iter().map(|child| (child.spi_in(), child.info().clone())).collect();
             bench.replace_with(side, |successor, now| {
-                let _ = successor.import_stale(record, children, now, now);
+                if let Ok(id) = successor.import_stale(record, children, now) {
+                    successor.synchronise(id, now).unwrap();
+                }
             });
         }
         _ => {}

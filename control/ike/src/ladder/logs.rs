@@ -225,7 +225,8 @@ fn no_secret_is_ever_logged() {
             let sa = bench.sides[BOB].sas(bench.now).pop().unwrap();
             let stale = bench.sides[BOB].endpoint.export(sa.id, bench.now).unwrap();
             bench.replace_with(BOB, |successor, now| {
-                successor.import_stale(stale.0, stale.1, now, now).unwrap();
+                let id = successor.import_stale(stale.0, stale.1, now).unwrap();
+                successor.synchronise(id, now).unwrap();
             });
             bench.pass(SECOND);
             secrets.collect(&bench);

@@ -16,7 +16,8 @@ fn records(bench: &Bench, side: usize) -> Records {
 /// An end fails over to a successor with an old copy.
 fn fail_over(bench: &mut Bench, side: usize, stale: Records) {
     bench.replace_with(side, |successor, now| {
-        successor.import_stale(stale.0, stale.1, now, now).unwrap();
+        let id = successor.import_stale(stale.0, stale.1, now).unwrap();
+        successor.synchronise(id, now).unwrap();
         successor.handle_timeout(now);
     });
 }
@@ -75,7 +76,7 @@ fn only_what_both_assert() {
     bench.run();
     let stale = records(&bench, BOB);
     bench.replace_with(BOB, |successor, now| {
-        assert_eq!(successor.import_stale(stale.0, stale.1, now, now), Err(ImportError::NotSynchronisable));
+        assert_eq!(successor.import_stale(stale.0, stale.1, now), Err(ImportError::NotSynchronisable));
     });
 }
 
@@ -416,15 +417,19 @@ fn it_begins_when_the_successor_wants() {
     let stale = records(&bench, BOB);
     three_exchanges(&mut bench);
     let early = bench.forge(ALICE, ExchangeType::Informational, bench.sa(ALICE).next_request, &[]);
-    let begin = bench.now + Duration::from_secs(3);
     bench.replace_with(BOB, |successor, now| {
-        successor.import_stale(stale.0, stale.1, begin, now).unwrap();
+        successor.import_stale(stale.0, stale.1, now).unwrap();
     });
-    assert_eq!(bench.sides[BOB].endpoint.poll_timeout(), Some(begin));
     bench.hand_over(&early);
-    bench.collect();
+    bench.pass(Duration::from_secs(3));
     assert!(bench.wire.is_empty());
-    bench.pass(Duration::from_secs(4));
+    assert!(!bench.sides[BOB].events.iter().any(|event| matches!(event, Event::Synchronised(_))));
+    let id = bench.sa(BOB).id;
+    bench.sides[BOB].endpoint.synchronise(id, bench.now).unwrap();
+    bench.pass(Duration::from_secs(1));
+    // There is nothing to agree on any more.
+    let again = bench.sides[BOB].endpoint.synchronise(id, bench.now);
+    assert_eq!(again, Err(OperateError::NotSynchronisable));
     assert_in_step(&bench);
     assert!(bench.sides[BOB].events.iter().any(|event| matches!(event, Event::Synchronised(_))));
 }

@@ -139,7 +139,8 @@ fn after_every_message_of_a_synchronisation() {
                 bench.sides[ALICE].endpoint.check_liveness(id, bench.now).unwrap();
                 bench.run();
                 bench.replace_with(stale, |successor, now| {
-                    successor.import_stale(record, children, now, now).unwrap();
+                    let id = successor.import_stale(record, children, now).unwrap();
+                    successor.synchronise(id, now).unwrap();
                 });
                 bench.take_over = Some(replaced);
                 exchange(&mut bench, 1 - stale);

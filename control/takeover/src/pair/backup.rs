@@ -25,7 +25,7 @@ impl Pair {
         }
         let claim_after = if self.preferred { self.timing.claim_preferred } else { self.timing.claim_other };
         let take = if self.peer_owns {
-            silent >= self.timing.looks_until_detection()
+            silent >= self.timing.looks_until_detection() && !(self.is_held && self.peer_speaks(now))
         } else {
             // Nobody owns it. A peer that still holds our former process's copy takes it first.
             !self.peer_holds_copy && now.saturating_duration_since(self.ownerless_since) >= claim_after
@@ -33,6 +33,12 @@ impl Pair {
         if take {
             self.begin(now);
         }
+    }
+
+    /// Is the peer heard, whatever it says of itself?
+    fn peer_speaks(&self, now: Instant) -> bool {
+        let newest = self.link.as_ref().and_then(|link| link.newest_stamp);
+        newest.is_some_and(|(_, arrived)| now < arrived + self.timing.detection)
     }
 
     /// The process that owned it is gone: no need to count silence.

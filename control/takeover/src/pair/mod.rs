@@ -103,6 +103,8 @@ pub struct Pair {
     guard: ReplayGuard,
     next_tick: Instant,
     healthy: bool,
+    /// It moved too often.
+    is_held: bool,
     // as an owner
     copy: Copy,
     deadline: Option<Instant>,
@@ -150,6 +152,7 @@ impl Pair {
             guard: ReplayGuard::default(),
             next_tick: now,
             healthy: true,
+            is_held: false,
             copy: Copy::None,
             deadline: None,
             question: None,
@@ -393,6 +396,10 @@ impl Decider for Pair {
 
     fn handle_health(&mut self, healthy: bool) {
         self.healthy = healthy;
+    }
+
+    fn handle_hold(&mut self, held: bool) {
+        self.is_held = held;
     }
 
     fn handle_floor_reserved(&mut self, now: Instant, value: u32) {

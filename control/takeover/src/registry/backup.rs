@@ -53,7 +53,7 @@ impl Member {
             return;
         }
         if self.owner.is_some() && self.missing_since.is_none() {
-            if silent >= self.timing.looks_until_detection() {
+            if silent >= self.timing.looks_until_detection() && !(self.is_held && self.owner_speaks(now)) {
                 self.missing_since = Some(now);
             } else {
                 if self.known.is_none() || self.named > self.revision() {
@@ -64,6 +64,12 @@ impl Member {
         }
         let missing = self.missing_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         self.consider(now, missing);
+    }
+
+    /// Is the owner heard, whatever it says of itself?
+    fn owner_speaks(&self, now: Instant) -> bool {
+        let link = self.owner.and_then(|owner| self.mates.get(&owner)?.link.as_ref());
+        link.and_then(|link| link.beat).is_some_and(|(_, heard)| now < heard + self.timing.detection)
     }
 
     /// What the registry calls ours and isn't, and nobody can resume, is anybody's: said by an owner that no process ever is. Nobody

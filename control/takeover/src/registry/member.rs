@@ -92,6 +92,8 @@ pub struct Member {
     floor_asked: u32,
     pub(super) mates: BTreeMap<ApplianceId, Mate>,
     pub(super) healthy: bool,
+    /// It moved too often.
+    pub(super) is_held: bool,
     next_tick: Instant,
     stamps: Stamps,
     /// The other appliance that owns it, as far as was heard.
@@ -141,6 +143,7 @@ impl Member {
             floor,
             floor_asked: 0,
             healthy: true,
+            is_held: false,
             next_tick: now,
             stamps: Stamps::new(now),
             owner: None,
@@ -404,6 +407,10 @@ impl Decider for Member {
             self.reserve_floor();
         }
         Ok(())
+    }
+
+    fn handle_hold(&mut self, held: bool) {
+        self.is_held = held;
     }
 
     fn handle_health(&mut self, healthy: bool) {

@@ -1,0 +1,189 @@
+//! Giving a group back to the appliance that is its first choice, once that one is there again and has a copy.
+//!
+//! The owner decides, for it has seen what went on: a process that comes back knows nothing of how often it came before.
+
+use std::time::{Duration, Instant};
+
+use vipsec_takeover::decider::{Copy, Role, Status};
+use vipsec_wire::iv::ApplianceId;
+
+use super::Core;
+
+/// When a group of ours goes back.
+#[derive(Debug)]
+pub(super) struct GiveBack {
+    /// Whose it is by preference, if that isn't us, and how long its copy has to count before; `None`: only the operator moves it.
+    to: Option<(ApplianceId, Duration)>,
+    /// It is ours by preference, and others give it back by themselves.
+    comes_back: bool,
+    /// Since when that appliance's copy counts.
+    counted_since: Option<Instant>,
+    /// The preferred appliance's process when the operator had the group brought here: it stays here for as long as that one lives.
+    against: Option<u64>,
+}
+
+impl GiveBack {
+    /// `preferred`: whose it is by preference; `after`: how long its copy has to count, or the group doesn't go back by itself.
+    pub(super) fn new(me: ApplianceId, preferred: Option<ApplianceId>, after: Option<Duration>) -> Self {
+        let is_ours = preferred == Some(me);
+        Self {
+            to: preferred.filter(|_| !is_ours).zip(after),
+            comes_back: is_ours && after.is_some(),
+            counted_since: None,
+            against: None,
+        }
+    }
+
+    /// The group comes here by order, while that process of the preferred appliance is paired.
+    pub(super) fn note_order(&mut self, preferred: Option<u64>) {
+        self.against = preferred;
+    }
+
+    /// Whose it is by preference.
+    pub(super) fn preferred(&self) -> Option<ApplianceId> {
+        self.to.map(|(to, _)| to)
+    }
+
+    /// To whom it is to go now. `process`: the preferred appliance's that is paired.
+    fn poll(&mut self, now: Instant, status: &Status, process: Option<u64>) -> Option<ApplianceId> {
+        let (to, after) = self.to?;
+        let counts = status.peers.iter().any(|peer| peer.appliance == to && peer.copy == Copy::Counted);
+        let wanted =
+            matches!(status.role, Role::Owner { .. }) && counts && process.is_some() && process != self.against;
+        if !wanted {
+            self.counted_since = None;
+            return None;
+        }
+        let since = *self.counted_since.get_or_insert(now);
+        if now.saturating_duration_since(since) < after {
+            return None;
+        }
+        // If it comes to nothing, the next attempt waits as long.
+        self.counted_since = None;
+        Some(to)
+    }
+}
+
+impl Core {
+    /// What has to be seen of every group at every look: does it move too often, is it to go back?
+    pub(super) fn watch_moves(&mut self, now: Instant, group: usize) {
+        let me = self.config.appliance.id;
+        let Some(entry) = self.groups.get_mut(group) else { return };
+        let Some(status) = entry.side().map(|side| side.decider.status(now)) else { return };
+        let owner = if matches!(status.role, Role::Owner { .. }) { Some(me) } else { status.owner };
+        let was_held = entry.is_held;
+        if let Some(owner) = owner
+            && entry.moves.note_owner(now, owner)
+            && let Some(held) = entry.moves.held_for(now)
+        {
+            tracing::warn!(group = entry.name, ?held, "it moved too often: it moves no more by itself");
+        }
+        entry.is_held = entry.moves.held_for(now).is_some();
+        if entry.is_held != was_held {
+            let (is_held, name) = (entry.is_held, entry.name.clone());
+            if let Some(side) = entry.side() {
+                side.decider.handle_hold(is_held);
+            }
+            if !is_held {
+                tracing::info!(group = name, "it may move by itself again");
+            }
+        }
+        let process = entry.give_back.preferred().and_then(|preferred| entry.paired.get(&preferred).copied());
+        let Some(to) = entry.give_back.poll(now, &status, process) else { return };
+        if entry.is_held {
+            tracing::info!(group = entry.name, appliance = %to, "not given back: it moved too often");
+        } else if entry.side().is_some_and(|side| side.decider.order_move(to)) {
+            tracing::info!(group = entry.name, appliance = %to, "given back");
+        }
+    }
+
+    /// The operator has the group moved: what was before doesn't hold it.
+    pub(super) fn note_order(&mut self, group: usize) {
+        if let Some(entry) = self.groups.get_mut(group) {
+            entry.moves.release();
+        }
+    }
+
+    /// Its owner hands the group over to us: the operator wants that, or we are its first choice.
+    pub(super) fn note_handed_over(&mut self, group: usize) {
+        let Some(entry) = self.groups.get_mut(group) else { return };
+        if !entry.give_back.comes_back {
+            entry.moves.release();
+        }
+        let preferred = entry.give_back.preferred();
+        let process = preferred.and_then(|preferred| entry.paired.get(&preferred).copied());
+        entry.give_back.note_order(process);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vipsec_takeover::decider::PeerStatus;
+    use vipsec_wire::iv::Epoch;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn preferred() -> ApplianceId {
+        ApplianceId::new(1).unwrap()
+    }
+
+    fn me() -> ApplianceId {
+        ApplianceId::new(2).unwrap()
+    }
+
+    fn status(copy: Copy) -> Status {
+        Status {
+            role: Role::Owner { epoch: Epoch(2) },
+            owner: None,
+            seen: Epoch(2),
+            trusted: false,
+            silent_looks: 0,
+            peers: vec![PeerStatus { appliance: preferred(), linked: true, agreed: true, copy }],
+        }
+    }
+
+    #[test]
+    fn it_goes_back_when_the_copy_has_counted_for_that_long() {
+        let now = Instant::now();
+        let mut give_back = GiveBack::new(me(), Some(preferred()), Some(10 * SECOND));
+        let counted = status(Copy::Counted);
+        assert_eq!(give_back.poll(now, &status(Copy::Joining), Some(7)), None);
+        assert_eq!(give_back.poll(now, &counted, Some(7)), None);
+        assert_eq!(give_back.poll(now + 5 * SECOND, &status(Copy::None), Some(7)), None, "it went away");
+        assert_eq!(give_back.poll(now + 10 * SECOND, &counted, Some(7)), None, "and counts anew");
+        assert_eq!(give_back.poll(now + 20 * SECOND, &counted, Some(7)), Some(preferred()));
+        // It didn't take it.
+        assert_eq!(give_back.poll(now + 21 * SECOND, &counted, Some(7)), None);
+        assert_eq!(give_back.poll(now + 30 * SECOND, &counted, Some(7)), None);
+        assert_eq!(give_back.poll(now + 31 * SECOND, &counted, Some(7)), Some(preferred()));
+    }
+
+    #[test]
+    fn what_the_operator_moved_stays_until_the_preferred_one_begins_anew() {
+        let now = Instant::now();
+        let mut give_back = GiveBack::new(me(), Some(preferred()), Some(SECOND));
+        let counted = status(Copy::Counted);
+        give_back.note_order(Some(7));
+        for second in 0..100 {
+            assert_eq!(give_back.poll(now + second * SECOND, &counted, Some(7)), None);
+        }
+        assert_eq!(give_back.poll(now + 100 * SECOND, &counted, Some(8)), None);
+        assert_eq!(give_back.poll(now + 101 * SECOND, &counted, Some(8)), Some(preferred()));
+    }
+
+    #[test]
+    fn what_is_ours_or_the_operators_business_goes_nowhere() {
+        let now = Instant::now();
+        for mut give_back in [
+            GiveBack::new(me(), Some(preferred()), None),
+            GiveBack::new(me(), Some(me()), Some(SECOND)),
+            GiveBack::new(me(), None, Some(SECOND)),
+        ] {
+            for second in 0..100 {
+                assert_eq!(give_back.poll(now + second * SECOND, &status(Copy::Counted), Some(7)), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! A peer over whose messages owners die.
+
+use std::time::Duration;
+
+use vipsec_control::api::{Request, Response, Status};
+
+use super::bench::{Peer, connection, peer_policy};
+use super::pair::Pair;
+
+const SECOND: Duration = Duration::from_secs(1);
+const FAR: &str = "198.51.100.7";
+const OTHER: &str = "198.51.100.8";
+
+fn status(pair: &mut Pair, side: usize) -> Status {
+    match pair.sides[side].ask(Request::Status) {
+        Ok(Response::Status(status)) => *status,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn connections(pair: &mut Pair, side: usize) -> Vec<String> {
+    let mut names: Vec<_> = pair.sides[side].sas().into_iter().map(|sa| sa.connection).collect();
+    names.sort();
+    names
+}
+
+/// The first peer sends something, and the owner dies over it: nothing gets out any more.
+fn die_over_a_message(pair: &mut Pair, owner: usize) {
+    let now = pair.now();
+    let side = &mut pair.sides[owner];
+    side.hold = true;
+    let id = side.peers[0].endpoint.sas(now).next().unwrap().id;
+    side.peers[0].endpoint.check_liveness(id, now).unwrap();
+    side.run();
+    side.peers[0].cut = true;
+    pair.let_die_in_the_next_ike_message(owner);
+    let message = pair.sides[owner].held.pop_front().expect("a message");
+    pair.sides[owner].hear(0, message);
+    pair.kill(owner);
+    pair.in_earshot = false;
+    let heir = 1 - owner;
+    let mut peers = std::mem::take(&mut pair.sides[owner].peers);
+    peers[0].cut = false;
+    pair.sides[heir].peers = peers;
+    pair.sides[heir].hold = false;
+    while !pair.sides[heir].core.is_serving() {
+        pair.pass(Duration::from_millis(5));
+    }
+    pair.pass(2 * SECOND);
+}
+
+#[test]
+fn a_peer_that_was_in_hand_at_two_deaths_in_a_row_is_left_out_until_it_is_released() {
+    let two = connection("branch", FAR, 9, "") + &connection("other", OTHER, 8, "");
+    let mut pair = Pair::new(&two);
+    for (seed, name, address, net) in [(1, "branch", FAR, 9), (2, "other", OTHER, 8)] {
+        pair.sides[0].peers.push(Peer::new(seed, peer_policy(name, address, net)));
+        pair.ask(0, Request::Initiate { connection: name.to_owned(), child: None });
+    }
+    pair.pass(SECOND);
+    assert_eq!(connections(&mut pair, 0), ["branch", "other"]);
+
+    die_over_a_message(&mut pair, 0);
+    assert_eq!(connections(&mut pair, 1), ["branch", "other"], "anybody may be in hand once");
+    assert!(status(&mut pair, 1).quarantine.is_empty());
+    pair.revive(0);
+    pair.pass(SECOND);
+
+    die_over_a_message(&mut pair, 1);
+    assert_eq!(connections(&mut pair, 0), ["other"]);
+    let takeover = pair.sides[0].takeover();
+    assert!(
+        takeover.iter().any(|(way, why, _)| way == "lost" && why == "in hand at two crashes in a row"),
+        "{takeover:?}"
+    );
+    let quarantine = status(&mut pair, 0).quarantine;
+    assert_eq!(quarantine.len(), 1);
+    assert_eq!(quarantine[0].remote.to_string(), FAR);
+    assert_eq!(pair.sides[0].children.len(), 1, "the other one's child SA carries packets");
+
+    // It calls, and isn't heard.
+    let call = |pair: &mut Pair| {
+        pair.sides[0].peers[0] = Peer::new(3, peer_policy("branch", FAR, 9));
+        let now = pair.now();
+        pair.sides[0].peers[0].endpoint.initiate("vip", "net", now).unwrap();
+        pair.pass(SECOND);
+    };
+    call(&mut pair);
+    assert_eq!(connections(&mut pair, 0), ["other"]);
+    assert!(pair.sides[0].core.counter_sums().drops["ike_quarantined"] > 0);
+
+    let release = Request::ReleasePeer { remote: FAR.parse().unwrap() };
+    pair.ask(0, release.clone());
+    assert!(pair.sides[0].ask(release).is_err(), "it isn't quarantined any more");
+    call(&mut pair);
+    assert_eq!(connections(&mut pair, 0), ["branch", "other"]);
+}

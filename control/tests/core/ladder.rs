@@ -1,0 +1,147 @@
+//! In which ways inherited IKE SAs go on, in which order, and how fast.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use vipsec_control::api::Request;
+use vipsec_dataplane::api::{Event, Numbers};
+use vipsec_esp::sa::Spi;
+
+use super::bench::{Peer, connection, peer_policy};
+use super::pair::Pair;
+
+const SECOND: Duration = Duration::from_secs(1);
+const FAR: &str = "198.51.100.7";
+
+/// The first appliance has a remote peer with that many IKE SAs.
+fn established(count: u32, more: &str) -> Pair {
+    let limits = "[ike.limits]\nike_sas_per_peer_max = 20000\n";
+    let mut pair = Pair::with_room(&format!("{}{limits}{more}", connection("branch", FAR, 9, "")), 2 * count + 32);
+    pair.sides[0].peers.push(Peer::new(1, peer_policy("branch", FAR, 9)));
+    for _ in 0..count {
+        let now = pair.now();
+        pair.sides[0].peers[0].endpoint.initiate("vip", "net", now).unwrap();
+        pair.sides[0].run();
+    }
+    pair.pass(Duration::from_millis(50));
+    assert_eq!(pair.sides[0].children.len(), count as usize);
+    pair
+}
+
+/// The owner dies; the second one serves. Its remote peer isn't there.
+fn take_over(pair: &mut Pair) -> Option<Peer> {
+    pair.kill(0);
+    pair.in_earshot = false;
+    while !pair.sides[1].core.is_serving() {
+        pair.pass(Duration::from_millis(5));
+    }
+    pair.sides[0].peers.pop()
+}
+
+fn expected(ways: &[(&str, &str, u64)]) -> Vec<(String, String, u64)> {
+    ways.iter().map(|(way, reason, count)| ((*way).to_owned(), (*reason).to_owned(), *count)).collect()
+}
+
+/// IKE SAs, by the SPIs in their messages, in the order in which they were first heard; and when.
+fn heard(pair: &mut Pair, known: &mut BTreeSet<Vec<u8>>) -> Vec<(Instant, Vec<u8>)> {
+    let now = pair.now();
+    let messages = std::mem::take(&mut pair.sides[1].unheard);
+    let spis = messages.into_iter().map(|datagram| datagram.payload[..16].to_vec());
+    spis.filter(|spis| known.insert(spis.clone())).map(|spis| (now, spis)).collect()
+}
+
+#[test]
+fn ten_thousand_ike_sas_are_dealt_with_at_the_rate_and_those_with_traffic_first() {
+    const COUNT: u32 = 10_000;
+    const RATE: u32 = 5000;
+    let mut pair = established(COUNT, "");
+    take_over(&mut pair);
+    assert_eq!(pair.sides[1].children.len(), COUNT as usize, "all of them carry packets at once");
+    assert_eq!(pair.sides[1].takeover(), expected(&[("keep", "trusted copy", COUNT.into())]));
+    // Every hundredth does.
+    let sas = pair.sides[1].sas();
+    let busy: Vec<_> = sas.iter().step_by(100).collect();
+    for sa in &busy {
+        pair.sides[1].hear(0, Event::Alive(Spi::new(sa.children[0].spi_in.0).unwrap()));
+    }
+    let busy: BTreeSet<_> = busy.iter().map(|sa| sa.spi.0.to_be_bytes()).collect();
+    let mut known = BTreeSet::new();
+    let mut turns = Vec::new();
+    let start = pair.now();
+    while turns.len() < COUNT as usize {
+        pair.pass(Duration::from_millis(5));
+        turns.extend(heard(&mut pair, &mut known));
+        assert!(pair.now() < start + 10 * SECOND, "{} turns", turns.len());
+    }
+    let is_busy = |spis: &Vec<u8>| spis.chunks(8).any(|spi| busy.iter().any(|known| known == spi));
+    assert!(turns.iter().take(busy.len()).all(|(_, spis)| is_busy(spis)), "those with traffic come first");
+    // No more in any tenth of a second than the rate allows, arrears included.
+    let mut per_tenth = BTreeMap::<u128, u32>::new();
+    for (at, _) in &turns {
+        *per_tenth.entry((*at - start).as_millis() / 100).or_default() += 1;
+    }
+    let most = *per_tenth.values().max().unwrap();
+    assert!(most <= RATE / 10 + RATE / 50, "{most} in a tenth of a second");
+}
+
+#[test]
+fn a_peer_is_asked_to_skip_the_numbers_that_count_as_seen() {
+    let mut pair = established(1, "");
+    let spi = *pair.sides[0].children.keys().next().unwrap();
+    let numbers = Numbers { spi, edge: 10, horizon_wanted: 100, sent: 0, lease_wanted: 4096 };
+    pair.sides[0].hear(0, Event::Numbers(numbers));
+    let peer = take_over(&mut pair).unwrap();
+    assert_eq!(pair.sides[1].takeover(), expected(&[("replay sync", "numbers ahead of the peer", 1)]));
+    assert_eq!(pair.sides[1].sas()[0].takeover.as_deref(), Some("replay sync (numbers ahead of the peer)"));
+    pair.sides[1].peers.push(peer);
+    pair.pass(SECOND);
+    assert_eq!(pair.sides[1].peers[0].skips, [90]);
+    let after = pair.sides[1].sas();
+    assert_eq!((after.len(), after[0].takeover.as_deref()), (1, None), "rekeyed, and through with it");
+}
+
+#[test]
+fn a_peer_that_does_not_answer_a_synchronisation_is_called_anew() {
+    let mut pair = established(1, "");
+    let old = pair.sides[0].sas()[0].spi;
+    pair.cut_link();
+    // Longer than trust lasts.
+    pair.pass(SECOND);
+    let peer = take_over(&mut pair).unwrap();
+    assert_eq!(pair.sides[1].takeover(), expected(&[("message-id sync", "copy not trusted", 1)]));
+    // Nobody hears it, and it is what the copy knows that is called.
+    pair.pass(11 * SECOND);
+    assert_eq!(pair.sides[1].takeover(), expected(&[("renegotiate", "no answer", 1)]));
+    pair.sides[1].peers.push(peer);
+    // Once the new one carries traffic, or might, the old one goes.
+    pair.pass(12 * SECOND);
+    let [sa] = &pair.sides[1].sas()[..] else { panic!("one IKE SA") };
+    assert!(sa.spi != old && sa.initiator && sa.children.len() == 1, "{sa:?}");
+    assert_eq!(pair.sides[1].children.len(), 1);
+    assert_eq!(pair.sides[1].takeover(), expected(&[("renegotiate", "no answer", 1)]));
+}
+
+#[test]
+fn a_peer_that_cannot_be_reached_at_all_is_lost_and_that_is_said() {
+    let mut pair = established(1, "");
+    pair.cut_link();
+    pair.pass(SECOND);
+    take_over(&mut pair);
+    // Longer than a call with all its retransmissions takes.
+    pair.pass(600 * SECOND);
+    assert_eq!(pair.sides[1].takeover(), expected(&[("lost", "no answer", 1)]));
+    assert!(pair.sides[1].sas().is_empty());
+}
+
+#[test]
+fn an_operator_sees_how_many_still_wait() {
+    let mut pair = established(20, "");
+    take_over(&mut pair);
+    let waiting = |pair: &mut Pair| match pair.sides[1].ask(Request::Status) {
+        Ok(vipsec_control::api::Response::Status(status)) => status.vips[0].takeover.clone().unwrap().waiting,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(waiting(&mut pair), 20);
+    pair.pass(SECOND);
+    assert_eq!(waiting(&mut pair), 0);
+}
