@@ -39,6 +39,11 @@ impl Deadlines {
         self.workers.lift();
     }
 
+    /// Do the workers stand still?
+    pub(super) fn have_passed(&self, now: Instant) -> bool {
+        self.workers.has_passed(now)
+    }
+
     /// Workers may act for a group until then; `None`: not at all.
     pub(super) fn renew(&mut self, group: usize, until: Option<Instant>) {
         match self.groups.get_mut(group) {

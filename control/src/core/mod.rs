@@ -45,7 +45,7 @@ use vipsec_esp::sa::Spi;
 use vipsec_ike::{IkeSaId, KeyLog};
 use vipsec_takeover::floor::Floor;
 use vipsec_takeover::registry::{self, Process};
-use vipsec_wire::iv::ApplianceId;
+use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use crate::api::{self, ApiError, Request, Response};
 use crate::config::{Check, Config};
@@ -189,6 +189,8 @@ pub struct Core {
     ike: vipsec_ike::Endpoint,
     groups: Vec<Group>,
     deadlines: Deadlines,
+    /// Groups that became ours while the workers stood still: they are opened once these act again.
+    opening: BTreeMap<usize, Epoch>,
     counters: Vec<Arc<Counters>>,
     tables: Tables,
     tables_version: u64,
@@ -227,6 +229,7 @@ impl Core {
             ike,
             groups: groups::groups(&config, &floors, incarnation, now),
             deadlines: Deadlines::new(deadline, config.groups.len()),
+            opening: BTreeMap::new(),
             workers: WorkerSet::new(counters.len()),
             counters,
             tables,

@@ -126,7 +126,7 @@ impl Core {
                 Some(Ownership::Solo(_) | Ownership::Elsewhere) | None => {}
             }
         }
-        busy
+        busy | self.open_late(now)
     }
 
     /// A group's floor goes to disk under the names of all its VIPs, so that none of them ever uses an epoch again.
@@ -136,12 +136,17 @@ impl Core {
         }
     }
 
-    /// From now on the group is served here.
+    /// From now on the group is served here; if another one's doubt stops the workers, once they act again. Stopped workers would
+    /// lose the frames that make it known, but not the tables, and begin with its packets.
     pub(super) fn open(&mut self, now: Instant, group: usize, epoch: Epoch) {
+        let stopped = self.deadlines.have_passed(now);
         for vip in self.vips_of(group) {
             let index = usize::from(vip);
             if let Err(error) = self.ike.set_origin(vip, epoch) {
                 tracing::error!(%error, "the VIP's epoch went back: it stays shut");
+                continue;
+            }
+            if stopped {
                 continue;
             }
             if let Some(entry) = self.tables.vips.get_mut(index) {
@@ -155,7 +160,25 @@ impl Core {
         }
         self.stay(group);
         self.calls.look(now);
-        self.publish_tables();
+        if stopped {
+            self.opening.insert(group, epoch);
+        } else {
+            self.opening.remove(&group);
+            self.publish_tables();
+        }
+    }
+
+    /// Opens what became ours while the workers stood still. True if there was anything.
+    fn open_late(&mut self, now: Instant) -> bool {
+        if self.opening.is_empty() || self.deadlines.have_passed(now) {
+            return false;
+        }
+        for (group, epoch) in std::mem::take(&mut self.opening) {
+            let status = self.ownership_status(now, group);
+            self.advertise(group, epoch, status.is_some_and(|status| status.is_protected()));
+            self.open(now, group, epoch);
+        }
+        true
     }
 
     /// The group that was told to stop goes on.
@@ -168,6 +191,7 @@ impl Core {
 
     /// Tells the workers where the group is.
     pub(super) fn set_state(&mut self, group: usize, state: VipState) {
+        self.opening.remove(&group);
         for vip in self.vips_of(group) {
             if let Some(entry) = self.tables.vips.get_mut(usize::from(vip)) {
                 entry.state = state;

@@ -399,7 +399,7 @@ impl Core {
         }
     }
 
-    fn advertise(&mut self, group: usize, epoch: Epoch, protected: bool) {
+    pub(super) fn advertise(&mut self, group: usize, epoch: Epoch, protected: bool) {
         let config = self.config.clone();
         for vip in self.vips_of(group) {
             let Some(entry) = config.vips.get(usize::from(vip)) else { continue };

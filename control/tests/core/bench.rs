@@ -1,6 +1,6 @@
 //! The control core of an appliance that owns its VIP alone, workers that do as they are told, and remote peers, under one clock.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, Permissions};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
@@ -25,7 +25,7 @@ use vipsec_ike::{
     Secret,
 };
 use vipsec_takeover::floor::Floor;
-use vipsec_wire::ethernet::MacAddr;
+use vipsec_wire::ethernet::{EtherType, Header, MacAddr};
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
 pub(crate) const VIP: &str = "192.0.2.1";
@@ -195,6 +195,12 @@ pub(crate) struct Bench {
     pub(crate) frames: Vec<(PortId, Vec<u8>)>,
     /// What agents of targets are to be told.
     pub(crate) tellings: Vec<Telling>,
+    /// Past it the workers do nothing, and lose the frames that they are told to send.
+    pub(crate) deadline: Deadline,
+    /// VIPs whose advertisement has left.
+    advertised: BTreeSet<u16>,
+    /// VIPs whose packets workers could have sent before an advertisement had left.
+    pub(crate) served_unadvertised: BTreeSet<u16>,
     /// Answers to what workers said of pinned connections.
     pub(crate) pins_known: Vec<PinBatch>,
     pub(crate) pins_abandoned: Vec<PinBatch>,
@@ -226,10 +232,11 @@ impl Bench {
 
     fn started(config: Config, workers: usize, now: Instant, incarnation: u64) -> Self {
         let tables = config.tables(|_| MacAddr([2, 0, 0, 0, 0, 1])).unwrap();
+        let deadline = Deadline::never(now);
         let surroundings = Surroundings {
             counters: (0..workers).map(|_| Arc::new(Counters::default())).collect(),
             tables: tables.clone(),
-            deadline: Deadline::never(now),
+            deadline: deadline.clone(),
             floors: config.vips.iter().map(|_| Floor::from_disk(Some(0))).collect(),
             incarnation,
             health_seed: 1,
@@ -250,6 +257,9 @@ impl Bench {
             link_messages: Vec::new(),
             frames: Vec::new(),
             tellings: Vec::new(),
+            deadline,
+            advertised: BTreeSet::new(),
+            served_unadvertised: BTreeSet::new(),
             pins_known: Vec::new(),
             pins_abandoned: Vec::new(),
             restored: Vec::new(),
@@ -372,6 +382,12 @@ impl Bench {
     }
 
     fn obey(&mut self, worker: usize, command: Command) {
+        let stopped = self.deadline.has_passed(self.now);
+        if !stopped {
+            let vips = (0..).zip(&self.tables.vips).filter(|(_, vip)| vip.state == VipState::Owned);
+            let silent = vips.map(|(vip, _)| vip).filter(|vip| !self.advertised.contains(vip));
+            self.served_unadvertised.extend(silent);
+        }
         match command {
             Command::Tables { version, tables } => {
                 let is_owned = |tables: &Tables| tables.vips[0].state == VipState::Owned;
@@ -407,7 +423,14 @@ impl Bench {
             }
             Command::RemoveChild(spi) => drop(self.children.remove(&spi)),
             Command::SendIke(datagram) => self.deliver(datagram),
-            Command::SendFrame { port, frame } => self.frames.push((port, frame)),
+            Command::SendFrame { .. } if stopped => {}
+            Command::SendFrame { port, frame } => {
+                let (header, payload) = Header::parse(&frame).unwrap();
+                if header.ethertype == EtherType::ADVERTISEMENT {
+                    self.advertised.insert(u16::from_be_bytes([payload[6], payload[7]]));
+                }
+                self.frames.push((port, frame));
+            }
             Command::Report { token, what } => {
                 let report = match what {
                     ReportKind::Sas => Report::Sas(Vec::new()),

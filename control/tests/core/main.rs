@@ -2,6 +2,7 @@
 
 mod bench;
 mod calls;
+mod doubt;
 mod in_hand;
 mod ladder;
 mod moves;

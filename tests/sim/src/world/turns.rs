@@ -314,10 +314,7 @@ impl World {
         if let Some(vip) = acts_for(frame).filter(|vip| *vip < self.variant.vips()) {
             let owners = &self.owners[self.variant.group_of(vip)];
             let acted = owners.check(now, id.appliance);
-            // Groups share the workers' deadline: while another one is in doubt, an advertisement may be lost; the next one isn't far.
-            let alone = self.variant.groups.len() == 1;
-            let advertised = if alone { owners.check_advertised(id.appliance) } else { Ok(()) };
-            self.check(acted.and(advertised));
+            self.check(acted.and(owners.check_advertised(id.appliance)));
         } else if let Some(vip) = advertises(frame).filter(|vip| *vip < self.variant.vips()) {
             self.owners[self.variant.group_of(vip)].note_advertisement(id.appliance);
         }
