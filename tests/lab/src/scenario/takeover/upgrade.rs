@@ -1,6 +1,8 @@
 //! A pair is upgraded, one appliance after the other, while traffic flows: docs/upgrade.md, step by step. The older release is this
 //! one, told to speak the older version of the store link only.
 
+use vipsec_takeover::message::VERSION_NEWEST;
+
 use super::cases::{Loss, MARGIN, Teller, under_traffic};
 use super::observe;
 use crate::appliance::Standing;
@@ -24,7 +26,7 @@ impl Teller<'_, '_> {
         });
         self.replaced("the backup", None, 1);
         self.moved("the VIP moves by order from the older release to the newer one");
-        self.replaced("the other one", None, 2);
+        self.replaced("the other one", None, VERSION_NEWEST);
         self.moved("the VIP moves by order back to where it was");
         self.story.case("nobody had to call", |lab| {
             let since = observe::calls(lab, begun);
