@@ -33,7 +33,7 @@ impl Clock {
     pub(crate) fn when(&self, shown: Instant) -> Instant {
         let passed = shown.saturating_duration_since(self.origin) + self.behind;
         // Rounded up, lest somebody is woken too early and goes back to sleep for no time at all.
-        self.origin + (passed * 1000 + Duration::from_nanos(1000)) / self.rate
+        self.origin + (passed * 1000 + Duration::from_nanos(u64::from(self.rate).saturating_sub(1))) / self.rate
     }
 }
 

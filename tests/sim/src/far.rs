@@ -171,6 +171,8 @@ impl<W: StoreWriter> LyingWriter<W> {
     fn write_held_back(&mut self) -> Result<(), StoreError> {
         while let Some((key, epoch, bytes)) = self.held_back.pop() {
             self.written = self.inner.put(key, epoch, &bytes)?;
+            // What is published together is seen together, in whatever order it was written.
+            self.inner.publish()?;
         }
         Ok(())
     }
@@ -210,6 +212,7 @@ impl<W: StoreWriter> StoreWriter for LyingWriter<W> {
     }
 
     fn publish(&mut self) -> Result<(), StoreError> {
+        self.write_held_back()?;
         let truth = self.inner.publish();
         self.tell(truth, ())
     }
