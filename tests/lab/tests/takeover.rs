@@ -1,4 +1,5 @@
 //! Takeovers by a pair of vipsecd. Nothing here depends on how fast the machine is: only that what must not happen doesn't.
+//! Tales whose scenes a slow machine may miss, or call a lost datagram a failure that it explains, are left to `make stories`.
 
 mod common;
 
@@ -90,26 +91,10 @@ fn the_owner_is_killed_while_a_peer_calls() {
     tell(Tale::Calls);
 }
 
-/// Killed amid a rekeying: it is finished or begun anew, and both ends have the same SAs.
-#[test]
-fn the_owner_is_killed_while_it_rekeys() {
-    let report = tell(Tale::Rekeys);
-    for takeover in &report.takeovers {
-        assert_eq!((takeover.tcp.reset, takeover.tcp.moved, takeover.sas.calls), (0, 0, 0));
-        assert_eq!(takeover.replayed_delivered, 0);
-    }
-}
-
 /// A move that either appliance doesn't live to see the end of leaves one owner, and every connection.
 #[test]
 fn an_appliance_is_killed_during_a_move() {
     tell(Tale::Moves);
-}
-
-/// Each link cut in turn, and a partition that heals.
-#[test]
-fn links_are_cut_in_turn() {
-    tell(Tale::Links);
 }
 
 /// Ten charons, none of which has to call.
@@ -125,12 +110,6 @@ fn an_ipv6_vip_is_taken_over() {
     let takeover = report.takeovers.first().expect("a takeover");
     assert_eq!((takeover.tcp.reset, takeover.tcp.moved, takeover.sas.calls), (0, 0, 0));
     assert_eq!(takeover.replayed_delivered, 0);
-}
-
-/// Two releases stand in for each other, and nobody notices that they change.
-#[test]
-fn a_pair_is_upgraded() {
-    tell(Tale::Upgrade);
 }
 
 /// Three appliances and a real etcd: the tunnel survives two owners' deaths without a call, and nothing is delivered twice.
