@@ -41,7 +41,18 @@ fn a_short_run_writes_all_figures_down() {
     }
 
     let store: Vec<Value> = serde_json::from_slice(&fs::read(folder.path().join("store.json")).unwrap()).unwrap();
-    for figure in ["record_us", "block_us", "resync_ms", "warm_takeover_ms", "owner_cpu_percent", "region_mib"] {
+    let figures = [
+        "record_us",
+        "block_us",
+        "resync_ms",
+        "warm_takeover_ms",
+        "owner_cpu_percent",
+        "region_mib",
+        "pin_ns",
+        "pins_ms",
+        "pin_bytes",
+    ];
+    for figure in figures {
         let of_figure = store.iter().filter(|row| row["figure"] == figure);
         assert!(
             of_figure.clone().count() > 0 && of_figure.clone().all(|row| row["median"].as_f64() > Some(0.0)),

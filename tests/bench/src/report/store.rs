@@ -54,6 +54,9 @@ fn words(figure: Figure) -> (&'static str, &'static str) {
         Figure::OwnerCpuPercent => ("numbers of 10,000 SAs every 10 ms: of the owner's core", "%"),
         Figure::BackupCpuPercent => ("the same, of the backup's", "%"),
         Figure::RegionMib => ("memory of a region for 100,000 SAs", "MiB"),
+        Figure::PinNs => ("a pinned connection of a batch of 32, its full block written and acknowledged", "ns"),
+        Figure::PinsMs => ("a fresh copy of 1,000,000 pinned connections, opened by its reader", "ms"),
+        Figure::PinBytes => ("memory of a region, by pinned connection", "bytes"),
     }
 }
 

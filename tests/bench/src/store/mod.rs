@@ -54,6 +54,12 @@ pub(crate) enum Figure {
     BackupCpuPercent,
     /// Memory of a region for that many SAs.
     RegionMib,
+    /// A pinned connection's part of a batch: their block, written anew and acknowledged.
+    PinNs,
+    /// A fresh copy of a million pinned connections, until it is acknowledged and its reader has opened all of it.
+    PinsMs,
+    /// Memory of a region for them, by connection.
+    PinBytes,
 }
 
 /// How much is measured.
@@ -65,6 +71,7 @@ pub(crate) struct Plan {
     pub(crate) takeover_sas: u32,
     pub(crate) busy_sas: u32,
     pub(crate) busy_for: Duration,
+    pub(crate) pins: u32,
 }
 
 impl Plan {
@@ -75,6 +82,7 @@ impl Plan {
         takeover_sas: 10_000,
         busy_sas: 10_000,
         busy_for: Duration::from_secs(3),
+        pins: 1_000_000,
     };
     pub(crate) const SMOKE: Self = Self {
         single_writes: 50,
@@ -83,6 +91,7 @@ impl Plan {
         takeover_sas: 100,
         busy_sas: 100,
         busy_for: Duration::from_millis(50),
+        pins: 1000,
     };
 }
 
@@ -91,6 +100,10 @@ const INTERVAL: Duration = Duration::from_millis(10);
 /// Bytes of the records: a child SA's, and an IKE SA's with its last response.
 const CHILD_BYTES: usize = 500;
 const IKE_BYTES: usize = 1500;
+/// Pinned connections of a block, bytes of each, and how many a worker reports at once.
+const BLOCK_PINS: u32 = 100;
+const PIN_BYTES: usize = 40;
+const BATCH_PINS: u32 = 32;
 
 /// As an appliance has them.
 fn sizes(sas: u32) -> Sizes {
@@ -116,6 +129,7 @@ pub(crate) fn measure(plan: Plan) -> Result<Vec<StoreRow>, BenchError> {
         rows.extend(load(plan, way)?);
     }
     rows.extend(takeover(plan)?);
+    rows.extend(pins(plan)?);
     let geometry = Geometry::new(sizes(plan.resync_sas)).map_err(BenchError::setup)?;
     rows.push(row(Figure::RegionMib, Way::Local, geometry.bytes() as f64 / f64::from(1 << 20)));
     Ok(rows)
@@ -266,6 +280,40 @@ fn takeover(plan: Plan) -> Result<[StoreRow; 2], BenchError> {
     }
     let figure = |figure, samples: &Samples| row(figure, Way::Local, samples.median().unwrap_or(0.0));
     Ok([figure(Figure::WarmTakeoverMs, &warm), figure(Figure::ColdTakeoverMs, &cold)])
+}
+
+fn pins(plan: Plan) -> Result<[StoreRow; 3], BenchError> {
+    let blocks = plan.pins.div_ceil(BLOCK_PINS);
+    let sizes = Sizes {
+        classes: vec![SizeClass { records: blocks, bytes: 4096 }],
+        counter_blocks: 1,
+        journal_entries: Sizes::journal_for(blocks),
+    };
+    let bytes = Geometry::new(sizes.clone()).map_err(BenchError::setup)?.bytes();
+    let records = blocks as usize;
+    let mut copy = Replicated::new(Way::Local, sizes, move |reader| follow(reader, records))?;
+    let key = |block| RecordKey { kind: 4, vip: 0, id: u64::from(block) };
+    let full = [3; BLOCK_PINS as usize * PIN_BYTES];
+    let started = Instant::now();
+    let mut last = WriteId::default();
+    for block in 0..blocks {
+        last = persist(&mut *copy.writer, |writer| writer.put(key(block), Epoch(1), &full))?;
+    }
+    wait(&mut *copy.writer, last)?;
+    copy.backup_is_ready()?;
+    let fresh = started.elapsed();
+    let mut batches = Samples::default();
+    for n in 0..plan.single_writes as u32 {
+        let started = Instant::now();
+        let id = copy.writer.put(key(n % blocks), Epoch(1), &full).map_err(BenchError::setup)?;
+        wait(&mut *copy.writer, id)?;
+        batches.add(micros(started.elapsed()) * 1e3 / f64::from(BATCH_PINS));
+    }
+    Ok([
+        distribution(Figure::PinNs, Way::Local, &batches),
+        row(Figure::PinsMs, Way::Local, millis(fresh)),
+        row(Figure::PinBytes, Way::Local, bytes as f64 / f64::from(plan.pins)),
+    ])
 }
 
 /// Writes every SA's numbers once an interval, as an owner does whose SAs all have traffic.
