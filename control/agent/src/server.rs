@@ -25,11 +25,13 @@ const WRITE_MAX: Duration = Duration::from_secs(1);
 /// How long a client may take to send a notice.
 const NOTICE_MAX: Duration = Duration::from_secs(1);
 
-/// Why a notice wasn't taken.
+/// Why a notice wasn't taken, or its answer is missing.
 #[derive(Debug, Error)]
-enum NoticeTrouble {
+pub enum ExchangeError {
+    /// The connection doesn't work.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// What came isn't to be believed.
     #[error(transparent)]
     Notice(#[from] NoticeError),
 }
@@ -211,7 +213,7 @@ fn take_notice(
     key: &NoticeKey,
     owners: &mut Owners,
     file: Option<&Path>,
-) -> Result<(), NoticeTrouble> {
+) -> Result<(), ExchangeError> {
     client.set_write_timeout(Some(WRITE_MAX))?;
     let line = read_line(&mut client, NOTICE_MAX)?;
     let before = owners.clone();

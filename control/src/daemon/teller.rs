@@ -7,9 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use thiserror::Error;
-use vipsec_agent::notice::{Answer, NoticeError, NoticeKey};
-use vipsec_agent::server::read_line;
+use vipsec_agent::notice::{Answer, NoticeKey};
+use vipsec_agent::server::{ExchangeError, read_line};
 
 use super::hardening;
 use crate::config::TargetAgents;
@@ -20,15 +19,6 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 const THREADS: usize = 4;
 /// As for a health check.
 const STACK_BYTES: usize = 256 << 10;
-
-/// Why an agent's answer is missing.
-#[derive(Debug, Error)]
-enum TellError {
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    Notice(#[from] NoticeError),
-}
 
 /// Tells agents, and has their answers.
 pub(super) struct Teller {
@@ -78,7 +68,7 @@ impl Teller {
     }
 }
 
-fn tell(key: &NoticeKey, telling: &Telling) -> Result<Answer, TellError> {
+fn tell(key: &NoticeKey, telling: &Telling) -> Result<Answer, ExchangeError> {
     let mut stream = TcpStream::connect_timeout(&telling.agent, TIMEOUT)?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(key.notice(&telling.notice).as_bytes())?;

@@ -13,6 +13,7 @@ use clap::Parser;
 use thiserror::Error;
 use vipsec_agent::notice::NoticeKey;
 use vipsec_agent::server::{Sources, serve, serve_notices};
+use zeroize::Zeroizing;
 
 /// Tells whoever connects how this target is, in one line of HAProxy's agent check: `ready up 75%`, `drain up`, `down #why`.
 ///
@@ -67,7 +68,7 @@ fn key(file: &Path) -> Result<NoticeKey, SecretError> {
     if mode & 0o077 != 0 {
         return Err(SecretError::Exposed(file.to_owned()));
     }
-    let secret = std::fs::read(file).map_err(unreadable)?;
+    let secret = Zeroizing::new(std::fs::read(file).map_err(unreadable)?);
     // As the appliances read theirs.
     let secret = secret.strip_suffix(b"\n").unwrap_or(&secret);
     let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
