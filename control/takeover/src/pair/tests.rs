@@ -188,6 +188,15 @@ impl World {
         world
     }
 
+    /// The owner has overslept its deadline and asks; nothing else has happened.
+    fn in_doubt() -> Self {
+        let mut world = Self::settled();
+        world.nodes[0].running = false;
+        world.run(40 * MS);
+        world.nodes[0].pair.handle_timeout(world.now);
+        world
+    }
+
     fn kill(&mut self, index: usize) {
         self.nodes[index].running = false;
         self.cut(index);
@@ -462,12 +471,8 @@ fn after_a_move_the_deadline_runs_out_by_itself() {
 /// It is in doubt and has asked. The answer, that nobody has begun, must not take back a move that was ordered after it was given.
 #[test]
 fn an_owner_in_doubt_hands_nothing_over() {
-    let mut world = World::settled();
-    world.nodes[0].running = false;
-    world.run(40 * MS);
-    let now = world.now;
+    let mut world = World::in_doubt();
     let owner = &mut world.nodes[0].pair;
-    owner.handle_timeout(now);
     assert!(owner.question.is_some() && !owner.order_move());
     world.nodes[0].running = true;
     world.run(20 * MS);
@@ -713,12 +718,9 @@ fn an_owner_heard_again_before_the_epoch_is_reserved_stays_owner() {
 /// Another process of the peer knows nothing of what the one did that we asked.
 #[test]
 fn an_answer_of_another_process_is_no_answer() {
-    let mut world = World::settled();
-    world.nodes[0].running = false;
-    world.run(40 * MS);
+    let mut world = World::in_doubt();
     let now = world.now;
     let owner = &mut world.nodes[0].pair;
-    owner.handle_timeout(now);
     let question = owner.question.as_ref().map(|question| question.nonce);
     let Some(nonce) = question else { panic!("it asks") };
     owner.link.as_mut().unwrap().incarnation = 999;
