@@ -10,11 +10,11 @@ use nix::sys::time::TimeSpec;
 use rand::SeedableRng;
 use rand::rngs::{StdRng, SysRng};
 use vipsec_ikegen::{Echo, Fleet, Report};
+use vipsec_stop::Stop;
 use vipsec_wire::iv::ApplianceId;
 
 use crate::Failure;
 use crate::args::Arguments;
-use crate::signals::Stop;
 use crate::sockets::{Content, Sockets};
 
 /// For how long deletions may take.

@@ -3,7 +3,6 @@
 
 mod args;
 mod drive;
-mod signals;
 mod sockets;
 
 use std::fs;

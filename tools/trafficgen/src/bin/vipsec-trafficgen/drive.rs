@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use vipsec_hw::{Mbuf, Mempool};
+use vipsec_stop::Stop;
 use vipsec_trafficgen::generator::{Generator, Phase};
 use vipsec_trafficgen::time::Stamp;
 use vipsec_wire::buffer::{BURST_MAX, Burst, PortIo};
@@ -10,7 +11,6 @@ use vipsec_wire::buffer::{BURST_MAX, Burst, PortIo};
 use crate::args::Polling;
 use crate::clock;
 use crate::devices::Devices;
-use crate::signals::Stop;
 
 /// Most that an idle loop sleeps, and with that how late it may notice a packet.
 const SLEEP_MAX: Duration = Duration::from_micros(200);

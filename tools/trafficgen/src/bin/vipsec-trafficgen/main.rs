@@ -7,7 +7,6 @@ mod clock;
 mod devices;
 mod drive;
 mod plan;
-mod signals;
 mod table;
 
 use std::net::IpAddr;
@@ -31,8 +30,8 @@ use args::{Arguments, ForwardMode};
 use devices::{Devices, DevicesError};
 use drive::Driver;
 use plan::Impossible;
-use signals::Stop;
 use table::Watch;
+use vipsec_stop::Stop;
 
 /// Why there is no result.
 #[derive(Debug, Error)]

@@ -1,4 +1,5 @@
-//! SIGINT and SIGTERM: the first ends what waits, the second everything.
+//! SIGINT and SIGTERM to a generator: the first ends what sends and waits, so that it reports; the second everything.
+#![forbid(unsafe_code)]
 
 use std::io;
 use std::sync::Arc;
@@ -8,11 +9,14 @@ use nix::sys::signal::{SigSet, Signal};
 
 /// Has somebody asked to end?
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Stop(Arc<AtomicBool>);
+pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
     /// Catches both signals for this thread and all that it starts from now on.
-    pub(crate) fn on_signals() -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// The signals can't be blocked, or no thread can be started.
+    pub fn on_signals() -> io::Result<Self> {
         let stop = Self::default();
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGINT);
@@ -30,7 +34,7 @@ impl Stop {
     }
 
     /// Yes or no.
-    pub(crate) fn is_asked_for(&self) -> bool {
+    pub fn is_asked_for(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
