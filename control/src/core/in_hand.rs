@@ -45,6 +45,13 @@ pub(super) struct HandRecord {
     quarantined: Vec<(IpAddr, u64)>,
 }
 
+impl HandRecord {
+    /// Who was in hand at two deaths in a row.
+    pub(super) fn poison(&self) -> Option<Hand> {
+        self.in_hand.filter(|hand| self.before.is_some_and(|before| before.is_of(*hand)))
+    }
+}
+
 /// Reads a record.
 pub(super) fn open_hand(bytes: &[u8]) -> Option<HandRecord> {
     let record: HandRecord = rmp_serde::from_slice(bytes).ok()?;
@@ -61,10 +68,10 @@ pub(super) struct Hands {
 }
 
 impl Hands {
-    /// As a successor of the one who wrote the record; also who is to be left out.
-    pub(super) fn inherit(now: Instant, record: HandRecord) -> (Self, Option<Hand>) {
-        let HandRecord { in_hand, before, quarantined } = record;
-        let poison = in_hand.filter(|hand| before.is_some_and(|before| before.is_of(*hand)));
+    /// As a successor of the one who wrote the record.
+    pub(super) fn inherit(now: Instant, record: HandRecord) -> Self {
+        let poison = record.poison();
+        let HandRecord { in_hand, quarantined, .. } = record;
         let until = |seconds| now + Duration::from_secs(seconds).min(QUARANTINE);
         let mut quarantine: BTreeMap<_, _> = quarantined.into_iter().map(|(at, left)| (at, until(left))).collect();
         if let Some(hand) = poison {
@@ -73,7 +80,7 @@ impl Hands {
             }
             quarantine.insert(hand.remote, now + QUARANTINE);
         }
-        (Self { in_hand: None, before: in_hand, quarantine }, poison)
+        Self { in_hand: None, before: in_hand, quarantine }
     }
 
     fn record(&self, now: Instant) -> HandRecord {
@@ -141,14 +148,11 @@ impl Core {
         entry.replica.publish();
     }
 
-    /// A copy says who was in hand. Returns who is to be left out.
-    pub(super) fn judge_hand(&mut self, now: Instant, group: usize, record: HandRecord) -> Option<Hand> {
-        let in_hand = record.in_hand;
-        let (hands, poison) = Hands::inherit(now, record);
-        let entry = self.groups.get_mut(group)?;
-        entry.hands = hands;
+    /// A copy says who was in hand.
+    pub(super) fn judge_hand(&mut self, now: Instant, group: usize, record: HandRecord) {
+        let Some(entry) = self.groups.get_mut(group) else { return };
         let name = &entry.name;
-        match (poison, in_hand) {
+        match (record.poison(), record.in_hand) {
             (Some(Hand { remote, .. }), _) => tracing::error!(
                 group = name, %remote, for_s = QUARANTINE.as_secs(),
                 "two owners in a row died over this peer: its IKE SA is left out, and its messages are dropped for a while"
@@ -158,7 +162,7 @@ impl Core {
             }
             (None, None) => {}
         }
-        poison
+        entry.hands = Hands::inherit(now, record);
     }
 
     /// Is a peer quarantined, whichever VIP's?
@@ -197,7 +201,8 @@ mod tests {
         let record = Hands { in_hand, ..owner }.record(now);
         let bytes = rmp_serde::to_vec(&record).unwrap();
         assert_eq!(open_hand(&bytes), Some(record.clone()));
-        Hands::inherit(now, record)
+        let poison = record.poison();
+        (Hands::inherit(now, record), poison)
     }
 
     #[test]

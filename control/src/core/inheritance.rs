@@ -56,7 +56,7 @@ pub(super) struct InheritedChild {
 #[derive(Default)]
 pub(super) struct Inheritance {
     pub(super) sets: Vec<Inherited>,
-    /// Those that take a call.
+    /// Those that take a call, or that nobody is to touch.
     pub(super) unusable: Vec<Unusable>,
     /// Whom the owner was dealing with.
     pub(super) hand: HandRecord,
@@ -147,7 +147,9 @@ impl Inheritance {
         }
         taken.extend(ike.children());
         let mut own = Vec::new();
-        let mut unusable = (!heir.may_resume(&birth.witnesses)).then_some(Why::BornBeforeFloor);
+        let is_poison = self.hand.poison().is_some_and(|hand| hand.ike_sa == ike.id().get());
+        let is_old = !heir.may_resume(&birth.witnesses);
+        let mut unusable = is_poison.then_some(Why::Poison).or(is_old.then_some(Why::BornBeforeFloor));
         let mut shut = None;
         for spi in ike.children() {
             let Some((born, mut record)) = children.remove(&u64::from(*spi)) else {

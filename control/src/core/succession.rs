@@ -58,28 +58,21 @@ impl Core {
         let count = inheritance.sets.len() + inheritance.unusable.len();
         self.succession.ladder.begin(now, now + FIRST_TURN, group, trusted);
         let policy = self.takeover_policy();
-        let poison = self.judge_hand(now, group, inheritance.hand);
+        self.judge_hand(now, group, inheritance.hand);
         for set in inheritance.sets {
             match (trusted, policy) {
-                _ if poison.is_some_and(|hand| hand.ike_sa == set.ike.id().get()) => self.leave_out(group, set),
                 (true, TakeoverPolicy::Resume) => self.resume(now, group, set),
                 (true, TakeoverPolicy::Renegotiate) => self.renegotiate_from(now, group, set),
                 (false, _) => self.inherit_stale(now, group, set),
             }
         }
         for Unusable { id, callee, why } in inheritance.unusable {
-            self.succession.ladder.place(id, Climb::new(group, Rung::Renegotiate, why, callee));
+            let rung = if why == Why::Poison { Rung::Lost } else { Rung::Renegotiate };
+            self.succession.ladder.place(id, Climb::new(group, rung, why, callee));
         }
         if count > 0 {
             self.report_takeover(group, policy);
         }
-    }
-
-    /// Two owners died over it.
-    fn leave_out(&mut self, group: usize, set: Inherited) {
-        let Inherited { ike, children, .. } = set;
-        children.iter().for_each(|child| self.uninstall(child.record.spi_in()));
-        self.succession.ladder.place(ike.id(), Climb::new(group, Rung::Lost, Why::Poison, ike.callee(&[])));
     }
 
     fn report_takeover(&self, group: usize, policy: TakeoverPolicy) {

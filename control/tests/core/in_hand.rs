@@ -68,6 +68,7 @@ fn a_peer_that_was_in_hand_at_two_deaths_in_a_row_is_left_out_until_it_is_releas
 
     die_over_a_message(&mut pair, 1);
     assert_eq!(connections(&mut pair, 0), ["other"]);
+    assert_eq!(pair.sides[0].opened_with, Some(1), "its child SA is not there when the VIP opens");
     let takeover = pair.sides[0].takeover();
     assert!(
         takeover.iter().any(|(way, why, _)| way == "lost" && why == "in hand at two crashes in a row"),
