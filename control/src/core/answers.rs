@@ -102,21 +102,14 @@ impl Core {
             Some(peer) => side.decider.order_move(peer.id),
             None => return Err(ApiError::new(ErrorKind::NotFound, format!("no appliance {to:?} here"))),
         };
-        if ordered {
-            let group = usize::from(vip.group);
-            self.note_order(group);
-            return Ok(Response::Done);
+        if let Err(reason) = ordered {
+            let is_there = target.is_some_and(|peer| !here && side.decider.status(now).owner == Some(peer.id));
+            let reason = if is_there { "it is there already".to_owned() } else { reason.to_string() };
+            return Err(ApiError::new(ErrorKind::Refused, reason));
         }
-        let is_there = match target {
-            Some(peer) if !here => side.decider.status(now).owner == Some(peer.id),
-            _ => side.decider.owned_epoch().is_some(),
-        };
-        let reason = if is_there {
-            "it is there already"
-        } else {
-            "no copy that counts: that appliance isn't paired, or hasn't joined, or the VIP is owned elsewhere"
-        };
-        Err(ApiError::new(ErrorKind::Refused, reason))
+        let group = usize::from(vip.group);
+        self.note_order(group);
+        Ok(Response::Done)
     }
 
     fn first_child(&self, connection: &str) -> Option<String> {

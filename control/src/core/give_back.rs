@@ -1,10 +1,10 @@
-//! Giving a group back to the appliance that is its first choice, once that one is there again and has a copy.
+//! Giving a group back to the appliance that is its first choice, once that one is there again, has a copy and could serve.
 //!
 //! The owner decides, for it has seen what went on: a process that comes back knows nothing of how often it came before.
 
 use std::time::{Duration, Instant};
 
-use vipsec_takeover::decider::{Copy, Role, Status};
+use vipsec_takeover::decider::{Copy, PeerStatus, Role, Status};
 use vipsec_wire::iv::ApplianceId;
 
 use super::Core;
@@ -12,24 +12,24 @@ use super::Core;
 /// When a group of ours goes back.
 #[derive(Debug)]
 pub(super) struct GiveBack {
-    /// Whose it is by preference, if that isn't us, and how long its copy has to count before; `None`: only the operator moves it.
+    /// Whose it is by preference, if that isn't us, and how long it has to be ready before; `None`: only the operator moves it.
     to: Option<(ApplianceId, Duration)>,
     /// It is ours by preference, and others give it back by themselves.
     comes_back: bool,
-    /// Since when that appliance's copy counts.
-    counted_since: Option<Instant>,
+    /// Since when that appliance is ready: its copy counts, and it could serve.
+    ready_since: Option<Instant>,
     /// The preferred appliance's process when the operator had the group brought here: it stays here for as long as that one lives.
     against: Option<u64>,
 }
 
 impl GiveBack {
-    /// `preferred`: whose it is by preference; `after`: how long its copy has to count, or the group doesn't go back by itself.
+    /// `preferred`: whose it is by preference; `after`: how long it has to be ready, or the group doesn't go back by itself.
     pub(super) fn new(me: ApplianceId, preferred: Option<ApplianceId>, after: Option<Duration>) -> Self {
         let is_ours = preferred == Some(me);
         Self {
             to: preferred.filter(|_| !is_ours).zip(after),
             comes_back: is_ours && after.is_some(),
-            counted_since: None,
+            ready_since: None,
             against: None,
         }
     }
@@ -47,19 +47,19 @@ impl GiveBack {
     /// To whom it is to go now. `process`: the preferred appliance's that is paired.
     fn poll(&mut self, now: Instant, status: &Status, process: Option<u64>) -> Option<ApplianceId> {
         let (to, after) = self.to?;
-        let counts = status.peers.iter().any(|peer| peer.appliance == to && peer.copy == Copy::Counted);
-        let wanted =
-            matches!(status.role, Role::Owner { .. }) && counts && process.is_some() && process != self.against;
+        let is_ready = |peer: &PeerStatus| peer.appliance == to && peer.copy == Copy::Counted && peer.healthy;
+        let ready = status.peers.iter().any(is_ready);
+        let wanted = matches!(status.role, Role::Owner { .. }) && ready && process.is_some() && process != self.against;
         if !wanted {
-            self.counted_since = None;
+            self.ready_since = None;
             return None;
         }
-        let since = *self.counted_since.get_or_insert(now);
+        let since = *self.ready_since.get_or_insert(now);
         if now.saturating_duration_since(since) < after {
             return None;
         }
         // If it comes to nothing, the next attempt waits as long.
-        self.counted_since = None;
+        self.ready_since = None;
         Some(to)
     }
 }
@@ -92,8 +92,12 @@ impl Core {
         let Some(to) = entry.give_back.poll(now, &status, process) else { return };
         if entry.is_held {
             tracing::info!(group = entry.name, appliance = %to, "not given back: it moved too often");
-        } else if entry.side().is_some_and(|side| side.decider.order_move(to)) {
-            tracing::info!(group = entry.name, appliance = %to, "given back");
+            return;
+        }
+        match entry.side().map(|side| side.decider.order_move(to)) {
+            Some(Ok(())) => tracing::info!(group = entry.name, appliance = %to, "given back"),
+            Some(Err(reason)) => tracing::info!(group = entry.name, appliance = %to, %reason, "not given back"),
+            None => {}
         }
     }
 
@@ -118,7 +122,6 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
-    use vipsec_takeover::decider::PeerStatus;
     use vipsec_wire::iv::Epoch;
 
     use super::*;
@@ -140,7 +143,7 @@ mod tests {
             seen: Epoch(2),
             trusted: false,
             silent_looks: 0,
-            peers: vec![PeerStatus { appliance: preferred(), linked: true, agreed: true, copy }],
+            peers: vec![PeerStatus { appliance: preferred(), linked: true, agreed: true, healthy: true, copy }],
         }
     }
 
@@ -158,6 +161,24 @@ mod tests {
         assert_eq!(give_back.poll(now + 21 * SECOND, &counted, Some(7)), None);
         assert_eq!(give_back.poll(now + 30 * SECOND, &counted, Some(7)), None);
         assert_eq!(give_back.poll(now + 31 * SECOND, &counted, Some(7)), Some(preferred()));
+    }
+
+    /// Its copy counts all the time.
+    #[test]
+    fn it_does_not_go_to_one_that_cannot_serve() {
+        let now = Instant::now();
+        let mut give_back = GiveBack::new(me(), Some(preferred()), Some(10 * SECOND));
+        let mut unfit = status(Copy::Counted);
+        unfit.peers[0].healthy = false;
+        for second in 0..100 {
+            assert_eq!(give_back.poll(now + second * SECOND, &unfit, Some(7)), None);
+        }
+        let counted = status(Copy::Counted);
+        assert_eq!(give_back.poll(now + 100 * SECOND, &counted, Some(7)), None);
+        assert_eq!(give_back.poll(now + 105 * SECOND, &unfit, Some(7)), None, "its link is down again");
+        assert_eq!(give_back.poll(now + 106 * SECOND, &counted, Some(7)), None);
+        assert_eq!(give_back.poll(now + 115 * SECOND, &counted, Some(7)), None, "it counts anew");
+        assert_eq!(give_back.poll(now + 116 * SECOND, &counted, Some(7)), Some(preferred()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use vipsec_takeover::decider::{Copy, Role};
+use vipsec_takeover::decider::Role;
 
 use super::{Core, Output};
 
@@ -20,14 +20,12 @@ impl Core {
         self.check_end(now);
     }
 
-    /// Orders every group of ours to the best rank whose copy counts. True if one is on its way.
+    /// Orders every group of ours to the best rank that can take it. True if one is on its way.
     fn hand_over_all(&mut self, now: Instant) -> bool {
         let mut any = false;
         for side in self.groups.iter_mut().filter_map(|group| group.side()) {
             let peers = side.decider.status(now).peers;
-            if let Some(heir) = peers.iter().find(|peer| peer.copy == Copy::Counted) {
-                side.decider.order_move(heir.appliance);
-            }
+            let _ = peers.iter().any(|peer| side.decider.order_move(peer.appliance).is_ok());
             any |= matches!(side.decider.role(), Role::HandingOver { .. });
         }
         if any {

@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use thiserror::Error;
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use crate::advertisement::{Advertisement, AdvertisementError};
@@ -138,8 +139,51 @@ pub struct PeerStatus {
     pub linked: bool,
     /// Its configuration agrees with ours.
     pub agreed: bool,
+    /// It could serve: its newest beat says that its workers advance, its data links are up, and it isn't in doubt.
+    pub healthy: bool,
     /// Our copy there.
     pub copy: Copy,
+}
+
+/// Why a group doesn't move as ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
+pub enum NotMoved {
+    /// Another appliance owns it, or nobody.
+    #[error("it isn't owned here")]
+    NotOwned,
+    /// There is nothing to fetch.
+    #[error("it is owned here already")]
+    OwnedHere,
+    /// Nobody is known to own it.
+    #[error("no owner is known")]
+    NoOwner,
+    /// An earlier order is being carried out.
+    #[error("it is on its way already")]
+    Moving,
+    /// The store link is down.
+    #[error("the store link to that appliance is down")]
+    NotLinked,
+    /// The configurations of the two are not the same where they have to be.
+    #[error("that appliance's configuration differs")]
+    Differs,
+    /// The copy there is still being filled.
+    #[error("that appliance's copy is being filled")]
+    Joining,
+    /// Nothing of it is there.
+    #[error("that appliance has no copy that counts")]
+    NoCopy,
+    /// We have nothing to go on from.
+    #[error("there is no copy here that may be resumed from")]
+    NothingHeld,
+    /// The appliance that is to own it couldn't serve.
+    #[error("that appliance can't serve: a data link of its is down, or a worker is stuck")]
+    Unfit,
+    /// The same of this appliance.
+    #[error("this appliance can't serve: a data link is down, or a worker is stuck")]
+    UnfitHere,
+    /// It is being found out whether another appliance has begun to take it over.
+    #[error("its owner is asking whether another appliance has begun to take it over")]
+    InDoubt,
 }
 
 /// For the operator.
@@ -205,10 +249,10 @@ pub trait Decider: Send {
     fn handle_staged(&mut self, now: Instant);
     /// Every worker confirmed its stop for the group, and the exact numbers are acknowledged.
     fn handle_stopped(&mut self, now: Instant);
-    /// The operator wants the group at that appliance. False where that can't be: it isn't ours, or no copy counts there.
-    fn order_move(&mut self, to: ApplianceId) -> bool;
-    /// The operator wants the group here.
-    fn order_here(&mut self) -> bool;
+    /// The operator wants the group at that appliance.
+    fn order_move(&mut self, to: ApplianceId) -> Result<(), NotMoved>;
+    /// The operator wants the group here: its owner is asked for it.
+    fn order_here(&mut self) -> Result<(), NotMoved>;
     /// For the operator.
     fn status(&self, now: Instant) -> Status;
     /// Was the floor known when this process began? Without it nothing is resumed that was created before it joined.

@@ -106,6 +106,21 @@ fn a_vip_goes_back_when_its_first_choice_has_had_a_copy_for_a_while() {
     assert_eq!(serves(&pair), [true, false], "where it belongs");
 }
 
+/// Its copy counts, and it would ignore the order: without this the VIP stood still each time.
+#[test]
+fn a_vip_does_not_go_back_to_a_first_choice_that_cannot_serve() {
+    let mut pair = Pair::with_vip("give_back = \"10s\"", "");
+    fail_over(&mut pair, 0);
+    pair.sides[0].core.handle_health(false);
+    for _ in 0..6000 {
+        pair.pass(Duration::from_millis(10));
+        assert_eq!(serves(&pair), [false, true]);
+    }
+    pair.sides[0].core.handle_health(true);
+    pair.pass(12 * SECOND);
+    assert_eq!(serves(&pair), [true, false]);
+}
+
 #[test]
 fn a_vip_that_the_operator_moved_does_not_go_back_by_itself() {
     let mut pair = Pair::with_vip("give_back = \"10s\"", "");

@@ -169,7 +169,8 @@ impl<D: Subject> World<D> {
                 self.cut_networks(state);
             }
             Fault::Move(side) => self.with(state, side, |decider, _| {
-                decider.order_move(crate::subject::id(1 - side));
+                // Refused where it can't be.
+                let _ = decider.order_move(crate::subject::id(1 - side));
             }),
             Fault::MuteRegistry => state.registry.mute = Some(Mute::Lost),
             Fault::DeafenRegistry => state.registry.mute = Some(Mute::Done),

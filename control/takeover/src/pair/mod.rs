@@ -28,7 +28,7 @@ use std::time::Instant;
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use crate::advertisement::{Advertisement, AdvertisementError, ReplayGuard};
-use crate::decider::{Action, Copy, Decider, PeerStatus, Role, Status, StepDownReason};
+use crate::decider::{Action, Copy, Decider, NotMoved, PeerStatus, Role, Status, StepDownReason};
 use crate::floor::Floor;
 use crate::liveness::{Silence, Stamps};
 use crate::message::{GroupStatus, Message};
@@ -63,7 +63,9 @@ struct Link {
     incarnation: u64,
     agreed: bool,
     heard_beat: bool,
-    /// The peer's newest beat says that it owns the group.
+    /// The peer's newest beat says that it could serve.
+    healthy: bool,
+    /// And that it owns the group.
     owned: bool,
     /// We have written into its region.
     is_used: bool,
@@ -182,6 +184,7 @@ impl Pair {
             incarnation,
             agreed,
             heard_beat: false,
+            healthy: false,
             owned: false,
             is_used: false,
             echoed_look: None,
@@ -267,7 +270,7 @@ impl Pair {
         let trust = self.timing.trust;
         let Some(link) = &mut self.link else { return };
         link.heard_beat = true;
-        link.owned = status.owned;
+        (link.healthy, link.owned) = (healthy, status.owned);
         if link.newest_stamp.is_none_or(|(newest, _)| stamp > newest) {
             link.newest_stamp = Some((stamp, now));
         }
@@ -371,7 +374,7 @@ impl Decider for Pair {
             Message::Answer { nonce, begun } => self.handle_answer(now, *nonce, *begun),
             Message::HandOver { epoch } => self.handle_hand_over(now, Epoch(*epoch)),
             Message::WantGroup => {
-                self.order_move();
+                let _ = self.order_move();
             }
             Message::GivenUp => self.handle_given_up(now),
             Message::Served { remote_peers, millis_ago } => self.handle_rival(now, *remote_peers, *millis_ago),
@@ -434,11 +437,11 @@ impl Decider for Pair {
         self.handle_stopped(now);
     }
 
-    fn order_move(&mut self, _to: ApplianceId) -> bool {
+    fn order_move(&mut self, _to: ApplianceId) -> Result<(), NotMoved> {
         self.order_move()
     }
 
-    fn order_here(&mut self) -> bool {
+    fn order_here(&mut self) -> Result<(), NotMoved> {
         self.order_here()
     }
 
@@ -447,6 +450,7 @@ impl Decider for Pair {
             appliance: self.peer,
             linked: self.link.is_some(),
             agreed: self.link.as_ref().is_some_and(|link| link.agreed),
+            healthy: self.link.as_ref().is_some_and(|link| link.healthy),
             copy: self.copy,
         };
         Status {

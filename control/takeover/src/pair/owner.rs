@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Pair, Question};
 use crate::decider::Decider;
-use crate::decider::{Action, Copy, Role, StepDownReason};
+use crate::decider::{Action, Copy, NotMoved, Role, StepDownReason};
 use crate::message::Message;
 
 impl Pair {
@@ -36,31 +36,60 @@ impl Pair {
         self.close_link(now);
     }
 
-    /// The operator wants the group at the peer. False where that can't be: it isn't ours, or no copy counts.
-    pub fn order_move(&mut self) -> bool {
-        let Role::Owner { epoch } = self.role else { return false };
+    /// The operator wants the group at the peer.
+    pub fn order_move(&mut self) -> Result<(), NotMoved> {
+        let epoch = match self.role {
+            Role::Owner { epoch } => epoch,
+            Role::HandingOver { .. } => return Err(NotMoved::Moving),
+            Role::Standby | Role::Taking { .. } => return Err(NotMoved::NotOwned),
+        };
+        let link = self.link.as_ref().ok_or(NotMoved::NotLinked)?;
+        match self.copy {
+            Copy::Counted => {}
+            _ if !link.agreed => return Err(NotMoved::Differs),
+            Copy::Joining => return Err(NotMoved::Joining),
+            Copy::None | Copy::Leaving { .. } => return Err(NotMoved::NoCopy),
+        }
+        // It would leave the order alone, and the group would stand still for nothing.
+        if !link.healthy {
+            return Err(NotMoved::Unfit);
+        }
         // The answer to a question that was asked before would take it back, whatever the backup does about it.
-        if self.copy != Copy::Counted || self.link.is_none() || self.question.is_some() {
-            return false;
+        if self.question.is_some() {
+            return Err(NotMoved::InDoubt);
         }
         self.role = Role::HandingOver { epoch, told: None };
         self.actions.push_back(Action::Stop);
-        true
+        Ok(())
     }
 
     /// The operator wants the group here.
-    pub fn order_here(&mut self) -> bool {
-        if self.link.is_none() || !self.peer_owns || self.held.is_none() {
-            return false;
+    pub fn order_here(&mut self) -> Result<(), NotMoved> {
+        match self.role {
+            Role::Standby => {}
+            Role::Taking { .. } | Role::HandingOver { .. } => return Err(NotMoved::Moving),
+            Role::Owner { .. } => return Err(NotMoved::OwnedHere),
+        }
+        if self.link.is_none() {
+            return Err(NotMoved::NotLinked);
+        }
+        if !self.peer_owns {
+            return Err(NotMoved::NoOwner);
+        }
+        if self.held.is_none() {
+            return Err(NotMoved::NothingHeld);
+        }
+        if !self.healthy {
+            return Err(NotMoved::UnfitHere);
         }
         self.send(Message::WantGroup);
-        true
+        Ok(())
     }
 
     /// Every worker confirmed its stop for the group, and the exact numbers are acknowledged.
     pub fn handle_stopped(&mut self, now: Instant) {
         let Role::HandingOver { epoch, told: None } = self.role else { return };
-        let Some(link) = self.link.as_ref().filter(|_| self.copy == Copy::Counted) else {
+        let Some(link) = self.link.as_ref().filter(|link| self.copy == Copy::Counted && link.healthy) else {
             // Nobody was told: nobody can have acted.
             self.role = Role::Owner { epoch };
             self.actions.push_back(Action::TakeBack);

@@ -437,14 +437,14 @@ fn a_new_process_of_the_owner_proves_the_old_one_dead() {
 #[test]
 fn a_vip_moves_by_order_and_comes_back() {
     let mut world = World::settled();
-    assert!(world.nodes[0].pair.order_move());
+    world.nodes[0].pair.order_move().unwrap();
     world.run(20 * MS);
     assert!(world.may_act(1) && !world.may_act(0));
     assert_eq!(world.nodes[0].stepped_down, [StepDownReason::Moved]);
     assert!(world.nodes[1].activated[0].1);
     world.run(100 * MS);
     assert_eq!(world.copy(1), Copy::Counted);
-    assert!(world.nodes[0].pair.order_here(), "given back at the receiver's order");
+    world.nodes[0].pair.order_here().unwrap(); // given back at the receiver's order
     world.run(100 * MS);
     assert!(world.may_act(0) && !world.may_act(1));
 }
@@ -460,7 +460,7 @@ fn deadline_at_step_down(world: &mut World) -> (Option<Instant>, Instant) {
 #[test]
 fn after_a_move_the_deadline_runs_out_by_itself() {
     let mut world = World::settled();
-    assert!(world.nodes[0].pair.order_move());
+    world.nodes[0].pair.order_move().unwrap();
     let (until, now) = deadline_at_step_down(&mut world);
     assert_eq!(world.nodes[0].stepped_down, [StepDownReason::Moved]);
     assert!(until.is_some_and(|until| until > now && until <= now + Timing::default().deadline), "{until:?}");
@@ -473,10 +473,12 @@ fn after_a_move_the_deadline_runs_out_by_itself() {
 fn an_owner_in_doubt_hands_nothing_over() {
     let mut world = World::in_doubt();
     let owner = &mut world.nodes[0].pair;
-    assert!(owner.question.is_some() && !owner.order_move());
+    assert!(owner.question.is_some());
+    assert_eq!(owner.order_move(), Err(NotMoved::InDoubt));
     world.nodes[0].running = true;
     world.run(20 * MS);
-    assert!(world.may_act(0) && world.nodes[0].pair.order_move(), "once it is certain it does");
+    assert!(world.may_act(0));
+    world.nodes[0].pair.order_move().expect("once it is certain it does");
 }
 
 #[test]
@@ -485,7 +487,7 @@ fn a_refused_write_is_a_move_only_of_a_vip_that_has_stopped() {
         let mut world = World::settled();
         world.nodes[0].slow_to_stop = !told;
         world.nodes[1].running = false;
-        assert!(world.nodes[0].pair.order_move());
+        world.nodes[0].pair.order_move().unwrap();
         world.run(5 * MS);
         let now = world.now;
         world.nodes[0].pair.handle_refused(now);
@@ -500,7 +502,7 @@ fn a_refused_write_is_a_move_only_of_a_vip_that_has_stopped() {
 fn an_owner_that_is_deposed_while_its_workers_are_stopping_acts_no_more() {
     let mut world = World::settled();
     world.nodes[0].slow_to_stop = true;
-    assert!(world.nodes[0].pair.order_move());
+    world.nodes[0].pair.order_move().unwrap();
     world.run(MS);
     let epoch = Epoch(world.nodes[1].pair.status(world.now).seen.0 + 1);
     let advert = Advertisement { owner: id(1), vip: 0, epoch, protected: false, incarnation: 200, number: 1 };
@@ -513,12 +515,44 @@ fn an_owner_that_is_deposed_while_its_workers_are_stopping_acts_no_more() {
 fn a_move_to_a_backup_that_died_is_taken_back_or_given_up_never_both() {
     let mut world = World::settled();
     world.nodes[1].running = false; // paused: the order waits in its inbox
-    assert!(world.nodes[0].pair.order_move());
+    world.nodes[0].pair.order_move().unwrap();
     world.run(400 * MS);
     assert!(!world.nodes[0].stepped_down.is_empty(), "nobody answered: it can't be excluded that the peer acted");
     world.nodes[1].running = true;
     world.run(1000 * MS);
     assert!(world.may_act(0) != world.may_act(1));
+}
+
+/// It counts, and would leave the order alone: the group would stand still until that is found out.
+#[test]
+fn nothing_moves_to_a_backup_that_cannot_serve() {
+    let mut world = World::settled();
+    world.nodes[1].pair.handle_health(false);
+    world.run(20 * MS);
+    assert_eq!(world.copy(0), Copy::Counted);
+    assert_eq!(world.nodes[0].pair.order_move(), Err(NotMoved::Unfit));
+    assert_eq!(world.nodes[1].pair.order_here(), Err(NotMoved::UnfitHere));
+    world.run(MS);
+    assert!(world.may_act(0));
+    world.nodes[1].pair.handle_health(true);
+    world.run(20 * MS);
+    world.nodes[0].pair.order_move().unwrap();
+    world.run(20 * MS);
+    assert!(world.may_act(1));
+}
+
+/// Its data link breaks between the order and the end of the last worker's work.
+#[test]
+fn a_move_to_a_backup_that_meanwhile_cannot_serve_is_taken_back_before_it_is_told() {
+    let mut world = World::settled();
+    world.nodes[0].slow_to_stop = true;
+    world.nodes[0].pair.order_move().unwrap();
+    world.nodes[1].pair.handle_health(false);
+    world.run(20 * MS);
+    let now = world.now;
+    world.nodes[0].pair.handle_stopped(now);
+    world.run(20 * MS);
+    assert!(world.may_act(0) && world.nodes[0].stepped_down.is_empty() && world.nodes[1].activated.is_empty());
 }
 
 #[test]
@@ -602,7 +636,7 @@ fn a_move_to_a_backup_that_ends_meanwhile_is_taken_back() {
     for slow_to_stop in [false, true] {
         let mut world = World::settled();
         world.nodes[0].slow_to_stop = slow_to_stop;
-        assert!(world.nodes[0].pair.order_move());
+        world.nodes[0].pair.order_move().unwrap();
         world.drain(0);
         world.nodes[1].pair.retire();
         world.drain(1);

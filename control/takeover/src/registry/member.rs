@@ -21,7 +21,7 @@ use super::backup::Claim;
 use super::owner::Doubt;
 use super::{Process, Record, Reply, Request, Standing};
 use crate::advertisement::{Advertisement, AdvertisementError, ReplayGuard};
-use crate::decider::{Action, Copy, Decider, PeerStatus, Role, Status, StepDownReason};
+use crate::decider::{Action, Copy, Decider, NotMoved, PeerStatus, Role, Status, StepDownReason};
 use crate::floor::Floor;
 use crate::liveness::{Silence, Stamps};
 use crate::message::{GroupStatus, Message};
@@ -57,6 +57,8 @@ pub(super) struct Link {
     pub(super) beat: Option<(u64, Instant)>,
     /// It has begun to take over from what an earlier pairing has given it.
     pub(super) holds_ours: bool,
+    /// Its newest beat says that it could serve.
+    pub(super) healthy: bool,
     pub(super) owns: bool,
     /// We have written into its region: it joins once a pairing.
     pub(super) is_used: bool,
@@ -285,7 +287,7 @@ impl Member {
         if link.beat.is_none_or(|(newest, _)| stamp > newest) {
             link.beat = Some((stamp, now));
         }
-        (link.holds_ours, link.owns) = (status.holds_copy, status.owned);
+        (link.holds_ours, link.healthy, link.owns) = (status.holds_copy, healthy, status.owned);
         let epoch = Epoch(status.epoch);
         if status.owned {
             if epoch >= self.seen {
@@ -362,6 +364,7 @@ impl Decider for Member {
             agreed,
             beat: None,
             holds_ours: false,
+            healthy: false,
             owns: false,
             is_used: false,
             is_marked: false,
@@ -391,7 +394,7 @@ impl Decider for Member {
             Message::Answer { nonce, begun } => self.handle_answer(now, peer, *nonce, *begun),
             Message::HandOver { epoch } => self.handle_hand_over(now, peer, Epoch(*epoch)),
             Message::WantGroup => {
-                self.order_move(peer);
+                let _ = self.order_move(peer);
             }
             // A member ends without a word: only the registry's list tells whose copy counts.
             Message::GivenUp | Message::Served { .. } => {}
@@ -471,22 +474,51 @@ impl Decider for Member {
         self.hand_over(now);
     }
 
-    fn order_move(&mut self, to: ApplianceId) -> bool {
-        let Role::Owner { epoch } = self.role else { return false };
-        let counted = self.mates.get(&to).is_some_and(|mate| mate.copy == Kept::Counted && mate.link.is_some());
-        if !counted || self.doubt.is_some() {
-            return false;
+    fn order_move(&mut self, to: ApplianceId) -> Result<(), NotMoved> {
+        let epoch = match self.role {
+            Role::Owner { epoch } => epoch,
+            Role::HandingOver { .. } => return Err(NotMoved::Moving),
+            Role::Standby | Role::Taking { .. } => return Err(NotMoved::NotOwned),
+        };
+        let mate = self.mates.get(&to).ok_or(NotMoved::NoCopy)?;
+        let link = mate.link.as_ref().ok_or(NotMoved::NotLinked)?;
+        match mate.copy {
+            Kept::Counted => {}
+            _ if !link.agreed => return Err(NotMoved::Differs),
+            Kept::Joining | Kept::Ready => return Err(NotMoved::Joining),
+            Kept::None | Kept::Leaving { .. } => return Err(NotMoved::NoCopy),
+        }
+        // It would leave the order alone, and the group would stand still for nothing.
+        if !link.healthy {
+            return Err(NotMoved::Unfit);
+        }
+        if self.doubt.is_some() {
+            return Err(NotMoved::InDoubt);
         }
         self.role = Role::HandingOver { epoch, told: None };
         self.target = Some(to);
         self.actions.push_back(Action::Stop);
-        true
+        Ok(())
     }
 
-    fn order_here(&mut self) -> bool {
-        let Some(owner) = self.owner.filter(|owner| self.is_linked(*owner) && self.may_resume()) else { return false };
+    fn order_here(&mut self) -> Result<(), NotMoved> {
+        match self.role {
+            Role::Standby => {}
+            Role::Taking { .. } | Role::HandingOver { .. } => return Err(NotMoved::Moving),
+            Role::Owner { .. } => return Err(NotMoved::OwnedHere),
+        }
+        let owner = self.owner.ok_or(NotMoved::NoOwner)?;
+        if !self.is_linked(owner) {
+            return Err(NotMoved::NotLinked);
+        }
+        if !self.may_resume() {
+            return Err(NotMoved::NothingHeld);
+        }
+        if !self.healthy {
+            return Err(NotMoved::UnfitHere);
+        }
         self.send(owner, Message::WantGroup);
-        true
+        Ok(())
     }
 
     fn status(&self, now: Instant) -> Status {
@@ -504,6 +536,7 @@ impl Decider for Member {
                 appliance: *id,
                 linked: mate.link.is_some(),
                 agreed: mate.link.as_ref().is_some_and(|link| link.agreed),
+                healthy: mate.link.as_ref().is_some_and(|link| link.healthy),
                 copy,
             })
         };

@@ -268,7 +268,8 @@ impl Member {
     /// Every worker has stopped: that appliance may take it.
     pub(super) fn hand_over(&mut self, now: Instant) {
         let Role::HandingOver { epoch, told: None } = self.role else { return };
-        match self.target.filter(|target| self.is_linked(*target)) {
+        let link = |target: &ApplianceId| self.mates.get(target)?.link.as_ref();
+        match self.target.filter(|target| link(target).is_some_and(|link| link.healthy)) {
             Some(target) => {
                 self.role = Role::HandingOver { epoch, told: Some(now) };
                 self.send(target, Message::HandOver { epoch: epoch.0 });

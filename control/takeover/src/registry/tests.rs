@@ -8,7 +8,7 @@ use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use super::*;
 use crate::advertisement::Advertisement;
-use crate::decider::{Action, Copy, Decider, Role, Status, StepDownReason};
+use crate::decider::{Action, Copy, Decider, NotMoved, Role, Status, StepDownReason};
 use crate::floor::Floor;
 use crate::message::Message;
 use crate::timing::Timing;
@@ -494,14 +494,28 @@ fn a_link_that_was_broken_and_mended_is_joined_anew() {
 #[test]
 fn a_move_by_order_goes_where_it_was_ordered() {
     let mut world = World::settled();
-    assert!(world.nodes[0].member.order_move(id(2)));
+    world.nodes[0].member.order_move(id(2)).unwrap();
     world.run(50 * MS);
     assert_eq!(world.owners(), [2]);
     assert!(world.nodes[2].activated[0].1);
     assert_eq!(world.nodes[0].stepped_down, [StepDownReason::Moved]);
     world.run(300 * MS);
     assert_eq!(world.copies(2), [Copy::Counted; 2]);
-    assert!(world.nodes[1].member.order_here());
+    world.nodes[1].member.order_here().unwrap();
+    world.run(50 * MS);
+    assert_eq!(world.owners(), [1]);
+}
+
+/// Its copy counts, and it would leave the order alone.
+#[test]
+fn nothing_moves_to_a_backup_that_cannot_serve() {
+    let mut world = World::settled();
+    world.nodes[2].member.handle_health(false);
+    world.run(30 * MS);
+    assert_eq!(world.copies(0), [Copy::Counted; 2]);
+    assert_eq!(world.nodes[0].member.order_move(id(2)), Err(NotMoved::Unfit));
+    assert_eq!(world.nodes[2].member.order_here(), Err(NotMoved::UnfitHere));
+    world.nodes[0].member.order_move(id(1)).unwrap();
     world.run(50 * MS);
     assert_eq!(world.owners(), [1]);
 }
@@ -510,7 +524,7 @@ fn a_move_by_order_goes_where_it_was_ordered() {
 fn a_move_that_is_not_taken_is_taken_back() {
     let mut world = World::settled();
     world.nodes[2].running = false; // asleep
-    assert!(world.nodes[0].member.order_move(id(2)));
+    world.nodes[0].member.order_move(id(2)).unwrap();
     world.run(200 * MS);
     assert_eq!(world.owners(), [0]);
     assert!(world.nodes[0].stepped_down.is_empty());
@@ -657,7 +671,7 @@ proptest! {
                 Event::Registry { deaf, mute } => (world.registry.deaf, world.registry.mute) = (deaf, mute),
                 Event::Reach(node, reaches) => world.nodes[node].cut_from_registry = !reaches,
                 Event::Move(node) => if let Some(owner) = world.owners().first().copied() {
-                    world.nodes[owner].member.order_move(id(node));
+                    let _ = world.nodes[owner].member.order_move(id(node));
                 },
                 _ => {}
             }
