@@ -12,11 +12,12 @@ use vipsec_distribute::connection::PinEvent;
 use vipsec_distribute::service::{Origin, ServiceTable};
 use vipsec_distribute::tuple::FiveTuple;
 use vipsec_esp::lifetime::LifetimeDue;
-use vipsec_esp::sa::{ChildSa, Processing, Selector, Spi};
+use vipsec_esp::sa::{ChildSa, Lifetime, Processing, Selector, Spi};
 use vipsec_wire::cookie::Cookies;
 use vipsec_wire::crypto::SessionError;
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::Prefix;
+use vipsec_wire::iv::IvPrefix;
 
 /// A port, by its place in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -207,6 +208,13 @@ pub enum Command {
     /// child SAs with the same selectors, one per worker; what a worker sends goes by the newest that it has itself.
     /// Confirmed by [`Event::ChildInstalled`].
     InstallChild(Box<ChildSa>),
+    /// Give dormant child SAs their numbers: they carry from now on. No copy counts yet, so neither horizon nor lease holds them.
+    WakeChildren {
+        /// What makes this owner's IVs its own.
+        iv_prefix: IvPrefix,
+        /// At most [`WOKEN_MAX`].
+        wakes: Vec<Wake>,
+    },
     /// Forget a child SA pair and its keys.
     RemoveChild(Spi),
     /// A child SA is on another worker: what belongs to it is handed there. Confirmed by [`Event::Steered`].
@@ -288,6 +296,22 @@ pub enum Command {
         /// What about.
         what: ReportKind,
     },
+}
+
+/// Most child SAs of a [`Command::WakeChildren`]: some microseconds' work.
+pub const WOKEN_MAX: usize = 64;
+
+/// Where the numbers of a child SA go on that was installed dormant ([`DORMANT`](vipsec_esp::sa::DORMANT)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wake {
+    /// Inbound SPI.
+    pub spi: Spi,
+    /// Inbound numbers up to here count as seen.
+    pub edge: u64,
+    /// Outbound numbers up to here count as used.
+    pub sent: u64,
+    /// How much it carries, what its numbers stand for included.
+    pub lifetime: Lifetime,
 }
 
 /// Most pins of a batch.

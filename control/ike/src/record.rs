@@ -132,6 +132,11 @@ impl ChildSaRecord {
         self.info.spi_in
     }
 
+    /// How old it was when the record was made.
+    pub const fn age(&self) -> Duration {
+        self.age
+    }
+
     /// It comes from a copy that may have been stale, and was not replaced since: nobody knows where its numbers stand, so it must not
     /// be used.
     pub const fn is_stale(&self) -> bool {

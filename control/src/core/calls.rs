@@ -42,6 +42,10 @@ impl Core {
         if self.calls.due.take_if(|due| *due <= now).is_none() {
             return;
         }
+        // What seems to be missing may have been taken over.
+        if self.inheriting_since().is_some() {
+            return self.calls.look(now + STEP);
+        }
         let wanted = self.wanted_children();
         let connections: BTreeSet<&str> = wanted.iter().map(|(connection, _)| connection.as_str()).collect();
         if connections.is_empty() {

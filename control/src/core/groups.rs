@@ -13,9 +13,11 @@ use vipsec_wire::iv::{ApplianceId, Epoch};
 use super::Core;
 use super::give_back::GiveBack;
 use super::in_hand::Hands;
+use super::inheriting::Inheriting;
 use super::ownership::Ownership;
 use super::pairing::Side;
 use super::replica::Replica;
+use super::standby::Prepared;
 use crate::config::Config;
 
 /// A group.
@@ -41,6 +43,10 @@ pub(super) struct Group {
     pub(super) give_back: GiveBack,
     /// Whom we deal with, and whom we don't.
     pub(super) hands: Hands,
+    /// Child SAs of another owner's that the workers have already, dormant.
+    pub(super) prepared: BTreeMap<Spi, Prepared>,
+    /// What was taken over and IKE doesn't know yet.
+    pub(super) inheriting: Option<Inheriting>,
     /// It stopped for a move: what was published of its SAs before.
     pub(super) stopped: Vec<CounterEntry>,
     /// By VIP: what is on disk of the floor.
@@ -66,6 +72,8 @@ pub(super) fn groups(config: &Config, floors: &[Floor], incarnation: u64, now: I
             is_held: false,
             give_back: GiveBack::new(config.appliance.id, group.owner, group.give_back),
             hands: Hands::default(),
+            prepared: BTreeMap::new(),
+            inheriting: None,
             stopped: Vec::new(),
             floors_saved: vec![0; group.vips.len()],
         }

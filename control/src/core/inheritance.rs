@@ -1,20 +1,18 @@
 //! What a takeover reads out of the copy: sets of an IKE SA and its child SAs, and where their numbers stand.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
-use vipsec_esp::sa::ChildSa;
 use vipsec_ike::{Callee, ChildSaRecord, IkeSaId, IkeSaRecord};
 use vipsec_takeover::registry::Process;
-use vipsec_wire::iv::{Epoch, IvPrefix};
 
 use super::in_hand::HandRecord;
-use super::keying::{FIRST_LEASE, Start, child_sa};
+use super::keying::{FIRST_LEASE, Start};
 use super::ladder::Why;
 use super::pin_table::PinTable;
 use super::publishing::Birth;
 use super::records::{Holding, Opened, Records};
 use super::standings::TargetRecord;
-use crate::config::Config;
 
 /// An IKE SA as it was read, with its children.
 pub(super) struct Inherited {
@@ -171,6 +169,8 @@ impl Inheritance {
             let (start, edge) = known.unwrap_or((Start { horizon: 0, sent: 0, lease: 0 }, 0));
             own.push(InheritedChild { record, start, edge, born });
         }
+        // Of several for the same traffic the newest carries it.
+        own.sort_by_key(|child| Reverse(child.record.age()));
         match unusable {
             None => self.sets.push(Inherited { ike, children: own, birth, shut }),
             // Nobody misses it.
@@ -180,22 +180,5 @@ impl Inheritance {
                 self.unusable.push(Unusable { id: ike.id(), callee: ike.callee(&records), why });
             }
         }
-    }
-
-    /// The child SAs as workers take them, each with its birth. A stale one stays shut: nobody knows where its numbers stand.
-    pub(super) fn children(&self, config: &Config, epoch: Epoch) -> Vec<(ChildSa, Vec<Process>)> {
-        let prefix = IvPrefix::new(config.appliance.id, epoch);
-        let mut all = Vec::new();
-        for InheritedChild { record, start, born, .. } in self.sets.iter().flat_map(|set| &set.children) {
-            if record.is_stale() {
-                continue;
-            }
-            let info = record.info();
-            match child_sa(info, config.child_options(&info.connection, &info.child), prefix, *start) {
-                Ok(child) => all.push((child, born.clone())),
-                Err(error) => tracing::error!(%error, "child SA can't be resumed"),
-            }
-        }
-        all
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use vipsec_dataplane::api::{ChildRefusal, Command, IkeDatagram, Numbers, VipTable};
 use vipsec_esp::sa::{
-    ChildSa, InboundParams, KeyMaterial, Mode, OutboundParams, ReservedSpi, Spi, TunnelEnds, WrongKeyLength,
+    ChildSa, DORMANT, InboundParams, KeyMaterial, Mode, OutboundParams, ReservedSpi, Spi, TunnelEnds, WrongKeyLength,
 };
 use vipsec_ike::{ChildSaInfo, Event, IkeSaId, Role, Secret, Tunnel};
 use vipsec_store::CounterEntry;
@@ -37,6 +37,11 @@ pub(super) struct Start {
     pub(super) sent: u64,
     /// The last number of the published block.
     pub(super) lease: u64,
+}
+
+impl Start {
+    /// Of a child SA that nobody may use yet.
+    pub(super) const NONE: Self = Self { horizon: DORMANT, sent: DORMANT, lease: DORMANT };
 }
 
 /// A child SA as a worker takes it.
@@ -83,7 +88,7 @@ pub(super) fn child_sa(
     })
 }
 
-fn tunnel_ends(tunnel: Tunnel) -> TunnelEnds {
+pub(super) fn tunnel_ends(tunnel: Tunnel) -> TunnelEnds {
     TunnelEnds { local: tunnel.local, remote: tunnel.remote, udp: tunnel.udp }
 }
 
@@ -185,6 +190,11 @@ impl Core {
         born: Vec<Process>,
     ) {
         self.children.insert(child.inbound.spi, InstalledChild { vip: child.vip, ike, born });
+        self.place_child(child, replaces);
+    }
+
+    /// Has a worker install it.
+    pub(super) fn place_child(&mut self, child: ChildSa, replaces: Option<Spi>) {
         self.workers.install_child(Box::new(child), replaces);
         self.pass_commands_on();
     }
@@ -219,6 +229,9 @@ impl Core {
 
     /// A worker can't take a child SA: it is deleted at both ends, rather than kept where nothing comes through.
     pub(super) fn handle_child_refused(&mut self, now: Instant, spi: Spi, refusal: ChildRefusal) {
+        if self.note_unprepared(spi, refusal) {
+            return;
+        }
         tracing::error!(spi_in = %spi, %refusal, "the worker refused a child SA: it is deleted");
         self.confirm_staged(now, spi);
         if let Some(child) = self.children.remove(&spi) {

@@ -14,6 +14,7 @@ mod give_back;
 mod groups;
 mod in_hand;
 mod inheritance;
+mod inheriting;
 mod keying;
 mod ladder;
 mod notices;
@@ -28,6 +29,7 @@ mod replica;
 mod services;
 mod shutdown;
 mod stale;
+mod standby;
 mod standings;
 mod succession;
 mod targets;
@@ -263,7 +265,11 @@ impl Core {
         for (worker, event) in events {
             match self.workers.handle_event(worker, event) {
                 Some(Event::PinsRestored { token, taken }) => self.handle_pins_restored(now, worker, token, taken),
-                Some(event) => self.handle_data_plane(now, event),
+                Some(event) => {
+                    if let Some(event) = self.wait_for_ike(event) {
+                        self.handle_data_plane(now, event);
+                    }
+                }
                 None => {}
             }
             self.pass_commands_on();
@@ -281,7 +287,11 @@ impl Core {
                 self.ike.peer_alive(spi.get(), now);
                 self.note_traffic(now, spi);
             }
-            Event::ChildInstalled(spi) => self.confirm_staged(now, spi),
+            Event::ChildInstalled(spi) => {
+                if !self.note_prepared(spi) {
+                    self.confirm_staged(now, spi);
+                }
+            }
             Event::ChildRefused(spi, refusal) => self.handle_child_refused(now, spi, refusal),
             Event::TablesInForce(version) => {
                 self.deadlines.confirm(version);
@@ -313,6 +323,7 @@ impl Core {
             self.ike.handle_timeout(now);
         }
         self.ownership_timeout(now);
+        self.handle_inheriting_timeout(now);
         self.handle_succession_timeout(now);
         self.handle_targets_timeout(now);
         self.handle_calls_timeout(now);
@@ -332,6 +343,7 @@ impl Core {
         [
             self.ike.poll_timeout(),
             self.groups.iter().filter_map(|group| group.ownership.poll_timeout()).min(),
+            self.inheriting_since(),
             self.succession_timeout(),
             self.targets.poll_timeout(),
             self.calls.poll_timeout(),

@@ -207,6 +207,7 @@ impl Core {
         self.succession.ladder.forget(group);
         if let Some(entry) = self.groups.get_mut(group) {
             entry.hands = Hands::default();
+            entry.inheriting = None;
         }
         for vip in self.vips_of(group) {
             self.ike.forget_vip(vip, now);

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use vipsec_dataplane::api::{ALIVE_INTERVAL, Command, PortId, VipState};
+use vipsec_dataplane::api::{ALIVE_INTERVAL, Command, PortId, VipState, Wake};
 use vipsec_esp::sa::Spi;
 use vipsec_store::{Reader, StoreWriter};
 use vipsec_takeover::advertisement::{Advertisement, AdvertisementKey};
 use vipsec_takeover::decider::{Action, Decider, Role, Status, StepDownReason};
 use vipsec_takeover::message::Message;
 use vipsec_takeover::registry::{Process, Reply};
-use vipsec_wire::iv::{ApplianceId, Epoch};
+use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix};
 
 use super::groups::side;
 use super::inheritance::{Heir, Inheritance};
@@ -72,9 +72,11 @@ struct Leaving {
     until: Option<Instant>,
 }
 
-/// What was read of the group, and what of it the workers have not confirmed yet: the installation of child SAs, and connections.
+/// What was read of the group; where its child SAs go on; and what the workers have not confirmed yet: that they have those, dormant,
+/// and its connections.
 struct Staged {
     inheritance: Inheritance,
+    wakes: Vec<Wake>,
     unconfirmed: BTreeSet<Spi>,
     pins: Restoration,
 }
@@ -125,6 +127,11 @@ impl Side {
     /// Is that the region which a takeover would read?
     pub(super) fn holds(&self, of: ApplianceId) -> bool {
         self.held.as_ref().is_some_and(|(filler, _)| *filler == of)
+    }
+
+    /// The region which a takeover would read.
+    pub(super) fn held_copy(&mut self) -> Option<&mut WarmCopy> {
+        self.held.as_mut().map(|(_, copy)| copy)
     }
 
     /// The connections that a takeover has read.
@@ -195,7 +202,10 @@ impl Core {
                     if message == Message::Joined {
                         // From here on a takeover reads this region, whatever becomes of the link.
                         let copy = side.links.get_mut(&peer).and_then(|ends| ends.copy.take());
-                        side.held = copy.map(|copy| (peer, copy));
+                        side.held = copy.map(|mut copy| {
+                            copy.tell_news();
+                            (peer, copy)
+                        });
                     }
                     side.decider.handle_message(now, peer, &message);
                 }
@@ -242,6 +252,7 @@ impl Core {
             self.check_left(now, group);
             self.watch_moves(now, group);
         }
+        self.prepare();
         // A group whose SAs waited for grants when it stopped is asked about again.
         self.check_stopped();
     }
@@ -448,7 +459,7 @@ impl Core {
         children.map(|(spi, _)| *spi).collect()
     }
 
-    /// Reads the copy and installs what it holds, shut: the group is not open.
+    /// Reads the copy, and has the workers install what of it they don't have yet: dormant, for the group is not open.
     fn stage(&mut self, now: Instant, group: usize, epoch: Epoch) {
         // The log's time stamps tell how long a takeover takes from here on.
         tracing::info!(group = self.group_name(group), %epoch, "take over: begun");
@@ -462,6 +473,7 @@ impl Core {
             Some((_, copy)) => Inheritance::new(copy.conclude(), &vips, heir),
             None => Inheritance::default(),
         };
+        let (wakes, unconfirmed) = self.install_inheritance(group, &mut inheritance, epoch);
         tracing::info!(
             group = self.group_name(group),
             %epoch,
@@ -469,20 +481,15 @@ impl Core {
             pins = inheritance.pins.len(),
             left_out = inheritance.left_out,
             warm = inheritance.warm,
+            unprepared = unconfirmed.len(),
             "take over: fenced and read"
         );
         let addresses =
             vips.iter().filter_map(|vip| Some((*vip, self.config.vips.get(usize::from(*vip))?.floating.address)));
         let (addresses, pins_max) = (addresses.collect(), self.pins_max());
-        let children = inheritance.children(&self.config, epoch);
-        let mut unconfirmed = BTreeSet::new();
-        for (child, born) in children {
-            unconfirmed.insert(child.inbound.spi);
-            self.install_child(child, None, None, born);
-        }
-        let Some(side) = super::groups::side(&mut self.groups, group) else { return };
         let pins = Restoration::new(std::mem::take(&mut inheritance.pins), pins_max, addresses);
-        side.staged = Some(Staged { inheritance, unconfirmed, pins });
+        let Some(side) = super::groups::side(&mut self.groups, group) else { return };
+        side.staged = Some(Staged { inheritance, wakes, unconfirmed, pins });
         // Behind the child SAs: where its packets will arrive, a worker knows by these.
         self.restore_pins(group);
         self.check_staged(now, group);
@@ -513,17 +520,19 @@ impl Core {
         let staged = side.staged.take();
         side.held = None;
         self.abandon_copies(group);
-        let Some(Staged { inheritance, pins, .. }) = staged else { return self.open(now, group, epoch) };
+        let Some(Staged { inheritance, wakes, pins, .. }) = staged else { return self.open(now, group, epoch) };
         if trusted {
             self.adopt_standings(group, &inheritance.standings);
             self.adopt_pins(group, pins);
         } else {
             self.forget_connections(group);
         }
-        // Workers take commands in order: what isn't to carry is gone before the first packet is taken.
-        if !trusted || self.takeover_policy() == TakeoverPolicy::Renegotiate {
-            let shut = inheritance.sets.iter().flat_map(|set| &set.children);
-            shut.for_each(|child| self.uninstall(child.record.info().spi_in));
+        // Workers take commands in order: what is to carry is awake before the first packet is taken, and what isn't is gone.
+        if trusted && self.takeover_policy() == TakeoverPolicy::Resume {
+            let iv_prefix = IvPrefix::new(self.config.appliance.id, epoch);
+            self.tell(Command::WakeChildren { iv_prefix, wakes });
+        } else {
+            wakes.iter().for_each(|wake| self.uninstall(wake.spi.get()));
         }
         self.open(now, group, epoch);
         self.inherit(now, group, inheritance, trusted);

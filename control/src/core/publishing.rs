@@ -189,7 +189,7 @@ impl Core {
     /// Everything is bound and written: the mark follows the last acknowledgement.
     pub(super) fn finish_join(&mut self, group: usize) {
         let Some(group) = self.groups.get_mut(group) else { return };
-        if !group.binding.is_empty() || !self.publications.changed.is_empty() {
+        if !group.binding.is_empty() || !self.publications.changed.is_empty() || group.inheriting.is_some() {
             return;
         }
         let replica = &mut group.replica;

@@ -1,7 +1,8 @@
 //! Records of a copy, opened; and the copy that a backup keeps warm: each record is opened as it comes, so that a takeover, when
 //! every millisecond counts, has only to ask whether that is all.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
 
 use vipsec_ike::{ChildSaRecord, IkeSaRecord};
 use vipsec_store::{Change, CounterBlock, Reader, ReaderError, Record, RecordKey, Rejected};
@@ -94,6 +95,29 @@ fn pin_block(key: &RecordKey) -> Option<u32> {
     (key.kind == KIND_PINS).then(|| u32::try_from(key.id).ok()).flatten()
 }
 
+/// What has become of a child SA's record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    /// It was written, maybe again.
+    Stored(RecordKey),
+    /// It is gone.
+    Removed(RecordKey),
+    /// All of them are.
+    Cleared,
+}
+
+impl News {
+    fn of(change: &Change) -> Option<Self> {
+        let is_child = |key: &RecordKey| key.kind == KIND_CHILD;
+        match change {
+            Change::Resync => Some(Self::Cleared),
+            Change::Stored(record) if is_child(&record.key) => Some(Self::Stored(record.key)),
+            Change::Removed(key) if is_child(key) => Some(Self::Removed(*key)),
+            Change::Stored(_) | Change::Removed(_) | Change::Rejected(_) => None,
+        }
+    }
+}
+
 /// What a fenced region held.
 #[derive(Default)]
 pub(super) struct Holding {
@@ -111,12 +135,46 @@ pub(super) struct WarmCopy {
     reader: Reader,
     records: Records,
     pins_max: u32,
+    /// From when on somebody wants to know.
+    news: Option<VecDeque<News>>,
 }
 
 impl WarmCopy {
     /// `pins_max`: connections that find room in it.
     pub(super) fn new(reader: Reader, pins_max: u32) -> Self {
-        Self { reader, records: Records::new(pins_max), pins_max }
+        Self { reader, records: Records::new(pins_max), pins_max, news: None }
+    }
+
+    /// From now on child SAs are news: first those that are there, the elder before the younger.
+    pub(super) fn tell_news(&mut self) {
+        let ikes = self.records.opened.iter().filter_map(|(key, opened)| match opened {
+            Opened::Ike(birth, ike) => Some((birth.order, key.vip, ike.children())),
+            _ => None,
+        });
+        let mut ikes: Vec<_> = ikes.collect();
+        ikes.sort_unstable_by_key(|(order, ..)| *order);
+        let mut news = VecDeque::new();
+        for (_, vip, children) in ikes {
+            let keys = children.iter().map(|spi| RecordKey { kind: KIND_CHILD, vip, id: u64::from(*spi) });
+            let known = keys.filter_map(|key| Some((Reverse(self.child(&key)?.age()), key)));
+            let mut known: Vec<_> = known.collect();
+            known.sort_unstable();
+            news.extend(known.into_iter().map(|(_, key)| News::Stored(key)));
+        }
+        self.news = Some(news);
+    }
+
+    /// The next thing that became of a child SA's record.
+    pub(super) fn poll_news(&mut self) -> Option<News> {
+        self.news.as_mut()?.pop_front()
+    }
+
+    /// A child SA's record.
+    pub(super) fn child(&self, key: &RecordKey) -> Option<&ChildSaRecord> {
+        match self.records.opened.get(key)? {
+            Opened::Child(_, record) => Some(record),
+            _ => None,
+        }
     }
 
     /// The region.
@@ -132,6 +190,9 @@ impl WarmCopy {
     /// Opens what was written since the last look, or a part of it.
     pub(super) fn follow(&mut self) {
         for change in self.reader.poll_changes(PLACES_PER_LOOK) {
+            if let Some(all) = &mut self.news {
+                all.extend(News::of(&change));
+            }
             self.records.apply(change);
         }
     }
@@ -139,6 +200,7 @@ impl WarmCopy {
     /// Fences the region; returns what it holds.
     pub(super) fn conclude(&mut self) -> Holding {
         self.reader.fence();
+        self.news = None;
         let mut records = std::mem::take(&mut self.records);
         let holding = match self.reader.conclude() {
             Ok(Some(conclusion)) => {

@@ -9,7 +9,7 @@ use vipsec_esp::sa::Spi;
 use vipsec_ike::{GoneReason, IkeSaId, ImportError, OperateError};
 
 use super::Core;
-use super::inheritance::{Inheritance, Inherited, Unusable};
+use super::inheritance::Inherited;
 use super::ladder::{Climb, Ladder, Rung, Why};
 use super::stale::StaleSas;
 use crate::config::TakeoverPolicy;
@@ -17,7 +17,7 @@ use crate::config::TakeoverPolicy;
 /// How long a remote peer may take to answer a call: one behind a NAT or that only calls itself never does.
 const CALL_MAX: Duration = Duration::from_secs(5);
 /// When the first turn comes: after a move's old owner can't pass anything on any more, for that comes under the old SAs.
-const FIRST_TURN: Duration = Duration::from_millis(50);
+pub(super) const FIRST_TURN: Duration = Duration::from_millis(50);
 /// How long traffic is awaited on a renegotiated child SA before the old IKE SA is deleted all the same.
 const CARRY_MAX: Duration = Duration::from_secs(5);
 /// The largest jump of a peer's outbound numbers: a receiver takes half the number space for an old number.
@@ -53,29 +53,7 @@ struct Replaced {
 }
 
 impl Core {
-    /// The group is ours and open: what becomes of the SAs that were read?
-    pub(super) fn inherit(&mut self, now: Instant, group: usize, inheritance: Inheritance, trusted: bool) {
-        let count = inheritance.sets.len() + inheritance.unusable.len();
-        self.succession.ladder.begin(now, now + FIRST_TURN, group, trusted);
-        let policy = self.takeover_policy();
-        self.judge_hand(now, group, inheritance.hand);
-        for set in inheritance.sets {
-            match (trusted, policy) {
-                (true, TakeoverPolicy::Resume) => self.resume(now, group, set),
-                (true, TakeoverPolicy::Renegotiate) => self.renegotiate_from(now, group, set),
-                (false, _) => self.inherit_stale(now, group, set),
-            }
-        }
-        for Unusable { id, callee, why } in inheritance.unusable {
-            let rung = if why == Why::Poison { Rung::Lost } else { Rung::Renegotiate };
-            self.succession.ladder.place(id, Climb::new(group, rung, why, callee));
-        }
-        if count > 0 {
-            self.report_takeover(group, policy);
-        }
-    }
-
-    fn report_takeover(&self, group: usize, policy: TakeoverPolicy) {
+    pub(super) fn report_takeover(&self, group: usize, policy: TakeoverPolicy) {
         let Some((takeover, _)) = self.succession.ladder.takeover(group) else { return };
         let ways = takeover.census.iter().map(|((rung, why), count)| format!("{count} {rung} ({why})"));
         let (ways, name) = (ways.collect::<Vec<_>>().join(", "), self.group_name(group));
@@ -99,11 +77,11 @@ impl Core {
         }
     }
 
-    /// As it is: the child SAs are installed already, behind horizon and lease.
-    fn resume(&mut self, now: Instant, group: usize, set: Inherited) {
+    /// As it is: the child SAs carry traffic already, behind horizon and lease.
+    pub(super) fn resume(&mut self, now: Instant, group: usize, set: Inherited) {
         let ahead = set.ahead();
         let Inherited { ike, children, birth, shut } = set;
-        let (id, vip) = (ike.id(), ike.vip());
+        let id = ike.id();
         let spis: Vec<u32> = children.iter().map(|child| child.record.spi_in()).collect();
         let was_stale = shut.is_none() && children.iter().any(|child| child.record.is_stale());
         let records: Vec<_> = children.into_iter().map(|child| *child.record).collect();
@@ -125,13 +103,6 @@ impl Core {
             self.succession.stale.insert(id, remote, now);
         }
         self.publications.adopt(id, birth);
-        for spi in spis.iter().filter_map(|number| Spi::new(*number).ok()) {
-            let Some(child) = self.children.get_mut(&spi) else { continue };
-            child.ike = Some(id);
-            child.vip = vip;
-            // Nobody has a copy yet: no limits until a backup joins.
-            self.tell(Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX });
-        }
         if !is_leaving {
             let mut climb = Climb::new(group, rung, why, callee);
             climb.children = spis;
@@ -150,7 +121,7 @@ impl Core {
     }
 
     /// The original's way: the IKE SA is kept only to say that it goes, once another carries the traffic.
-    fn renegotiate_from(&mut self, now: Instant, group: usize, set: Inherited) {
+    pub(super) fn renegotiate_from(&mut self, now: Instant, group: usize, set: Inherited) {
         let Inherited { ike, children, .. } = set;
         let (id, is_leaving) = (ike.id(), ike.is_leaving());
         let records: Vec<_> = children.into_iter().map(|child| *child.record).collect();

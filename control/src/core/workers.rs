@@ -9,10 +9,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use vipsec_dataplane::api::{
-    Command, Event, IkeDatagram, PortId, Report, ReportKind, Steering, Tables, VipState, WorkerId,
+    Command, Event, IkeDatagram, PortId, Report, ReportKind, Steering, Tables, VipState, WOKEN_MAX, Wake, WorkerId,
 };
 use vipsec_esp::sa::{ChildSa, Selector, Spi};
 use vipsec_wire::ethernet::MacAddr;
+use vipsec_wire::iv::IvPrefix;
 
 /// The worker that sends what belongs to no SA: IKE messages, announcements. One, so that they leave in order.
 const FIRST: usize = 0;
@@ -169,6 +170,7 @@ impl WorkerSet {
                 self.release_ike();
             }
             Command::SendIke(_) | Command::SendFrame { .. } => self.tell(FIRST, command),
+            Command::WakeChildren { iv_prefix, wakes } => self.wake_children(iv_prefix, wakes),
             // Where child SAs are, is decided here.
             Command::Steer(_) | Command::Unsteer(_) => {}
             Command::Report { token, what } => {
@@ -231,6 +233,23 @@ impl WorkerSet {
             self.tell(other, Command::Steer(Box::new(steering(&child, worker, installation))));
         }
         self.tell(worker, Command::InstallChild(child));
+    }
+
+    /// Child SAs get their numbers, however many: each worker has its own to wake.
+    fn wake_children(&mut self, iv_prefix: IvPrefix, wakes: Vec<Wake>) {
+        let mut by_worker: Vec<Vec<Wake>> = (0..self.len()).map(|_| Vec::new()).collect();
+        for wake in wakes {
+            let Some(worker) = self.placed.get(&wake.spi).map(|placed| placed.worker) else { continue };
+            let Some(batch) = by_worker.get_mut(worker) else { continue };
+            batch.push(wake);
+            if batch.len() == WOKEN_MAX {
+                let wakes = std::mem::take(batch);
+                self.tell(worker, Command::WakeChildren { iv_prefix, wakes });
+            }
+        }
+        for (worker, wakes) in by_worker.into_iter().enumerate().filter(|(_, wakes)| !wakes.is_empty()) {
+            self.tell(worker, Command::WakeChildren { iv_prefix, wakes });
+        }
     }
 
     /// Where the connections of a child SA are, if it has a predecessor; else where the fewest SAs are. Each lane is for another worker,

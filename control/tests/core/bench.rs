@@ -15,11 +15,11 @@ use vipsec_control::config::{Config, TestConfiguration, load};
 use vipsec_control::core::{Core, Facts, Output, Surroundings, Telling};
 use vipsec_dataplane::api::{
     Command, Event, IkeDatagram, Numbers, PinBatch, PinSet, PortId, RESTORED_MAX, Report, ReportKind, RestoredPin,
-    Tables, VipState,
+    Tables, VipState, Wake,
 };
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
-use vipsec_esp::sa::{ChildSa, Spi};
+use vipsec_esp::sa::{ChildSa, DORMANT, Spi};
 use vipsec_ike::{
     AddressMatch, ChildPolicy, ConnectionPolicy, Endpoint, Limits, Mode, PACKET_BYTES_MAX, Pairs, Retransmission,
     Secret,
@@ -183,6 +183,8 @@ pub(crate) struct Bench {
     /// What the workers have.
     pub(crate) children: BTreeMap<Spi, (usize, Box<ChildSa>)>,
     pub(crate) tables: Arc<Tables>,
+    /// How many child SAs the workers were ever told to install.
+    pub(crate) installations: usize,
     /// How many child SAs the workers had when the VIP was last opened to packets.
     pub(crate) opened_with: Option<usize>,
     pub(crate) replies: Vec<Result<Response, ApiError>>,
@@ -250,6 +252,7 @@ impl Bench {
             peers: Vec::new(),
             children: BTreeMap::new(),
             tables: Arc::new(tables),
+            installations: 0,
             opened_with: None,
             replies: Vec::new(),
             key_log: Vec::new(),
@@ -399,8 +402,20 @@ impl Bench {
             }
             Command::InstallChild(child) => {
                 let spi = child.inbound.spi;
+                self.installations += 1;
                 self.children.insert(spi, (worker, child));
                 self.events.push_back((worker, Event::ChildInstalled(spi)));
+            }
+            Command::WakeChildren { iv_prefix, wakes } => {
+                for Wake { spi, edge, sent, lifetime } in wakes {
+                    let (_, child) =
+                        self.children.get_mut(&spi).expect("a child SA that this worker doesn't have is woken");
+                    let (inbound, outbound) = (&mut child.inbound, &mut child.outbound);
+                    assert_eq!((inbound.edge, outbound.sent), (DORMANT, DORMANT), "woken twice");
+                    (inbound.edge, inbound.horizon) = (edge, u64::MAX);
+                    (outbound.sent, outbound.lease, outbound.iv_prefix) = (sent, u64::MAX, iv_prefix);
+                    child.lifetime = lifetime;
+                }
             }
             // Nothing was ever sent.
             Command::Bind(spi) => {

@@ -11,4 +11,5 @@ mod pair;
 mod pins;
 mod reload;
 mod stale;
+mod standby;
 mod upgrade;

@@ -14,7 +14,7 @@ use crate::lifetime::{Allowance, LifetimeDue, Limits};
 use crate::op::CryptoOp;
 use crate::replay::ReplayWindow;
 use crate::room::{Room, UNLIMITED};
-use crate::sa::{InboundParams, Lifetime, SALT_LEN, Spi};
+use crate::sa::{DORMANT, InboundParams, Lifetime, SALT_LEN, Spi};
 use crate::trailer::{self, Trailer};
 
 /// A packet that was decrypted in place; what it is about.
@@ -130,10 +130,31 @@ impl InboundSa {
         })
     }
 
-    /// Limits what it carries. After a takeover the packets up to the edge count; bytes count from here on.
+    /// Limits what it carries. After a takeover the packets up to the edge count; bytes count from here on. A dormant one gets its
+    /// limits when it is woken.
     pub fn with_lifetime(mut self, lifetime: &Lifetime) -> Self {
-        (self.allowance, self.limits) = Allowance::new(lifetime, self.window.edge());
+        if !self.is_dormant() {
+            (self.allowance, self.limits) = Allowance::new(lifetime, self.window.edge());
+        }
         self
+    }
+
+    /// Has it no numbers yet?
+    pub fn is_dormant(&self) -> bool {
+        self.window.edge() == DORMANT
+    }
+
+    /// Gives a dormant SA its numbers, without a horizon to hold it: everything up to `edge` counts as seen. False, and nothing has
+    /// changed, if it has numbers already: they never go back.
+    #[must_use]
+    pub fn wake(&mut self, edge: u64, lifetime: &Lifetime) -> bool {
+        if !self.is_dormant() {
+            return false;
+        }
+        self.window.restart(edge);
+        (self.top, self.horizon, self.room) = (edge, UNLIMITED, Room::new(edge));
+        (self.allowance, self.limits) = Allowance::new(lifetime, edge);
+        true
     }
 
     /// Our SPI.

@@ -14,7 +14,7 @@ use crate::header::{ALIGNMENT, HEADER_LEN, Header, ICV_LEN, TRAILER_LEN};
 use crate::lifetime::{Allowance, LifetimeDue, Limits};
 use crate::op::CryptoOp;
 use crate::room::UNLIMITED;
-use crate::sa::{Lifetime, OutboundParams, SALT_LEN, Spi};
+use crate::sa::{DORMANT, Lifetime, OutboundParams, SALT_LEN, Spi};
 use crate::trailer;
 
 /// Numbers in a published block.
@@ -102,10 +102,25 @@ impl OutboundSa {
         })
     }
 
-    /// Limits what it carries. After a takeover the numbers used count as packets; bytes count from here on.
+    /// Limits what it carries. After a takeover the numbers used count as packets; bytes count from here on. A dormant one gets its
+    /// limits when it is woken.
     pub fn with_lifetime(mut self, lifetime: &Lifetime) -> Self {
-        (self.allowance, self.limits) = Allowance::new(lifetime, self.sent);
+        if self.sent != DORMANT {
+            (self.allowance, self.limits) = Allowance::new(lifetime, self.sent);
+        }
         self
+    }
+
+    /// Gives a dormant SA its numbers and its owner's IVs, without a lease to note: the first packet carries the number after `sent`.
+    /// False, and nothing has changed, if it has numbers already: they never go back (I1).
+    #[must_use]
+    pub fn wake(&mut self, iv_prefix: IvPrefix, sent: u64, lifetime: &Lifetime) -> bool {
+        if self.sent != DORMANT {
+            return false;
+        }
+        (self.iv_prefix, self.sent, self.lease) = (iv_prefix, sent, UNLIMITED);
+        (self.allowance, self.limits) = Allowance::new(lifetime, sent);
+        true
     }
 
     /// The remote peer's SPI.

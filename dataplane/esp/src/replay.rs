@@ -58,6 +58,13 @@ impl ReplayWindow {
         Ok(Self { edge, newest, ring: vec![u64::MAX; count].into_boxed_slice(), size })
     }
 
+    /// Begins anew as [`new`](Self::new) does, in the same memory.
+    pub fn restart(&mut self, edge: u64) {
+        self.edge = edge;
+        self.newest = bit(edge) | (bit(edge) - 1);
+        self.ring.fill(u64::MAX);
+    }
+
     /// Highest number seen.
     #[inline]
     pub fn edge(&self) -> u64 {

@@ -208,6 +208,9 @@ pub enum EcnPolicy {
     Compatibility,
 }
 
+/// In place of an SA's numbers: it has none yet. A dormant half takes and sends nothing before it is woken, which happens once.
+pub const DORMANT: u64 = u64::MAX;
+
 /// The inbound half of a child SA.
 #[derive(Debug, Clone)]
 pub struct InboundParams {
@@ -221,7 +224,7 @@ pub struct InboundParams {
     pub window: u32,
     /// 64-bit extended sequence numbers (RFC 4303 §2.2.1).
     pub esn: bool,
-    /// Everything up to here counts as seen already: 0 for a new SA, the old horizon after a takeover.
+    /// Everything up to here counts as seen already: 0 for a new SA, the old horizon after a takeover, [`DORMANT`] before one.
     pub edge: u64,
     /// Nothing above is delivered until a grant raises it.
     pub horizon: u64,
@@ -238,7 +241,7 @@ pub struct OutboundParams {
     pub key: KeyMaterial,
     /// 64-bit extended sequence numbers.
     pub esn: bool,
-    /// The number before the first that may be used: 0 for a new SA, the old lease after a takeover.
+    /// The number before the first that may be used: 0 for a new SA, the old lease after a takeover, [`DORMANT`] before one.
     pub sent: u64,
     /// The last number of the published block.
     pub lease: u64,

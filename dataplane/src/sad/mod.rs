@@ -13,11 +13,12 @@ use vipsec_esp::inbound::InboundSa;
 use vipsec_esp::lifetime::LifetimeDue;
 use vipsec_esp::outbound::OutboundSa;
 use vipsec_esp::prefetch;
-use vipsec_esp::sa::{ChildSa, Mode, Processing, Spi, TunnelEnds, TunnelPolicy};
+use vipsec_esp::sa::{ChildSa, Lifetime, Mode, Processing, Spi, TunnelEnds, TunnelPolicy};
 use vipsec_wire::buffer::PacketBuf;
 use vipsec_wire::crypto::SessionId;
 use vipsec_wire::ip::Address;
 use vipsec_wire::ipv6;
+use vipsec_wire::iv::IvPrefix;
 
 use crate::api::{ChildRefusal, Numbers, SaReport, Steering, WorkerId};
 use crate::drops::DropReason;
@@ -385,6 +386,21 @@ impl Sad {
         Ok((index, replaced))
     }
 
+    /// Gives a dormant pair its numbers. False if it has some already, and keeps them.
+    pub(crate) fn wake(
+        &mut self,
+        index: SaIndex,
+        iv_prefix: IvPrefix,
+        edge: u64,
+        sent: u64,
+        lifetime: &Lifetime,
+    ) -> bool {
+        let (Some(inbound), Some(outbound)) = (self.inbound.get_mut(index.0), self.outbound.get_mut(index.0)) else {
+            return false;
+        };
+        inbound.esp.wake(edge, lifetime) && outbound.esp.wake(iv_prefix, sent, lifetime)
+    }
+
     /// Forgets a pair and its keys. Returns its sessions, which are to be closed.
     pub(crate) fn remove(&mut self, spi: Spi) -> Result<Option<Sessions>, NoSuchSa> {
         let at = self.by_spi.remove(spi.get()).ok_or(NoSuchSa)?;
@@ -507,11 +523,14 @@ impl Sad {
         self.pairs.len()
     }
 
-    /// All pairs' numbers and counters.
+    /// All pairs' numbers and counters, but for dormant ones, which have none.
     pub(crate) fn reports(&self) -> impl Iterator<Item = SaReport> + '_ {
         (0u32..).zip(&self.pairs).filter_map(|(at, pair)| {
             let pair = pair.as_ref()?;
             let (inbound, outbound) = (self.inbound.get(at)?, self.outbound.get(at)?);
+            if inbound.esp.is_dormant() {
+                return None;
+            }
             Some(SaReport {
                 spi: pair.spi,
                 edge: inbound.esp.edge(),

@@ -3,16 +3,17 @@
 use std::net::Ipv4Addr;
 
 use vipsec_esp::engine::{Context, EngineKind};
-use vipsec_esp::sa::{Processing, Selector, Spi};
+use vipsec_esp::sa::{DORMANT, Lifetime, Processing, Selector, Spi};
 use vipsec_wire::ethernet::Header;
 use vipsec_wire::icmp;
 use vipsec_wire::ip::{Ecn, protocol};
 use vipsec_wire::ipv4::{self, Packet};
+use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix};
 use vipsec_wire::tcp::Flags;
 
 use super::peer::{PEER, Peer, child, selector};
 use super::scene::*;
-use crate::api::{ChildRefusal, Command, Event, Report, ReportKind, VipState};
+use crate::api::{ChildRefusal, Command, Event, Report, ReportKind, VipState, Wake};
 use crate::drops::{DropReason, Tally};
 use crate::worker::WorkerConfig;
 
@@ -361,4 +362,43 @@ fn sas_are_reported() {
     assert_eq!((sa.spi, sa.edge, sa.horizon, sa.sent, sa.lease), (peer.spi(), 1, u64::MAX, 1, u64::MAX));
     assert_eq!((sa.packets_in, sa.bytes_in, sa.packets_out, sa.bytes_out), (1, 40, 1, 34));
     assert_eq!(sa.tunnel, peer.child.tunnel);
+}
+
+/// A backup installs the child SAs of its copy before anything is served here.
+#[test]
+fn a_dormant_child_sa_carries_from_the_moment_that_it_is_woken() {
+    let (mut scene, mut peer) = (Scene::new(), Peer::new(child(1)));
+    let mut dormant = child(1);
+    (dormant.inbound.edge, dormant.inbound.horizon) = (DORMANT, DORMANT);
+    (dormant.outbound.sent, dormant.outbound.lease) = (DORMANT, DORMANT);
+    scene.command(Command::InstallChild(Box::new(dormant)));
+    assert!(matches!(scene.events().as_slice(), [Event::ChildInstalled(spi)] if *spi == peer.spi()));
+    let sas = |scene: &mut Scene| {
+        scene.command(Command::Report { token: 1, what: ReportKind::Sas });
+        match scene.events().pop() {
+            Some(Event::Report { report: Report::Sas(sas), .. }) => sas,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(sas(&mut scene).is_empty(), "it has no numbers to tell of");
+    let early = peer.seal(&echo_request(REMOTE, VIP));
+    scene.receive(OUTSIDE, &early);
+    scene.assert_dropped(DropReason::EspReplayed);
+    assert!(scene.sent(OUTSIDE).is_empty());
+
+    let iv_prefix = IvPrefix::new(ApplianceId::new(2).unwrap(), Epoch(7));
+    let wake = |spi| Wake { spi, edge: 0, sent: 1024, lifetime: Lifetime::NONE };
+    scene.command(Command::WakeChildren { iv_prefix, wakes: vec![wake(peer.spi())] });
+    scene.receive(OUTSIDE, &early);
+    let frame = scene.one_sent_with_arp(OUTSIDE);
+    let reply = Packet::parse(&peer.open(&frame)).map(|reply| reply.destination());
+    assert_eq!(reply.unwrap(), REMOTE);
+    let [sa] = &sas(&mut scene)[..] else { panic!("one child SA") };
+    assert_eq!((sa.edge, sa.horizon, sa.sent, sa.lease), (1, u64::MAX, 1025, u64::MAX));
+
+    // Nothing goes back, and nobody else is woken.
+    scene.command(Command::WakeChildren { iv_prefix, wakes: vec![wake(peer.spi()), wake(Spi::new(4711).unwrap())] });
+    assert_eq!(scene.counters.tally(Tally::CommandsRefused), 2);
+    scene.receive(OUTSIDE, &early);
+    scene.assert_dropped(DropReason::EspReplayed);
 }

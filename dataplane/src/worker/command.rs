@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use vipsec_esp::sa::{ChildSa, Processing, Spi};
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
+use vipsec_wire::iv::IvPrefix;
 
 use super::{Verdict, Worker};
-use crate::api::{ChildRefusal, Command, Event, PortId, Report, ReportKind, Tables};
+use crate::api::{ChildRefusal, Command, Event, PortId, Report, ReportKind, Tables, Wake};
 use crate::drops::{DropReason, Tally};
 use crate::lookup::Lookup;
 use crate::route::NextHop;
@@ -19,6 +20,7 @@ impl<P: BufferPool> Worker<P> {
         match command {
             Command::Tables { version, tables } => self.use_tables(now, version, tables),
             Command::InstallChild(child) => self.install(*child),
+            Command::WakeChildren { iv_prefix, wakes } => wakes.iter().for_each(|wake| self.wake(iv_prefix, wake)),
             Command::RemoveChild(spi) => self.remove(spi),
             Command::Steer(steering) => {
                 // The same SPI may have been here, before its VIP was elsewhere.
@@ -128,6 +130,14 @@ impl<P: BufferPool> Worker<P> {
             Err(_) => sessions,
         });
         installed.map(|(index, _)| index)
+    }
+
+    fn wake(&mut self, iv_prefix: IvPrefix, wake: &Wake) {
+        let Wake { spi, edge, sent, lifetime } = wake;
+        let Some(index) = self.known(*spi) else { return };
+        if !self.sad.wake(index, iv_prefix, *edge, *sent, lifetime) {
+            self.counters.count(Tally::CommandsRefused);
+        }
     }
 
     fn remove(&mut self, spi: Spi) {

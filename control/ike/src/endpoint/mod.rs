@@ -77,6 +77,8 @@ pub struct Endpoint {
     closed: BTreeMap<IkeSaId, Closed>,
     /// Which IKE SA has the child SA with that inbound SPI.
     child_owner: BTreeMap<u32, IkeSaId>,
+    /// Inbound SPIs of child SAs that aren't ours, but may become ours: none of them is given to another one.
+    reserved: BTreeSet<u32>,
     /// IKE SAs by the peer's identity.
     by_peer: BTreeMap<Identity, BTreeSet<IkeSaId>>,
     /// IKE SAs that we answered for, by the digest of the IKE_SA_INIT request (RFC 7296 §2.1).
@@ -125,6 +127,7 @@ impl Endpoint {
             half_open: BTreeMap::new(),
             closed: BTreeMap::new(),
             child_owner: BTreeMap::new(),
+            reserved: BTreeSet::new(),
             by_peer: BTreeMap::new(),
             by_init: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -220,10 +223,20 @@ impl Endpoint {
         loop {
             let [a, b, c] = self.random();
             let spi = u32::from_be_bytes([self.config.appliance.get(), a, b, c]);
-            if !self.child_owner.contains_key(&spi) {
+            if !self.child_owner.contains_key(&spi) && !self.reserved.contains(&spi) {
                 return spi;
             }
         }
+    }
+
+    /// No child SA of ours gets that inbound SPI: one that another appliance has would be lost by it when it becomes ours.
+    pub fn reserve_spi(&mut self, spi_in: u32) {
+        self.reserved.insert(spi_in);
+    }
+
+    /// The other appliance's child SA is gone, or ours now.
+    pub fn release_spi(&mut self, spi_in: u32) {
+        self.reserved.remove(&spi_in);
     }
 
     /// Up to a tenth of `time`, at random (RFC 7296 §2.8.1: rekeying SHOULD be jittered).

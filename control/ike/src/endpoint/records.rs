@@ -1,6 +1,7 @@
 //! Handing IKE SAs over to another appliance, and taking them over.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use thiserror::Error;
@@ -9,6 +10,7 @@ use vipsec_wire::iv::Epoch;
 use super::Endpoint;
 use super::timers::{Lifetime, after};
 use crate::child::{ChildPhase, ChildSa};
+use crate::config::ConnectionPolicy;
 use crate::event::GoneReason;
 use crate::record::{ChildSaRecord, IkeSaRecord};
 use crate::sa::{Age, Exchange, IkeSa, IkeSaId, Phase, Retry};
@@ -146,6 +148,24 @@ impl Endpoint {
         Ok(id)
     }
 
+    /// Would [`import`](Self::import) take these records under that epoch of their VIP? What carries traffic before it is asked must
+    /// be asked here.
+    pub fn check_import<'a>(
+        &self,
+        record: &IkeSaRecord,
+        children: impl IntoIterator<Item = &'a ChildSaRecord>,
+        epoch: Epoch,
+    ) -> Result<(), ImportError> {
+        self.check_record(record, &Vec::from_iter(children), epoch)?;
+        self.policy_of(record).map(drop).ok_or(ImportError::UnknownConnection)
+    }
+
+    /// The connection that a record is one of.
+    fn policy_of(&self, record: &IkeSaRecord) -> Option<&Arc<ConnectionPolicy>> {
+        let policy = self.config.connection(record.connection())?;
+        (policy.vip == record.vip() && policy.local == record.state.local.ip()).then_some(policy)
+    }
+
     /// An IKE SA from its record.
     fn revive(
         &mut self,
@@ -155,13 +175,8 @@ impl Endpoint {
     ) -> Result<IkeSa, ImportError> {
         let id = record.id();
         let ours = *self.epochs.get(&record.vip()).ok_or(ImportError::NotOwned(record.vip()))?;
-        self.check_record(&record, &children, ours)?;
-        let policy = self
-            .config
-            .connection(record.connection())
-            .filter(|policy| policy.vip == record.vip() && policy.local == record.state.local.ip())
-            .cloned()
-            .ok_or(ImportError::UnknownConnection)?;
+        self.check_record(&record, &children.iter().collect::<Vec<_>>(), ours)?;
+        let policy = self.policy_of(&record).cloned().ok_or(ImportError::UnknownConnection)?;
         let mut sa = IkeSa::new(record.state, policy, now);
         sa.age = Age::of(record.age, now);
         sa.heard_first = None;
@@ -208,7 +223,7 @@ impl Endpoint {
         Ok(sa)
     }
 
-    fn check_record(&self, record: &IkeSaRecord, children: &[ChildSaRecord], ours: Epoch) -> Result<(), ImportError> {
+    fn check_record(&self, record: &IkeSaRecord, children: &[&ChildSaRecord], ours: Epoch) -> Result<(), ImportError> {
         // I1: whoever wrote the record may have used any IV up to its epoch.
         let theirs = record.epoch();
         if ours <= theirs {
@@ -224,13 +239,13 @@ impl Endpoint {
             return Err(ImportError::AlreadyHere);
         }
         let mut named = record.children.clone();
-        let mut found: Vec<u32> = children.iter().map(ChildSaRecord::spi_in).collect();
+        let mut found: Vec<u32> = children.iter().map(|child| child.spi_in()).collect();
         named.sort_unstable();
         found.sort_unstable();
         if named != found || named.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) {
             return Err(ImportError::WrongChildren);
         }
-        let sound = |child: &ChildSaRecord| {
+        let sound = |child: &&ChildSaRecord| {
             let info = &child.info;
             let len = info.suite.encryption.keymat_len();
             info.spi_in > 255

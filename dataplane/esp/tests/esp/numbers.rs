@@ -9,7 +9,7 @@ use vipsec_esp::header::OVERHEAD_MAX;
 use vipsec_esp::inbound::{Admission, InboundSa, Opened};
 use vipsec_esp::lifetime::LifetimeDue;
 use vipsec_esp::outbound::{LEASE_BLOCK, OutboundSa};
-use vipsec_esp::sa::{Algorithm, InboundParams, Lifetime, OutboundParams};
+use vipsec_esp::sa::{Algorithm, DORMANT, InboundParams, Lifetime, OutboundParams};
 use vipsec_wire::buffer::{PacketBuf, VecBuf};
 use vipsec_wire::iv::NUMBER_MAX;
 
@@ -434,5 +434,65 @@ fn secrets_are_not_printed() {
     let key = crate::support::keymat(ALGORITHM);
     for format in [hex::encode(&key[..4]), format!("{}, {}, {}", key[0], key[1], key[2])] {
         assert!(!printed.contains(&format), "{printed}");
+    }
+}
+
+/// What a backup keeps for a takeover.
+mod dormant {
+    use super::*;
+
+    const DELIVER: Result<Admission, EspError> = Ok(Admission::Deliver);
+
+    fn dormant_pair(esn: bool) -> (OutboundSa, InboundSa) {
+        pair(|out, inb| {
+            (out.esn, out.sent, out.lease) = (esn, DORMANT, DORMANT);
+            (inb.esn, inb.edge, inb.horizon) = (esn, DORMANT, DORMANT);
+        })
+    }
+
+    #[test]
+    fn nothing_leaves_or_is_taken_before_it_is_woken() {
+        for esn in [false, true] {
+            let (mut out, mut inb) = dormant_pair(esn);
+            assert!(inb.is_dormant() && !out.wants_more() && !inb.wants_more());
+            assert_eq!(out.seal(&mut VecBuf::from_bytes(&[0x45; 20]), IPV4), Err(EspError::NumbersExhausted));
+            for sent in [0, 1 << 20, u64::from(u32::MAX) - 1, NUMBER_MAX - 1] {
+                let (mut peer, _) = pair(|out, _| (out.esn, out.sent) = (esn, sent));
+                if sent < u64::from(u32::MAX) || esn {
+                    let packet = bytes(&seal(&mut peer, &[0x45; 20]));
+                    assert_eq!(receive(&mut inb, &packet), Err(EspError::Replayed), "number {}", sent + 1);
+                }
+            }
+            inb.handle_beat();
+            assert_eq!((inb.lifetime_due(), out.lifetime_due()), (None, None));
+        }
+    }
+
+    #[test]
+    fn it_is_woken_once_and_goes_on_where_it_is_told() {
+        let (mut out, mut inb) = dormant_pair(false);
+        assert!(out.wake(iv_prefix(2, 9), 1000, &Lifetime::NONE) && inb.wake(500, &Lifetime::NONE));
+        let packet = bytes(&seal(&mut out, &[0x45; 20]));
+        assert_eq!(packet[4..16], [0, 0, 3, 0xe9, 2, 0, 9, 0, 0, 0, 3, 0xe9]);
+        let (mut peer, _) = pair(|out, _| out.sent = 499);
+        let sent = packets(&mut peer, 3);
+        assert_eq!(receive(&mut inb, &sent[0]), Err(EspError::Replayed), "number 500 counts as seen");
+        assert_eq!([&sent[2], &sent[1]].map(|packet| receive(&mut inb, packet)), [DELIVER; 2]);
+        // Its numbers never go back.
+        assert!(!out.wake(iv_prefix(2, 9), 0, &Lifetime::NONE) && !inb.wake(0, &Lifetime::NONE));
+        assert_eq!((out.sent(), inb.edge()), (1001, 502));
+        assert_eq!(receive(&mut inb, &sent[1]), Err(EspError::Replayed));
+    }
+
+    #[test]
+    fn what_it_carried_elsewhere_counts() {
+        let lifetime = Lifetime { soft_packets: 10, hard_packets: 12, ..Lifetime::NONE };
+        let (out, inb) = dormant_pair(false);
+        let (mut out, mut inb) = (out.with_lifetime(&lifetime), inb.with_lifetime(&lifetime));
+        assert_eq!((inb.lifetime_due(), out.lifetime_due()), (None, None));
+        assert!(out.wake(iv_prefix(2, 9), 9, &lifetime) && inb.wake(12, &lifetime));
+        assert_eq!(inb.lifetime_due(), Some(LifetimeDue::Hard));
+        seal(&mut out, &[0x45; 20]);
+        assert_eq!(out.lifetime_due(), Some(LifetimeDue::Soft));
     }
 }

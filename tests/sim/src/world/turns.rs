@@ -129,9 +129,9 @@ impl World {
 
     fn tamper(&self, command: Command) -> Command {
         match command {
-            Command::InstallChild(mut child) if self.planted == Some(Planted::NoLeaseJump) => {
-                child.outbound.sent = 0;
-                Command::InstallChild(child)
+            Command::WakeChildren { iv_prefix, mut wakes } if self.planted == Some(Planted::NoLeaseJump) => {
+                wakes.iter_mut().for_each(|wake| wake.sent = 0);
+                Command::WakeChildren { iv_prefix, wakes }
             }
             Command::Grant { spi, lease, .. } if self.planted == Some(Planted::NoHorizon) => {
                 Command::Grant { spi, lease, horizon: u64::MAX }
