@@ -5,9 +5,12 @@
 use std::time::{Duration, Instant};
 
 use vipsec_takeover::decider::{Copy, PeerStatus, Role, Status};
+use vipsec_takeover::message::Message;
+use vipsec_takeover::moves::MovesSeen;
 use vipsec_wire::iv::ApplianceId;
 
 use super::Core;
+use super::groups::Group;
 
 /// When a group of ours goes back.
 #[derive(Debug)]
@@ -101,10 +104,26 @@ impl Core {
         }
     }
 
-    /// The operator has the group moved: what was before doesn't hold it.
+    /// The operator has the group moved: what was before doesn't hold it, here or at any other appliance.
     pub(super) fn note_order(&mut self, group: usize) {
+        self.note_released(group);
+        let linked = self.groups.get_mut(group).and_then(Group::side).map(|side| side.linked().collect::<Vec<_>>());
+        for other in linked.unwrap_or_default() {
+            self.say(group, other, &Message::Released);
+        }
+    }
+
+    /// The operator had the group moved.
+    pub(super) fn note_released(&mut self, group: usize) {
         if let Some(entry) = self.groups.get_mut(group) {
             entry.moves.release();
+        }
+    }
+
+    /// Another appliance says how often the group has moved: a process that began since then doesn't know.
+    pub(super) fn note_moves(&mut self, now: Instant, group: usize, seen: &MovesSeen) {
+        if let Some(entry) = self.groups.get_mut(group) {
+            entry.moves.learn(now, seen);
         }
     }
 

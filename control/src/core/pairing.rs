@@ -167,6 +167,8 @@ impl Core {
                 side.links.insert(peer, ends);
                 side.decider.handle_link_up(now, peer, incarnation, agreed);
             }
+            let seen = entry.moves.seen(now);
+            self.say(group, peer, &Message::Moves(seen));
         }
         // What the dead process left is taken before it is let go.
         self.settle(now);
@@ -194,6 +196,8 @@ impl Core {
         match &message {
             Ok(Message::WantGroup) => self.note_order(group),
             Ok(Message::HandOver { .. }) => self.note_handed_over(group),
+            Ok(Message::Moves(seen)) => self.note_moves(now, group, seen),
+            Ok(Message::Released) => self.note_released(group),
             _ => {}
         }
         if let Some(side) = side(&mut self.groups, group) {
@@ -290,15 +294,17 @@ impl Core {
         any
     }
 
+    /// Over the group's store link. To an older release this may be no word at all: it goes by what it knows.
+    pub(super) fn say(&mut self, group: usize, to: ApplianceId, message: &Message) {
+        let version = side(&mut self.groups, group).and_then(|side| side.version(to));
+        if version.is_some_and(|version| message.since() <= version) {
+            self.outputs.push_back(Output::LinkSend { group, peer: to, message: message.encode() });
+        }
+    }
+
     fn carry_out(&mut self, now: Instant, group: usize, action: Action) {
         match action {
-            Action::Send { to, message } => {
-                let version = side(&mut self.groups, group).and_then(|side| side.version(to));
-                // To an older release this is no word at all: it goes by what it knows.
-                if version.is_some_and(|version| message.since() <= version) {
-                    self.outputs.push_back(Output::LinkSend { group, peer: to, message: message.encode() });
-                }
-            }
+            Action::Send { to, message } => self.say(group, to, &message),
             Action::Advertise { epoch, protected } => self.advertise(group, epoch, protected),
             Action::Deadline(until) => self.deadlines.renew(group, until),
             Action::ReserveFloor(value) => self.save_floor(group, value),

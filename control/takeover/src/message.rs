@@ -10,6 +10,7 @@
 //! | 1 | the region's layout, the records and the other messages |
 //! | 2 | [`Message::GivenUp`] |
 //! | 3 | [`Message::Served`] |
+//! | 4 | [`Message::Moves`], [`Message::Released`] |
 //!
 //! A release speaks at least the newest version of the one before it. A new message, and whatever an older release could misunderstand,
 //! takes a new version; what the older one may pass over (a new kind of record, a value behind a record's others, a field of a registry's
@@ -18,13 +19,15 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::moves::MovesSeen;
+
 /// Largest encoded message, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4096;
 
 /// The oldest version of the link that this build speaks.
 pub const VERSION_OLDEST: u16 = 1;
 /// The newest.
-pub const VERSION_NEWEST: u16 = 3;
+pub const VERSION_NEWEST: u16 = 4;
 
 /// What an appliance says about the group in every beat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -84,6 +87,10 @@ pub enum Message {
         /// Until it heard of the other owner, that long ago.
         millis_ago: u32,
     },
+    /// When the two pair: how often the group moved lately.
+    Moves(MovesSeen),
+    /// The operator has the group moved: how often it moved before doesn't count any more.
+    Released,
 }
 
 /// A message that can't be read.
@@ -109,6 +116,7 @@ impl Message {
             | Self::WantGroup => 1,
             Self::GivenUp => 2,
             Self::Served { .. } => 3,
+            Self::Moves(_) | Self::Released => 4,
         }
     }
 
@@ -129,8 +137,25 @@ impl Message {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::{Duration, Instant};
+
     use proptest::prelude::*;
+    use vipsec_wire::iv::ApplianceId;
+
+    use super::*;
+    use crate::moves::{MoveLimits, Moves};
+
+    #[test]
+    fn as_many_moves_as_are_told_fit_into_a_message() {
+        let moves_max = 1000;
+        let mut moves = Moves::new(MoveLimits { moves_max, window: Duration::MAX, hold: Duration::from_secs(1) });
+        let begin = Instant::now();
+        for number in 0..moves_max {
+            moves.note_owner(begin, ApplianceId::new(1 + u8::from(number % 2 == 0)).unwrap());
+        }
+        let message = Message::Moves(moves.seen(begin + Duration::from_secs(4_000_000)));
+        assert_eq!(Message::decode(&message.encode()), Ok(message));
+    }
 
     #[test]
     fn a_message_survives_the_link() {
@@ -147,7 +172,7 @@ mod tests {
     #[test]
     fn every_message_is_of_a_version_that_is_spoken() {
         let first = Message::Joined;
-        let last = Message::Served { remote_peers: 5, millis_ago: 20 };
+        let last = Message::Released;
         assert_eq!((first.since(), last.since()), (VERSION_OLDEST, VERSION_NEWEST));
     }
 

@@ -77,6 +77,25 @@ fn a_vip_that_moved_too_often_leaves_a_dead_owner() {
     assert!(pair.sides[1].core.is_serving());
 }
 
+/// Each appliance that can't serve is started anew, so that no process has seen all of it.
+#[test]
+fn a_vip_that_moved_too_often_is_held_though_every_process_is_new() {
+    let mut pair = Pair::with_peer("moves_max = 3\nmoves_window = \"60s\"\nmoves_hold = \"100s\"");
+    for from in [0, 1, 0] {
+        assert_eq!(held(&mut pair, 1 - from), None);
+        pair.sides[from].core.handle_health(false);
+        pair.pass(SECOND);
+        assert!(pair.sides[1 - from].core.is_serving());
+        pair.kill(from);
+        pair.revive(from);
+        pair.pass(3 * SECOND);
+    }
+    assert!([0, 1].into_iter().all(|side| held(&mut pair, side).is_some_and(|seconds| (90..100).contains(&seconds))));
+    pair.sides[1].core.handle_health(false);
+    pair.pass(5 * SECOND);
+    assert!(!pair.sides[0].core.is_serving(), "held");
+}
+
 #[test]
 fn the_operators_move_releases_a_vip_at_both_appliances() {
     let mut pair = flapping();

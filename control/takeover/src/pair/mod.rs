@@ -378,6 +378,8 @@ impl Decider for Pair {
             }
             Message::GivenUp => self.handle_given_up(now),
             Message::Served { remote_peers, millis_ago } => self.handle_rival(now, *remote_peers, *millis_ago),
+            // Whoever counts moves says when the group is held.
+            Message::Moves(_) | Message::Released => {}
         }
     }
 

@@ -397,7 +397,7 @@ impl Decider for Member {
                 let _ = self.order_move(peer);
             }
             // A member ends without a word: only the registry's list tells whose copy counts.
-            Message::GivenUp | Message::Served { .. } => {}
+            Message::GivenUp | Message::Served { .. } | Message::Moves(_) | Message::Released => {}
         }
     }
 
