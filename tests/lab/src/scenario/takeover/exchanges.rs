@@ -176,7 +176,7 @@ fn killed_while_called(lab: &Lab, moment: Moment) -> Result<String> {
 }
 
 /// Both ends have one IKE SA with one child SA, the same.
-fn same_sas(lab: &Lab, owner: usize) -> Result<String> {
+pub(super) fn same_sas(lab: &Lab, owner: usize) -> Result<String> {
     let mut seen = String::new();
     let agreed = wait::until("both ends to have the same SAs", SETTLE_LIMIT, || {
         let (theirs, ours) = (lab.peer()?.sas()?, lab.appliance(owner)?.ike_sas()?);
