@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use vipsec_report::grouped;
+
 use crate::machine::Machine;
 use crate::result::{Case, Row, Way};
 use crate::store::StoreRow;
@@ -151,27 +153,12 @@ fn way(way: Way) -> &'static str {
 
 /// With commas between thousands.
 fn count(count: Option<usize>) -> String {
-    let Some(count) = count else { return none() };
-    let digits = count.to_string();
-    let mut grouped = String::new();
-    for (n, digit) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
+    count.map_or_else(none, |count| grouped(count as u64))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn thousands_are_grouped() {
-        let counts = [0, 999, 1000, 65_536, 1_000_000].map(|n| count(Some(n)));
-        assert_eq!(counts, ["0", "999", "1,000", "65,536", "1,000,000"]);
-    }
 
     #[test]
     fn the_page_has_no_place_left_empty() {

@@ -6,8 +6,9 @@ pub mod picture;
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
+use vipsec_report::{CpuInfo, grouped};
 
-use crate::scenario::failover::Case;
+use crate::scenario::failover::{Case, planned};
 
 /// The page, with places for what is measured.
 const PAGE: &str = include_str!("failover/page.md");
@@ -31,6 +32,9 @@ pub struct Row {
     pub detection_ms: Figure,
     /// From then on until it passed the first packet on.
     pub first_packet_ms: Figure,
+    /// What that time was made of, where the successor's log tells.
+    #[serde(default)]
+    pub parts: Option<Parts>,
     /// From then on until every tunnel carried.
     pub all_sas_ms: Figure,
     /// The longest that a request over TCP waited for its answer.
@@ -47,6 +51,12 @@ pub struct Row {
     pub sas_kept: u32,
     /// Those that weren't.
     pub sas_lost: u32,
+    /// Of the programs that were measured.
+    #[serde(default)]
+    pub build: Build,
+    /// Tasks that wanted a processor, on average over the minute before.
+    #[serde(default)]
+    pub load: Option<f64>,
     /// What else there is to say.
     pub detail: String,
 }
@@ -58,6 +68,39 @@ pub struct Figure {
     pub median: f64,
     /// The longest.
     pub worst: f64,
+}
+
+/// The time from the notice to the first packet, step by step: each from the end of the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Parts {
+    /// Until the copy was fenced and read.
+    pub read_ms: Figure,
+    /// Until the SAs were installed, trust was judged, and the VIP was its own.
+    pub owned_ms: Figure,
+    /// Until the first frame that says so was at the switch.
+    pub announced_ms: Figure,
+    /// Until the first packet came that was to be passed on.
+    pub offered_ms: Figure,
+    /// Until it was.
+    pub passed_ms: Figure,
+}
+
+/// How programs were built.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Build {
+    /// As they are shipped.
+    #[default]
+    Release,
+    /// For those who work on them: slower.
+    Development,
+}
+
+impl Build {
+    /// This program's. The lab starts others that lie beside it.
+    pub const fn this() -> Self {
+        if cfg!(debug_assertions) { Self::Development } else { Self::Release }
+    }
 }
 
 /// Datagrams each way.
@@ -91,7 +134,7 @@ impl Each {
     }
 
     fn text(self) -> String {
-        format!("{} / {}", count(self.up), count(self.down))
+        format!("{} / {}", grouped(self.up), grouped(self.down))
     }
 }
 
@@ -116,7 +159,39 @@ impl Row {
 
 /// The page.
 pub fn page(rows: &[Row]) -> String {
-    PAGE.replace("{machine}", &machine()).replace("{table}", &table(rows)).replace("{goals}", &goals::table(rows))
+    PAGE.replace("{machine}", &machine())
+        .replace("{conditions}", &conditions(rows))
+        .replace("{table}", &table(rows))
+        .replace("{parts}", &parts(rows))
+        .replace("{goals}", &goals::table(rows))
+}
+
+/// What has to be known of how the figures came about, in sentences.
+fn conditions(rows: &[Row]) -> String {
+    let listed = |cases: &mut dyn Iterator<Item = (Case, u32)>| {
+        let names: Vec<_> = cases.map(|(case, tunnels)| format!("{} with {}", name(case), grouped(tunnels))).collect();
+        (!names.is_empty()).then(|| names.join("; "))
+    };
+    let mut sentences = Vec::new();
+    let slow = rows.iter().filter(|row| row.build == Build::Development).map(|row| (row.case, row.tunnels));
+    match listed(&mut slow.clone()) {
+        None => sentences.push("All programs are release builds.".to_owned()),
+        Some(_) if slow.count() == rows.len() => {
+            sentences.push("All programs are *development builds*, which are slower than what is shipped.".to_owned());
+        }
+        Some(slow) => sentences.push(format!("*Development builds*, which are slower than what is shipped: {slow}.")),
+    }
+    let loads: Vec<_> = rows.iter().filter_map(|row| row.load).collect();
+    if let (Some(least), Some(most)) = (loads.iter().copied().reduce(f64::min), loads.iter().copied().reduce(f64::max))
+    {
+        sentences.push(format!(
+            "When a row's lab was started, {least:.1} to {most:.1} tasks had wanted a processor on average over the minute before: the row before, or others on the machine."
+        ));
+    }
+    let is_there = |case, tunnels| rows.iter().any(|row| (row.case, row.tunnels) == (case, tunnels));
+    let missing = listed(&mut planned().filter(|(case, tunnels)| !is_there(*case, *tunnels)));
+    sentences.extend(missing.map(|missing| format!("Not measured: {missing}.")));
+    sentences.join("\n")
 }
 
 /// The figures.
@@ -141,7 +216,7 @@ pub fn table(rows: &[Row]) -> String {
     for row in rows {
         let cells = [
             name(row.case).to_owned(),
-            count(row.tunnels.into()),
+            grouped(row.tunnels),
             row.runs.to_string(),
             row.blocked_ms.text(),
             row.detection_ms.text(),
@@ -152,10 +227,22 @@ pub fn table(rows: &[Row]) -> String {
             row.offered.text(),
             row.tcp_kept.to_string(),
             row.tcp_reset.to_string(),
-            count(row.sas_kept.into()),
-            count(row.sas_lost.into()),
+            grouped(row.sas_kept),
+            grouped(row.sas_lost),
         ];
         let _ = writeln!(table, "| {} |", cells.join(" | "));
+    }
+    table
+}
+
+/// What the time from the notice to the first packet was made of.
+fn parts(rows: &[Row]) -> String {
+    let heading = ["case", "tunnels", "copy read", "SAs installed", "announced", "a packet comes", "it is passed on"];
+    let mut table = format!("| {} |\n| --- |{}\n", heading.join(" | "), " ---: |".repeat(heading.len() - 1));
+    for (row, parts) in rows.iter().filter_map(|row| Some((row, row.parts?))) {
+        let Parts { read_ms, owned_ms, announced_ms, offered_ms, passed_ms } = parts;
+        let figures = [read_ms, owned_ms, announced_ms, offered_ms, passed_ms].map(Figure::text);
+        let _ = writeln!(table, "| {} | {} | {} |", name(row.case), grouped(row.tunnels), figures.join(" | "));
     }
     table
 }
@@ -175,30 +262,10 @@ fn millis(millis: f64) -> String {
     format!("{millis:.digits$}")
 }
 
-/// With commas between thousands.
-fn count(count: u64) -> String {
-    let digits = count.to_string();
-    let mut grouped = String::new();
-    for (n, digit) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
-
 /// What it was measured on.
 fn machine() -> String {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
-        let line = cpuinfo.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name));
-        line.and_then(|line| line.split_once(':')).map_or("?", |(_, value)| value.trim())
-    };
-    let kernel = nix::sys::utsname::uname();
-    let kernel = kernel.map_or_else(|_| "?".to_owned(), |uname| uname.release().to_string_lossy().into_owned());
-    let cpus = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
-    format!("{}, {cpus} CPUs, Linux {kernel}", field("model name"))
+    let cpuinfo = CpuInfo::read();
+    format!("{}, {} CPUs, Linux {}", cpuinfo.model(), cpuinfo.cpus(), vipsec_report::kernel())
 }
 
 #[cfg(test)]
@@ -216,6 +283,13 @@ pub(crate) mod tests {
             blocked_ms: figure,
             detection_ms: figure,
             first_packet_ms: Figure { median: 0.523, worst: 0.6 },
+            parts: Some(Parts {
+                read_ms: Figure { median: 0.2, worst: 0.3 },
+                owned_ms: Figure { median: 0.1, worst: 0.1 },
+                announced_ms: Figure { median: 0.1, worst: 0.1 },
+                offered_ms: Figure { median: 0.1, worst: 0.1 },
+                passed_ms: Figure { median: 0.023, worst: 0.1 },
+            }),
             all_sas_ms: Figure { median: 12.0, worst: 13.0 },
             stall_ms: figure,
             lost: Each { up: 1, down: 2 },
@@ -224,6 +298,8 @@ pub(crate) mod tests {
             tcp_reset: 0,
             sas_kept: tunnels,
             sas_lost: 0,
+            build: Build::Release,
+            load: Some(0.5),
             detail: String::new(),
         }
     }
@@ -242,5 +318,28 @@ pub(crate) mod tests {
         let expected = "| crash, SAs resumed | 10,000 | 5 | 55.3 / 123 | 55.3 / 123 | 0.52 / 0.60 | 12.0 / 13.0 |";
         assert!(page.contains(expected), "{page}");
         assert!(page.contains("| 1 / 2 | 50,000 / 40,000 | 20 | 0 | 10,000 | 0 |"), "{page}");
+        assert!(page.contains("| crash, SAs resumed | 1 | 0.20 / 0.30 | 0.10 / 0.10 |"), "{page}");
+    }
+
+    #[test]
+    fn the_page_says_how_its_figures_came_about() {
+        let all: Vec<_> = planned().map(|(case, tunnels)| row(case, tunnels)).collect();
+        let text = conditions(&all);
+        assert!(text.contains("release builds") && !text.contains("Not measured"), "{text}");
+        assert!(text.contains("0.5 to 0.5 tasks"), "{text}");
+        let slow = Row { build: Build::Development, load: None, ..row(Case::Crash, 1_000) };
+        let text = conditions(&[row(Case::Crash, 1), slow]);
+        assert!(text.contains("shipped: crash, SAs resumed with 1,000."), "{text}");
+        assert!(text.contains("Not measured: crash, SAs resumed with 100; crash, SAs resumed with 10,000;"), "{text}");
+    }
+
+    #[test]
+    fn a_report_of_an_earlier_release_is_read() {
+        let mut json = serde_json::to_value(row(Case::Move, 100)).unwrap();
+        for news in ["parts", "build", "load"] {
+            json.as_object_mut().unwrap().remove(news);
+        }
+        let read: Row = serde_json::from_value(json).unwrap();
+        assert_eq!((read.parts, read.build, read.load), (None, Build::Release, None));
     }
 }

@@ -75,6 +75,11 @@ const PLANS: [Plan; 14] = {
     ]
 };
 
+/// The cases that there are, and with how many tunnels each is measured.
+pub(crate) fn planned() -> impl Iterator<Item = (Case, u32)> {
+    PLANS.into_iter().map(|plan| (plan.case, plan.tunnels))
+}
+
 impl FailoverConfig {
     fn plans(&self) -> Vec<Plan> {
         let is_wanted = |plan: &Plan| {
@@ -96,10 +101,12 @@ pub fn play(config: &FailoverConfig, progress: &Progress) -> Result<Vec<Row>> {
         let name = format!("{}-{}", name.unwrap_or_default(), plan.tunnels);
         progress.step(&format!("-- {name}, {} runs", plan.runs));
         let out = config.out.join(&name);
+        let load = vipsec_report::load();
         let row = match plan.case {
             Case::StrongswanRestart => strongswan::measure(plan, out, progress)?,
             Case::Crash | Case::CrashRenegotiate | Case::Move => pair::measure(plan, out, progress)?,
         };
+        let row = Row { load, ..row };
         progress.step(&row.summary());
         measured.push(row.clone());
         rows.retain(|old| (old.case, old.tunnels) != (row.case, row.tunnels));

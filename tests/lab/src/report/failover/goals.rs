@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{Row, count, millis, name};
+use vipsec_report::grouped;
+
+use super::{Row, millis, name};
 use crate::scenario::failover::Case;
 
 /// A goal: for a case with so many tunnels, a figure and what it should be below.
@@ -49,7 +51,7 @@ pub(super) fn table(rows: &[Row]) -> String {
             table,
             "| {} | {} | {} | {:.0} | {} | {verdict} |",
             name(goal.case),
-            count(goal.tunnels.into()),
+            grouped(goal.tunnels),
             goal.what,
             goal.below,
             millis(value)

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{Row, count, millis, name};
+use vipsec_report::grouped;
+
+use super::{Row, millis, name};
 
 const LABELS: f64 = 240.0;
 const BARS: f64 = 470.0;
@@ -50,7 +52,7 @@ pub fn svg(rows: &[Row]) -> String {
             tx = LABELS - 10.0,
             ty = y + BAR - 4.0,
             name = name(row.case),
-            tunnels = count(row.tunnels.into()),
+            tunnels = grouped(row.tunnels),
             bar = x(blocked.median) - LABELS,
             from = x(blocked.median),
             to = x(blocked.worst),

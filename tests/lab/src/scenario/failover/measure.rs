@@ -8,11 +8,13 @@ use crate::clock::Stamp;
 use crate::error::Result;
 use crate::fleet::Echo;
 use crate::lab::Lab;
-use crate::report::failover::{Each, Figure, Row};
+use crate::report::failover::{Build, Each, Figure, Parts, Row};
 use crate::target::Target;
 
 /// Between two datagrams of one way through strongSwan's tunnel.
 const PROBE_INTERVAL: Duration = Duration::from_millis(1);
+/// The same where there is no other tunnel: the first packet can be passed on no sooner than one comes.
+const PROBE_INTERVAL_ALONE: Duration = Duration::from_micros(200);
 /// Long-lived TCP connections through it.
 const CONNECTIONS: usize = 4;
 /// Between an answer and the next request of one of them.
@@ -20,27 +22,32 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// Traffic of a strongSwan peer: datagrams each way and TCP connections.
 pub(super) struct Users {
+    interval: Duration,
     probe: UdpProbe,
     connections: Vec<PingPong>,
 }
 
 /// What became of it.
 pub(super) struct Seen {
+    /// Between two datagrams of one way.
+    interval: Duration,
     up: Way,
     down: Way,
     connections: Vec<PingPongReport>,
 }
 
 impl Users {
-    pub(super) fn start(lab: &Lab) -> Result<Self> {
+    /// With so many tunnels.
+    pub(super) fn start(lab: &Lab, tunnels: u32) -> Result<Self> {
+        let interval = if tunnels > 1 { PROBE_INTERVAL } else { PROBE_INTERVAL_ALONE };
         let connections = (0..CONNECTIONS).map(|_| lab.start_pingpong(PAUSE)).collect::<Result<_>>()?;
-        Ok(Self { probe: lab.start_probe(PROBE_INTERVAL)?, connections })
+        Ok(Self { interval, probe: lab.start_probe(interval)?, connections })
     }
 
     pub(super) fn end(self, lab: &Lab) -> Seen {
         let record = self.probe.finish(lab.targets());
         let connections = self.connections.into_iter().map(PingPong::stop).collect();
-        Seen { up: Way::up(&record), down: Way::down(&record), connections }
+        Seen { interval: self.interval, up: Way::up(&record), down: Way::down(&record), connections }
     }
 }
 
@@ -52,6 +59,8 @@ pub(super) struct Run {
     pub(super) until: Stamp,
     /// When it was known that something has to be done.
     pub(super) begun: Stamp,
+    /// What came between that and the first packet, as far as it is known.
+    pub(super) milestones: Option<Milestones>,
     /// When the first packet was passed on.
     pub(super) first: Stamp,
     /// When the first packet had been passed on each way.
@@ -59,6 +68,19 @@ pub(super) struct Run {
     pub(super) seen: Seen,
     /// Tunnels of the strongSwan peer that it lost.
     pub(super) sas_lost: u32,
+}
+
+/// What a successor gets done, one after the other.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Milestones {
+    /// The copy is fenced and read.
+    pub(super) read: Stamp,
+    /// The SAs are installed, trust is judged: the VIP is its own.
+    pub(super) owned: Stamp,
+    /// The first frame that says so is at the switch.
+    pub(super) announced: Stamp,
+    /// Behind it the first packet that it is to pass on.
+    pub(super) offered: Stamp,
 }
 
 /// Datagrams that initiators sent through their tunnels, and how they were sent.
@@ -112,6 +134,7 @@ pub(super) struct Totals {
     pub(super) blocked_ms: Figure,
     pub(super) detection_ms: Figure,
     pub(super) first_packet_ms: Figure,
+    pub(super) parts: Option<Parts>,
     pub(super) all_sas_ms: Figure,
     pub(super) lost: Each,
     pub(super) offered: Each,
@@ -126,8 +149,7 @@ impl Totals {
         let (mut tcp_kept, mut tcp_reset) = (0, 0);
         let mut blocked = Vec::new();
         for run in runs {
-            let rate = 1.0 / PROBE_INTERVAL.as_secs_f64();
-            let mut longest = (run.seen.up.lost.max(run.seen.down.lost)) as f64 / rate * 1e3;
+            let mut longest = run.seen.up.lost.max(run.seen.down.lost) as f64 * run.seen.interval.as_secs_f64() * 1e3;
             lost.add(run.seen.up.lost, run.seen.down.lost);
             offered.add(run.seen.up.sent, run.seen.down.sent);
             if let Some(echoes) = echoes {
@@ -153,6 +175,7 @@ impl Totals {
             blocked_ms: Figure::of(blocked),
             detection_ms: figure(&|run| run.begun.millis_from(run.ended)),
             first_packet_ms: figure(&|run| run.first.millis_from(run.begun)),
+            parts: parts(runs),
             all_sas_ms: figure(&|run| all(run).millis_from(run.begun)),
             lost,
             offered,
@@ -174,6 +197,7 @@ impl Totals {
             blocked_ms: self.blocked_ms,
             detection_ms: self.detection_ms,
             first_packet_ms: self.first_packet_ms,
+            parts: self.parts,
             all_sas_ms: self.all_sas_ms,
             stall_ms: self.stall_ms,
             lost: self.lost,
@@ -182,9 +206,26 @@ impl Totals {
             tcp_reset: self.tcp_reset,
             sas_kept,
             sas_lost,
+            build: Build::this(),
+            load: None,
             detail,
         }
     }
+}
+
+/// How long each step of the successor took; `None` where some run's steps aren't known.
+fn parts(runs: &[Run]) -> Option<Parts> {
+    let known: Vec<_> = runs.iter().map(|run| Some((run, run.milestones?))).collect::<Option<_>>()?;
+    let figure = |value: &dyn Fn(&Run, &Milestones) -> f64| {
+        Figure::of(known.iter().map(|(run, milestones)| value(run, milestones)).collect())
+    };
+    (!known.is_empty()).then(|| Parts {
+        read_ms: figure(&|run, at| at.read.millis_from(run.begun)),
+        owned_ms: figure(&|_, at| at.owned.millis_from(at.read)),
+        announced_ms: figure(&|_, at| at.announced.millis_from(at.owned)),
+        offered_ms: figure(&|_, at| at.offered.millis_from(at.announced)),
+        passed_ms: figure(&|run, at| run.first.millis_from(at.offered)),
+    })
 }
 
 #[cfg(test)]
@@ -196,9 +237,19 @@ mod tests {
     }
 
     fn run() -> Run {
-        let seen = Seen { up: Way::default(), down: Way::default(), connections: Vec::new() };
+        let seen = Seen { interval: PROBE_INTERVAL, up: Way::default(), down: Way::default(), connections: Vec::new() };
+        let milestones = Milestones { read: at(160), owned: at(161), announced: at(161), offered: at(161) };
         let (first, both) = (at(161), at(162));
-        Run { ended: at(100), until: at(900), begun: at(160), first, both, seen, sas_lost: 0 }
+        Run {
+            ended: at(100),
+            until: at(900),
+            begun: at(160),
+            milestones: Some(milestones),
+            first,
+            both,
+            seen,
+            sas_lost: 0,
+        }
     }
 
     fn echoes(fates: &[(u32, u64, bool)]) -> Echoes {
@@ -234,5 +285,8 @@ mod tests {
             (totals.detection_ms.median, totals.first_packet_ms.worst, totals.all_sas_ms.worst),
             (60.0, 1.0, 2.0)
         );
+        let parts = totals.parts.expect("all known");
+        assert_eq!((parts.read_ms.median, parts.owned_ms.median, parts.passed_ms.median), (0.0, 1.0, 0.0));
+        assert!(Totals::of(&[run(), Run { milestones: None, ..run() }], None).parts.is_none());
     }
 }

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::measure::{Echoes, Run, Totals, Users};
+use super::measure::{Echoes, Milestones, Run, Totals, Users};
 use super::{Case, Plan};
 use crate::appliance::{Standing, TakeoverPolicy};
-use crate::capture::{Capture, Direction, Exchange, Kind};
+use crate::capture::{Capture, Direction, Exchange, Frame, Kind};
 use crate::clock::Stamp;
 use crate::error::{LabError, Result};
 use crate::fleet::{self, Calls, Fleet, FleetPlan, FleetReport, Keep};
@@ -112,7 +112,7 @@ impl Scene {
         let before = established(&self.lab)?;
         self.lab.outside.forget();
         self.lab.inside.forget();
-        let users = Users::start(&self.lab)?;
+        let users = Users::start(&self.lab, self.plan.tunnels)?;
         std::thread::sleep(BEFORE);
         let ended = Stamp::now();
         match self.plan.case {
@@ -127,23 +127,33 @@ impl Scene {
         std::thread::sleep(AFTER + 2 * self.sweep() + anew);
         let until = Stamp::now();
         let seen = users.end(&self.lab);
-        let begun = self.begun(roles, ended)?;
+        let journal = journal::lines(&self.lab.appliance(roles.backup)?.log(), ended);
+        let begun = begun(&journal)?;
         let after = established(&self.lab)?;
         // Whoever had to call had lost what it had.
         let calls = self.lab.outside.ike(ended, Exchange::SaInit, Direction::ToHost, false).len();
         let sas_lost = u32::try_from(before.saturating_sub(after).max(calls)).unwrap_or(u32::MAX);
+        let milestones = self.milestones(roles, &journal);
         let (first, both) = self.passed(roles, begun)?;
-        Ok(Run { ended, until, begun, first, both, seen, sas_lost })
+        Ok(Run { ended, until, begun, milestones, first, both, seen, sas_lost })
     }
 
-    /// When the successor began to take over, by its log.
-    fn begun(&self, roles: Roles, ended: Stamp) -> Result<Stamp> {
-        let lines = journal::lines(&self.lab.appliance(roles.backup)?.log(), ended);
-        let begun = lines.iter().find(|(_, text)| text.contains("begun")).map(|(stamp, _)| *stamp);
-        begun.ok_or_else(|| LabError::Expectation {
-            what: "a successor that says that it takes over".to_owned(),
-            found: format!("{lines:?}"),
-        })
+    /// What the successor got done before its first packet: by its log, and by the captures at the switch.
+    fn milestones(&self, roles: Roles, journal: &[(Stamp, String)]) -> Option<Milestones> {
+        let (read, owned) = (moment(journal, "fenced and read")?, moment(journal, "own the VIP")?);
+        let first = |since: Stamp, direction: Direction, fits: fn(&Kind) -> bool| {
+            [&self.lab.outside, &self.lab.inside]
+                .iter()
+                .filter_map(|capture| {
+                    let fits =
+                        |frame: &Frame| frame.direction == direction && frame.port == roles.backup && fits(&frame.kind);
+                    capture.frames(since, fits).first().map(|frame| frame.stamp)
+                })
+                .min()
+        };
+        let announced = first(owned, Direction::FromHost, |kind| matches!(kind, Kind::Advertisement { .. }))?;
+        let offered = first(announced, Direction::ToHost, |kind| matches!(kind, Kind::Esp { .. } | Kind::ClearText))?;
+        Some(Milestones { read, owned, announced, offered })
     }
 
     /// When the successor passed a packet on: the first, and the first of the other way.
@@ -210,6 +220,19 @@ impl Scene {
             self.strongswan, self.initiators
         )
     }
+}
+
+/// When the successor began to take over, by its log.
+fn begun(journal: &[(Stamp, String)]) -> Result<Stamp> {
+    moment(journal, "begun").ok_or_else(|| LabError::Expectation {
+        what: "a successor that says that it takes over".to_owned(),
+        found: format!("{journal:?}"),
+    })
+}
+
+/// When a log said that first.
+fn moment(journal: &[(Stamp, String)], what: &str) -> Option<Stamp> {
+    journal.iter().find(|(_, text)| text.contains(what)).map(|(stamp, _)| *stamp)
 }
 
 /// Tunnels that strongSwan has.

@@ -58,7 +58,7 @@ pub(super) fn measure(plan: Plan, out: PathBuf, progress: &Progress) -> Result<R
 fn fail_over(lab: &mut Lab, tunnels: u32) -> Result<Run> {
     lab.outside.forget();
     lab.inside.forget();
-    let users = Users::start(lab)?;
+    let users = Users::start(lab, tunnels)?;
     std::thread::sleep(MARGIN);
     let ended = Stamp::now();
     lab.restart_charon_gateway()?;
@@ -75,7 +75,7 @@ fn fail_over(lab: &mut Lab, tunnels: u32) -> Result<Run> {
     let begun = call.ok_or_else(|| nothing("call"))?;
     let first = esp.iter().find(|frame| frame.stamp > begun).map(|frame| frame.stamp).ok_or_else(|| nothing("ESP"))?;
     let both = answers(lab).last().map_or(first, |frame| frame.stamp.max(first));
-    Ok(Run { ended, until, begun, first, both, seen, sas_lost: tunnels })
+    Ok(Run { ended, until, begun, milestones: None, first, both, seen, sas_lost: tunnels })
 }
 
 fn nothing(what: &str) -> LabError {
