@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use vipsec_agent::secret::SecretError;
 use vipsec_control::config::{
     Check, Config, ConfigErrors, CryptoDevice, HttpProbe, Ike, Lanes, Probe, Reason, StartAction, StoreLink,
     TakeoverPolicy, TestConfiguration, load,
@@ -794,7 +795,10 @@ fn etcd_is_reached_by_tls_with_all_that_it_takes_or_not_at_all() {
     let (key, reason) = mistake(&plain, ca);
     assert!(key == "etcd.endpoints" && matches!(reason, Reason::Malformed { .. }), "{reason}");
     let (key, reason) = mistake(&secured, &format!("{ca}{}", own.replace("one.key", "exposed.key")));
-    assert!(key == "etcd.key_file" && matches!(reason, Reason::SecretExposed { mode: 0o640, .. }), "{reason}");
+    assert!(
+        key == "etcd.key_file" && matches!(reason, Reason::Secret(SecretError::Exposed { mode: 0o640, .. })),
+        "{reason}"
+    );
     for (keys, blamed) in [
         (ca.replace("one.pem", "one.key"), "ca_file"),
         (ca.replace("one.pem", "nobody.pem"), "ca_file"),

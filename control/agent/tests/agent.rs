@@ -164,5 +164,5 @@ fn a_secret_that_others_can_read_is_none() {
         .output()
         .unwrap();
     assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("can be read by others"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("can be accessed by group or others"));
 }

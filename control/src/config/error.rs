@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
+use vipsec_agent::secret::SecretError;
 use vipsec_esp::engine::EngineError;
 use vipsec_takeover::timing::TimingError;
 
@@ -233,61 +234,14 @@ pub enum Reason {
     /// A relative path where only an absolute one makes sense.
     #[error("{0:?} is not an absolute path")]
     NotAbsolute(String),
-    /// A secret's file can't be read.
-    #[error("{file}: {cause}")]
-    SecretUnreadable {
-        /// The file.
-        file: PathBuf,
-        /// The operating system's words.
-        cause: String,
-    },
-    /// A secret that others could read.
-    #[error("{file} can be accessed by group or others (mode {mode:04o}); chmod 600 it")]
-    SecretExposed {
-        /// The file.
-        file: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// A secret's file is not an ordinary file.
-    #[error("{file} is not an ordinary file")]
-    SecretNotAFile {
-        /// The file.
-        file: PathBuf,
-    },
-    /// A secret of no bytes.
-    #[error("{file} is empty")]
-    SecretEmpty {
-        /// The file.
-        file: PathBuf,
-    },
-    /// It begins as hexadecimal digits and doesn't go on so.
-    #[error("{file} begins with 0x, but what follows aren't pairs of hexadecimal digits")]
-    SecretNotHex {
-        /// The file.
-        file: PathBuf,
-    },
-    /// A secret that could be guessed.
-    #[error("{file} is shorter than {min} bytes")]
-    SecretTooShort {
-        /// The file.
-        file: PathBuf,
-        /// Bytes needed.
-        min: usize,
-    },
+    /// A secret's file that can't be used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// A file of certificates or a key that TLS can do nothing with. Never shows the key.
     #[error("{cause}")]
     CertificateUnusable {
         /// Which file, and why.
         cause: String,
-    },
-    /// A secret that is too large to be one.
-    #[error("{file} is larger than {max} bytes")]
-    SecretTooLarge {
-        /// The file.
-        file: PathBuf,
-        /// Bytes allowed.
-        max: usize,
     },
     /// Key material that is not hexadecimal, or too short or long for its algorithm. Never shows the value.
     #[error("expected {expected_len} bytes in hexadecimal: the key, then 4 bytes of salt")]

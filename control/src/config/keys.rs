@@ -62,7 +62,7 @@ pub(super) fn static_children(
     let mut path = folder.to_path_buf();
     let bytes = field.parse(|file| {
         path.push(file);
-        read_private(&path, KEYS_FILE_BYTES_MAX)
+        Ok(read_private(&path, KEYS_FILE_BYTES_MAX)?)
     });
     let Some(bytes) = bytes else { return Err(Vec::new()) };
     let Ok(text) = str::from_utf8(&bytes) else {

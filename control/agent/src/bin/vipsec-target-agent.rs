@@ -1,19 +1,16 @@
 //! `vipsec-target-agent`: tells the appliances how a target is.
 #![forbid(unsafe_code)]
 
-use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
-use thiserror::Error;
 use vipsec_agent::notice::NoticeKey;
+use vipsec_agent::secret::{SecretError, read_secret};
 use vipsec_agent::server::{Sources, serve, serve_notices};
-use zeroize::Zeroizing;
 
 /// Tells whoever connects how this target is, in one line of HAProxy's agent check: `ready up 75%`, `drain up`, `down #why`.
 ///
@@ -48,34 +45,11 @@ struct Arguments {
     owners: Option<PathBuf>,
 }
 
-/// Why the secret can't be used.
-#[derive(Debug, Error)]
-enum SecretError {
-    #[error("{0}: {1}")]
-    Unreadable(PathBuf, io::Error),
-    #[error("{0} can be read by others")]
-    Exposed(PathBuf),
-    #[error("{0} has less than {SECRET_BYTES_MIN} bytes")]
-    TooShort(PathBuf),
-}
-
 /// As the appliances demand it.
 const SECRET_BYTES_MIN: usize = 32;
 
 fn key(file: &Path) -> Result<NoticeKey, SecretError> {
-    let unreadable = |error| SecretError::Unreadable(file.to_owned(), error);
-    let mode = std::fs::metadata(file).map_err(unreadable)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(SecretError::Exposed(file.to_owned()));
-    }
-    let secret = Zeroizing::new(std::fs::read(file).map_err(unreadable)?);
-    // As the appliances read theirs.
-    let secret = secret.strip_suffix(b"\n").unwrap_or(&secret);
-    let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
-    if secret.len() < SECRET_BYTES_MIN {
-        return Err(SecretError::TooShort(file.to_owned()));
-    }
-    Ok(NoticeKey::new(secret))
+    Ok(NoticeKey::new(&read_secret(file, SECRET_BYTES_MIN)?))
 }
 
 fn load_full(text: &str) -> Result<f64, String> {
