@@ -10,7 +10,7 @@ use crossbeam_channel::bounded;
 use tempfile::TempDir;
 use vipsec_control::api::{
     AgentsTold, ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, CryptoDevice, ErrorKind, EspSpi,
-    GroupStore, HealthCheck, IkeSa, IkeSpi, KeptRegion, Limits, Neighbour, PeerStore, Port, Quarantined, Request,
+    GroupStore, HealthCheck, IkeSa, IkeSpi, KeptRegion, Limits, Neighbour, PeerStore, Pins, Port, Quarantined, Request,
     Response, Sas, Server, Service, ServiceTarget, Status, Store, StoreRecords, Takeover, TakeoverWay, Target, Vip,
     Worker, WrittenRegion,
 };
@@ -167,6 +167,7 @@ fn status() -> Status {
             ranks: vec![1, 3],
             agents: Some(AgentsTold { agents: 3, know: 2, refuse: 1 }),
             held_s: Some(90),
+            pins: Some(Pins { pins: 250_000, pins_max: 262_100, pins_left_out: 4 }),
             takeover: Some(Takeover {
                 ago_s: 62,
                 trusted: true,
@@ -262,6 +263,7 @@ VIPs
   web   branches  192.0.2.1  02:76:c0:00:02:01  owner      1      3  1, 3   counted  10.1.0.1
 2 of 3 target agents know the owner of web, 1 know of a newer one
 web moved too often: it moves no more by itself for 1m 30s
+250000 pinned connections of branches, room for 262100, 4 found none
 branches taken over 1m 2s ago from a trusted copy, 7 IKE SAs to be dealt with
   WAY   REASON        IKE SAS
   keep  trusted copy      120

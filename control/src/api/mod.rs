@@ -21,7 +21,7 @@ pub use distribution::{HealthCheck, Service, ServiceTarget, Target};
 pub use request::{CONNECTIONS_MAX, Request};
 pub use response::{
     AgentsTold, ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, CryptoDevice, ErrorKind, EspSpi,
-    GroupStore, IkeSa, IkeSpi, KeptRegion, Neighbour, PeerStore, Port, Quarantined, Response, Sas, Status, Store,
+    GroupStore, IkeSa, IkeSpi, KeptRegion, Neighbour, PeerStore, Pins, Port, Quarantined, Response, Sas, Status, Store,
     StoreRecords, Takeover, TakeoverWay, Vip, Worker, WrittenRegion,
 };
 pub use server::{BindError, Call, Limits, Server};

@@ -168,6 +168,9 @@ pub struct Vip {
     /// It moved too often, as this appliance saw it, and moves no more by itself for so many seconds, or until the operator moves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_s: Option<u64>,
+    /// Its group's pinned connections: the owner's, or those in the backup's copy. `None` without a peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pins: Option<Pins>,
     /// What became of its group's IKE SAs when this process last took it over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takeover: Option<Takeover>,
@@ -182,6 +185,17 @@ pub struct AgentsTold {
     pub know: u64,
     /// How many know of a newer one.
     pub refuse: u64,
+}
+
+/// Connections of a group that a successor couldn't compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pins {
+    /// How many have a record.
+    pub pins: u64,
+    /// How many there is room for: `store_pins`, in whole records.
+    pub pins_max: u64,
+    /// Those that found no room since the process began: a successor sends them elsewhere.
+    pub pins_left_out: u64,
 }
 
 /// A takeover, seen from its successor.

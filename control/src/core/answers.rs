@@ -17,6 +17,7 @@ use super::groups::{Group, side};
 use super::notices::{Notices, Tally as AgentTally};
 use super::ownership::Ownership;
 use super::pairing::Side;
+use super::records::WarmCopy;
 use super::targets::TargetOrder;
 use super::{Core, Output};
 use crate::api::{
@@ -224,6 +225,7 @@ impl Core {
                     .map_or_else(Vec::new, |group| group.ranks().into_iter().map(ApplianceId::get).collect()),
                 agents: self.agents_told(&vip.name),
                 held_s: group.and_then(|group| group.moves.held_for(now)).map(|held| held.as_secs()),
+                pins: group.and_then(|group| group_pins(now, group)),
                 takeover: owned.and_then(|_| self.takeover(now, number)),
             }
         });
@@ -426,6 +428,19 @@ fn group_store(now: Instant, group: &Group) -> Option<api::GroupStore> {
         pin_bytes: pins.bytes_in_copy() as u64,
         peers,
     })
+}
+
+/// An owner's own, or what a backup's copies hold.
+fn group_pins(now: Instant, group: &Group) -> Option<api::Pins> {
+    let Ownership::Shared(side) = &group.ownership else { return None };
+    let own = group.replica.pins();
+    let pins = if group.ownership.epoch_of_sas().is_some() {
+        own.len()
+    } else {
+        let peers = side.decider.status(now).peers;
+        peers.iter().filter_map(|peer| side.kept(peer.appliance)).map(WarmCopy::pins).max().unwrap_or_default()
+    };
+    Some(api::Pins { pins: pins as u64, pins_max: own.pins_max() as u64, pins_left_out: own.left_out() })
 }
 
 fn peer_store(group: &Group, side: &Side, status: &Standing, peer: &PeerStatus) -> api::PeerStore {

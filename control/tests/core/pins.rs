@@ -88,6 +88,11 @@ fn the_operator_sees_how_many_pins_are_kept_and_what_found_no_room() {
     assert!((2 * 4096..3 * 4096).contains(&owner.pin_bytes), "two records: {owner:?}");
     assert_eq!((backup.pins, backup.pin_bytes), (0, 0), "it has none of its own");
     assert_eq!(backup.peers[0].kept.as_ref().map(|kept| kept.pins), Some(200));
+    for side in 0..2 {
+        let Ok(Response::Status(status)) = pair.sides[side].ask(Request::Status) else { panic!("no status") };
+        let pins = status.vips[0].pins.map(|pins| (pins.pins, pins.pins_max));
+        assert_eq!(pins, Some((200, 200)), "the owner's own, and those that its backup holds");
+    }
     for (from, to) in [(0, 2), (1, 1)] {
         pair.ask(from, Request::MoveVip { vip: "web".to_owned(), to: to.to_string() });
         pair.pass(Duration::from_secs(1));

@@ -5,8 +5,8 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 use vipsec_control::api::{
-    AgentsTold, Child, Connections, GroupStore, IkeSa, Neighbour, PeerStore, Response, Sas, Service, Status, Store,
-    Target, Vip,
+    AgentsTold, Child, Connections, GroupStore, IkeSa, Neighbour, PeerStore, Pins, Response, Sas, Service, Status,
+    Store, Target, Vip,
 };
 
 use super::table::Table;
@@ -178,6 +178,7 @@ fn status(status: &Status, out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "{} moved too often: it moves no more by itself for {}", vip.name, age(held))?;
         }
     }
+    pins(&status.vips, out)?;
     takeovers(&status.vips, out)?;
 
     writeln!(out, "Ports")?;
@@ -242,6 +243,16 @@ fn status(status: &Status, out: &mut impl Write) -> io::Result<()> {
 }
 
 /// What became of the IKE SAs of each group that was taken over.
+fn pins(vips: &[Vip], out: &mut impl Write) -> io::Result<()> {
+    let mut groups = BTreeSet::new();
+    for vip in vips.iter().filter(|vip| groups.insert(&vip.group)) {
+        let Some(Pins { pins, pins_max, pins_left_out }) = vip.pins else { continue };
+        let left_out = if pins_left_out > 0 { format!(", {pins_left_out} found none") } else { String::new() };
+        writeln!(out, "{pins} pinned connections of {}, room for {pins_max}{left_out}", vip.group)?;
+    }
+    Ok(())
+}
+
 fn takeovers(vips: &[Vip], out: &mut impl Write) -> io::Result<()> {
     let mut groups = BTreeSet::new();
     for vip in vips.iter().filter(|vip| groups.insert(&vip.group)) {
