@@ -17,7 +17,7 @@ use crate::worker::{Worker, bytes_in};
 pub enum Polling {
     /// Ask again at once: for a core of its own.
     Busy,
-    /// Sleep longer and longer.
+    /// Sleep longer and longer. Packets wait for the end of a sleep; who sends a command unparks the thread.
     Adaptive {
         /// Empty rounds before the first sleep.
         spin_rounds: u32,
@@ -144,7 +144,8 @@ pub fn run<P, Io>(
         }
         worker.counters().count(Tally::Loops);
         if let Some(sleep) = idle.after_round(was_busy) {
-            std::thread::sleep(sleep);
+            // Whoever gives a command wakes it.
+            std::thread::park_timeout(sleep);
         }
     }
 }

@@ -13,11 +13,13 @@ use vipsec_dataplane::run::Polling;
 use vipsec_dataplane::worker::WorkerConfig;
 use vipsec_store::Versions;
 use vipsec_takeover::registry::Process;
+use vipsec_takeover::timing::Timing;
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::iv::ApplianceId;
 
 use super::DaemonError;
 use super::etcd::Registry;
+use super::fitness::Fitness;
 use super::floors::{FloorFiles, FloorSaver};
 use super::keylog::KeyLogFiles;
 use super::link::{self, Link, LinkEvent};
@@ -56,27 +58,12 @@ struct Daemon {
     links: Vec<Link>,
     /// Decides over ownership, where the two of a pair don't do it themselves.
     registry: Option<Registry>,
-    health: Health,
+    fitness: Fitness,
     key_log: Option<KeyLogFiles>,
     reloader: Reloader,
     shutdown: bool,
     // Last, so that they go last.
     hardware: Hardware,
-}
-
-/// Is this appliance fit to own anything: do its workers advance, are its links up?
-#[derive(Default)]
-struct Health {
-    /// Looks in a row in which some worker stood still.
-    standing_still: u32,
-}
-
-impl Health {
-    /// A worker that is merely scheduled away for one look is not stuck.
-    fn judge(&mut self, advanced: &[bool], links_up: bool) -> bool {
-        self.standing_still = if advanced.iter().all(|advanced| *advanced) { 0 } else { self.standing_still + 1 };
-        links_up && self.standing_still < 2
-    }
 }
 
 /// Runs an appliance until it is told to end.
@@ -165,6 +152,8 @@ impl Daemon {
             rng: Box::new(rng),
             facts: Facts::default(),
         };
+        let interval = config.shared().map_or_else(|| Timing::default().interval, |peer| peer.timing.interval);
+        let fitness = Fitness::new(count, interval, now);
         let core = Core::new(config.clone(), surroundings, now);
         tracing::info!(
             appliance = config.appliance.name,
@@ -188,7 +177,7 @@ impl Daemon {
             next_call: 0,
             links,
             registry,
-            health: Health::default(),
+            fitness,
             key_log,
             reloader: Reloader::new(source),
             shutdown: false,
@@ -332,10 +321,9 @@ impl Daemon {
             self.core.handle_registry(now, group, reply);
         }
         self.core.handle_events(now, self.workers.waiting_events());
+        self.fitness.look(now, || self.workers.advanced());
         if !self.links.is_empty() {
-            let advanced = self.workers.advanced();
-            let healthy = self.health.judge(&advanced, self.hardware.links_up(&self.config));
-            self.core.handle_health(healthy);
+            self.core.handle_health(self.fitness.is_fit(self.hardware.links_up(&self.config)));
         }
         self.core.handle_timeout(now);
     }
@@ -417,7 +405,7 @@ impl Daemon {
             engine: self.config.appliance.engine.to_string(),
             ports: self.hardware.facts(&self.config),
             crypto_device: self.hardware.crypto_facts(&self.config),
-            workers_alive: self.workers.advanced(),
+            workers_alive: self.fitness.advancing().to_vec(),
         }
     }
 

@@ -3,6 +3,7 @@
 mod args;
 mod control;
 mod etcd;
+mod fitness;
 mod floors;
 mod hardening;
 mod keylog;

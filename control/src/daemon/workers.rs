@@ -212,16 +212,22 @@ impl Drop for Workers {
 
 impl WorkerThread {
     fn send_backlog(&mut self) -> bool {
-        while let Some(command) = self.backlog.pop_front() {
+        let mut any = false;
+        let is_there = loop {
+            let Some(command) = self.backlog.pop_front() else { break true };
             match self.commands.try_send(command) {
-                Ok(()) => {}
+                Ok(()) => any = true,
                 Err(TrySendError::Full(command)) => {
                     self.backlog.push_front(command);
-                    return true;
+                    break true;
                 }
-                Err(TrySendError::Disconnected(_)) => return false,
+                Err(TrySendError::Disconnected(_)) => break false,
             }
+        };
+        // An idle worker sleeps: a takeover would wait for it once and again.
+        if any && let Some(handle) = &self.handle {
+            handle.thread().unpark();
         }
-        true
+        is_there
     }
 }

@@ -94,6 +94,22 @@ fn moves_packets_commands_and_events() {
     }
 }
 
+/// A takeover would wait for it.
+#[test]
+fn a_command_wakes_a_worker_that_sleeps() {
+    const LONG: Duration = Duration::from_secs(3600);
+    let running = start(Polling::Adaptive { spin_rounds: 0, sleep_min: LONG, sleep_max: LONG }, 64);
+    while running.counters.tally(Tally::Loops) == 0 {
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    running.commands.send(Peer::new(child(1)).install()).unwrap();
+    running.thread.thread().unpark();
+    assert!(matches!(running.events.recv_timeout(Duration::from_secs(10)), Ok(Event::ChildInstalled(_))));
+    running.stop.store(true, Ordering::Relaxed);
+    running.thread.thread().unpark();
+    running.thread.join().unwrap();
+}
+
 /// The first worker has the port, the second one the SA.
 #[test]
 fn two_threads_answer_together() {
