@@ -16,6 +16,7 @@ use super::in_hand::Hands;
 use super::inheriting::Inheriting;
 use super::ownership::Ownership;
 use super::pairing::Side;
+use super::publishing::ToCopy;
 use super::replica::Replica;
 use super::standby::Prepared;
 use crate::config::Config;
@@ -32,6 +33,8 @@ pub(super) struct Group {
     pub(super) paired: BTreeMap<ApplianceId, u64>,
     /// Joins wait for these SAs to be bound.
     pub(super) binding: BTreeSet<Spi>,
+    /// Joins wait for these, which are dealt with slice by slice.
+    pub(super) to_copy: ToCopy,
     /// Whose joins are under way.
     pub(super) joining: BTreeSet<ApplianceId>,
     /// Workers whose tables are older may speak of connections that it had when it was ours before.
@@ -67,6 +70,7 @@ pub(super) fn groups(config: &Config, floors: &[Floor], incarnation: u64, now: I
             pins_since: 0,
             paired: BTreeMap::new(),
             binding: BTreeSet::new(),
+            to_copy: ToCopy::default(),
             joining: BTreeSet::new(),
             moves: Moves::new(config.shared().map_or_else(MoveLimits::default, |peer| peer.moves)),
             is_held: false,

@@ -122,10 +122,14 @@ impl Core {
         let Some(entry) = self.groups.get_mut(group) else { return };
         if entry.hands.in_hand.replace(hand) != Some(hand) {
             self.put_hand(now, group);
+            // Now: the process may not live to do it later.
+            if let Some(entry) = self.groups.get_mut(group) {
+                entry.replica.publish();
+            }
         }
     }
 
-    /// All of it is done.
+    /// All of it is done, and written. It is published with that, before a message leaves.
     pub(super) fn lay_down(&mut self, now: Instant) {
         for group in 0..self.groups.len() {
             if self.groups.get_mut(group).is_some_and(|entry| entry.hands.in_hand.take().is_some()) {
@@ -134,7 +138,7 @@ impl Core {
         }
     }
 
-    /// Writes the group's record. Nothing waits for it.
+    /// Writes the group's record, to be published with what comes next. Nothing waits for it.
     pub(super) fn put_hand(&mut self, now: Instant, group: usize) {
         let Some(entry) = self.groups.get_mut(group) else { return };
         if !entry.replica.is_on() {
@@ -144,8 +148,6 @@ impl Core {
         // Plain data: this can't fail; an empty record would be left out by its reader.
         let bytes = rmp_serde::to_vec(&entry.hands.record(now)).unwrap_or_default();
         entry.replica.put(RecordKey { kind: KIND_IN_HAND, vip, id: 0 }, epoch, &bytes);
-        // Now: the process may not live to do it later.
-        entry.replica.publish();
     }
 
     /// A copy says who was in hand.

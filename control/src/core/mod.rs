@@ -335,11 +335,18 @@ impl Core {
             }
         }
         self.settle(now);
+        if self.go_on_copying(now) {
+            self.settle(now);
+        }
         self.check_end(now);
     }
 
     /// When [`Core::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Instant {
+        if self.is_copying() {
+            // At once: there was something else to do between two slices.
+            return self.started;
+        }
         [
             self.ike.poll_timeout(),
             self.groups.iter().filter_map(|group| group.ownership.poll_timeout()).min(),
@@ -377,9 +384,11 @@ impl Core {
         loop {
             let mut busy = self.pump_ownership(now);
             busy |= self.pump_ike(now);
+            // What was in hand is dealt with; that goes into one batch with what came of it.
+            self.lay_down(now);
             busy |= self.pump_replica(now);
             if !busy {
-                return self.lay_down(now);
+                return;
             }
         }
     }

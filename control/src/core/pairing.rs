@@ -16,6 +16,7 @@ use super::groups::side;
 use super::inheritance::{Heir, Inheritance};
 use super::ownership::Ownership;
 use super::pins::Restoration;
+use super::publishing::ToCopy;
 use super::records::WarmCopy;
 use super::{Core, Output, announce};
 use crate::config::TakeoverPolicy;
@@ -383,6 +384,7 @@ impl Core {
         if let Some(entry) = self.groups.get_mut(group) {
             let batches = entry.replica.abandon();
             entry.binding.clear();
+            entry.to_copy = ToCopy::default();
             entry.joining.clear();
             batches.into_iter().for_each(|batch| self.tell(Command::PinsAbandoned(batch)));
         }
@@ -454,6 +456,7 @@ impl Core {
             return;
         }
         entry.binding.clear();
+        entry.to_copy = ToCopy::default();
         for spi in self.children_of(group) {
             self.tell(Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX });
         }

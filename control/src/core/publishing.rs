@@ -67,6 +67,24 @@ fn unwrap_envelope(bytes: &[u8]) -> Option<(Birth, &[u8])> {
     Some((Birth { witnesses, order: u64::from_be_bytes(*order) }, rest))
 }
 
+/// Records of SAs that are written for a join in one go, and SAs that are bound: a millisecond's work, well below a deadline.
+const SLICE: usize = 128;
+
+/// What is still to be done for a group's joins. There may be a hundred thousand, and meanwhile heartbeats have to leave.
+#[derive(Debug, Default)]
+pub(super) struct ToCopy {
+    /// IKE SAs whose records are to be written.
+    ike_sas: BTreeSet<IkeSaId>,
+    /// Child SAs that are to be bound.
+    children: BTreeSet<Spi>,
+}
+
+impl ToCopy {
+    pub(super) fn is_empty(&self) -> bool {
+        self.ike_sas.is_empty() && self.children.is_empty()
+    }
+}
+
 /// What the copy knows and what it has to learn.
 #[derive(Debug, Default)]
 pub(super) struct Publications {
@@ -153,6 +171,9 @@ impl Core {
     pub(super) fn withdraw_ike_sa(&mut self, id: IkeSaId) {
         self.publications.births.remove(&id);
         self.publications.changed.remove(&id);
+        self.groups.iter_mut().for_each(|group| {
+            group.to_copy.ike_sas.remove(&id);
+        });
         for vip in (0..).take(self.config.vips.len()) {
             self.publications.orphans.insert(ike_key(vip, id));
         }
@@ -167,29 +188,53 @@ impl Core {
         group.binding.remove(&spi);
     }
 
-    /// A join: SA by SA, each counts from before its numbers are read.
+    /// A join begins: all that there is now is copied, slice by slice ([`Core::go_on_copying`]).
     pub(super) fn replicate_all(&mut self, now: Instant, group: usize) {
-        let ids = self.ike.sas(now).filter(|sa| self.group_of(sa.vip) == group).map(|sa| sa.id);
-        let ids: Vec<IkeSaId> = ids.collect();
-        self.publications.changed.extend(ids);
-        let mut binding: BTreeSet<Spi> = self.children_of(group).into_iter().collect();
-        binding.retain(|spi| self.children.get(spi).is_some_and(|child| child.ike.is_some()));
-        // One that is bound already says its numbers once more.
-        for spi in &binding {
-            self.tell(Command::Bind(*spi));
-        }
+        let ike_sas = self.ike.ids().filter(|(_, vip)| self.group_of(*vip) == group).map(|(id, _)| id).collect();
+        let mut children: BTreeSet<Spi> = self.children_of(group).into_iter().collect();
+        children.retain(|spi| self.children.get(spi).is_some_and(|child| child.ike.is_some()));
         if let Some(group) = self.groups.get_mut(group) {
-            group.binding.extend(binding);
+            group.to_copy = ToCopy { ike_sas, children };
         }
         self.put_standings(group);
         self.put_hand(now, group);
-        self.publish_changed(now);
+    }
+
+    /// A slice of each join: SA by SA, each counts from before its numbers are read. True if there was anything.
+    pub(super) fn go_on_copying(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        for group in 0..self.groups.len() {
+            let Some(entry) = self.groups.get_mut(group).filter(|entry| !entry.to_copy.is_empty()) else { continue };
+            any = true;
+            let binding: Vec<Spi> = std::iter::from_fn(|| entry.to_copy.children.pop_first()).take(SLICE).collect();
+            let (mut ike_sas, mut records) = (BTreeSet::new(), 0);
+            while records < SLICE
+                && let Some(id) = entry.to_copy.ike_sas.pop_first()
+            {
+                records += 1 + self.ike.children_of(id).count();
+                ike_sas.insert(id);
+            }
+            // What is gone meanwhile has nothing to say.
+            entry.binding.extend(binding.iter().filter(|spi| self.children.contains_key(spi)));
+            // One that is bound already says its numbers once more.
+            for spi in binding {
+                self.tell(Command::Bind(spi));
+            }
+            self.publish_ike_sas(now, ike_sas);
+        }
+        any
+    }
+
+    /// Is there a join to go on with?
+    pub(super) fn is_copying(&self) -> bool {
+        self.groups.iter().any(|group| !group.to_copy.is_empty() || group.replica.has_pins_to_copy())
     }
 
     /// Everything is bound and written: the mark follows the last acknowledgement.
     pub(super) fn finish_join(&mut self, group: usize) {
         let Some(group) = self.groups.get_mut(group) else { return };
-        if !group.binding.is_empty() || !self.publications.changed.is_empty() || group.inheriting.is_some() {
+        let is_under_way = !group.binding.is_empty() || !group.to_copy.is_empty() || group.inheriting.is_some();
+        if is_under_way || !self.publications.changed.is_empty() {
             return;
         }
         let replica = &mut group.replica;

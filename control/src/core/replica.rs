@@ -73,12 +73,19 @@ struct Copy {
     waiting: VecDeque<(WriteId, u64)>,
     /// Counter blocks to write, and the effects that wait for their acknowledgement.
     dirty: BTreeMap<u32, Vec<u64>>,
+    /// Blocks of pins that a join still has to write. There may be ten thousand: they go slice by slice.
+    pins_to_copy: BTreeSet<u32>,
+    /// Too much is under way: no more of them now.
+    pins_behind: bool,
     /// Blocks of pins to write, and the effects that wait until all of them are acknowledged.
     dirty_pins: BTreeSet<u32>,
     after_pins: Vec<u64>,
     /// Effects that are void once it ends.
     own: Vec<u64>,
 }
+
+/// Blocks of pins that are written for a join in one go.
+const PIN_BLOCKS_SLICE: u32 = 64;
 
 /// Later than every write: for effects that wait for a stranded copy.
 const NEVER: WriteId = WriteId(u64::MAX);
@@ -90,6 +97,8 @@ impl Copy {
             written: WriteId::default(),
             waiting: VecDeque::new(),
             dirty: BTreeMap::new(),
+            pins_to_copy: BTreeSet::new(),
+            pins_behind: false,
             dirty_pins: BTreeSet::new(),
             after_pins: Vec::new(),
             own: Vec::new(),
@@ -109,6 +118,7 @@ impl Copy {
         let unwritten = unwritten.chain(self.after_pins.drain(..));
         self.waiting.extend(unwritten.map(|effect| (NEVER, effect)));
         self.dirty_pins.clear();
+        self.pins_to_copy.clear();
     }
 
     /// Everything that waits for it, in order.
@@ -160,12 +170,19 @@ impl Copy {
         Ok(())
     }
 
-    /// Writes every block of pins that changed, under that VIP's name: one write for all the connections of a block. Returns how many
-    /// connections found no room.
+    /// Writes every block of pins that changed, and a slice of what a join has to copy, under that VIP's name: one write for all the
+    /// connections of a block. Returns how many connections found no room.
     fn flush_pins(&mut self, pins: &PinTable, vip: u16, epoch: Epoch) -> Result<u64, StoreError> {
         let mut left_out = 0;
         let mut bytes = Vec::new();
-        while let Some(block) = self.dirty_pins.first().copied() {
+        let mut copied = 0;
+        self.pins_behind = false;
+        loop {
+            // Something waits for those that changed.
+            let changed = self.dirty_pins.first();
+            let next = changed.or_else(|| self.pins_to_copy.first().filter(|_| copied < PIN_BLOCKS_SLICE));
+            let Some(block) = next.copied() else { break };
+            copied += u32::from(changed.is_none());
             pins.block(block, &mut bytes);
             let key = RecordKey { kind: KIND_PINS, vip, id: u64::from(block) };
             let written = match bytes.is_empty() {
@@ -175,12 +192,16 @@ impl Copy {
             match written {
                 Ok(()) => {}
                 // Too much is under way: its turn comes with the next flush.
-                Err(StoreError::Behind) => return Ok(left_out),
+                Err(StoreError::Behind) => {
+                    self.pins_behind = true;
+                    return Ok(left_out);
+                }
                 // The peer keeps less room than we count on. These connections go on without a record, and that is said.
                 Err(StoreError::Full) => left_out += pins.in_block(block),
                 Err(error) => return Err(error),
             }
             self.dirty_pins.remove(&block);
+            self.pins_to_copy.remove(&block);
         }
         for effect in std::mem::take(&mut self.after_pins) {
             self.after(effect);
@@ -230,7 +251,7 @@ impl Replica {
         self.end(at);
         let mut copy = Copy::new(writer);
         copy.dirty = self.counters.blocks().map(|block| (block, Vec::new())).collect();
-        copy.dirty_pins = self.pins.blocks().collect();
+        copy.pins_to_copy = self.pins.blocks().collect();
         self.copies.insert(at, copy);
     }
 
@@ -299,7 +320,12 @@ impl Replica {
 
     /// Blocks of pins that wait for their turn to be written there.
     pub(super) fn unwritten_pin_blocks(&self, at: ApplianceId) -> usize {
-        self.copies.get(&at).map_or(0, |copy| copy.dirty_pins.len())
+        self.copies.get(&at).map_or(0, |copy| copy.dirty_pins.union(&copy.pins_to_copy).count())
+    }
+
+    /// Can a join go on with blocks of pins at once?
+    pub(super) fn has_pins_to_copy(&self) -> bool {
+        self.copies.values().any(|copy| !copy.pins_to_copy.is_empty() && !copy.pins_behind)
     }
 
     /// Writes every block of pins that changed, under that VIP's name.

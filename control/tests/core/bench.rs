@@ -5,6 +5,7 @@ use std::fs::{self, Permissions};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
@@ -175,6 +176,35 @@ impl Peer {
     }
 }
 
+/// What an appliance has written into the other one's store.
+#[derive(Default)]
+pub(crate) struct Writes {
+    /// Records.
+    pub(crate) records: AtomicU64,
+    /// Batches that were published.
+    pub(crate) batches: AtomicU64,
+    in_step: AtomicU64,
+    most_in_step: AtomicU64,
+}
+
+impl Writes {
+    /// A record was written.
+    pub(crate) fn count_record(&self) {
+        self.records.fetch_add(1, Ordering::Relaxed);
+        let in_step = self.in_step.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most_in_step.fetch_max(in_step, Ordering::Relaxed);
+    }
+
+    /// The most that were written in one step of the core.
+    pub(crate) fn most_in_step(&self) -> u64 {
+        self.most_in_step.load(Ordering::Relaxed)
+    }
+
+    fn begin_step(&self) {
+        self.in_step.store(0, Ordering::Relaxed);
+    }
+}
+
 /// Everything.
 pub(crate) struct Bench {
     pub(crate) now: Instant,
@@ -199,6 +229,7 @@ pub(crate) struct Bench {
     pub(crate) tellings: Vec<Telling>,
     /// Past it the workers do nothing, and lose the frames that they are told to send.
     pub(crate) deadline: Deadline,
+    pub(crate) writes: Arc<Writes>,
     /// VIPs whose advertisement has left.
     advertised: BTreeSet<u16>,
     /// VIPs whose packets workers could have sent before an advertisement had left.
@@ -261,6 +292,7 @@ impl Bench {
             frames: Vec::new(),
             tellings: Vec::new(),
             deadline,
+            writes: Arc::default(),
             advertised: BTreeSet::new(),
             served_unadvertised: BTreeSet::new(),
             pins_known: Vec::new(),
@@ -316,6 +348,7 @@ impl Bench {
                 return;
             }
             self.now = self.now.max(next);
+            self.writes.begin_step();
             self.core.handle_timeout(self.now);
             for peer in &mut self.peers {
                 peer.endpoint.handle_timeout(self.now);
@@ -334,6 +367,7 @@ impl Bench {
             }
             while let Some((worker, event)) = self.events.pop_front() {
                 busy = true;
+                self.writes.begin_step();
                 self.core.handle_events(self.now, [(worker, event)]);
             }
             for at in 0..self.peers.len() {

@@ -14,7 +14,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const FAR: &str = "198.51.100.7";
 
 /// The first appliance has a remote peer with that many IKE SAs.
-fn established(count: u32, more: &str) -> Pair {
+pub(crate) fn established(count: u32, more: &str) -> Pair {
     let limits = "[ike.limits]\nike_sas_per_peer_max = 20000\n";
     let mut pair = Pair::with_room(&format!("{}{limits}{more}", connection("branch", FAR, 9, "")), 2 * count + 32);
     pair.sides[0].peers.push(Peer::new(1, peer_policy("branch", FAR, 9)));
@@ -29,7 +29,7 @@ fn established(count: u32, more: &str) -> Pair {
 }
 
 /// The owner dies; the second one serves. Its remote peer isn't there.
-fn take_over(pair: &mut Pair) -> Option<Peer> {
+pub(crate) fn take_over(pair: &mut Pair) -> Option<Peer> {
     pair.kill(0);
     pair.in_earshot = false;
     while !pair.sides[1].core.is_serving() {

@@ -4,6 +4,7 @@ mod bench;
 mod calls;
 mod doubt;
 mod in_hand;
+mod joins;
 mod ladder;
 mod moves;
 mod notices;

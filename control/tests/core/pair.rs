@@ -11,14 +11,14 @@ use vipsec_control::core::Paired;
 use vipsec_dataplane::api::Event;
 use vipsec_store::pairing::{Handshake, PairingSecret, Side};
 use vipsec_store::{
-    CounterEntry, Geometry, LocalMemory, Reader, RecordKey, Region, RegionId, SizeClass, Sizes, StoreError,
-    StoreWriter, Usage, Versions, WriteId, Writer,
+    BLOCK_ENTRIES_MAX, CounterEntry, Geometry, LocalMemory, Reader, RecordKey, Region, RegionId, SizeClass, Sizes,
+    StoreError, StoreWriter, Usage, Versions, WriteId, Writer,
 };
 use vipsec_takeover::message::{VERSION_NEWEST, VERSION_OLDEST};
 use vipsec_wire::iv::{ApplianceId, Epoch};
 use zeroize::Zeroizing;
 
-use super::bench::{Bench, config_text, read_config};
+use super::bench::{Bench, Writes, config_text, read_config};
 
 /// The only group of VIPs.
 const GROUP: usize = 0;
@@ -113,7 +113,7 @@ impl Pair {
                 SizeClass { records: 32, bytes: 1024 },
                 SizeClass { records: self.large_records, bytes: 4096 },
             ],
-            counter_blocks: 2,
+            counter_blocks: 2 + self.large_records / BLOCK_ENTRIES_MAX as u32,
             journal_entries: 256,
         };
         let mut shake = |id: u8| {
@@ -146,7 +146,8 @@ impl Pair {
         let writer_b = Writer::new(LocalMemory::new(regions[1].clone()), &mut b.writer, for_b).unwrap();
         let now = self.now();
         let mut up = |side: usize, incarnation, writer: Writer<LocalMemory>, reader| {
-            let writer = Mortal { inner: Box::new(writer), fate: self.fates[side].clone() };
+            let (fate, writes) = (self.fates[side].clone(), self.sides[side].writes.clone());
+            let writer = Mortal { inner: Box::new(writer), fate, writes, unpublished: false };
             let paired = Paired { incarnation, version, agreed: true, writer: Box::new(writer), reader };
             self.sides[side].core.handle_link_up(now, GROUP, id_of(1 - side), paired);
         };
@@ -249,11 +250,19 @@ struct Fate(Arc<AtomicU8>);
 struct Mortal {
     inner: Box<dyn StoreWriter + Send>,
     fate: Fate,
+    writes: Arc<Writes>,
+    unpublished: bool,
 }
 
 impl Mortal {
     fn is_dead(&self) -> bool {
         self.fate.0.load(Ordering::Relaxed) == DEAD
+    }
+
+    fn count_batch(&mut self) {
+        if std::mem::take(&mut self.unpublished) {
+            self.writes.batches.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -262,6 +271,8 @@ impl StoreWriter for Mortal {
         if self.is_dead() {
             return self.inner.poll_acknowledged();
         }
+        self.writes.count_record();
+        self.unpublished = true;
         let written = self.inner.put(key, epoch, bytes);
         if key.kind == KIND_IN_HAND && self.fate.0.load(Ordering::Relaxed) == DIES_SOON {
             self.fate.0.store(DEAD, Ordering::Relaxed);
@@ -270,18 +281,29 @@ impl StoreWriter for Mortal {
     }
 
     fn remove(&mut self, key: RecordKey) -> Result<Option<WriteId>, StoreError> {
-        if self.is_dead() { Ok(None) } else { self.inner.remove(key) }
+        if self.is_dead() {
+            return Ok(None);
+        }
+        let written = self.inner.remove(key)?;
+        self.unpublished |= written.is_some();
+        Ok(written)
     }
 
     fn put_counters(&mut self, block: u32, entries: &[CounterEntry]) -> Result<WriteId, StoreError> {
-        if self.is_dead() { self.inner.poll_acknowledged() } else { self.inner.put_counters(block, entries) }
+        if self.is_dead() {
+            return self.inner.poll_acknowledged();
+        }
+        self.unpublished = true;
+        self.inner.put_counters(block, entries)
     }
 
     fn publish(&mut self) -> Result<(), StoreError> {
+        self.count_batch();
         self.inner.publish()
     }
 
     fn poll_acknowledged(&mut self) -> Result<WriteId, StoreError> {
+        self.count_batch();
         self.inner.poll_acknowledged()
     }
 

@@ -103,6 +103,11 @@ impl Endpoint {
         self.sas.values().map(move |sa| status(sa, now))
     }
 
+    /// Each of them, with its VIP.
+    pub fn ids(&self) -> impl Iterator<Item = (IkeSaId, u16)> + '_ {
+        self.sas.iter().map(|(id, sa)| (*id, sa.state.vip))
+    }
+
     /// The remote peers, each with its VIP, of established IKE SAs on which something came after `since`, and first here by `until`.
     pub fn remotes_heard(&self, since: Instant, until: Instant) -> impl Iterator<Item = (u16, SocketAddr)> + '_ {
         let established = self.sas.values().filter(|sa| sa.state.phase == Phase::Established);
