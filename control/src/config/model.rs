@@ -571,6 +571,8 @@ pub struct Peer {
     pub takeover_rate: u32,
     /// When a group moved too often.
     pub moves: MoveLimits,
+    /// How long remote peers that don't answer are kept while the other appliance of a pair is missing, and may be serving them.
+    pub split_patience: Duration,
     /// The protocol's times; checked.
     pub timing: Timing,
     /// How many records each appliance keeps room for in the region that the other one writes, for each group.

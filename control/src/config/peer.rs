@@ -29,6 +29,9 @@ const TAKEOVER_POLICIES: [(&str, TakeoverPolicy); 2] =
 const TAKEOVER_RATE_DEFAULT: u32 = 250;
 const TAKEOVER_RATE_MAX: u64 = 100_000;
 const MOVES_MAX: u64 = 1000;
+/// Longer than a cable's or a switch's repair of the quick kind takes.
+const SPLIT_PATIENCE_DEFAULT: Duration = Duration::from_secs(600);
+const SPLIT_PATIENCE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
 const MOVES_TIMES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 const STORE_RECORDS_DEFAULT: u32 = 4096;
 const STORE_PINS_DEFAULT: u32 = 131_072;
@@ -88,7 +91,9 @@ fn peer(
     let takeover_rate = section
         .optional("takeover_rate")
         .map_or(Some(TAKEOVER_RATE_DEFAULT), |field| field.number(1..=TAKEOVER_RATE_MAX));
-    let (moves, timing) = (move_limits(section), timing(section));
+    let moves = move_limits(section);
+    let split_patience = value::duration_of(section, "split_patience", SPLIT_PATIENCE_DEFAULT, SPLIT_PATIENCE);
+    let timing = timing(section);
     let store_records = section
         .optional("store_records")
         .map_or(Some(STORE_RECORDS_DEFAULT), |field| field.number(1..=STORE_RECORDS_MAX));
@@ -102,6 +107,7 @@ fn peer(
         takeover: takeover?,
         takeover_rate: takeover_rate?,
         moves: moves?,
+        split_patience: split_patience?,
         timing: timing?,
         store_records: store_records?,
         store_pins: store_pins?,
@@ -118,6 +124,7 @@ impl Peer {
             ("moves_max", self.moves.moves_max != first.moves.moves_max),
             ("moves_window", self.moves.window != first.moves.window),
             ("moves_hold", self.moves.hold != first.moves.hold),
+            ("split_patience", self.split_patience != first.split_patience),
             ("heartbeat", self.timing.interval != first.timing.interval),
             ("deadline", self.timing.deadline != first.timing.deadline),
             ("detection", self.timing.detection != first.timing.detection),

@@ -44,6 +44,8 @@ pub(super) struct Group {
     /// It moves no more by itself, and the decider knows.
     pub(super) is_held: bool,
     pub(super) give_back: GiveBack,
+    /// Until then a remote peer that doesn't answer isn't taken for dead.
+    pub(super) patient_until: Option<Instant>,
     /// Whom we deal with, and whom we don't.
     pub(super) hands: Hands,
     /// Child SAs of another owner's that the workers have already, dormant.
@@ -75,6 +77,7 @@ pub(super) fn groups(config: &Config, floors: &[Floor], incarnation: u64, now: I
             moves: Moves::new(config.shared().map_or_else(MoveLimits::default, |peer| peer.moves)),
             is_held: false,
             give_back: GiveBack::new(config.appliance.id, group.owner, group.give_back),
+            patient_until: None,
             hands: Hands::default(),
             prepared: BTreeMap::new(),
             inheriting: None,

@@ -256,6 +256,7 @@ impl Core {
             }
             self.check_left(now, group);
             self.watch_moves(now, group);
+            self.watch_silence(now, group);
         }
         self.prepare();
         // A group whose SAs waited for grants when it stopped is asked about again.

@@ -16,10 +16,10 @@ use super::keying::FIRST_LEASE;
 use super::{Core, Effect};
 use crate::config::PEERS_MAX;
 
-/// Record kinds in the store.
-pub(super) const KIND_IKE: u8 = 1;
-/// See [`KIND_IKE`].
-pub(super) const KIND_CHILD: u8 = 2;
+/// The kind of an IKE SA's record in the store. Its id is our SPI.
+pub const KIND_IKE: u8 = 1;
+/// The kind of a child SA's record. Its id is our inbound SPI.
+pub const KIND_CHILD: u8 = 2;
 /// See [`KIND_IKE`].
 pub(super) const KIND_STANDINGS: u8 = 3;
 /// See [`KIND_IKE`].

@@ -141,7 +141,12 @@ impl Core {
 
     pub(super) fn handle_succession_timeout(&mut self, now: Instant) {
         while let Some(id) = self.succession.ladder.poll_impatient(now) {
-            self.fall(now, id, Why::NoAnswer);
+            let group = self.succession.ladder.standing(id).map(|climb| climb.group);
+            if group.is_some_and(|group| self.is_patient(group)) {
+                self.succession.ladder.note_progress(now, id);
+            } else {
+                self.fall(now, id, Why::NoAnswer);
+            }
         }
         while let Some(id) = self.succession.ladder.poll_turn(now) {
             self.take_turn(now, id);

@@ -265,6 +265,12 @@ pub trait Decider: Send {
     /// Do we hold a copy whose join was completed, trusted or not?
     fn holds_copy(&self) -> bool;
 
+    /// We own the group, and the other appliance went without a word, then: it may own it, too, and serve remote peers. `None` where that
+    /// can't be.
+    fn missing_since(&self) -> Option<Instant> {
+        None
+    }
+
     /// The epoch under which this appliance owns the group.
     fn owned_epoch(&self) -> Option<Epoch> {
         match self.role() {

@@ -9,6 +9,7 @@ mod ladder;
 mod moves;
 mod notices;
 mod pair;
+mod patience;
 mod pins;
 mod reload;
 mod stale;

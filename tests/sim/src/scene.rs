@@ -260,6 +260,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
                 takeover: variant.takeover,
                 takeover_rate: 250,
                 moves: Default::default(),
+                split_patience: Duration::from_secs(60),
                 timing: variant.timing[appliance],
                 store_records: 32,
                 store_pins: 2000,

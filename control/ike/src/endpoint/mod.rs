@@ -75,6 +75,8 @@ pub struct Endpoint {
     half_open: BTreeMap<IkeSaId, HalfOpen>,
     /// Closed IKE SAs that still answer retransmissions.
     closed: BTreeMap<IkeSaId, Closed>,
+    /// By VIP: until when a peer that doesn't answer isn't taken for dead.
+    silence_excused: BTreeMap<u16, Instant>,
     /// Which IKE SA has the child SA with that inbound SPI.
     child_owner: BTreeMap<u32, IkeSaId>,
     /// Inbound SPIs of child SAs that aren't ours, but may become ours: none of them is given to another one.
@@ -126,6 +128,7 @@ impl Endpoint {
             initiations: BTreeMap::new(),
             half_open: BTreeMap::new(),
             closed: BTreeMap::new(),
+            silence_excused: BTreeMap::new(),
             child_owner: BTreeMap::new(),
             reserved: BTreeSet::new(),
             by_peer: BTreeMap::new(),

@@ -151,7 +151,8 @@ impl Endpoint {
         if let Some(closed) = self.closed.get(&id) {
             if closed.digest == digest(datagram) {
                 let response = closed.response.clone();
-                self.transmit_message(None, ends, &response, Freshness::Again);
+                // The first one may still be waiting for the copies to learn that the IKE SA is gone.
+                self.transmit_message(Some(id), ends, &response, Freshness::Again);
             } else {
                 self.drop_unauthenticated(Drop::UnknownSpi, local, remote);
             }

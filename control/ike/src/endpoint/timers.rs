@@ -50,6 +50,14 @@ impl Endpoint {
         self.timers.first().map(|(at, _)| *at)
     }
 
+    /// Until then no IKE SA of the VIP ends because its peer doesn't answer: it may be served elsewhere. `None`: silence counts.
+    pub fn excuse_silence(&mut self, vip: u16, until: Option<Instant>) {
+        match until {
+            Some(until) => drop(self.silence_excused.insert(vip, until)),
+            None => drop(self.silence_excused.remove(&vip)),
+        }
+    }
+
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         let due: Vec<(Instant, IkeSaId)> = self.timers.iter().take_while(|(at, _)| *at <= now).copied().collect();
@@ -100,11 +108,21 @@ impl Endpoint {
         (retry.tries < policy.tries_max).then_some(next)
     }
 
+    /// Silence proves nothing for now: go on asking, and count anew.
+    fn excused_retry(&self, now: Instant, sa: &IkeSa) -> Option<Retry> {
+        let is_excused = self.silence_excused.get(&sa.state.vip).is_some_and(|until| now < *until);
+        if !is_excused || sa.state.phase != Phase::Established || given_up(sa) != GoneReason::PeerDead {
+            return None;
+        }
+        tracing::info!(ike_sa = %sa.id(), remote = %sa.state.remote, "no answer, which proves nothing now: it is kept");
+        Some(self.first_retry(now))
+    }
+
     fn on_sa_timer(&mut self, now: Instant, sa: &mut IkeSa) {
         if let Some(retry) = sa.retry
             && retry.at <= now
         {
-            match self.next_retry(now, retry) {
+            match self.next_retry(now, retry).or_else(|| self.excused_retry(now, sa)) {
                 Some(next) if sa.state.sync.is_some() => {
                     sa.retry = Some(next);
                     self.request_sync(sa);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::bench::{lose_all, lose_nth};
+use super::bench::{VIP, lose_all, lose_nth};
 use super::{ALICE, BOB, Bench, Setup};
 use crate::message::{Delete, Direction, ExchangeType, NotifyType, Payload};
 use crate::{Event, GoneReason, Phase, Role};
@@ -131,6 +131,37 @@ fn rekeyed_by_time() {
     assert_eq!(bench.sides[ALICE].gone(), [GoneReason::Rekeyed]);
 }
 
+/// A peer may be served elsewhere: it is asked again and again, and taken for dead only when silence counts again.
+#[test]
+fn silence_that_is_excused_ends_no_ike_sa() {
+    let setup = Setup { dpd_delay: Some(Duration::from_secs(10)), ..Setup::default() };
+    let mut bench = Bench::established(setup.clone());
+    let alices = bench.sa(ALICE).id;
+    bench.sides[ALICE].endpoint.excuse_silence(VIP, Some(bench.now + 30 * MINUTE));
+    bench.loss = Some(Box::new(|_| true));
+    bench.pass(25 * MINUTE);
+    assert_eq!((bench.sa(ALICE).id, bench.sides[BOB].gone().as_slice()), (alices, [GoneReason::PeerDead].as_slice()));
+    bench.pass(15 * MINUTE);
+    assert_eq!(bench.sides[ALICE].gone(), [GoneReason::PeerDead]);
+
+    // Once it answers, nothing has happened.
+    let mut bench = Bench::established(Setup { dpd_delay: Some(Duration::from_secs(10)), ..setup });
+    let alices = bench.sa(ALICE).id;
+    for side in [ALICE, BOB] {
+        bench.sides[side].endpoint.excuse_silence(VIP, Some(bench.now + 30 * MINUTE));
+    }
+    bench.loss = Some(Box::new(|_| true));
+    bench.pass(25 * MINUTE);
+    bench.loss = None;
+    bench.pass(MINUTE);
+    assert_eq!((bench.sa(ALICE).id, bench.phases()), (alices, [vec![Phase::Established], vec![Phase::Established]]));
+    // And silence counts again.
+    bench.sides[ALICE].endpoint.excuse_silence(VIP, None);
+    bench.loss = Some(Box::new(|_| true));
+    bench.pass(10 * MINUTE);
+    assert_eq!(bench.sides[ALICE].gone(), [GoneReason::PeerDead]);
+}
+
 #[test]
 fn delete_by_either_end() {
     for side in [ALICE, BOB] {
@@ -160,6 +191,19 @@ fn delete_and_the_answer_is_lost() {
     // Not for ever.
     bench.pass(MINUTE);
     assert!(bench.sides.iter().all(|side| side.endpoint.poll_timeout().is_none()));
+}
+
+/// R2: what was answered first may still be waiting for the copies to learn that the IKE SA is gone.
+#[test]
+fn the_answer_to_a_deletion_is_that_ike_sas_message_however_often_it_is_asked_for() {
+    let mut bench = Bench::established(Setup::default());
+    let (id, bobs) = (bench.sa(ALICE).id, bench.sa(BOB).id);
+    bench.sides[ALICE].endpoint.delete_ike(id, bench.now).unwrap();
+    let request = bench.deliver().unwrap();
+    bench.hand_over(&request);
+    let answers = [bench.deliver().unwrap(), bench.deliver().unwrap()];
+    assert!(answers.iter().all(|answer| answer.transmit.ike_sa == Some(bobs)));
+    assert_eq!(answers[0].transmit.payload, answers[1].transmit.payload);
 }
 
 #[test]

@@ -86,6 +86,8 @@ impl Pair {
             Some(link) if link.heard_beat => self.meet_backup(),
             _ => {}
         }
+        // Silence alone is no proof that the old owner is dead; a new process of it is.
+        self.is_missing = filled_by.is_some() && self.link.is_none();
     }
 
     /// A takeover without an epoch has not begun: whoever hears of the owner meanwhile stays a backup.

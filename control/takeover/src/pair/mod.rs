@@ -118,6 +118,8 @@ pub struct Pair {
     told_process: Option<u64>,
     /// Since when no copy of ours is being written.
     alone_since: Instant,
+    /// The other one, that had our records or was to get them, went without a word.
+    is_missing: bool,
     /// When it was last counted whom we have served, and what came of it.
     counted: Option<Instant>,
     served: Option<u32>,
@@ -162,6 +164,7 @@ impl Pair {
             echoed_arrival: None,
             told_process: None,
             alone_since: now,
+            is_missing: false,
             counted: None,
             served: None,
             rival: None,
@@ -180,6 +183,8 @@ impl Pair {
     pub fn handle_link_up(&mut self, now: Instant, incarnation: u64, agreed: bool) {
         self.silence.restart();
         self.guard.pin(incarnation);
+        // Either it speaks for itself, or a new process of it proves that the old one is dead.
+        self.is_missing = false;
         self.link = Some(Link {
             incarnation,
             agreed,
@@ -241,6 +246,7 @@ impl Pair {
         self.guard.unpin();
         // What the peer holds of us it holds no longer than its trust lasts, and claims take longer than that.
         self.peer_holds_copy = false;
+        self.is_missing |= self.owns() && self.copy != Copy::None;
         self.leave_copy(now);
     }
 
@@ -479,5 +485,9 @@ impl Decider for Pair {
 
     fn holds_copy(&self) -> bool {
         self.held.is_some()
+    }
+
+    fn missing_since(&self) -> Option<Instant> {
+        (self.owns() && self.is_missing).then_some(self.alone_since)
     }
 }

@@ -283,6 +283,7 @@ impl Pair {
         }
         self.role = Role::Standby;
         self.ownerless_since = now;
+        self.is_missing = false;
         self.actions.push_back(Action::StepDown(reason));
         self.question = None;
         self.contending = None;

@@ -701,6 +701,42 @@ fn an_owner_that_slept_while_it_left_a_copy_behind_gives_up() {
 /// A beat said that the backup holds a copy. It died, and its owner could not be sure of that in time: the flag must not keep the
 /// VIP without an owner.
 #[test]
+fn an_appliance_that_went_without_a_word_is_missing_until_it_or_its_heir_is_heard() {
+    let mut world = World::settled();
+    assert_eq!(world.nodes[0].pair.missing_since(), None);
+    world.network_works = false;
+    world.cut(0);
+    world.link_works = false;
+    world.run(1000 * MS);
+    // Each of the two owns the group, and neither knows of the other.
+    assert!(world.nodes.iter().all(|node| node.pair.missing_since().is_some_and(|since| since < world.now)));
+    world.link_works = true;
+    world.network_works = true;
+    world.run(2000 * MS);
+    assert!(world.nodes.iter().all(|node| node.pair.missing_since().is_none()));
+
+    // A process that dies is missing until another one answers in its place.
+    let mut world = World::settled();
+    world.kill(0);
+    world.run(1000 * MS);
+    assert!(world.nodes[1].pair.missing_since().is_some());
+    world.nodes[0] = node(0, 77, world.now, 100);
+    world.run(1000 * MS);
+    assert_eq!(world.nodes[1].pair.missing_since(), None);
+}
+
+#[test]
+fn an_appliance_that_says_that_it_ends_is_not_missing() {
+    let mut world = World::settled();
+    world.nodes[1].pair.retire();
+    world.run(50 * MS);
+    world.kill(1);
+    world.run(1000 * MS);
+    assert!(world.nodes[0].pair.owns());
+    assert_eq!(world.nodes[0].pair.missing_since(), None);
+}
+
+#[test]
 fn a_dead_backups_copy_does_not_keep_the_vip_ownerless() {
     let mut world = World::settled();
     world.kill(1);
