@@ -9,7 +9,8 @@ help:
 	@echo '            POLICY=renegotiate: with new SAs instead of the old ones'
 	@echo 'make test   all tests'
 	@echo 'make stories  every story of the lab with all its variants, and ten calm minutes under full load (root); target/takeover, target/calm'
-	@echo 'make sim    N=100000 SEED=1: that many simulated schedules from that seed on; failing seeds are printed'
+	@echo 'make sim    N=100000 SEED=1 KIND=pair: that many simulated schedules from that seed on; seeds that break a promise are printed and replayed'
+	@echo '            KIND=registry: two to five appliances and a registry; KIND=split, KIND=planned: what the names say, and nothing else'
 	@echo 'make store-soak  N=5000: that many owners of a store killed or fenced while they write, on one host and between two (root)'
 	@echo 'make bench  what a packet and an IKE SA cost on this machine, into target/bench; DOCS=1: into docs/benchmarks.md, too'
 	@echo 'make bench-peers  the same of DPDK'"'"'s ipsec-secgw and crypto drivers (fetches and builds the former)'
@@ -35,7 +36,7 @@ stories: deps
 	$(AS_ROOT) target/debug/vipsec-lab calm --minutes $(or $(MINUTES),10)
 
 sim: deps
-	cargo run --locked --release -p vipsec-sim -- --count $(or $(N),10000) --seed $(or $(SEED),1)
+	cargo run --locked --release -p vipsec-sim -- --count $(or $(N),10000) --seed $(or $(SEED),1) --kind $(or $(KIND),pair) --threads $$(nproc)
 
 store-soak: deps
 	$(AS_ROOT) env PATH="$$PATH" VIPSEC_STORE_OWNERS=$(or $(N),5000) cargo test --locked -p vipsec-store --test two_processes

@@ -45,6 +45,8 @@ pub(crate) enum Step {
     RemoteTraffic(usize),
     /// The adversary injects something that it recorded.
     Inject,
+    /// An appliance is started again, if it doesn't run.
+    Start(usize),
     /// The time of a planned fault.
     Fault(usize),
     /// A fault that was to last for a while ends.

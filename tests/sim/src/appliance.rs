@@ -68,6 +68,8 @@ pub(crate) enum Input {
         token: u64,
         request: Request,
     },
+    /// It is told to end.
+    End,
 }
 
 /// A thread of a process: when its next turn is, and how many faults keep it from running.

@@ -5,10 +5,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vipsec_store::{
-    Answer, CounterEntry, Geometry, LocalMemory, OneSided, RecordKey, StoreError, StoreWriter, Usage, WriteId,
-};
-use vipsec_wire::iv::Epoch;
+use vipsec_store::{Answer, Geometry, LocalMemory, OneSided, StoreError, WriteId};
+
+use crate::writer::{self, Lie, SharedKnown};
 
 /// What is on its way to a region.
 #[derive(Debug)]
@@ -29,6 +28,11 @@ pub(crate) struct Flight {
     cut: bool,
     /// Writes land at once, as in shared memory.
     near: bool,
+    /// Planted: the grant that the writer had at first is all that it ever sees.
+    fence_leaks: bool,
+    first_grant: Option<u64>,
+    /// What the owner knows of its writes.
+    pub(crate) known: SharedKnown,
 }
 
 /// See [`Flight`].
@@ -40,8 +44,33 @@ pub(crate) fn with<T>(flight: &SharedFlight, f: impl FnOnce(&mut Flight) -> T) -
 }
 
 impl Flight {
-    pub(crate) fn new(region: LocalMemory, near: bool) -> SharedFlight {
-        Arc::new(Mutex::new(Self { region, ops: VecDeque::new(), under_way: false, answer: None, cut: false, near }))
+    pub(crate) fn new(region: LocalMemory, manner: StoreManner) -> SharedFlight {
+        Arc::new(Mutex::new(Self {
+            region,
+            ops: VecDeque::new(),
+            under_way: false,
+            answer: None,
+            cut: false,
+            near: manner.near,
+            fence_leaks: manner.fence_leaks,
+            first_grant: None,
+            known: SharedKnown::default(),
+        }))
+    }
+
+    /// The newest write that is acknowledged by now, be the answer still on its way.
+    pub(crate) fn acknowledged(&self) -> WriteId {
+        let under_way =
+            self.answer.as_ref().filter(|answer| self.first_grant.is_none_or(|first| answer.grant == first));
+        let known = writer::with(&self.known, |known| known.acknowledged());
+        under_way.map_or(known, |answer| answer.upto.max(known))
+    }
+
+    /// What the region has to say to the newest question.
+    fn answer_of_region(&mut self) -> Result<Option<Answer>, StoreError> {
+        let Some(answer) = self.region.answered()? else { return Ok(None) };
+        let first = *self.first_grant.get_or_insert(answer.grant);
+        Ok(Some(if self.fence_leaks { Answer { grant: first, ..answer } } else { answer }))
     }
 
     /// True if something sets out and nothing was under way.
@@ -65,7 +94,7 @@ impl Flight {
             }
             Some(Op::Ask(upto)) => {
                 let _ = self.region.ask(upto);
-                if let Ok(Some(answer)) = self.region.answered() {
+                if let Ok(Some(answer)) = self.answer_of_region() {
                     self.answer = Some(answer);
                 }
                 true
@@ -128,19 +157,8 @@ impl OneSided for FarMemory {
     }
 
     fn answered(&mut self) -> Result<Option<Answer>, StoreError> {
-        with(&self.flight, |flight| if flight.near { flight.region.answered() } else { Ok(flight.answer.take()) })
+        with(&self.flight, |flight| if flight.near { flight.answer_of_region() } else { Ok(flight.answer.take()) })
     }
-}
-
-/// What an owner is told instead of the truth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lie {
-    /// What is written counts as acknowledged before it has landed.
-    Early,
-    /// Writes are acknowledged though the grant is gone.
-    NeverRefused,
-    /// Of records that are written together the last one is written first.
-    CommitFirst,
 }
 
 /// How writes into a peer's region behave.
@@ -150,85 +168,8 @@ pub(crate) struct StoreManner {
     pub(crate) near: bool,
     /// Otherwise: the longest time that one takes, in microseconds.
     pub(crate) slowest: u64,
+    /// Planted: a fence keeps nobody out.
+    pub(crate) fence_leaks: bool,
     /// Planted.
     pub(crate) lies: Option<Lie>,
-}
-
-/// A planted fault: a writer that doesn't tell its owner the truth.
-pub(crate) struct LyingWriter<W> {
-    inner: W,
-    lie: Lie,
-    written: WriteId,
-    /// Records that are still to be written, the last one first.
-    held_back: Vec<(RecordKey, Epoch, Vec<u8>)>,
-}
-
-impl<W: StoreWriter> LyingWriter<W> {
-    pub(crate) fn new(inner: W, lie: Lie) -> Self {
-        Self { inner, lie, written: WriteId::default(), held_back: Vec::new() }
-    }
-
-    fn write_held_back(&mut self) -> Result<(), StoreError> {
-        while let Some((key, epoch, bytes)) = self.held_back.pop() {
-            self.written = self.inner.put(key, epoch, &bytes)?;
-            // What is published together is seen together, in whatever order it was written.
-            self.inner.publish()?;
-        }
-        Ok(())
-    }
-
-    fn tell<T>(&mut self, truth: Result<T, StoreError>, instead: T) -> Result<T, StoreError> {
-        match truth {
-            Err(StoreError::Refused) if self.lie == Lie::NeverRefused => Ok(instead),
-            truth => truth,
-        }
-    }
-}
-
-impl<W: StoreWriter> StoreWriter for LyingWriter<W> {
-    fn put(&mut self, key: RecordKey, epoch: Epoch, bytes: &[u8]) -> Result<WriteId, StoreError> {
-        if self.lie == Lie::CommitFirst {
-            self.held_back.push((key, epoch, bytes.to_vec()));
-            return Ok(WriteId(self.written.0 + self.held_back.len() as u64));
-        }
-        let truth = self.inner.put(key, epoch, bytes);
-        self.written = self.tell(truth, self.written)?;
-        Ok(self.written)
-    }
-
-    fn remove(&mut self, key: RecordKey) -> Result<Option<WriteId>, StoreError> {
-        self.write_held_back()?;
-        let truth = self.inner.remove(key);
-        let removed = self.tell(truth, None)?;
-        self.written = removed.unwrap_or(self.written);
-        Ok(removed)
-    }
-
-    fn put_counters(&mut self, block: u32, entries: &[CounterEntry]) -> Result<WriteId, StoreError> {
-        self.write_held_back()?;
-        let truth = self.inner.put_counters(block, entries);
-        self.written = self.tell(truth, self.written)?;
-        Ok(self.written)
-    }
-
-    fn publish(&mut self) -> Result<(), StoreError> {
-        self.write_held_back()?;
-        let truth = self.inner.publish();
-        self.tell(truth, ())
-    }
-
-    fn poll_acknowledged(&mut self) -> Result<WriteId, StoreError> {
-        self.write_held_back()?;
-        let truth = self.inner.poll_acknowledged();
-        let acknowledged = self.tell(truth, self.written)?;
-        Ok(if self.lie == Lie::Early { self.written } else { acknowledged })
-    }
-
-    fn free_slots(&self, bytes: usize) -> u32 {
-        self.inner.free_slots(bytes)
-    }
-
-    fn usage(&self) -> Usage {
-        self.inner.usage()
-    }
 }

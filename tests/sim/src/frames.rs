@@ -76,6 +76,48 @@ pub(crate) fn read_ipv4(packet: &[u8]) -> Seen<'_> {
     }
 }
 
+/// RFC 7296 §3.14: the payload that is encrypted.
+const PAYLOAD_SK: u8 = 46;
+/// RFC 7296 §3.1: the sender is the original initiator.
+const FLAG_INITIATOR: u8 = 0x08;
+/// RFC 7296 §3.1: it is an answer.
+const FLAG_RESPONSE: u8 = 0x20;
+/// RFC 7296 §3.1.
+const EXCHANGE_INFORMATIONAL: u8 = 37;
+
+/// An encrypted IKE message, as far as anybody can read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SealedIke {
+    pub(crate) initiator: u64,
+    pub(crate) responder: u64,
+    pub(crate) from_initiator: bool,
+    /// RFC 6311 §5.1: message IDs are agreed on in requests with the ID 0. Others may have it too.
+    pub(crate) may_synchronise: bool,
+    pub(crate) iv: [u8; 8],
+}
+
+impl SealedIke {
+    /// `None`: it isn't encrypted, or no IKE message.
+    pub(crate) fn read(message: &[u8]) -> Option<Self> {
+        let (spis, rest) = message.split_first_chunk::<16>()?;
+        let [initiator, responder] = [spis.first_chunk()?, spis.last_chunk()?].map(|spi| u64::from_be_bytes(*spi));
+        let ([payload, _version, exchange, flags], rest) = rest.split_first_chunk::<4>()?;
+        if *payload != PAYLOAD_SK {
+            return None;
+        }
+        let is_first_request = flags & FLAG_RESPONSE == 0 && rest.starts_with(&[0; 4]);
+        let may_synchronise = *exchange == EXCHANGE_INFORMATIONAL && is_first_request;
+        // Message ID, length, and the payload's own header stand before the IV (RFC 5282 §3).
+        let iv = *rest.get(12..)?.first_chunk()?;
+        Some(Self { initiator, responder, from_initiator: flags & FLAG_INITIATOR != 0, may_synchronise, iv })
+    }
+
+    /// The sender's SPI.
+    pub(crate) fn sender(&self) -> u64 {
+        if self.from_initiator { self.initiator } else { self.responder }
+    }
+}
+
 /// What hosts behind the remote peer send, and targets send back: a number that comes once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PayloadId(pub(crate) u64);

@@ -24,8 +24,9 @@ mod remote;
 mod scene;
 mod target;
 mod world;
+mod writer;
 
 pub use checks::Violation;
 pub use planted::Planted;
 pub use scene::Deciders;
-pub use world::{Outcome, Tally, run, run_split, run_with};
+pub use world::{Outcome, Tally, run, run_planned, run_split, run_with};

@@ -16,8 +16,9 @@ use vipsec_store::{
 use vipsec_takeover::message::{VERSION_NEWEST, VERSION_OLDEST};
 use vipsec_wire::iv::ApplianceId;
 
-use crate::far::{FarMemory, Flight, Lie, LyingWriter, SharedFlight, StoreManner};
+use crate::far::{self, FarMemory, Flight, SharedFlight, StoreManner};
 use crate::scene;
+use crate::writer::{Lie, WatchedWriter};
 
 /// How often the caller tries.
 pub(crate) const MEET_INTERVAL: Duration = Duration::from_millis(20);
@@ -186,7 +187,7 @@ impl Wires {
                 let Granting { incarnation, version, agreed, mut channel, keys, reader, region } = *paired;
                 let grant = channel.open_message(bytes).ok().and_then(|grant| grant.try_into().ok());
                 let Some((grant, region)) = grant.zip(self.regions.remove(&region.0)) else { return LinkNews::Broken };
-                let flight = Flight::new(LocalMemory::new(region), manner.near);
+                let flight = Flight::new(LocalMemory::new(region), manner);
                 let Ok(writer) = writer(&flight, keys, Grant::from_bytes(grant), manner.lies) else {
                     return LinkNews::Broken;
                 };
@@ -224,11 +225,9 @@ fn writer(
     flight: &SharedFlight,
     mut keys: WriterKeys,
     grant: Grant,
-    lies: Option<Lie>,
+    lie: Option<Lie>,
 ) -> Result<Box<dyn StoreWriter + Send>, StoreError> {
     let inner = Writer::new(FarMemory::new(flight.clone()), &mut keys, grant)?;
-    Ok(match lies {
-        Some(lie) => Box::new(LyingWriter::new(inner, lie)),
-        None => Box::new(inner),
-    })
+    let known = far::with(flight, |flight| flight.known.clone());
+    Ok(Box::new(WatchedWriter::new(inner, lie, known)))
 }

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 
 use crate::network::{Cable, Net, Weather};
 use crate::remote::Operation;
-use crate::scene::{TARGETS, VIPS_MAX};
+use crate::scene::{APPLIANCES_MAX, TARGETS, VIPS_MAX};
 
 /// Most faults of a schedule.
 const FAULTS_MAX: usize = 7;
@@ -25,7 +25,7 @@ pub(crate) enum Who {
     Last,
     /// The one that it didn't.
     NotLast,
-    /// That one.
+    /// That one, of as many as there are.
     Appliance(usize),
 }
 
@@ -34,8 +34,12 @@ pub(crate) enum Who {
 pub(crate) enum Fault {
     /// The process dies, and is started again later; its disk may be lost.
     Kill { who: Who, disk_lost: bool },
+    /// The process is told to end (SIGTERM): it hands over first what it can. It is started again later.
+    End(Who),
     /// The whole process doesn't run (SIGSTOP).
     Pause(Who),
+    /// The same, of whoever takes the VIP next, in that very moment.
+    PauseHeir,
     /// Only the control core's thread doesn't.
     StallCore(Who),
     /// Only the worker's thread doesn't.
@@ -119,6 +123,21 @@ impl Plan {
         Self { start: millis(rng, 350, 450), faults }
     }
 
+    /// The operator moves VIPs and has processes end, one after the other, and nothing goes wrong.
+    pub(crate) fn draw_planned(rng: &mut StdRng) -> Self {
+        let mut at = Duration::ZERO;
+        let planned = (0..rng.random_range(1..=5)).map(|_| {
+            let who = if rng.random_bool(0.6) { Who::Owner } else { Who::Backup };
+            let fault = if rng.random_bool(0.5) { Fault::Move { at: who } } else { Fault::End(who) };
+            let vip = rng.random_range(0..VIPS_MAX);
+            let fault = PlannedFault { vip, at, steps: steps(rng), fault, lasts: Duration::ZERO };
+            // Who has begun anew has a copy by then.
+            at += millis(rng, 500, 800);
+            fault
+        });
+        Self { faults: planned.collect(), start: millis(rng, 350, 450) }
+    }
+
     pub(crate) fn draw(rng: &mut StdRng) -> Self {
         let start = if rng.random_bool(0.85) { millis(rng, 260, 400) } else { millis(rng, 50, 260) };
         let mut at = Duration::ZERO;
@@ -130,7 +149,7 @@ impl Plan {
                 break;
             }
             let known = faults.len();
-            match rng.random_range(0..14) {
+            match rng.random_range(0..18) {
                 0 => faults.extend(death_in_an_exchange(rng, at)),
                 1 => faults.extend(death_of_one_cut_off(rng, at)),
                 2 => faults.extend(death_after_a_lost_link(rng, at)),
@@ -140,6 +159,10 @@ impl Plan {
                 5 => faults.extend(death_in_a_move(rng, at)),
                 6 => faults.extend(deaths_in_a_row(rng, at)),
                 7 => faults.push(estrangement(rng, at)),
+                8 => faults.extend(misfortune_in_a_move(rng, at)),
+                9 => faults.extend(misfortune_at_an_end(rng, at)),
+                10 => faults.extend(owner_unheard(rng, at)),
+                11 => faults.extend(heir_asleep(rng, at)),
                 _ => {
                     let fault = draw_fault(rng);
                     let lasts = fault.draw_length(rng);
@@ -240,6 +263,52 @@ fn death_in_a_move(rng: &mut StdRng, at: Duration) -> [PlannedFault; 2] {
     ]
 }
 
+/// The operator moves a VIP, and anything goes wrong over it.
+fn misfortune_in_a_move(rng: &mut StdRng, at: Duration) -> [PlannedFault; 2] {
+    let order = Fault::Move { at: if rng.random_bool(0.5) { Who::Owner } else { Who::Backup } };
+    misfortune_during(rng, at, order, Duration::ZERO)
+}
+
+/// The same while a process ends as it was told to.
+fn misfortune_at_an_end(rng: &mut StdRng, at: Duration) -> [PlannedFault; 2] {
+    let end = Fault::End(if rng.random_bool(0.7) { Who::Owner } else { Who::Backup });
+    let lasts = end.draw_length(rng);
+    misfortune_during(rng, at, end, lasts)
+}
+
+fn misfortune_during(rng: &mut StdRng, at: Duration, planned: Fault, lasts: Duration) -> [PlannedFault; 2] {
+    let fault = draw_fault(rng);
+    let steps = rng.random_range(0..400);
+    [
+        PlannedFault { vip: 0, at, steps: 0, fault: planned, lasts },
+        PlannedFault { vip: 0, at, steps, fault, lasts: fault.draw_length(rng) },
+    ]
+}
+
+/// The backup hears nothing of an owner that goes on, and whose writes arrive.
+fn owner_unheard(rng: &mut StdRng, at: Duration) -> [PlannedFault; 3] {
+    let delay = millis(rng, 60, 120);
+    let lasts = delay + millis(rng, 0, 100);
+    let deaf = |net| Fault::Unplug { who: Who::Backup, net, cable: Cable::Deaf };
+    [deaf(Net::Outside), deaf(Net::Inside), Fault::DelayLink(delay)].map(|fault| PlannedFault {
+        vip: 0,
+        at,
+        steps: 0,
+        fault,
+        lasts,
+    })
+}
+
+/// The owner dies, and its successor sleeps as soon as the VIP is its own.
+fn heir_asleep(rng: &mut StdRng, at: Duration) -> [PlannedFault; 2] {
+    let kill = Fault::Kill { who: Who::Owner, disk_lost: false };
+    let sleep = Fault::PauseHeir;
+    [
+        PlannedFault { vip: 0, at, steps: 0, fault: sleep, lasts: millis(rng, 20, 80) },
+        PlannedFault { vip: 0, at, steps: steps(rng), fault: kill, lasts: kill.draw_length(rng) },
+    ]
+}
+
 /// The owner dies, and its successor as soon as the other one may be there again.
 fn deaths_in_a_row(rng: &mut StdRng, at: Duration) -> [PlannedFault; 3] {
     let kill = Fault::Kill { who: Who::Owner, disk_lost: rng.random_bool(0.1) };
@@ -293,14 +362,15 @@ fn who(rng: &mut StdRng) -> Who {
         5..7 => Who::Backup,
         7 => Who::Last,
         8 => Who::NotLast,
-        _ => Who::Appliance(rng.random_range(0..2)),
+        _ => Who::Appliance(rng.random_range(0..APPLIANCES_MAX)),
     }
 }
 
 fn draw_fault(rng: &mut StdRng) -> Fault {
     let net = Net::ALL[rng.random_range(0..2)];
     match rng.random_range(0..100) {
-        0..22 => Fault::Kill { who: who(rng), disk_lost: rng.random_bool(0.1) },
+        0..18 => Fault::Kill { who: who(rng), disk_lost: rng.random_bool(0.1) },
+        18..22 => Fault::End(who(rng)),
         22..34 => Fault::Pause(who(rng)),
         34..38 => Fault::StallCore(who(rng)),
         38..42 => Fault::StallWorker(who(rng)),
@@ -338,6 +408,8 @@ impl Fault {
     pub(crate) fn may_cost_sas(&self) -> bool {
         match self {
             Self::Move { .. } | Self::Operate { .. } | Self::Burst(_) | Self::Drain { .. } => false,
+            // That is seen when it happens: who ends has handed over, and who is to sleep is awake.
+            Self::End(_) | Self::PauseHeir => false,
             Self::CutLink | Self::DelayLink(_) => false,
             Self::SilenceRegistry | Self::CutOffRegistry(_) => true,
             Self::Kill { .. } | Self::Pause(_) | Self::StallCore(_) | Self::StallWorker(_) => true,
@@ -348,7 +420,7 @@ impl Fault {
     fn draw_length(&self, rng: &mut StdRng) -> Duration {
         match (self, rng.random_range(0..3)) {
             // Around the times that the protocol's rules turn on.
-            (Self::Pause(_) | Self::StallCore(_), 0) => millis(rng, 25, 75),
+            (Self::Pause(_) | Self::PauseHeir | Self::StallCore(_), 0) => millis(rng, 25, 75),
             (_, 0) => millis(rng, 1, 40),
             (_, 1) => millis(rng, 40, 200),
             _ => millis(rng, 200, 700),

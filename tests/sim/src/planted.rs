@@ -4,14 +4,18 @@ use std::time::Duration;
 
 use vipsec_takeover::timing::Timing;
 
-use crate::far::Lie;
 use crate::scene::APPLIANCES_MAX;
+use crate::writer::Lie;
 
 /// One rule that is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Planted {
-    /// R1, R2: everything counts as acknowledged before it has landed in the store.
-    EarlyAcknowledgement,
+    /// R1: a child SA counts as acknowledged before its record is written.
+    EarlySas,
+    /// R2: IKE messages, their IDs and what they changed count as acknowledged before they are written.
+    EarlyMessages,
+    /// I3: a successor's fence keeps nobody out: a deposed owner's writes go on to be acknowledged.
+    LeakyFence,
     /// R3: the workers have no horizon, though a copy counts.
     NoHorizon,
     /// R5: the workers' deadline never passes.
@@ -47,50 +51,40 @@ pub enum Planted {
 }
 
 impl Planted {
-    /// All of them.
-    pub const ALL: [Self; 17] = [
-        Self::EarlyAcknowledgement,
-        Self::NoHorizon,
-        Self::NoDeadline,
-        Self::NoDoubt,
-        Self::StoppedClock,
-        Self::OldFloor,
-        Self::EndlessTrust,
-        Self::HastyOwner,
-        Self::CarelessRegistry,
-        Self::ForgetfulRegistry,
-        Self::HastyPins,
-        Self::NoLeaseJump,
-        Self::CommitFirst,
-        Self::EarlyMark,
-        Self::LateAdvertisement,
-        Self::RacingClock,
-        Self::UncountedService,
-    ];
-
     /// What an owner is told of its writes, under this fault.
     pub(crate) fn lies_of_the_store(planted: Option<Self>) -> Option<Lie> {
         match planted? {
-            Self::EarlyAcknowledgement => Some(Lie::Early),
+            Self::EarlySas => Some(Lie::EarlySas),
+            Self::EarlyMessages => Some(Lie::EarlyMessages),
             Self::NoDoubt => Some(Lie::NeverRefused),
             Self::CommitFirst => Some(Lie::CommitFirst),
             _ => None,
         }
     }
 
+    /// Does it show only where writes take their time?
+    pub(crate) fn needs_a_far_store(planted: Option<Self>) -> bool {
+        matches!(planted, Some(Self::EarlySas | Self::EarlyMessages))
+    }
+
     /// How much faster the appliances' clocks run, in thousandths, under this fault.
     pub(crate) fn drift(planted: Option<Self>, right: [i16; APPLIANCES_MAX]) -> [i16; APPLIANCES_MAX] {
-        if planted == Some(Self::RacingClock) { [2000, 0, 0] } else { right }
+        if planted != Some(Self::RacingClock) {
+            return right;
+        }
+        let mut racing = [0; APPLIANCES_MAX];
+        racing[0] = 2000;
+        racing
     }
 
     /// The times of both appliances, under this fault.
     pub(crate) fn timing(planted: Option<Self>, right: Timing) -> [Timing; APPLIANCES_MAX] {
+        let mut timing = [right; APPLIANCES_MAX];
         match planted {
-            Some(Self::EndlessTrust) => [right, Timing { trust: Duration::from_secs(3600), ..right }, right],
-            Some(Self::HastyOwner) => {
-                [Timing { trust: Duration::ZERO, trust_margin: Duration::ZERO, ..right }, right, right]
-            }
-            _ => [right; APPLIANCES_MAX],
+            Some(Self::EndlessTrust) => timing[1].trust = Duration::from_secs(3600),
+            Some(Self::HastyOwner) => (timing[0].trust, timing[0].trust_margin) = (Duration::ZERO, Duration::ZERO),
+            _ => {}
         }
+        timing
     }
 }

@@ -51,6 +51,13 @@ pub(crate) struct Belief {
     pub(crate) children: BTreeSet<u32>,
 }
 
+/// What a remote peer may use from now on, by the name that an appliance gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    IkeSa(u64),
+    Child(u32),
+}
+
 struct RemoteSa {
     outbound: OutboundSa,
     inbound: InboundSa,
@@ -101,6 +108,8 @@ pub(crate) struct Reaction {
     pub(crate) echoed_twice: Option<PayloadId>,
     /// Once more a packet that had not come before was refused, though the newest owner had sent it.
     pub(crate) refused: Option<String>,
+    /// SAs that an answer has brought.
+    pub(crate) uses: Vec<Use>,
 }
 
 impl Remote {
@@ -235,25 +244,37 @@ impl Remote {
         Some(Opened { echoed_twice, refused: None })
     }
 
+    /// Packets that left in that time.
+    pub(crate) fn sent(&self, from: Instant, until: Instant) -> impl Iterator<Item = PayloadId> {
+        let sent = self.sent_at.iter().filter(move |(_, at)| (from..until).contains(*at));
+        sent.map(|(payload, _)| *payload)
+    }
+
     /// Takes what IKE has to say.
     fn react(&mut self, now: Instant) -> Reaction {
         let _log = tracing::info_span!("remote", vip = self.vip).entered();
+        let mut uses = Vec::new();
         while let Some(event) = self.endpoint.poll_event() {
             tracing::debug!(?event, "remote peer");
             match event {
                 Event::IkeEstablished { id, .. } => {
                     self.live.insert(id);
+                    uses.extend(self.use_of_answer(now, id));
                 }
                 // The old one may outlive whoever should have deleted it.
                 Event::IkeRekeyed { old, new } => {
                     self.live.remove(&old);
                     self.live.insert(new);
+                    uses.extend(self.use_of_answer(now, new));
                 }
                 Event::IkeGone { id, reason, .. } => {
                     self.live.remove(&id);
                     self.found_dead += u64::from(reason == GoneReason::PeerDead);
                 }
-                Event::InstallChild(info) => self.install(&info),
+                Event::InstallChild(info) => {
+                    uses.extend((info.role == Role::Initiator).then_some(Use::Child(info.spi_out)));
+                    self.install(&info);
+                }
                 Event::RemoveChild { spi_in, .. } => {
                     self.sas.remove(&spi_in);
                 }
@@ -274,7 +295,13 @@ impl Remote {
             let packet = frames::udp((remote, transmit.local.port()), (vip, transmit.remote.port()), &transmit.payload);
             frames.push(frames::frame(vip_mac, remote_mac, &packet));
         }
-        Reaction { frames, ..Reaction::default() }
+        Reaction { frames, uses, ..Reaction::default() }
+    }
+
+    /// What is behind an IKE SA that came with an answer. One that the appliance asked for is in the record of its request.
+    fn use_of_answer(&self, now: Instant, id: IkeSaId) -> Option<Use> {
+        let sa = self.endpoint.sas(now).find(|sa| sa.id == id)?;
+        (sa.role == Role::Initiator).then_some(Use::IkeSa(sa.remote_spi))
     }
 
     fn install(&mut self, info: &ChildSaInfo) {

@@ -26,7 +26,7 @@ pub(crate) const OUTSIDE: PortId = PortId(0);
 pub(crate) const INSIDE: PortId = PortId(1);
 
 /// Most appliances of a schedule.
-pub(crate) const APPLIANCES_MAX: usize = 3;
+pub(crate) const APPLIANCES_MAX: usize = 5;
 
 /// Most VIPs of a schedule. Each has a remote peer of its own, with the same number.
 pub(crate) const VIPS_MAX: usize = 2;
@@ -162,7 +162,7 @@ pub(crate) fn timing() -> Timing {
 /// An appliance's configuration.
 pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
     let id = appliance_id(appliance);
-    let name = ["a", "b", "c"][appliance].to_owned();
+    let name = format!("a{}", appliance + 1);
     let host = 11 + appliance as u8;
     let port = |name: &str, side, octets: [u8; 4], mac| Port {
         name: name.to_owned(),

@@ -19,8 +19,18 @@ fn assert_found_with(planted: Planted, deciders: Deciders, expected: impl Fn(&Vi
 }
 
 #[test]
-fn an_acknowledgement_before_the_write_has_landed() {
-    assert_found(Planted::EarlyAcknowledgement, |violation| matches!(violation, Violation::SaLost { .. }));
+fn an_sa_that_is_used_before_its_record_is_acknowledged() {
+    assert_found(Planted::EarlySas, |violation| matches!(violation, Violation::UsedUnpublished { .. }));
+}
+
+#[test]
+fn an_ike_message_that_leaves_before_it_is_acknowledged() {
+    assert_found(Planted::EarlyMessages, |violation| matches!(violation, Violation::SpokenUnpublished { .. }));
+}
+
+#[test]
+fn a_fence_that_keeps_nobody_out() {
+    assert_found(Planted::LeakyFence, |violation| matches!(violation, Violation::AcknowledgedBehindFence { .. }));
 }
 
 #[test]

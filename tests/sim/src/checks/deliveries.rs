@@ -68,6 +68,10 @@ impl Deliveries {
         if self.excused.contains(&payload) { Ok(()) } else { Err(Violation::EchoedTwice { payload: payload.0 }) }
     }
 
+    pub(crate) fn has(&self, payload: PayloadId) -> bool {
+        self.delivered.contains_key(&payload)
+    }
+
     pub(crate) fn excused(&self) -> usize {
         self.excused.len()
     }

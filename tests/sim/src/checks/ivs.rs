@@ -5,12 +5,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::Violation;
-use crate::frames::{self, IKE_PORT, Seen};
-
-/// RFC 7296 §3.14: the payload that is encrypted.
-const PAYLOAD_SK: u8 = 46;
-/// RFC 7296 §3.1: the sender is the original initiator.
-const FLAG_INITIATOR: u8 = 0x08;
+use crate::frames::{self, IKE_PORT, SealedIke, Seen};
 
 /// A key, by what both ends call it: random SPIs don't come twice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,15 +50,8 @@ fn protected(frame: &[u8]) -> Option<(Key, [u8; 8], &[u8])> {
             Some((key, *esp.get(8..)?.first_chunk()?, esp))
         }
         Seen::Udp(_, (_, IKE_PORT), message) => {
-            let (spis, rest) = message.split_first_chunk::<16>()?;
-            let [initiator, responder] = [spis.first_chunk()?, spis.last_chunk()?].map(|spi| u64::from_be_bytes(*spi));
-            let ([payload, _version, _exchange, flags], rest) = rest.split_first_chunk::<4>()?;
-            if *payload != PAYLOAD_SK {
-                return None;
-            }
-            let key = Key::Ike { initiator, responder, from_initiator: flags & FLAG_INITIATOR != 0 };
-            // Message ID, length, and the payload's own header stand before the IV (RFC 5282 §3).
-            Some((key, *rest.get(12..)?.first_chunk()?, message))
+            let SealedIke { initiator, responder, from_initiator, iv, .. } = SealedIke::read(message)?;
+            Some((Key::Ike { initiator, responder, from_initiator }, iv, message))
         }
         _ => None,
     }

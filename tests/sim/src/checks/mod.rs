@@ -4,8 +4,9 @@
 //! | --- | --- |
 //! | I1 | [`ivs`]: every frame that anybody puts on a wire |
 //! | I2, I5 | [`deliveries`]: every packet that an appliance hands to a target |
-//! | I3 | through I2 and I4: the store of a schedule may be far, so that writes land after the fence |
+//! | I3 | `writer`: what an owner takes for acknowledged, against what its successor has read; and through I2 and I4 |
 //! | I4, I6 | [`heirs`]: what a successor says it has, against what the remote peer believes |
+//! | R1, R2 | [`publications`]: every IKE message that an owner lets go, and what the remote peer makes of it |
 //! | R4 | `remote`: what the newest owner sends and the remote peer's replay window refuses |
 //! | R5 | [`owners`]: frames from a virtual MAC, after another appliance has begun to act |
 
@@ -13,6 +14,7 @@ pub(crate) mod deliveries;
 pub(crate) mod heirs;
 pub(crate) mod ivs;
 pub(crate) mod owners;
+pub(crate) mod publications;
 
 use thiserror::Error;
 
@@ -44,6 +46,14 @@ pub enum Violation {
     EchoedTwice {
         /// Which.
         payload: u64,
+    },
+    /// I3.
+    #[error("I3: appliance {} takes a write for acknowledged that {} doesn't know, which had fenced its copy before", owner + 1, successor + 1)]
+    AcknowledgedBehindFence {
+        /// Who wrote.
+        owner: usize,
+        /// Who had fenced.
+        successor: usize,
     },
     /// I4.
     #[error("I4: appliance {} took over from a trusted copy and doesn't know {what}, in which the remote peer believes", successor + 1)]
@@ -95,11 +105,43 @@ pub enum Violation {
         /// Who.
         appliance: usize,
     },
+    /// R1.
+    #[error("R1: appliance {} let the remote peer use {what}, whose record the copy at {} had not acknowledged", owner + 1, backup + 1)]
+    UsedUnpublished {
+        /// Who.
+        owner: usize,
+        /// Whose copy.
+        backup: usize,
+        /// By the appliance's SPI.
+        what: String,
+    },
+    /// R2.
+    #[error("R2: appliance {} let a message of IKE SA {ike_sa:016x} go that the copy at {} had not acknowledged", owner + 1, backup + 1)]
+    SpokenUnpublished {
+        /// Who.
+        owner: usize,
+        /// Whose copy.
+        backup: usize,
+        /// By the appliance's SPI.
+        ike_sa: u64,
+    },
     /// R4.
     #[error("R4: the remote peer refused {what} as a number that it had seen")]
     NumberRefused {
         /// SA and IV.
         what: String,
+    },
+    /// Planned moves and ends.
+    #[error("nothing went wrong, and appliance {} took over without a trusted copy", successor + 1)]
+    NotHandedOver {
+        /// Who.
+        successor: usize,
+    },
+    /// Planned moves and ends.
+    #[error("nothing went wrong, and packet {payload} was lost")]
+    PacketLost {
+        /// Which.
+        payload: u64,
     },
     /// Healing a split.
     #[error("appliance {} kept serving the remote peers while {} was cut off, and had to go", rightful + 1, owner + 1)]

@@ -28,12 +28,18 @@ pub(crate) fn advertises(frame: &[u8]) -> Option<usize> {
 /// For so long after the two could not hear each other, an owner may not have heard of another.
 const DEAFNESS: Duration = Duration::from_millis(400);
 
+/// A new owner that has not advertised by then has overslept its first deadline, and workers past that lose what they are told to send.
+/// The next one comes at once; whether a packet leaves before that doesn't matter (docs/takeover.md, "Taking over", step 7).
+const FIRST_DEADLINE: Duration = Duration::from_millis(25);
+
 /// Who owns a group.
 #[derive(Debug, Default)]
 pub(crate) struct Owners {
     owners: [Option<Epoch>; APPLIANCES_MAX],
     /// The last epoch under which each owned it.
     last: [Epoch; APPLIANCES_MAX],
+    /// Since when.
+    since: [Option<Instant>; APPLIANCES_MAX],
     /// Which have advertised since they own it.
     advertised: [bool; APPLIANCES_MAX],
     /// Owners that no copy waits for.
@@ -46,13 +52,14 @@ pub(crate) struct Owners {
 
 impl Owners {
     /// An appliance's process changed its mind, or died.
-    pub(crate) fn observe(&mut self, appliance: usize, status: Option<&Status>) {
+    pub(crate) fn observe(&mut self, now: Instant, appliance: usize, status: Option<&Status>) {
         let epoch = status.and_then(|status| match status.role {
             Role::Owner { epoch } | Role::HandingOver { epoch, .. } => Some(epoch),
             Role::Standby | Role::Taking { .. } => None,
         });
         self.advertised[appliance] &= epoch.is_some();
         self.owners[appliance] = epoch;
+        self.since[appliance] = epoch.and(self.since[appliance].or(Some(now)));
         let may_be_resumed =
             |status: &Status| status.peers.iter().any(|peer| matches!(peer.copy, Copy::Counted | Copy::Leaving { .. }));
         self.unprotected[appliance] = epoch.is_some() && !status.is_some_and(may_be_resumed);
@@ -75,6 +82,11 @@ impl Owners {
         self.deaf.get(&(a.min(b), a.max(b))).is_some_and(|deaf| now < *deaf + DEAFNESS)
     }
 
+    /// Does no copy wait for it?
+    pub(crate) fn is_unprotected(&self, appliance: usize) -> bool {
+        self.unprotected[appliance]
+    }
+
     /// Who owns it, if one does.
     pub(crate) fn owner(&self) -> Option<usize> {
         (0..APPLIANCES_MAX).find(|appliance| self.owns(*appliance))
@@ -93,9 +105,10 @@ impl Owners {
         self.advertised[appliance] = true;
     }
 
-    /// An owner sends a frame for the group: it has advertised it before.
-    pub(crate) fn check_advertised(&self, appliance: usize) -> Result<(), Violation> {
-        let silent = self.owns(appliance) && !self.advertised[appliance];
+    /// An owner sends a frame for the group: it has advertised it before, if it has not slept meanwhile.
+    pub(crate) fn check_advertised(&self, now: Instant, appliance: usize) -> Result<(), Violation> {
+        let has_slept = self.since[appliance].is_none_or(|since| now >= since + FIRST_DEADLINE);
+        let silent = self.owns(appliance) && !self.advertised[appliance] && !has_slept;
         if silent { Err(Violation::NotAdvertised { appliance }) } else { Ok(()) }
     }
 

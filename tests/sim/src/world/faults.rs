@@ -3,9 +3,9 @@
 use rand::RngExt;
 use vipsec_control::api::Request;
 
-use super::World;
+use super::{Only, World};
 use crate::agenda::Step;
-use crate::appliance::ProcessId;
+use crate::appliance::{Input, ProcessId};
 use crate::checks::heirs::Heirs;
 use crate::network::{Cable, Net, Weather};
 use crate::plan::{Fault, Who};
@@ -43,7 +43,7 @@ impl World {
             Who::Backup => self.another(owner),
             Who::Last => self.last_struck,
             Who::NotLast => self.another(self.last_struck),
-            Who::Appliance(appliance) => appliance,
+            Who::Appliance(appliance) => appliance % self.appliances.len(),
         }
     }
 
@@ -66,9 +66,9 @@ impl World {
         let who = match fault {
             Fault::Kill { who, .. } | Fault::Pause(who) | Fault::StallCore(who) | Fault::StallWorker(who) => Some(who),
             Fault::Unplug { who, .. } | Fault::Isolate(who) | Fault::Move { at: who } => Some(who),
-            Fault::CutOffRegistry(who) => Some(who),
+            Fault::CutOffRegistry(who) | Fault::End(who) => Some(who),
             Fault::DelayLink(_) | Fault::Weather { .. } | Fault::Burst(_) | Fault::SilenceRegistry => None,
-            Fault::Drain { .. } => None,
+            Fault::Drain { .. } | Fault::PauseHeir => None,
             Fault::Operate { .. } | Fault::CutLink => Some(Who::Owner),
         };
         let appliance = who.map_or(0, |who| self.resolve(who, vip));
@@ -83,6 +83,14 @@ impl World {
         }
         match fault {
             Fault::Kill { .. } => self.kill(appliance),
+            Fault::End(_) => {
+                if let Some(process) = process.and_then(|id| self.process(id)) {
+                    process.inbox.push_back(Input::End);
+                }
+                process.into_iter().for_each(|id| self.wake_core(id));
+                return; // it begins anew some time after it has ended
+            }
+            Fault::PauseHeir => return self.ambushes.push((vip, index)),
             Fault::Pause(_) => self.with_struck(process, |process| process.set_paused(true)),
             Fault::StallCore(_) => self.with_struck(process, |process| process.core_thread.stop(true)),
             Fault::StallWorker(_) => self.with_struck(process, |process| process.set_stalled(index, true)),
@@ -93,7 +101,7 @@ impl World {
             Fault::Unplug { net, cable, .. } => self.networks[net.index()].cables[appliance] = cable,
             Fault::Isolate(_) => {
                 let group = self.variant.group_of(vip);
-                if self.is_split_only {
+                if self.only == Some(Only::Split) {
                     self.rightful = self.owners[group].owner().map(|owner| (group, owner));
                 }
                 self.break_links(appliance);
@@ -127,7 +135,7 @@ impl World {
 
     /// The operator's order, at every appliance that runs.
     fn order_everywhere(&mut self, request: &Request) {
-        for id in [self.running(0), self.running(1)].into_iter().flatten() {
+        for id in (0..self.appliances.len()).filter_map(|appliance| self.running(appliance)).collect::<Vec<_>>() {
             self.order(id, request.clone());
         }
     }
@@ -138,7 +146,7 @@ impl World {
         let Struck { appliance, process } = self.struck[index];
         match planned.fault {
             Fault::Kill { disk_lost, .. } => self.revive(appliance, disk_lost),
-            Fault::Pause(_) => {
+            Fault::Pause(_) | Fault::PauseHeir => {
                 let stood = (self.planted == Some(Planted::StoppedClock)).then_some(planned.lasts);
                 self.with_struck(process, |process| {
                     process.clock.set_back(stood.unwrap_or_default());
@@ -163,13 +171,41 @@ impl World {
             Fault::Drain { target } => {
                 self.order_everywhere(&Request::EnableTarget { target: scene::target_name(target) });
             }
-            Fault::Move { .. } | Fault::Operate { .. } | Fault::Burst(_) => return,
+            Fault::End(_) | Fault::Move { .. } | Fault::Operate { .. } | Fault::Burst(_) => return,
         }
         tracing::warn!(fault = ?planned.fault, appliance = appliance + 1, "MENDED");
         for id in (0..self.appliances.len()).filter_map(|appliance| self.running(appliance)).collect::<Vec<_>>() {
             self.wake_core(id);
             self.wake_workers(id);
         }
+    }
+
+    /// Somebody takes a VIP: were faults waiting for that?
+    pub(super) fn spring_ambushes(&mut self, id: ProcessId, vip: usize) {
+        let (sprung, waiting): (Vec<_>, _) =
+            std::mem::take(&mut self.ambushes).into_iter().partition(|(of, _)| *of == vip);
+        self.ambushes = waiting;
+        for (_, index) in sprung {
+            let Some(planned) = self.plan.faults.get(index).copied() else { return };
+            tracing::warn!(appliance = id.appliance + 1, lasts = ?planned.lasts, "the heir sleeps");
+            self.struck[index] = Struck { appliance: id.appliance, process: Some(id) };
+            self.with_struck(Some(id), |process| process.set_paused(true));
+            self.heirs.iter_mut().for_each(Heirs::disturb);
+            self.agenda.after(planned.lasts, Step::Mend(index));
+        }
+    }
+
+    /// A process has ended as it was told to.
+    pub(super) fn end(&mut self, id: ProcessId) {
+        for (vip, heirs) in self.heirs.iter_mut().enumerate() {
+            // Nobody was there to take it.
+            if self.owners[self.variant.group_of(vip)].owns(id.appliance) {
+                heirs.disturb();
+            }
+        }
+        self.kill(id.appliance);
+        let downtime = self.rng_span(1, 300);
+        self.agenda.after(downtime, Step::Start(id.appliance));
     }
 
     fn with_struck(&mut self, process: Option<ProcessId>, f: impl FnOnce(&mut crate::appliance::Process)) {
@@ -202,10 +238,10 @@ impl World {
             self.cut_flight(id, link);
         }
         self.appliances[appliance].process = None;
-        self.owners.iter_mut().for_each(|owners| owners.observe(appliance, None));
+        self.owners.iter_mut().for_each(|owners| owners.observe(now, appliance, None));
     }
 
-    fn revive(&mut self, appliance: usize, disk_lost: bool) {
+    pub(super) fn revive(&mut self, appliance: usize, disk_lost: bool) {
         if self.running(appliance).is_none() {
             if disk_lost {
                 self.appliances[appliance].disk.fill(None);
@@ -231,6 +267,7 @@ impl World {
     /// Whatever is still broken is mended.
     pub(super) fn mend_all(&mut self) {
         self.pending.clear();
+        self.ambushes.clear();
         for index in 0..self.plan.faults.len() {
             self.mend(index);
         }

@@ -6,6 +6,7 @@ use vipsec_takeover::decider::{Copy, Status};
 
 use super::World;
 use crate::checks::Violation;
+use crate::frames::PayloadId;
 use crate::remote::Operation;
 
 /// Within that time everything flows and is protected again. The remote peer needs 1.5 s to find out that its SAs are lost.
@@ -14,6 +15,10 @@ const RECOVERY_MAX: Duration = Duration::from_secs(6);
 const LOOK: Duration = Duration::from_millis(20);
 /// And it stays that way.
 const CALM: Duration = Duration::from_millis(400);
+/// What leaves so long before a VIP has moved.
+const BEFORE_MOVE: Duration = Duration::from_millis(30);
+/// And after. Then the other one joins: over a slow store packets wait for it longer than their child SA is kept.
+const AFTER_MOVE: Duration = Duration::from_millis(10);
 
 impl World {
     pub(super) fn finale(&mut self) {
@@ -39,9 +44,19 @@ impl World {
         {
             self.broken(Violation::Usurped { rightful, owner });
         }
+        if let Some(payload) = self.lost_in_moves() {
+            self.broken(Violation::PacketLost { payload: payload.0 });
+        }
         if self.violation.is_none() && self.owners.iter().any(|owners| owners.count() > 1) {
             self.broken(Violation::TwoOwners);
         }
+    }
+
+    /// A packet that left while its VIP moved, and was never delivered.
+    fn lost_in_moves(&self) -> Option<PayloadId> {
+        let mut sent =
+            self.moves.iter().flat_map(|(vip, at)| self.remotes[*vip].sent(*at - BEFORE_MOVE, *at + AFTER_MOVE));
+        sent.find(|sent| !self.deliveries.has(*sent))
     }
 
     /// Gives everybody time; returns what is still missing.

@@ -7,21 +7,24 @@ use rand::RngExt;
 use vipsec_control::api::{Request, Response};
 use vipsec_control::config::TakeoverPolicy;
 use vipsec_control::core::Output;
-use vipsec_dataplane::api::Command;
+use vipsec_dataplane::api::{Command, IkeDatagram};
 use vipsec_takeover::decider::{Copy, Role, Status};
 use vipsec_takeover::message::Message;
 use vipsec_takeover::registry::Process as Of;
 
-use super::World;
+use super::{Only, World};
 use crate::agenda::Step;
 use crate::appliance::{Appliance, Input, Process, ProcessId};
 use crate::checks::Violation;
 use crate::checks::heirs::Takeover;
 use crate::checks::owners::{acts_for, advertises};
+use crate::checks::publications::CopyAt;
+use crate::far;
 use crate::link::{LinkId, short_incarnation};
 use crate::network::{Cable, Net};
 use crate::planted::Planted;
 use crate::scene::{self, Deciders};
+use crate::writer;
 
 impl World {
     pub(super) fn core_turn(&mut self, id: ProcessId) {
@@ -51,6 +54,7 @@ impl World {
                 process.core.handle_link_message(clock, link.group, peer, &message.encode());
             }
             Some(Input::Order { token, request }) => process.core.handle_request(clock, token, request),
+            Some(Input::End) => process.core.handle_shutdown(clock),
             // Everything that arrived before comes first: silence is judged only then.
             None => {
                 let healthy = process.is_healthy(carriers_up);
@@ -71,6 +75,7 @@ impl World {
         }
         self.note_deafness();
         self.check_list();
+        self.check_fences(id);
         let (now, delay) = (self.agenda.now(), self.micros(2, 25));
         let Some(process) = self.process(id) else { return };
         let statuses = process.statuses(process.clock.at(now));
@@ -80,7 +85,7 @@ impl World {
             now + delay
         };
         for (owners, status) in self.owners.iter_mut().zip(&statuses) {
-            owners.observe(id.appliance, Some(status));
+            owners.observe(now, id.appliance, Some(status));
         }
         self.wake_core_at(id, next);
         self.wake_workers(id);
@@ -97,6 +102,9 @@ impl World {
                     }
                 }
                 let command = self.tamper(command);
+                if let Command::SendIke(datagram) = &command {
+                    self.note_ike(id, datagram);
+                }
                 if let Some(thread) = self.process(id).and_then(|process| process.workers.get_mut(worker)) {
                     thread.commands.push_back(command);
                 }
@@ -118,12 +126,59 @@ impl World {
                 self.check(judged);
             }
             // The simulated targets have no health checks.
-            Output::Reply(..)
-            | Output::Reload(_)
-            | Output::Check { .. }
-            | Output::Tell(_)
-            | Output::KeyLog(_)
-            | Output::Shutdown => {}
+            Output::Reply(..) | Output::Reload(_) | Output::Check { .. } | Output::Tell(_) | Output::KeyLog(_) => {}
+            Output::Shutdown => self.end(id),
+        }
+    }
+
+    /// An IKE message gets on its way.
+    fn note_ike(&mut self, id: ProcessId, datagram: &IkeDatagram) {
+        let vip = scene::ADDRESSES.iter().position(|addresses| IpAddr::from(addresses.vip) == datagram.local.ip());
+        let Some(vip) = vip else { return };
+        let copies = self.resumable_copies(id, self.variant.group_of(vip));
+        let left = self.publications.leave(id.appliance, vip, &datagram.payload, copies);
+        self.check(left);
+    }
+
+    /// Copies of a process's group that a successor may resume from, as the process sees it.
+    fn resumable_copies(&mut self, id: ProcessId, group: usize) -> Vec<CopyAt> {
+        let now = self.agenda.now();
+        let Some(process) = self.process(id) else { return Vec::new() };
+        let status = process.core.ownership_status(process.clock.at(now), group);
+        let Some(status) = status.filter(|status| is_owner(&status.role)) else { return Vec::new() };
+        let may_be_resumed = |copy| matches!(copy, Copy::Counted | Copy::Leaving { .. });
+        let backups = status.peers.iter().filter(|peer| may_be_resumed(peer.copy));
+        let copies = backups.filter_map(|peer| {
+            let backup = scene::place_of(peer.appliance);
+            let flight = process.flights.get(&LinkId { group, peer: backup })?;
+            Some(CopyAt { backup, known: far::with(flight, |flight| flight.known.clone()) })
+        });
+        copies.collect()
+    }
+
+    /// A backup begins to take a group from a copy that it trusts: it has fenced and read it.
+    fn note_fence(&mut self, successor: ProcessId, group: usize) {
+        let owners = (0..self.appliances.len()).filter(|owner| *owner != successor.appliance);
+        for owner in owners.filter_map(|owner| self.running(owner)).collect::<Vec<_>>() {
+            let counts = self.resumable_copies(owner, group).iter().any(|copy| copy.backup == successor.appliance);
+            let link = LinkId { group, peer: successor.appliance };
+            let flight = self.process(owner).and_then(|process| process.flights.get(&link));
+            if let (true, Some(flight)) = (counts, flight) {
+                far::with(flight, |flight| {
+                    let newest = flight.acknowledged();
+                    writer::with(&flight.known, |known| known.fence(newest));
+                });
+            }
+        }
+    }
+
+    /// I3: nothing is acknowledged behind the fence.
+    fn check_fences(&mut self, id: ProcessId) {
+        let Some(process) = self.process(id) else { return };
+        let leaks = |flight| far::with(flight, |flight| writer::with(&flight.known, |known| known.leaks()));
+        let leak = process.flights.iter().find(|(_, flight)| leaks(flight)).map(|(link, _)| link.peer);
+        if let Some(successor) = leak {
+            self.broken(Violation::AcknowledgedBehindFence { owner: id.appliance, successor });
         }
     }
 
@@ -146,15 +201,25 @@ impl World {
 
     /// Did the group become this process's in its last turn, or cease to be?
     fn note_change(&mut self, id: ProcessId, group: usize, before: &Status) {
-        let now = self.agenda.now();
+        let (now, deciders) = (self.agenda.now(), self.variant.deciders);
         let Some(process) = self.process(id) else { return };
         let after = process.core.ownership_status(process.clock.at(now), group);
+        let has_read = |role: &Role| match deciders {
+            // With its epoch it reads at once.
+            Deciders::Pair => !matches!(role, Role::Standby | Role::Taking { epoch: None }),
+            // The registry has to agree first.
+            Deciders::Registry => is_owner(role),
+        };
+        if before.trusted && !has_read(&before.role) && after.as_ref().is_some_and(|after| has_read(&after.role)) {
+            self.note_fence(id, group);
+        }
         let (owned, owns) = (is_owner(&before.role), after.is_some_and(|after| is_owner(&after.role)));
         for vip in self.variant.groups[group].clone() {
             if owned && !owns {
                 self.note_loss(id, group, vip.into());
             } else if owns && !owned {
                 self.note_takeover(id, vip.into(), before.trusted);
+                self.spring_ambushes(id, vip.into());
             }
         }
     }
@@ -177,6 +242,13 @@ impl World {
     fn note_takeover(&mut self, id: ProcessId, vip: usize, trusted: bool) {
         let now = self.agenda.now();
         let resumes = self.variant.takeover == TakeoverPolicy::Resume;
+        let is_first = self.heirs[vip].resumed + self.heirs[vip].begun_anew == 0;
+        if self.only == Some(Only::Planned) && !is_first {
+            self.moves.push((vip, now));
+            if !trusted {
+                return self.broken(Violation::NotHandedOver { successor: id.appliance });
+            }
+        }
         let Some(process) = self.process(id) else { return };
         let floor_known = process.floor_known;
         // Two owners in a row died over one of its messages. It is innocent, as the operator finds out.
@@ -314,7 +386,7 @@ impl World {
         if let Some(vip) = acts_for(frame).filter(|vip| *vip < self.variant.vips()) {
             let owners = &self.owners[self.variant.group_of(vip)];
             let acted = owners.check(now, id.appliance);
-            self.check(acted.and(owners.check_advertised(id.appliance)));
+            self.check(acted.and(owners.check_advertised(now, id.appliance)));
         } else if let Some(vip) = advertises(frame).filter(|vip| *vip < self.variant.vips()) {
             self.owners[self.variant.group_of(vip)].note_advertisement(id.appliance);
         }
@@ -329,7 +401,8 @@ impl World {
                     let owners = &self.owners[self.variant.group_of(vip)];
                     // Where a registry decides there is no exception.
                     let pair = self.variant.deciders == Deciders::Pair;
-                    pair && owners.were_deaf(now) && owners.count() > 1
+                    // Nor for one that would have to wait for a copy.
+                    pair && owners.were_deaf(now) && owners.count() > 1 && owners.is_unprotected(id.appliance)
                 };
                 let delivered = self.deliveries.observe(id, frame, partitioned);
                 self.check(delivered);
