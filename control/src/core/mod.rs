@@ -364,6 +364,16 @@ impl Core {
         .fold(self.next_announcement, Instant::min)
     }
 
+    /// Does something wait for an acknowledgement that is under way? Nobody says when one comes: [`Core::handle_acknowledgements`] looks.
+    pub fn awaits_acknowledgements(&self) -> bool {
+        self.groups.iter().any(|group| group.replica.awaits_acknowledgement())
+    }
+
+    /// Acknowledgements may have come.
+    pub fn handle_acknowledgements(&mut self, now: Instant) {
+        self.settle(now);
+    }
+
     /// What to do next.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()

@@ -462,6 +462,11 @@ impl Replica {
         self.each(|copy, _, _| copy.writer.as_mut().map_or(Ok(()), |writer| writer.poll_acknowledged().map(drop)));
     }
 
+    /// Will a look at the copies, some time soon, find an acknowledgement that something waits for?
+    pub(super) fn awaits_acknowledgement(&self) -> bool {
+        self.copies.values().any(|copy| copy.writer.is_some() && !copy.waiting.is_empty())
+    }
+
     /// Effects whose time has come, in order.
     pub(super) fn poll(&mut self) -> Option<Effect> {
         if self.effects.ready.is_empty() {

@@ -37,6 +37,8 @@ use crate::core::{Core, Facts, Output, Surroundings};
 const CALLS_LEN: usize = 64;
 /// Workers' events that are handled in one step: what a burst of them leads to is done once, and nothing else waits long.
 const EVENTS_TOGETHER: usize = 256;
+/// How often a store across a network is asked for an acknowledgement that a message or packets wait for: a part of a round trip.
+const ACKNOWLEDGEMENT_LOOK: Duration = Duration::from_micros(50);
 /// How often a full channel or the end of a capture is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// Child SAs of a worker: a backstop. How many there may be is for [ike.limits] to say, which a reload may change.
@@ -203,6 +205,9 @@ impl Daemon {
             }
             let now = Instant::now();
             let mut until = self.core.poll_timeout();
+            if self.core.awaits_acknowledgements() {
+                until = until.min(now + ACKNOWLEDGEMENT_LOOK);
+            }
             if self.workers.have_backlog() || ends.is_some() {
                 until = until.min(now + LOOK_AGAIN);
             }
@@ -245,7 +250,12 @@ impl Daemon {
         let notices: Vec<_> = self.links.iter().map(|link| link.notices().clone()).collect();
         let at_links: Vec<usize> = notices.iter().map(|notices| select.recv(notices)).collect();
         let Ok(ready) = select.select_deadline(until) else {
-            self.pass_time(Instant::now());
+            let now = Instant::now();
+            if self.core.poll_timeout() <= now {
+                self.pass_time(now);
+            } else if self.core.awaits_acknowledgements() {
+                self.core.handle_acknowledgements(now);
+            }
             if !self.workers.send_backlogs() {
                 return Err(DaemonError::WorkerGone(0));
             }

@@ -74,3 +74,22 @@ fn an_ike_message_is_two_batches_in_the_store() {
     pair.sides[0].run();
     assert_eq!(pair.sides[0].writes.batches.load(Ordering::Relaxed) - before, 2);
 }
+
+/// Across a network nothing else tells that an acknowledgement has come: a message would wait for the next tick.
+#[test]
+fn a_message_that_waits_for_a_far_copy_leaves_with_the_next_look_at_it() {
+    let mut pair = established(1, "");
+    assert!(!pair.sides[0].core.awaits_acknowledgements());
+    let now = pair.now();
+    pair.delay_acknowledgements(0, true);
+    let peer = &mut pair.sides[0].peers[0].endpoint;
+    let id = peer.sas(now).next().unwrap().id;
+    peer.check_liveness(id, now).unwrap();
+    pair.sides[0].run();
+    let is_answered = |pair: &Pair| pair.sides[0].peers[0].endpoint.standings(|_| true).iter().all(|it| !it.busy);
+    assert!(!is_answered(&pair) && pair.sides[0].core.awaits_acknowledgements());
+    pair.delay_acknowledgements(0, false);
+    pair.sides[0].core.handle_acknowledgements(now);
+    pair.sides[0].run();
+    assert!(is_answered(&pair) && !pair.sides[0].core.awaits_acknowledgements());
+}

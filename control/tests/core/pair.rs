@@ -147,7 +147,7 @@ impl Pair {
         let now = self.now();
         let mut up = |side: usize, incarnation, writer: Writer<LocalMemory>, reader| {
             let (fate, writes) = (self.fates[side].clone(), self.sides[side].writes.clone());
-            let writer = Mortal { inner: Box::new(writer), fate, writes, unpublished: false };
+            let writer = Mortal { inner: Box::new(writer), fate, writes, unpublished: false, acknowledged: WriteId(0) };
             let paired = Paired { incarnation, version, agreed: true, writer: Box::new(writer), reader };
             self.sides[side].core.handle_link_up(now, GROUP, id_of(1 - side), paired);
         };
@@ -186,6 +186,11 @@ impl Pair {
     /// What an appliance writes into the other one's store ends with the next IKE message that it takes in hand.
     pub(crate) fn let_die_in_the_next_ike_message(&mut self, side: usize) {
         self.fates[side].0.store(DIES_SOON, Ordering::Relaxed);
+    }
+
+    /// Acknowledgements of what an appliance writes are under way, or come at once again.
+    pub(crate) fn delay_acknowledgements(&mut self, side: usize, delay: bool) {
+        self.fates[side].0.store(if delay { FAR } else { 0 }, Ordering::Relaxed);
     }
 
     /// Lets time pass for both, in small steps.
@@ -241,6 +246,7 @@ impl Pair {
 const KIND_IN_HAND: u8 = 5;
 const DIES_SOON: u8 = 1;
 const DEAD: u8 = 2;
+const FAR: u8 = 3;
 
 /// What becomes of a process: known to its writer.
 #[derive(Clone, Default)]
@@ -252,6 +258,7 @@ struct Mortal {
     fate: Fate,
     writes: Arc<Writes>,
     unpublished: bool,
+    acknowledged: WriteId,
 }
 
 impl Mortal {
@@ -304,7 +311,12 @@ impl StoreWriter for Mortal {
 
     fn poll_acknowledged(&mut self) -> Result<WriteId, StoreError> {
         self.count_batch();
-        self.inner.poll_acknowledged()
+        if self.fate.0.load(Ordering::Relaxed) == FAR {
+            self.inner.publish()?;
+        } else {
+            self.acknowledged = self.inner.poll_acknowledged()?;
+        }
+        Ok(self.acknowledged)
     }
 
     fn free_slots(&self, bytes: usize) -> u32 {
