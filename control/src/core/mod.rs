@@ -256,6 +256,7 @@ impl Core {
         };
         core.tables.ike_calls.cookies = Some(cookies);
         core.distribution.in_force = core.standings();
+        core.note_first_services();
         core.publish_tables();
         core.install_static_children();
         core.settle(now);

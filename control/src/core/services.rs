@@ -13,6 +13,7 @@ use vipsec_distribute::service::ServiceTable;
 
 use super::standings::TargetRecord;
 use super::{Core, Effect};
+use crate::config::{Config, Standing};
 
 /// The distribution table's way into force.
 #[derive(Debug, Default)]
@@ -24,7 +25,21 @@ pub(super) struct Distribution {
     next: Option<Next>,
     /// The targets have changed since the next one was made.
     is_outdated: bool,
+    made: Vec<Made>,
 }
+
+/// A table, and what it was made from. Making one takes long, and a takeover would wait for it: so the newest are kept, by which, as a
+/// rule, both the last owner and its successor go.
+#[derive(Debug)]
+struct Made {
+    config: Arc<Config>,
+    /// By target.
+    standings: Vec<Standing>,
+    services: Arc<ServiceTable>,
+}
+
+/// Tables that are kept: the last owner's and our own.
+const MADE_MAX: usize = 2;
 
 /// The table that will be in force next.
 #[derive(Debug)]
@@ -84,20 +99,45 @@ impl Core {
             // An announcement that is still to be confirmed counts for nothing any more.
             version: self.distribution.version + 1,
             in_force: self.standings(),
+            made: std::mem::take(&mut self.distribution.made),
             ..Distribution::default()
         };
     }
 
     /// The distribution table that follows from how the targets stand.
-    fn services(&self) -> Option<Arc<ServiceTable>> {
-        match self.config.service_table(|target| self.targets.standing(target)) {
-            Ok(services) => Some(Arc::new(services)),
+    fn services(&mut self) -> Option<Arc<ServiceTable>> {
+        let standings = (0..self.config.targets.len()).map(|target| self.targets.standing(target));
+        self.services_by(standings.collect())
+    }
+
+    /// The distribution table that follows where the targets stand like that.
+    pub(super) fn services_by(&mut self, standings: Vec<Standing>) -> Option<Arc<ServiceTable>> {
+        let (config, made) = (&self.config, &mut self.distribution.made);
+        let known = made.iter().position(|made| Arc::ptr_eq(&made.config, config) && made.standings == standings);
+        if let Some(at) = known {
+            made.get_mut(..=at)?.rotate_right(1);
+            return made.first().map(|made| made.services.clone());
+        }
+        match config.service_table(|target| standings.get(target).copied().unwrap_or_default()) {
+            Ok(services) => {
+                let services = Arc::new(services);
+                made.truncate(MADE_MAX - 1);
+                made.insert(0, Made { config: config.clone(), standings, services: services.clone() });
+                Some(services)
+            }
             // The configuration made a table before, and states make none impossible.
             Err(error) => {
-                tracing::error!(%error, "the distribution table stays as it was");
+                tracing::error!(%error, "no distribution table follows from this: it stays as it was");
                 None
             }
         }
+    }
+
+    /// What the workers began with was made while nothing was known of the targets yet.
+    pub(super) fn note_first_services(&mut self) {
+        let config = self.config.clone();
+        let standings = (0..config.targets.len()).map(|target| config.first_standing(target)).collect();
+        self.distribution.made = vec![Made { config, standings, services: self.tables.services.clone() }];
     }
 
     /// What the table of that version would move is pinned: it takes effect once every group's successor would know.

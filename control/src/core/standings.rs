@@ -1,11 +1,10 @@
 //! The targets' standings as a record in the store: how a successor distributes as the owner did (docs/takeover.md, I5).
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vipsec_dataplane::api::Command;
-use vipsec_distribute::service::{ServiceTable, TargetState};
+use vipsec_distribute::service::TargetState;
 use vipsec_store::RecordKey;
 
 use super::Core;
@@ -111,10 +110,8 @@ impl Core {
                 |record| Standing { state: record.state.into(), share_percent: record.share_percent },
             )
         };
-        let services: Arc<ServiceTable> = match self.config.service_table(standing) {
-            Ok(services) => services.into(),
-            Err(error) => return tracing::error!(%error, "the last owner's distribution table is left out"),
-        };
+        let standings = (0..self.config.targets.len()).map(standing).collect();
+        let Some(services) = self.services_by(standings) else { return };
         for vip in self.vips_of(group) {
             self.tell(Command::Inherit { vip, services: services.clone() });
         }

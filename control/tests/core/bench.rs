@@ -20,6 +20,7 @@ use vipsec_dataplane::api::{
 };
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
+use vipsec_distribute::service::ServiceTable;
 use vipsec_esp::sa::{ChildSa, DORMANT, Spi};
 use vipsec_ike::{
     AddressMatch, ChildPolicy, ConnectionPolicy, Endpoint, Limits, Mode, PACKET_BYTES_MAX, Pairs, Retransmission,
@@ -237,6 +238,8 @@ pub(crate) struct Bench {
     /// Answers to what workers said of pinned connections.
     pub(crate) pins_known: Vec<PinBatch>,
     pub(crate) pins_abandoned: Vec<PinBatch>,
+    /// Distribution tables of last owners.
+    pub(crate) inherited: Vec<Arc<ServiceTable>>,
     /// Connections of a last owner that workers have taken over.
     pub(crate) restored: Vec<RestoredPin>,
     /// Announced services are not confirmed, but held.
@@ -297,6 +300,7 @@ impl Bench {
             served_unadvertised: BTreeSet::new(),
             pins_known: Vec::new(),
             pins_abandoned: Vec::new(),
+            inherited: Vec::new(),
             restored: Vec::new(),
             hold_announcements: false,
             announced: Vec::new(),
@@ -470,6 +474,7 @@ impl Bench {
                 self.restored.extend(pins.iter());
                 self.events.push_back((worker, Event::PinsRestored { token, taken }));
             }
+            Command::Inherit { services, .. } => self.inherited.push(services),
             Command::RemoveChild(spi) => drop(self.children.remove(&spi)),
             Command::SendIke(datagram) => self.deliver(datagram),
             Command::SendFrame { .. } if stopped => {}

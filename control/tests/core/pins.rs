@@ -1,6 +1,7 @@
 //! Rule R6: connections that a successor couldn't compute, and distribution tables that would move some.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vipsec_control::api::{GroupStore, Request, Response};
@@ -193,4 +194,17 @@ fn many_pins_reach_the_successor() {
     pair.pass(Duration::from_millis(100));
     println!("read and handed to workers: {:.0} ms", began.elapsed().as_secs_f64() * 1e3);
     assert_eq!(pair.sides[1].restored.len() as u32, count);
+}
+
+/// With many services that takes longer than anything else that a takeover waits for.
+#[test]
+fn a_takeover_makes_no_distribution_table_anew_where_the_targets_stand_as_before() {
+    let mut pair = Pair::new(TARGETS);
+    let before = pair.sides[1].tables.services.clone();
+    pair.kill(0);
+    pair.pass(Duration::from_millis(300));
+    assert!(pair.sides[1].core.is_serving());
+    assert!(Arc::ptr_eq(&before, &pair.sides[1].tables.services));
+    assert!(pair.sides[1].inherited.iter().all(|services| Arc::ptr_eq(&before, services)), "nor for the last owner's");
+    assert_eq!(pair.sides[1].inherited.len(), 1);
 }
