@@ -48,6 +48,8 @@ pub enum Planted {
     RacingClock,
     /// Healing a split: whom an owner has served doesn't count.
     UncountedService,
+    /// During a split: who doesn't answer is taken for dead.
+    Impatience,
 }
 
 impl Planted {

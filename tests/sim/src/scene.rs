@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vipsec_control::config::{
-    Appliance, Config, Eal, Etcd, Floating, Hugepages, LogLevel, Peer, Polling, Port, Service, ServiceProtocol,
+    Appliance, Config, Eal, Etcd, Floating, Hugepages, Ike, LogLevel, Peer, Polling, Port, Service, ServiceProtocol,
     StoreLink, TakeoverPolicy, Target, Vip, VipGroup,
 };
 use vipsec_dataplane::api::{PortId, Side};
@@ -114,6 +114,10 @@ pub(crate) struct Variant {
     pub(crate) appliances: usize,
     /// Who decides.
     pub(crate) deciders: Deciders,
+    /// When the appliances take a remote peer for dead.
+    pub(crate) retransmission: Retransmission,
+    /// And how long not, while another one is missing.
+    pub(crate) split_patience: Duration,
 }
 
 /// Who decides over ownership.
@@ -260,7 +264,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
                 takeover: variant.takeover,
                 takeover_rate: 250,
                 moves: Default::default(),
-                split_patience: Duration::from_secs(60),
+                split_patience: variant.split_patience,
                 timing: variant.timing[appliance],
                 store_records: 32,
                 store_pins: 2000,
@@ -268,7 +272,7 @@ pub(crate) fn appliance_config(appliance: usize, variant: &Variant) -> Config {
             .collect(),
         static_children: Vec::new(),
         target_agents: None,
-        ike: Default::default(),
+        ike: Ike { retransmission: variant.retransmission, ..Ike::default() },
     }
 }
 

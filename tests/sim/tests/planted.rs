@@ -128,6 +128,16 @@ fn a_clock_that_runs_faster_than_the_margin_covers() {
     });
 }
 
+/// A remote peer that is silent may be served by the missing appliance.
+#[test]
+fn a_split_in_which_silence_counts() {
+    let broken = |seed, planted| {
+        let violation = run_split(seed, planted).violation;
+        violation.is_some_and(|(.., violation)| matches!(violation, Violation::GivenUpInSplit { .. }))
+    };
+    assert!((1..=50).any(|seed| broken(seed, Some(Planted::Impatience)) && !broken(seed, None)));
+}
+
 /// The two of a split compare whom they have served; otherwise the backup that was cut off would depose its owner.
 #[test]
 fn a_split_in_which_service_does_not_count() {

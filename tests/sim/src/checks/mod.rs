@@ -151,6 +151,14 @@ pub enum Violation {
         /// Who owns the group now.
         owner: usize,
     },
+    /// During a split.
+    #[error("appliance {} gave IKE SA {ike_sa:016x} up because its remote peer was silent, which the other appliance served", owner + 1)]
+    GivenUpInSplit {
+        /// Who.
+        owner: usize,
+        /// By the appliance's SPI.
+        ike_sa: u64,
+    },
     /// The faults were over, and still something didn't come back.
     #[error("stuck: {0}")]
     Stuck(String),

@@ -164,6 +164,7 @@ impl World {
             Fault::DelayLink(_) => self.wires.delay = Default::default(),
             Fault::Unplug { net, .. } => self.networks[net.index()].cables[appliance] = Cable::Up,
             Fault::Isolate(_) => {
+                self.ask_for_inherited();
                 self.mend_links(appliance);
                 self.set_cables(appliance, Cable::Up);
             }
@@ -192,6 +193,14 @@ impl World {
             self.with_struck(Some(id), |process| process.set_paused(true));
             self.heirs.iter_mut().for_each(Heirs::disturb);
             self.agenda.after(planned.lasts, Step::Mend(index));
+        }
+    }
+
+    /// The split is about to heal: what has the one that was cut off of what it inherited?
+    fn ask_for_inherited(&mut self) {
+        for (id, ike_sas) in std::mem::take(&mut self.inherited) {
+            let token = self.order(id, Request::Sas);
+            self.asked_for.insert(token, ike_sas);
         }
     }
 

@@ -6,7 +6,7 @@ mod links;
 mod registry;
 mod turns;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use vipsec_control::config::TakeoverPolicy;
 use vipsec_distribute::service::{Accepts, Method};
+use vipsec_ike::Retransmission;
 
 use crate::adversary::Adversary;
 use crate::agenda::{Agenda, Step};
@@ -134,6 +135,10 @@ pub(crate) struct World {
     heirs: Vec<Heirs>,
     /// Nothing else happens.
     only: Option<Only>,
+    /// Who took a VIP while it was cut off, and the IKE SAs that it got with it.
+    inherited: Vec<(ProcessId, BTreeSet<u64>)>,
+    /// Those by the token of the question whether it still has them.
+    asked_for: BTreeMap<u64, BTreeSet<u64>>,
     /// Moves where nothing goes wrong: of which VIP, and when.
     moves: Vec<(usize, Instant)>,
     /// A group, and its owner that has the traffic while its backup is cut off.
@@ -161,7 +166,15 @@ pub fn run_with(seed: u64, planted: Option<Planted>, deciders: Deciders) -> Outc
 /// is to have it when the split heals.
 pub fn run_split(seed: u64, planted: Option<Planted>) -> Outcome {
     let mut rng = StdRng::seed_from_u64(seed);
-    let variant = draw_variant(&mut rng, planted);
+    let mut variant = draw_variant(&mut rng, planted);
+    // Shorter than the split: the one that is cut off would take every remote peer for dead.
+    variant.retransmission =
+        Retransmission { first: Duration::from_millis(20), interval_max: Duration::from_millis(40), tries_max: 3 };
+    // Of age they end all the same.
+    variant.rekey.ike = None;
+    if planted == Some(Planted::Impatience) {
+        variant.split_patience = Duration::ZERO;
+    }
     let plan = Plan::draw_split(&mut rng);
     let mut world = World::with_plan(rng, planted, variant, plan);
     world.only = Some(Only::Split);
@@ -233,6 +246,8 @@ impl World {
             owners: variant.groups.iter().map(|_| Owners::default()).collect(),
             heirs: (0..variant.vips()).map(|_| Heirs::default()).collect(),
             only: None,
+            inherited: Vec::new(),
+            asked_for: BTreeMap::new(),
             moves: Vec::new(),
             rightful: None,
             next_token: 0,
@@ -523,5 +538,7 @@ fn draw_variant(rng: &mut StdRng, planted: Option<Planted>) -> Variant {
         drift: Planted::drift(planted, drift),
         appliances: 2,
         deciders: Deciders::Pair,
+        retransmission: Retransmission::default(),
+        split_patience: Duration::from_secs(60),
     }
 }

@@ -1,5 +1,6 @@
 //! Turns of the appliances' threads: what they take, and what comes of it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -120,6 +121,13 @@ impl World {
             Output::LinkClose { group, peer } => self.close_link(id, LinkId { group, peer: scene::place_of(peer) }),
             Output::Registry { group, request } => self.ask_registry(id, group, request),
             Output::Reply(token, Ok(Response::Sas(sas))) => {
+                if let Some(inherited) = self.asked_for.remove(&token) {
+                    let here: BTreeSet<u64> = sas.ike_sas.iter().map(|sa| sa.spi.0).collect();
+                    if let Some(spi) = inherited.difference(&here).next() {
+                        self.broken(Violation::GivenUpInSplit { owner: id.appliance, ike_sa: *spi });
+                    }
+                    return;
+                }
                 let Some(vip) = self.asked.remove(&token) else { return };
                 let belief = self.remotes[vip].belief(self.agenda.now());
                 let judged = self.heirs[vip].judge(id, &sas, belief);
@@ -243,6 +251,10 @@ impl World {
         let now = self.agenda.now();
         let resumes = self.variant.takeover == TakeoverPolicy::Resume;
         let is_first = self.heirs[vip].resumed + self.heirs[vip].begun_anew == 0;
+        let is_cut_off = self.networks[Net::Outside.index()].cables[id.appliance] == Cable::Silent;
+        if resumes && trusted && is_cut_off && self.only == Some(Only::Split) {
+            self.inherited.push((id, self.remotes[vip].belief(now).ike_sas));
+        }
         if self.only == Some(Only::Planned) && !is_first {
             self.moves.push((vip, now));
             if !trusted {
