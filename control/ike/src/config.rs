@@ -1,5 +1,6 @@
 //! What an endpoint may agree to.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -256,9 +257,9 @@ impl Config {
             .filter(move |policy| policy.local == local && policy.remote.iter().any(|address| address.accepts(remote)))
     }
 
-    /// The connection of that name.
-    pub(crate) fn connection(&self, name: &str) -> Option<&Arc<ConnectionPolicy>> {
-        self.connections.iter().find(|policy| policy.name == name)
+    /// Where each connection is, by its name.
+    pub(crate) fn connections_by_name(&self) -> HashMap<String, usize> {
+        self.connections.iter().enumerate().rev().map(|(at, policy)| (policy.name.clone(), at)).collect()
     }
 }
 

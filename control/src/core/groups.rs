@@ -1,6 +1,6 @@
 //! Groups: VIPs that move together, and what is a group's own: who decides over it, and its copies at the backups.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
 use vipsec_esp::sa::Spi;
@@ -49,9 +49,9 @@ pub(super) struct Group {
     /// Whom we deal with, and whom we don't.
     pub(super) hands: Hands,
     /// Child SAs of another owner's that the workers have already, dormant.
-    pub(super) prepared: BTreeMap<Spi, Prepared>,
-    /// What was taken over and IKE doesn't know yet.
-    pub(super) inheriting: Option<Inheriting>,
+    pub(super) prepared: HashMap<Spi, Prepared>,
+    /// What is being taken over.
+    pub(super) inheriting: Option<Box<Inheriting>>,
     /// It stopped for a move: what was published of its SAs before.
     pub(super) stopped: Vec<CounterEntry>,
     /// By VIP: what is on disk of the floor.
@@ -79,7 +79,7 @@ pub(super) fn groups(config: &Config, floors: &[Floor], incarnation: u64, now: I
             give_back: GiveBack::new(config.appliance.id, group.owner, group.give_back),
             patient_until: None,
             hands: Hands::default(),
-            prepared: BTreeMap::new(),
+            prepared: HashMap::new(),
             inheriting: None,
             stopped: Vec::new(),
             floors_saved: vec![0; group.vips.len()],

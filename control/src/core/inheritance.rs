@@ -1,16 +1,17 @@
 //! What a takeover reads out of the copy: sets of an IKE SA and its child SAs, and where their numbers stand.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use vipsec_ike::{Callee, ChildSaRecord, IkeSaId, IkeSaRecord};
+use vipsec_store::RecordKey;
 use vipsec_takeover::registry::Process;
 
 use super::in_hand::HandRecord;
 use super::keying::{FIRST_LEASE, Start};
 use super::ladder::Why;
 use super::pin_table::PinTable;
-use super::publishing::Birth;
+use super::publishing::{Birth, KIND_CHILD};
 use super::records::{Holding, Opened, Records};
 use super::standings::TargetRecord;
 
@@ -23,6 +24,8 @@ pub(super) struct Inherited {
     pub(super) birth: Birth,
     /// Why some of its child SAs aren't to be used, where they aren't.
     pub(super) shut: Option<Why>,
+    /// The others carry traffic already.
+    pub(super) carries: bool,
 }
 
 impl Inherited {
@@ -50,12 +53,21 @@ pub(super) struct InheritedChild {
     pub(super) born: Vec<Process>,
 }
 
-/// Everything that a copy holds of a group.
-#[derive(Default)]
+/// What a takeover finds in a copy.
+pub(super) enum Found {
+    Set(Inherited),
+    Unusable(Unusable),
+}
+
+/// Everything that a copy holds of a group: its SAs come out of it one after the other, in the order in which they were made.
 pub(super) struct Inheritance {
-    pub(super) sets: Vec<Inherited>,
-    /// Those that take a call, or that nobody is to touch.
-    pub(super) unusable: Vec<Unusable>,
+    opened: HashMap<RecordKey, Opened>,
+    order: std::vec::IntoIter<RecordKey>,
+    /// Where numbers stand, and the highest that was delivered.
+    starts: HashMap<u32, (Start, u64)>,
+    /// The same for an SA that hasn't said so, unless what it said may be lost.
+    unreported: Option<(Start, u64)>,
+    heir: Heir,
     /// Whom the owner was dealing with.
     pub(super) hand: HandRecord,
     /// How the targets stood.
@@ -86,22 +98,28 @@ impl Heir {
 }
 
 impl Inheritance {
-    /// Puts together what a copy holds of these VIPs.
+    /// What a copy holds of these VIPs.
     pub(super) fn new(holding: Holding, vips: &[u16], heir: Heir) -> Self {
-        let Holding { records: Records { opened, pins }, counters, rejected, warm } = holding;
-        let mut inheritance = Self { left_out: rejected, warm, pins, ..Self::default() };
+        let Holding { records: Records { mut opened, pins }, counters, rejected, warm } = holding;
+        let (mut hand, mut standings, mut left_out) = (HandRecord::default(), Vec::new(), rejected);
         let mut ikes = Vec::new();
-        let mut children = HashMap::new();
-        for (key, opened) in opened.into_iter().filter(|(key, _)| vips.contains(&key.vip)) {
-            match opened {
-                Opened::Ike(birth, record) => ikes.push((birth, record)),
-                Opened::Child(born, record) => drop(children.insert(key.id, (born, record))),
-                Opened::InHand(read) => inheritance.hand = read,
-                Opened::Standings(read) => inheritance.standings = read,
-                Opened::Unreadable => inheritance.left_out += 1,
+        opened.retain(|key, opened| {
+            if !vips.contains(&key.vip) {
+                return false;
             }
-        }
-        let mut starts = HashMap::new();
+            match opened {
+                Opened::Ike(birth, _) => ikes.push((birth.order, *key)),
+                Opened::Child(..) => {}
+                Opened::InHand(read) => hand = std::mem::take(read),
+                Opened::Standings(read) => standings = std::mem::take(read),
+                Opened::Unreadable => left_out += 1,
+                Opened::Taken => {}
+            }
+            true
+        });
+        ikes.sort_unstable();
+        let order: Vec<RecordKey> = ikes.into_iter().map(|(_, key)| key).collect();
+        let mut starts = HashMap::with_capacity(order.len());
         let mut whole = true;
         for block in counters {
             match block {
@@ -118,47 +136,40 @@ impl Inheritance {
         // An SA without an entry has reported nothing yet, and used nothing beyond what it began with. With a block lost that can't
         // be told from an SA whose numbers are lost.
         let unreported = whole.then_some((Start { horizon: 0, sent: FIRST_LEASE, lease: FIRST_LEASE }, 0));
-        let start = |spi: u32| starts.get(&spi).copied().or(unreported);
-        // Two name the same child SA where an owner died while it wrote a rekeying. The remote peer has not heard of it, or will
-        // answer the elder's request once more: so the elder has it, and the heir isn't there yet.
-        let mut taken = HashSet::new();
-        ikes.sort_by_key(|(birth, _): &(Birth, Box<IkeSaRecord>)| birth.order);
-        for (birth, ike) in ikes {
-            inheritance.adopt(birth, ike, &mut children, &mut taken, &start, heir);
-        }
-        inheritance
+        let order = order.into_iter();
+        Self { opened, order, starts, unreported, heir, hand, standings, pins, left_out, warm }
+    }
+
+    /// IKE SAs that have yet to come out.
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
     }
 
     /// Puts a set together: a child that no IKE record names doesn't exist.
-    fn adopt(
-        &mut self,
-        birth: Birth,
-        ike: Box<IkeSaRecord>,
-        children: &mut HashMap<u64, (Vec<Process>, Box<ChildSaRecord>)>,
-        taken: &mut HashSet<u32>,
-        start: &impl Fn(u32) -> Option<(Start, u64)>,
-        heir: Heir,
-    ) {
-        // The elder that it is to take the place of has the child SAs: it isn't there yet.
-        if ike.children().iter().any(|spi| taken.contains(spi)) {
-            return tracing::debug!(ike_sa = %ike.id(), "an heir whose rekeying was not written to the end is left out");
+    fn adopt(&mut self, key: &RecordKey, birth: Birth, ike: Box<IkeSaRecord>) -> Option<Found> {
+        // Two name the same child SA where an owner died while it wrote a rekeying. The remote peer has not heard of it, or will
+        // answer the elder's request once more: so the elder has it, and the heir isn't there yet.
+        let child_key = |spi: &u32| RecordKey { kind: KIND_CHILD, vip: key.vip, id: u64::from(*spi) };
+        if ike.children().iter().any(|spi| matches!(self.opened.get(&child_key(spi)), Some(Opened::Taken))) {
+            tracing::debug!(ike_sa = %ike.id(), "an heir whose rekeying was not written to the end is left out");
+            return None;
         }
-        taken.extend(ike.children());
-        let mut own = Vec::new();
+        let mut own = Vec::with_capacity(ike.children().len());
         let is_poison = self.hand.poison().is_some_and(|hand| hand.ike_sa == ike.id().get());
-        let is_old = !heir.may_resume(&birth.witnesses);
+        let is_old = !self.heir.may_resume(&birth.witnesses);
         let mut unusable = is_poison.then_some(Why::Poison).or(is_old.then_some(Why::BornBeforeFloor));
         let mut shut = None;
         for spi in ike.children() {
-            let Some((born, mut record)) = children.remove(&u64::from(*spi)) else {
+            let opened = self.opened.get_mut(&child_key(spi)).map(Opened::take);
+            let Some(Opened::Child(born, mut record)) = opened else {
                 let spi = format_args!("{spi:08x}");
                 tracing::warn!(ike_sa = %ike.id(), spi_in = %spi, "the record of this child SA is missing");
                 unusable.get_or_insert(Why::RecordLost);
                 continue;
             };
-            let known = start(*spi);
+            let known = self.starts.get(spi).copied().or(self.unreported);
             let obstacle = match known {
-                _ if !heir.may_resume(&born) => Some(Why::BornBeforeFloor),
+                _ if !self.heir.may_resume(&born) => Some(Why::BornBeforeFloor),
                 None => Some(Why::NumbersLost),
                 Some(_) => None,
             };
@@ -172,12 +183,27 @@ impl Inheritance {
         // Of several for the same traffic the newest carries it.
         own.sort_by_key(|child| Reverse(child.record.age()));
         match unusable {
-            None => self.sets.push(Inherited { ike, children: own, birth, shut }),
+            None => Some(Found::Set(Inherited { ike, children: own, birth, shut, carries: false })),
             // Nobody misses it.
-            Some(_) if ike.is_leaving() => {}
+            Some(_) if ike.is_leaving() => None,
             Some(why) => {
                 let records: Vec<ChildSaRecord> = own.into_iter().map(|child| *child.record).collect();
-                self.unusable.push(Unusable { id: ike.id(), callee: ike.callee(&records), why });
+                Some(Found::Unusable(Unusable { id: ike.id(), callee: ike.callee(&records), why }))
+            }
+        }
+    }
+}
+
+impl Iterator for Inheritance {
+    type Item = Found;
+
+    fn next(&mut self) -> Option<Found> {
+        loop {
+            let key = self.order.next()?;
+            if let Some(Opened::Ike(birth, ike)) = self.opened.get_mut(&key).map(Opened::take)
+                && let Some(found) = self.adopt(&key, birth, ike)
+            {
+                return Some(found);
             }
         }
     }

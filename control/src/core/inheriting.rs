@@ -1,74 +1,170 @@
-//! Giving IKE the SAs that were taken over, a few at a time.
+//! Taking over the SAs that a copy holds, a few at a time: ten thousand at once would keep the core from renewing the workers' deadline,
+//! and the first from carrying before the last is looked at.
 //!
-//! Their child SAs carry traffic already, so nobody waits for it; but ten thousand at once would keep the core from renewing the
-//! workers' deadline. What comes meanwhile for SAs that IKE doesn't know yet waits.
+//! First the child SAs are woken, so that traffic flows; then IKE is given what they belong to. What comes meanwhile for SAs that IKE
+//! doesn't know yet waits.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use vipsec_dataplane::api::Event;
+use vipsec_dataplane::api::{Command, Event, Wake};
+use vipsec_esp::sa::Spi;
+use vipsec_wire::iv::{Epoch, IvPrefix};
 
-use super::Core;
-use super::inheritance::{Inheritance, Inherited, Unusable};
+use super::inheritance::{Found, Inheritance, Inherited, InheritedChild, Unusable};
 use super::ladder::{Climb, Rung, Why};
+use super::records::WarmCopy;
+use super::standby::Prepared;
 use super::succession::FIRST_TURN;
-use crate::config::TakeoverPolicy;
+use super::{Core, InstalledChild};
 
-/// IKE SAs that IKE is given in one go: about a millisecond's work.
-const SETS_PER_STEP: usize = 64;
+/// IKE SAs whose child SAs are woken in one go: some hundred microseconds' work.
+const WOKEN_PER_STEP: usize = 256;
+/// IKE SAs that IKE is given in one go: the same.
+const GIVEN_PER_STEP: usize = 64;
 /// What may wait until IKE knows all of its SAs.
 const WAITING_MAX: usize = 4096;
 
-/// What was taken over of a group and is on its way to IKE.
+/// What is being taken over of a group.
 pub(super) struct Inheriting {
-    sets: std::vec::IntoIter<Inherited>,
+    inheritance: Inheritance,
+    /// What the workers had before.
+    prepared: HashMap<Spi, Prepared>,
+    /// What was looked at, and IKE doesn't know yet.
+    sets: VecDeque<Inherited>,
     unusable: Vec<Unusable>,
     /// Of both.
     count: usize,
+    epoch: Epoch,
     trusted: bool,
     since: Instant,
     waiting: VecDeque<Event>,
+    /// To let go of so much memory takes a while, too.
+    _copy: Option<WarmCopy>,
 }
 
 impl Core {
-    /// The group is ours and open: what becomes of the SAs that were read?
-    pub(super) fn inherit(&mut self, now: Instant, group: usize, inheritance: Inheritance, trusted: bool) {
+    /// The group is about to be opened: what becomes of the SAs that were read? Those that are looked at here carry before its first
+    /// packet.
+    pub(super) fn begin_inheriting(
+        &mut self,
+        now: Instant,
+        group: usize,
+        epoch: Epoch,
+        inheritance: Inheritance,
+        trusted: bool,
+        copy: Option<WarmCopy>,
+    ) {
         self.succession.ladder.begin(now, now + FIRST_TURN, group, trusted);
-        self.judge_hand(now, group, inheritance.hand);
+        self.judge_hand(now, group, inheritance.hand.clone());
         let Some(entry) = self.groups.get_mut(group) else { return };
-        entry.inheriting = Some(Inheriting {
-            count: inheritance.sets.len() + inheritance.unusable.len(),
-            sets: inheritance.sets.into_iter(),
-            unusable: inheritance.unusable,
+        let mut prepared = std::mem::take(&mut entry.prepared);
+        if !trusted {
+            // What must never be used is gone before the first packet.
+            self.forget_prepared(std::mem::take(&mut prepared));
+        }
+        let inheriting = Inheriting {
+            inheritance,
+            prepared,
+            sets: VecDeque::new(),
+            unusable: Vec::new(),
+            count: 0,
+            epoch,
             trusted,
             since: now,
             waiting: VecDeque::new(),
-        });
-        self.inherit_some(now, group);
+            _copy: copy,
+        };
+        if let Some(entry) = self.groups.get_mut(group) {
+            entry.inheriting = Some(Box::new(inheriting));
+        }
+        self.wake_some(group);
     }
 
-    /// Gives IKE a few of the SAs that were read. Their child SAs carry traffic already; so that deadlines are renewed meanwhile, it isn't
-    /// given all at once.
-    fn inherit_some(&mut self, now: Instant, group: usize) {
-        let policy = self.takeover_policy();
-        for _ in 0..SETS_PER_STEP {
+    /// Goes on with what is being taken over.
+    pub(super) fn inherit_some(&mut self, now: Instant, group: usize) {
+        let inheriting = self.groups.get(group).and_then(|entry| entry.inheriting.as_ref());
+        let Some(inheriting) = inheriting else { return };
+        if inheriting.inheritance.len() > 0 {
+            return self.wake_some(group);
+        }
+        for _ in 0..GIVEN_PER_STEP {
             let Some(inheriting) = self.groups.get_mut(group).and_then(|entry| entry.inheriting.as_mut()) else {
                 return;
             };
             let trusted = inheriting.trusted;
-            let Some(set) = inheriting.sets.next() else { return self.end_inheriting(now, group) };
-            match (trusted, policy) {
-                (true, TakeoverPolicy::Resume) => self.resume(now, group, set),
-                (true, TakeoverPolicy::Renegotiate) => self.renegotiate_from(now, group, set),
-                (false, _) => self.inherit_stale(now, group, set),
+            match inheriting.sets.pop_front() {
+                Some(set) if trusted => self.resume(now, group, set),
+                Some(set) => self.inherit_stale(now, group, set),
+                None => return self.end_inheriting(now, group),
             }
+        }
+    }
+
+    /// Looks at some of what was read, and wakes what may be gone on with.
+    fn wake_some(&mut self, group: usize) {
+        let Some(mut inheriting) = self.groups.get_mut(group).and_then(|entry| entry.inheriting.take()) else { return };
+        let mut wakes = Vec::new();
+        for _ in 0..WOKEN_PER_STEP {
+            match inheriting.inheritance.next() {
+                Some(Found::Set(mut set)) => {
+                    if inheriting.trusted {
+                        self.wake_set(&mut inheriting.prepared, &mut set, inheriting.epoch, &mut wakes);
+                    }
+                    inheriting.sets.push_back(set);
+                    inheriting.count += 1;
+                }
+                Some(Found::Unusable(unusable)) => {
+                    inheriting.unusable.push(unusable);
+                    inheriting.count += 1;
+                }
+                None => break,
+            }
+        }
+        let iv_prefix = IvPrefix::new(self.config.appliance.id, inheriting.epoch);
+        self.tell(Command::WakeChildren { iv_prefix, wakes });
+        if inheriting.inheritance.len() == 0 {
+            self.forget_prepared(std::mem::take(&mut inheriting.prepared));
+        }
+        if let Some(entry) = self.groups.get_mut(group) {
+            entry.inheriting = Some(inheriting);
+        }
+    }
+
+    /// The child SAs of an IKE SA are ours; notes where each goes on.
+    fn wake_set(
+        &mut self,
+        prepared: &mut HashMap<Spi, Prepared>,
+        set: &mut Inherited,
+        epoch: Epoch,
+        wakes: &mut Vec<Wake>,
+    ) {
+        // IKE will say so itself, when it is given the set.
+        let records = set.children.iter().map(|child| &*child.record);
+        if self.ike.check_import(&set.ike, records, epoch).is_err() {
+            return;
+        }
+        set.carries = true;
+        let (config, id) = (self.config.clone(), set.ike.id());
+        for InheritedChild { record, start, born, .. } in &mut set.children {
+            let info = record.info();
+            let Ok(spi) = Spi::new(info.spi_in) else { continue };
+            // Nobody knows where its numbers stand: it stays shut.
+            if record.is_stale() {
+                continue;
+            }
+            let known = prepared.remove(&spi).and_then(|known| known.lifetime_as(info));
+            // Another one of that SPI is replaced where it is.
+            let Some(lifetime) = known.or_else(|| self.place_dormant(&config, info)) else { continue };
+            wakes.push(Wake { spi, edge: start.horizon, sent: start.sent, lifetime });
+            self.children.insert(spi, InstalledChild { vip: info.vip, ike: Some(id), born: std::mem::take(born) });
         }
     }
 
     /// IKE knows all that it is going to know.
     fn end_inheriting(&mut self, now: Instant, group: usize) {
         let ended = self.groups.get_mut(group).and_then(|entry| entry.inheriting.take());
-        let Some(Inheriting { count, unusable, waiting, .. }) = ended else { return };
+        let Some(Inheriting { count, unusable, waiting, .. }) = ended.map(|ended| *ended) else { return };
         for Unusable { id, callee, why } in unusable {
             let rung = if why == Why::Poison { Rung::Lost } else { Rung::Renegotiate };
             self.succession.ladder.place(id, Climb::new(group, rung, why, callee));
@@ -79,29 +175,36 @@ impl Core {
         waiting.into_iter().for_each(|event| self.handle_data_plane(now, event));
     }
 
-    /// Goes on giving IKE what was taken over.
+    /// The group isn't ours any more, before all of it was taken over.
+    pub(super) fn stop_inheriting(&mut self, group: usize) {
+        let stopped = self.groups.get_mut(group).and_then(|entry| entry.inheriting.take());
+        if let Some(Inheriting { prepared, .. }) = stopped.map(|stopped| *stopped) {
+            self.forget_prepared(prepared);
+        }
+    }
+
     pub(super) fn handle_inheriting_timeout(&mut self, now: Instant) {
         for group in 0..self.groups.len() {
             self.inherit_some(now, group);
         }
     }
 
-    /// Since when IKE has more to be given.
+    /// Since when there is more to be taken over.
     pub(super) fn inheriting_since(&self) -> Option<Instant> {
         self.groups.iter().filter_map(|group| Some(group.inheriting.as_ref()?.since)).min()
     }
 
-    /// Something came that is about SAs which IKE doesn't know yet: it waits until IKE does. What is unknown to a successor that isn't
-    /// through gets no answer.
+    /// What is about SAs that IKE doesn't know yet waits until it does. What is unknown to a successor that isn't through gets no answer.
     pub(super) fn wait_for_ike(&mut self, event: Event) -> Option<Event> {
         if self.inheriting_since().is_none() {
             return Some(event);
         }
         let vip = match &event {
             Event::Ike(datagram) => self.vip_at(datagram.local.ip()),
-            Event::PeerMoved { spi, .. } | Event::Alive(spi) | Event::Lifetime { spi, .. } => {
-                self.children.get(spi).map(|child| child.vip)
-            }
+            Event::PeerMoved { spi, .. }
+            | Event::Alive(spi)
+            | Event::Lifetime { spi, .. }
+            | Event::ChildRefused(spi, _) => self.children.get(spi).map(|child| child.vip),
             Event::UnknownSpi { .. } => return None,
             _ => None,
         };

@@ -233,7 +233,6 @@ impl Core {
             return;
         }
         tracing::error!(spi_in = %spi, %refusal, "the worker refused a child SA: it is deleted");
-        self.confirm_staged(now, spi);
         if let Some(child) = self.children.remove(&spi) {
             self.withdraw_child(child.vip, spi);
             if let Err(error) = self.ike.delete_child(spi.get(), now) {

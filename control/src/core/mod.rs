@@ -290,11 +290,8 @@ impl Core {
                 self.ike.peer_alive(spi.get(), now);
                 self.note_traffic(now, spi);
             }
-            Event::ChildInstalled(spi) => {
-                if !self.note_prepared(spi) {
-                    self.confirm_staged(now, spi);
-                }
-            }
+            // IKE messages have waited for it in the workers' set.
+            Event::ChildInstalled(_) => {}
             Event::ChildRefused(spi, refusal) => self.handle_child_refused(now, spi, refusal),
             Event::TablesInForce(version) => {
                 self.deadlines.confirm(version);

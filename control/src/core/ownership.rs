@@ -202,12 +202,12 @@ impl Core {
 
     /// Forgets the group's SAs and connections, without a word to the remote peers.
     pub(super) fn forget_sas(&mut self, now: Instant, group: usize) {
+        self.stop_inheriting(group);
         self.forget_connections(group);
         self.end_notices(group);
         self.succession.ladder.forget(group);
         if let Some(entry) = self.groups.get_mut(group) {
             entry.hands = Hands::default();
-            entry.inheriting = None;
         }
         for vip in self.vips_of(group) {
             self.ike.forget_vip(vip, now);

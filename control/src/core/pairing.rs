@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use vipsec_dataplane::api::{ALIVE_INTERVAL, Command, PortId, VipState, Wake};
+use vipsec_dataplane::api::{ALIVE_INTERVAL, Command, PortId, VipState};
 use vipsec_esp::sa::Spi;
 use vipsec_store::{Reader, StoreWriter};
 use vipsec_takeover::advertisement::{Advertisement, AdvertisementKey};
 use vipsec_takeover::decider::{Action, Decider, Role, Status, StepDownReason};
 use vipsec_takeover::message::Message;
 use vipsec_takeover::registry::{Process, Reply};
-use vipsec_wire::iv::{ApplianceId, Epoch, IvPrefix};
+use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use super::groups::side;
 use super::inheritance::{Heir, Inheritance};
@@ -19,7 +19,6 @@ use super::pins::Restoration;
 use super::publishing::ToCopy;
 use super::records::WarmCopy;
 use super::{Core, Output, announce};
-use crate::config::TakeoverPolicy;
 
 /// A pairing that both sides have completed.
 pub struct Paired {
@@ -73,12 +72,9 @@ struct Leaving {
     until: Option<Instant>,
 }
 
-/// What was read of the group; where its child SAs go on; and what the workers have not confirmed yet: that they have those, dormant,
-/// and its connections.
+/// What was read of the group, and its connections as far as the workers don't have them yet.
 struct Staged {
     inheritance: Inheritance,
-    wakes: Vec<Wake>,
-    unconfirmed: BTreeSet<Spi>,
     pins: Restoration,
 }
 
@@ -469,29 +465,29 @@ impl Core {
         children.map(|(spi, _)| *spi).collect()
     }
 
-    /// Reads the copy, and has the workers install what of it they don't have yet: dormant, for the group is not open.
+    /// Reads the copy. The workers have most of its child SAs, dormant; the rest they get here. The group is not open.
     fn stage(&mut self, now: Instant, group: usize, epoch: Epoch) {
         // The log's time stamps tell how long a takeover takes from here on.
         tracing::info!(group = self.group_name(group), %epoch, "take over: begun");
         let vips = self.vips_of(group);
         // Another has served it since we did, if ever.
         self.forget_connections(group);
+        if let Some(copy) = side(&mut self.groups, group).and_then(Side::held_copy) {
+            copy.conclude();
+        }
+        self.hear_news(group, usize::MAX);
         let Some(side) = side(&mut self.groups, group) else { return };
         let process = Process { appliance: side.me, incarnation: side.incarnation };
         let heir = Heir { floor_known: side.decider.floor_is_known(), process };
-        let mut inheritance = match &mut side.held {
-            Some((_, copy)) => Inheritance::new(copy.conclude(), &vips, heir),
-            None => Inheritance::default(),
-        };
-        let (wakes, unconfirmed) = self.install_inheritance(group, &mut inheritance, epoch);
+        let holding = side.held_copy().map(WarmCopy::surrender).unwrap_or_default();
+        let mut inheritance = Inheritance::new(holding, &vips, heir);
         tracing::info!(
             group = self.group_name(group),
             %epoch,
-            ike_sas = inheritance.sets.len(),
+            ike_sas = inheritance.len(),
             pins = inheritance.pins.len(),
             left_out = inheritance.left_out,
             warm = inheritance.warm,
-            unprepared = unconfirmed.len(),
             "take over: fenced and read"
         );
         let addresses =
@@ -499,7 +495,7 @@ impl Core {
         let (addresses, pins_max) = (addresses.collect(), self.pins_max());
         let pins = Restoration::new(std::mem::take(&mut inheritance.pins), pins_max, addresses);
         let Some(side) = super::groups::side(&mut self.groups, group) else { return };
-        side.staged = Some(Staged { inheritance, wakes, unconfirmed, pins });
+        side.staged = Some(Staged { inheritance, pins });
         // Behind the child SAs: where its packets will arrive, a worker knows by these.
         self.restore_pins(group);
         self.check_staged(now, group);
@@ -508,19 +504,9 @@ impl Core {
     /// Do the workers have all that was read?
     pub(super) fn check_staged(&mut self, now: Instant, group: usize) {
         if let Some(side) = side(&mut self.groups, group)
-            && side.staged.as_ref().is_some_and(|staged| staged.unconfirmed.is_empty() && staged.pins.is_done())
+            && side.staged.as_ref().is_some_and(|staged| staged.pins.is_done())
         {
             side.decider.handle_staged(now);
-        }
-    }
-
-    /// A worker has a child SA: did a takeover wait for it?
-    pub(super) fn confirm_staged(&mut self, now: Instant, spi: Spi) {
-        for group in 0..self.groups.len() {
-            let staged = side(&mut self.groups, group).and_then(|side| side.staged.as_mut());
-            if staged.is_some_and(|staged| staged.unconfirmed.remove(&spi)) {
-                self.check_staged(now, group);
-            }
         }
     }
 
@@ -528,24 +514,19 @@ impl Core {
     fn activate(&mut self, now: Instant, group: usize, epoch: Epoch, trusted: bool) {
         let Some(side) = side(&mut self.groups, group) else { return };
         let staged = side.staged.take();
-        side.held = None;
+        let copy = side.held.take().map(|(_, copy)| copy);
         self.abandon_copies(group);
-        let Some(Staged { inheritance, wakes, pins, .. }) = staged else { return self.open(now, group, epoch) };
+        let Some(Staged { inheritance, pins }) = staged else { return self.open(now, group, epoch) };
         if trusted {
             self.adopt_standings(group, &inheritance.standings);
             self.adopt_pins(group, pins);
         } else {
             self.forget_connections(group);
         }
-        // Workers take commands in order: what is to carry is awake before the first packet is taken, and what isn't is gone.
-        if trusted && self.takeover_policy() == TakeoverPolicy::Resume {
-            let iv_prefix = IvPrefix::new(self.config.appliance.id, epoch);
-            self.tell(Command::WakeChildren { iv_prefix, wakes });
-        } else {
-            wakes.iter().for_each(|wake| self.uninstall(wake.spi.get()));
-        }
+        // Workers take commands in order.
+        self.begin_inheriting(now, group, epoch, inheritance, trusted, copy);
         self.open(now, group, epoch);
-        self.inherit(now, group, inheritance, trusted);
+        self.inherit_some(now, group);
     }
 
     /// Exact numbers of a group that stopped can't be had before the next tick.

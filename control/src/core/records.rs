@@ -2,7 +2,7 @@
 //! every millisecond counts, has only to ask whether that is all.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use vipsec_ike::{ChildSaRecord, IkeSaRecord};
 use vipsec_store::{Change, CounterBlock, Reader, ReaderError, Record, RecordKey, Rejected};
@@ -28,9 +28,16 @@ pub(super) enum Opened {
     InHand(HandRecord),
     /// Nothing that this build understands.
     Unreadable,
+    /// An SA that its heir has taken out.
+    Taken,
 }
 
 impl Opened {
+    /// An SA, if it is still there.
+    pub(super) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Taken)
+    }
+
     fn new(record: &Record) -> Self {
         let bytes = &record.bytes;
         let opened = match record.key.kind {
@@ -50,13 +57,13 @@ impl Opened {
 /// Records by their names; pins, of which there may be a million, in the table that their next owner goes on with.
 #[derive(Default)]
 pub(super) struct Records {
-    pub(super) opened: BTreeMap<RecordKey, Opened>,
+    pub(super) opened: HashMap<RecordKey, Opened>,
     pub(super) pins: PinTable,
 }
 
 impl Records {
     fn new(pins_max: u32) -> Self {
-        Self { opened: BTreeMap::new(), pins: PinTable::new(pins_max) }
+        Self { opened: HashMap::new(), pins: PinTable::new(pins_max) }
     }
 
     fn store(&mut self, record: &Record) {
@@ -130,10 +137,19 @@ pub(super) struct Holding {
     pub(super) warm: bool,
 }
 
+/// What a fenced region says beside its records, as in [`Holding`].
+#[derive(Default)]
+struct Rest {
+    counters: Vec<Result<CounterBlock, Rejected>>,
+    rejected: usize,
+    warm: bool,
+}
+
 /// The region that the peer writes, and what is known of it already.
 pub(super) struct WarmCopy {
     reader: Reader,
     records: Records,
+    rest: Rest,
     pins_max: u32,
     /// From when on somebody wants to know.
     news: Option<VecDeque<News>>,
@@ -142,7 +158,7 @@ pub(super) struct WarmCopy {
 impl WarmCopy {
     /// `pins_max`: connections that find room in it.
     pub(super) fn new(reader: Reader, pins_max: u32) -> Self {
-        Self { reader, records: Records::new(pins_max), pins_max, news: None }
+        Self { reader, records: Records::new(pins_max), rest: Rest::default(), pins_max, news: None }
     }
 
     /// From now on child SAs are news: first those that are there, the elder before the younger.
@@ -190,48 +206,58 @@ impl WarmCopy {
     /// Opens what was written since the last look, or a part of it.
     pub(super) fn follow(&mut self) {
         for change in self.reader.poll_changes(PLACES_PER_LOOK) {
-            if let Some(all) = &mut self.news {
-                all.extend(News::of(&change));
-            }
-            self.records.apply(change);
+            self.apply(change);
         }
     }
 
-    /// Fences the region; returns what it holds.
-    pub(super) fn conclude(&mut self) -> Holding {
+    /// Fences the region, and opens what was written since the last look: no more will come.
+    pub(super) fn conclude(&mut self) {
         self.reader.fence();
-        self.news = None;
-        let mut records = std::mem::take(&mut self.records);
-        let holding = match self.reader.conclude() {
+        let concluded = match self.reader.conclude() {
             Ok(Some(conclusion)) => {
-                conclusion.changes.into_iter().for_each(|change| records.apply(change));
-                return Holding { records, counters: conclusion.counters, rejected: 0, warm: true };
+                conclusion.changes.into_iter().for_each(|change| self.apply(change));
+                Ok(Rest { counters: conclusion.counters, rejected: 0, warm: true })
             }
             // Behind, or something was left out: the region itself tells.
             Ok(None) => self.read(),
             Err(error) => Err(error),
         };
-        holding.unwrap_or_else(|error| {
+        self.rest = concluded.unwrap_or_else(|error| {
             tracing::error!(%error, "the copy can't be read");
-            Holding::default()
-        })
+            self.records = Records::new(self.pins_max);
+            Rest::default()
+        });
+    }
+
+    /// What the fenced region held.
+    pub(super) fn surrender(&mut self) -> Holding {
+        let Rest { counters, rejected, warm } = std::mem::take(&mut self.rest);
+        Holding { records: std::mem::take(&mut self.records), counters, rejected, warm }
+    }
+
+    fn apply(&mut self, change: Change) {
+        if let Some(all) = &mut self.news {
+            all.extend(News::of(&change));
+        }
+        self.records.apply(change);
     }
 
     /// Copies the fenced region out and opens every record.
-    fn read(&self) -> Result<Holding, ReaderError> {
+    fn read(&mut self) -> Result<Rest, ReaderError> {
         let snapshot = self.reader.copy()?;
-        let records = Records::new(self.pins_max);
-        let mut holding = Holding { records, counters: snapshot.counters().collect(), ..Holding::default() };
+        self.records = Records::new(self.pins_max);
+        let mut rest = Rest { counters: snapshot.counters().collect(), ..Rest::default() };
         for record in snapshot.records() {
             match record {
-                Ok(record) => holding.records.store(&record),
+                Ok(record) => self.records.store(&record),
                 Err(rejected) => {
                     tracing::warn!(?rejected, "record left out");
-                    holding.rejected += 1;
+                    rest.rejected += 1;
                 }
             }
         }
-        Ok(holding)
+        self.tell_news();
+        Ok(rest)
     }
 }
 
@@ -255,7 +281,8 @@ mod tests {
         let mut records = Records::default();
         records.apply(Change::Stored(record(200, 1, vec![1, 2, 3])));
         records.apply(Change::Stored(record(KIND_STANDINGS, 2, rmp_serde::to_vec(&[0u8; 0]).unwrap())));
-        let opened: Vec<_> = records.opened.into_iter().map(|(key, opened)| (key.kind, opened)).collect();
+        let mut opened: Vec<_> = records.opened.into_iter().map(|(key, opened)| (key.kind, opened)).collect();
+        opened.sort_by_key(|(kind, _)| *kind);
         assert!(matches!(&opened[..], [(KIND_STANDINGS, Opened::Standings(_)), (200, Opened::Unreadable)]));
     }
 }

@@ -80,12 +80,14 @@ impl Core {
     /// As it is: the child SAs carry traffic already, behind horizon and lease.
     pub(super) fn resume(&mut self, now: Instant, group: usize, set: Inherited) {
         let ahead = set.ahead();
-        let Inherited { ike, children, birth, shut } = set;
+        let Inherited { ike, children, birth, shut, carries } = set;
         let id = ike.id();
         let spis: Vec<u32> = children.iter().map(|child| child.record.spi_in()).collect();
         let was_stale = shut.is_none() && children.iter().any(|child| child.record.is_stale());
         let records: Vec<_> = children.into_iter().map(|child| *child.record).collect();
         let (rung, why) = match (shut, ahead) {
+            // The original's way, but that traffic flows until another one carries it.
+            _ if self.takeover_policy() == TakeoverPolicy::Renegotiate => (Rung::Renegotiate, Why::Policy),
             _ if ike.is_unsynchronised() => (Rung::MessageIdSync, Why::NotTrusted),
             (Some(why), _) => (Rung::Rekey, why),
             _ if was_stale => (Rung::Rekey, Why::NotTrusted),
@@ -95,7 +97,9 @@ impl Core {
         };
         let (callee, is_leaving, remote) = (ike.callee(&records), ike.is_leaving(), ike.remote().ip());
         if let Err(error) = self.ike.import(*ike, records, now) {
-            spis.iter().for_each(|spi| self.uninstall(*spi));
+            if carries {
+                spis.iter().for_each(|spi| self.uninstall(*spi));
+            }
             return self.call_instead(group, id, callee, error);
         }
         // An owner kept it from a copy that wasn't trusted, and was not through with that.
@@ -117,19 +121,6 @@ impl Core {
         tracing::warn!(ike_sa = %id, connection = callee.connection, %error, "IKE SA can't be resumed");
         if error != ImportError::AlreadyHere {
             self.succession.ladder.place(id, Climb::new(group, Rung::Renegotiate, Why::NotResumable, callee));
-        }
-    }
-
-    /// The original's way: the IKE SA is kept only to say that it goes, once another carries the traffic.
-    pub(super) fn renegotiate_from(&mut self, now: Instant, group: usize, set: Inherited) {
-        let Inherited { ike, children, .. } = set;
-        let (id, is_leaving) = (ike.id(), ike.is_leaving());
-        let records: Vec<_> = children.into_iter().map(|child| *child.record).collect();
-        let callee = ike.callee(&records);
-        match self.ike.import(*ike, records, now) {
-            Ok(_) if is_leaving => {}
-            Ok(_) => self.succession.ladder.place(id, Climb::new(group, Rung::Renegotiate, Why::Policy, callee)),
-            Err(error) => self.call_instead(group, id, callee, error),
         }
     }
 

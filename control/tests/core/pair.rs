@@ -72,11 +72,17 @@ impl Pair {
         Self::configured("", peer, "", 32, [VERSION_NEWEST; 2])
     }
 
+    /// Whoever takes over negotiates anew.
+    pub(crate) fn renegotiating(more: &str) -> Self {
+        Self::configured("", "takeover = \"renegotiate\"", more, 32, [VERSION_NEWEST; 2])
+    }
+
     fn configured(vip: &str, more_of_peer: &str, more: &str, large_records: u32, newest: [u16; 2]) -> Self {
         let texts = [1u8, 2].map(|id| {
+            let policy = if more_of_peer.contains("takeover =") { "" } else { "takeover = \"resume\"\n" };
             let peer = format!(
-                "[peer]\nid = {}\nstore_socket = \"/tmp/none.sock\"\nsecret_file = \"pair.psk\"\ntakeover = \"resume\"\n\
-                 takeover_rate = 5000\n",
+                "[peer]\nid = {}\nstore_socket = \"/tmp/none.sock\"\nsecret_file = \"pair.psk\"\n\
+                 takeover_rate = 5000\n{policy}",
                 3 - id
             );
             let text = config_text(&format!("{vip}\n{peer}{more_of_peer}\n{more}"));

@@ -22,7 +22,7 @@ mod status;
 mod sync;
 mod timers;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use thiserror::Error;
 use vipsec_wire::cookie::{Cookies, SECRET_LEN};
 use vipsec_wire::iv::{Epoch, IvPrefix};
 
-use crate::config::Config;
+use crate::config::{Config, ConnectionPolicy};
 use crate::counters::{Counters, Drop};
 use crate::event::{Event, GoneReason, Transmit};
 use crate::identity::Identity;
@@ -64,6 +64,8 @@ const NONCE_LEN: usize = 32;
 /// [`poll_transmit`](Self::poll_transmit) is about to give.
 pub struct Endpoint {
     config: Arc<Config>,
+    /// Where the configuration has a connection, by its name.
+    connections: HashMap<String, usize>,
     rng: Box<dyn CryptoRng + Send>,
     /// The epoch of each VIP that we own.
     epochs: BTreeMap<u16, Epoch>,
@@ -80,7 +82,7 @@ pub struct Endpoint {
     /// Which IKE SA has the child SA with that inbound SPI.
     child_owner: BTreeMap<u32, IkeSaId>,
     /// Inbound SPIs of child SAs that aren't ours, but may become ours: none of them is given to another one.
-    reserved: BTreeSet<u32>,
+    reserved: HashSet<u32>,
     /// IKE SAs by the peer's identity.
     by_peer: BTreeMap<Identity, BTreeSet<IkeSaId>>,
     /// IKE SAs that we answered for, by the digest of the IKE_SA_INIT request (RFC 7296 §2.1).
@@ -121,6 +123,7 @@ impl Endpoint {
         rng.fill_bytes(&mut cookie_secret);
         let answers = RateLimit::new(config.limits.unprotected_answers_per_second);
         Self {
+            connections: config.connections_by_name(),
             config,
             rng,
             epochs: BTreeMap::new(),
@@ -130,7 +133,7 @@ impl Endpoint {
             closed: BTreeMap::new(),
             silence_excused: BTreeMap::new(),
             child_owner: BTreeMap::new(),
-            reserved: BTreeSet::new(),
+            reserved: HashSet::new(),
             by_peer: BTreeMap::new(),
             by_init: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -190,6 +193,11 @@ impl Endpoint {
         &self.counters
     }
 
+    /// The connection of that name.
+    fn connection(&self, name: &str) -> Option<&Arc<ConnectionPolicy>> {
+        self.config.connections.get(*self.connections.get(name)?)
+    }
+
     /// The prefix of our IVs, while we own the VIP.
     fn iv_prefix(&self, vip: u16) -> Option<IvPrefix> {
         self.epochs.get(&vip).map(|epoch| IvPrefix::new(self.config.appliance, *epoch))
@@ -237,7 +245,7 @@ impl Endpoint {
         self.reserved.insert(spi_in);
     }
 
-    /// The other appliance's child SA is gone, or ours now.
+    /// The other appliance's child SA is gone. One that is imported is ours from then on.
     pub fn release_spi(&mut self, spi_in: u32) {
         self.reserved.remove(&spi_in);
     }

@@ -66,7 +66,7 @@ impl Endpoint {
         connection: &str,
         child: &str,
     ) -> Result<(Arc<ConnectionPolicy>, Arc<ChildPolicy>), OperateError> {
-        let policy = self.config.connection(connection).ok_or(OperateError::UnknownConnection)?;
+        let policy = self.connection(connection).ok_or(OperateError::UnknownConnection)?;
         let child = policy.child(child).ok_or(OperateError::UnknownChild)?;
         Ok((Arc::clone(policy), Arc::clone(child)))
     }

@@ -26,6 +26,7 @@ impl Endpoint {
         if config.limits.unprotected_answers_per_second != self.config.limits.unprotected_answers_per_second {
             self.answers = RateLimit::new(config.limits.unprotected_answers_per_second);
         }
+        self.connections = config.connections_by_name();
         self.config = config;
         let calls: Vec<_> = self.initiations.iter().filter(|(_, call)| !self.is_current(&call.policy)).collect();
         let calls: Vec<_> = calls.into_iter().map(|(id, _)| *id).collect();
@@ -45,11 +46,11 @@ impl Endpoint {
     }
 
     fn is_current(&self, policy: &ConnectionPolicy) -> bool {
-        self.config.connection(&policy.name).is_some_and(|current| **current == *policy)
+        self.connection(&policy.name).is_some_and(|current| **current == *policy)
     }
 
     fn hold_against_policy(&mut self, now: Instant, sa: &mut IkeSa) {
-        let policy = self.config.connection(&sa.state.connection).filter(|policy| allows(policy, sa)).cloned();
+        let policy = self.connection(&sa.state.connection).filter(|policy| allows(policy, sa)).cloned();
         match (sa.state.phase, policy) {
             // They go anyway.
             (Phase::Deleting | Phase::Rekeyed { .. }, _) => {}

@@ -62,7 +62,7 @@ impl Endpoint {
     }
 
     fn call_anew(&mut self, callee: &Callee, replaces: Option<IkeSaId>, now: Instant) -> Result<IkeSaId, OperateError> {
-        let policy = self.config.connection(&callee.connection).ok_or(OperateError::UnknownConnection)?.clone();
+        let policy = self.connection(&callee.connection).ok_or(OperateError::UnknownConnection)?.clone();
         if policy.vip != callee.vip || policy.local != callee.local.ip() {
             return Err(OperateError::UnknownConnection);
         }
