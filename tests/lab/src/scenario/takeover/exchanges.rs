@@ -18,7 +18,7 @@ use crate::wait;
 const CALL_LIMIT: Duration = Duration::from_secs(15);
 /// For both ends to agree on what they have. An owner that dies when its IKE SA's deletion was answered leaves the successor asking, until
 /// it gives up after some 15 s.
-const SETTLE_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 /// Until a message of an exchange shows.
 const MESSAGE_LIMIT: Duration = Duration::from_secs(5);
 /// A message waits for nothing but this: it is what a kill waits for.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::cases::{Loss, MARGIN, Teller, keeps_still, under_traffic};
-use super::exchanges::same_sas;
+use super::exchanges::{SETTLE_LIMIT, same_sas};
 use super::observe::{self, End};
 use crate::appliance::Standing;
 use crate::client::Traffic;
@@ -74,8 +74,8 @@ fn no_takeover_without_links(lab: &mut Lab) -> Result<String> {
     lab.await_standing(backup, &Standing::Owner)?;
     // Its copy was trusted for a quarter of a second, so nothing of it may carry. It asks for new message ids, and where charon drops its
     // IKE SA over that question (it answers under an IV that it has used, if it has sent two messages of id 0), it calls.
+    wait::until_true("traffic", SETTLE_LIMIT, || Ok(lab.echo(exercise::SHORT).is_ok()))?;
     let sas = same_sas(lab, backup)?;
-    lab.echo(exercise::SHORT)?;
     let calls = observe::calls(lab, died);
     Ok(format!("{} has it since it reaches both networks again; {sas}; {calls} calls", lab.appliance_name(backup)))
 }
