@@ -38,6 +38,8 @@ const PCAP_BYTES_MAX: u64 = 256 << 20;
 const RECORDING_BYTES_MAX: usize = 64 << 20;
 /// Bytes that wait in a socket.
 const SOCKET_BYTES: usize = 64 << 20;
+/// Ports are read in turn, so frames are out of order by what piles up at one of them meanwhile.
+const DISORDER_MAX: Duration = Duration::from_secs(2);
 /// How often the capture looks whether it shall stop.
 const STOP_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -138,8 +140,10 @@ impl Capture {
     /// The frames remembered since `since` that `fits`.
     pub fn frames(&self, since: Stamp, fits: impl Fn(&Frame) -> bool) -> Vec<Frame> {
         let seen = lock(&self.seen);
-        let first = seen.frames.partition_point(|frame| frame.stamp < since);
-        seen.frames.get(first..).unwrap_or_default().iter().filter(|frame| fits(frame)).copied().collect()
+        let surely = Stamp::at(Duration::from_nanos(since.nanos()).saturating_sub(DISORDER_MAX));
+        let first = seen.frames.partition_point(|frame| frame.stamp < surely);
+        let frames = seen.frames.get(first..).unwrap_or_default().iter();
+        frames.filter(|frame| frame.stamp >= since && fits(frame)).copied().collect()
     }
 
     /// The frames remembered so far that `fits`; no frame of them is remembered any longer.

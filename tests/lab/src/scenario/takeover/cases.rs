@@ -1,5 +1,6 @@
 //! The stories.
 
+use std::thread::Scope;
 use std::time::Duration;
 
 use super::observe::{self, End};
@@ -350,21 +351,24 @@ impl Teller<'_, '_> {
 
     /// The owner ends under traffic. Returns who was what before.
     pub(super) fn the_owner_ends(&mut self, case: &str, end: End) -> Option<Roles> {
-        self.the_owner_ends_when(case, end, |_, _| Ok(()))
+        self.the_owner_ends_when(case, end, |_, _, _| Ok(()))
     }
 
-    /// The owner ends under traffic, as soon as `moment` has come.
+    /// The owner ends under traffic, as soon as `moment` has come; what that begins may go on in threads of its scope.
     pub(super) fn the_owner_ends_when(
         &mut self,
         case: &str,
         end: End,
-        moment: impl FnOnce(&Lab, Roles) -> Result<()>,
+        moment: impl for<'scope, 'env> FnOnce(&'scope Scope<'scope, 'env>, &'env Lab, Roles) -> Result<()>,
     ) -> Option<Roles> {
         let Self { story, policy, progress, takeovers } = self;
         let mut found = None;
         story.case(case, |lab| {
             let roles = *found.insert(lab.await_roles()?);
-            let takeover = observe::take_over(lab, roles, *policy, end, || moment(lab, roles), progress)?;
+            let lab: &Lab = lab;
+            let takeover = std::thread::scope(|scope| {
+                observe::take_over(lab, roles, *policy, end, || moment(scope, lab, roles), progress)
+            })?;
             let (faults, summary) = (takeover.report.faults(), takeover.report.summary());
             takeovers.push(takeover);
             expect(faults.is_empty(), "a takeover that nobody notices much", || faults.join("; "))?;

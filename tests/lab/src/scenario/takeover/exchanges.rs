@@ -1,6 +1,7 @@
 //! The owner is killed in the middle of an IKE exchange: whatever was going on is finished by its successor or begun anew, and neither
 //! end is left with an SA that the other one doesn't know.
 
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
 use super::cases::Teller;
@@ -19,8 +20,10 @@ const CALL_LIMIT: Duration = Duration::from_secs(15);
 /// For both ends to agree on what they have. An owner that dies when its IKE SA's deletion was answered leaves the successor asking, until
 /// it gives up after some 15 s.
 pub(super) const SETTLE_LIMIT: Duration = Duration::from_secs(30);
-/// Until a message of an exchange shows.
-const MESSAGE_LIMIT: Duration = Duration::from_secs(5);
+/// Until a message of an exchange shows, on a machine that has much else to do.
+const MESSAGE_LIMIT: Duration = Duration::from_secs(15);
+/// How often an order may be refused.
+const REFUSALS_MAX: u32 = 3;
 /// A message waits for nothing but this: it is what a kill waits for.
 const LOOK: Duration = Duration::from_micros(100);
 
@@ -55,14 +58,15 @@ impl Moment {
         format!("{later} the {exchange} {part}")
     }
 
-    /// Waits until it has come at the owner's port, whoever sent the message.
-    fn wait(self, lab: &Lab, owner: usize, since: Stamp) -> Result<()> {
+    /// Waits until it has come at the owner's port, whoever sent the message; `begun` says what keeps it from coming.
+    fn wait(self, lab: &Lab, owner: usize, since: Stamp, begun: &mut impl FnMut() -> Result<()>) -> Result<()> {
         let is_it = |frame: &Frame| {
             frame.port == owner
                 && matches!(frame.kind, Kind::Ike { exchange, response, .. }
                     if exchange == self.exchange && response == self.response)
         };
         while lab.outside.frames(since, is_it).is_empty() {
+            begun()?;
             let waited = Stamp::now().since(since);
             expect(waited < MESSAGE_LIMIT, "the message to be killed at", || format!("none for {waited:?}"))?;
             std::thread::sleep(LOOK);
@@ -110,18 +114,45 @@ impl Rekey {
         }
     }
 
-    /// Orders it, and waits for the moment. The order itself may come back after the kill, or never.
-    fn until(self, moment: Moment, lab: &Lab, owner: usize) -> Result<()> {
-        std::thread::scope(|scope| {
+    fn order(self, lab: &Lab, owner: usize) -> Result<()> {
+        match self {
+            Self::ChildByPeer => lab.peer()?.rekey_child(CHILD),
+            Self::ChildByOwner => lab.appliance(owner)?.rekey_child(),
+            Self::IkeByPeer => lab.peer()?.rekey_ike(lab.connection()?),
+            Self::IkeByOwner => lab.appliance(owner)?.rekey_ike(),
+        }
+    }
+
+    /// Orders it, and waits for the moment. The order itself may come back after the kill, or never; one that is refused, because what it
+    /// names is being replaced by itself, is given once more.
+    fn until<'scope, 'env>(
+        self,
+        moment: Moment,
+        scope: &'scope Scope<'scope, 'env>,
+        lab: &'env Lab,
+        owner: usize,
+    ) -> Result<()> {
+        let mut refusals = 0;
+        loop {
             let since = Stamp::now();
-            scope.spawn(move || match self {
-                Self::ChildByPeer => lab.peer().and_then(|peer| peer.rekey_child(CHILD)),
-                Self::ChildByOwner => lab.appliance(owner).and_then(|owner| owner.rekey_child()),
-                Self::IkeByPeer => lab.peer().and_then(|peer| peer.rekey_ike(lab.connection()?)),
-                Self::IkeByOwner => lab.appliance(owner).and_then(|owner| owner.rekey_ike()),
-            });
-            moment.wait(lab, owner, since)
-        })
+            let mut order = Some(scope.spawn(move || self.order(lab, owner)));
+            let mut is_refused = false;
+            let mut obeyed = || match order.take_if(|order| order.is_finished()).map(ScopedJoinHandle::join) {
+                Some(Err(panic)) => std::panic::resume_unwind(panic),
+                Some(Ok(result)) => {
+                    is_refused = result.is_err();
+                    result
+                }
+                None => Ok(()),
+            };
+            match moment.wait(lab, owner, since, &mut obeyed) {
+                Err(_) if is_refused && refusals < REFUSALS_MAX => {
+                    refusals += 1;
+                    same_sas(lab, owner)?;
+                }
+                waited => return waited,
+            }
+        }
     }
 }
 
@@ -143,7 +174,9 @@ impl Teller<'_, '_> {
         let wanted: Vec<_> = if short { some.into() } else { all.collect() };
         for (rekey, moment) in wanted {
             let case = format!("{}, and the owner is killed {}", rekey.text(), moment.text());
-            self.the_owner_ends_when(&case, End::Killed, |lab, Roles { owner, .. }| rekey.until(moment, lab, owner));
+            self.the_owner_ends_when(&case, End::Killed, |scope, lab, Roles { owner, .. }| {
+                rekey.until(moment, scope, lab, owner)
+            });
             self.story.case("both ends have the same SAs", |lab| same_sas(lab, lab.owner()?));
             self.the_dead_comes_back();
         }
@@ -157,7 +190,7 @@ fn killed_while_called(lab: &Lab, moment: Moment) -> Result<String> {
     let since = Stamp::now();
     let called = std::thread::scope(|scope| {
         let call = scope.spawn(|| lab.peer()?.initiate(lab.connection()?, CHILD, CALL_LIMIT));
-        let killed = moment.wait(lab, owner, since).and_then(|()| lab.kill_appliance(owner));
+        let killed = moment.wait(lab, owner, since, &mut || Ok(())).and_then(|()| lab.kill_appliance(owner));
         let called = call.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         killed.map(|()| called.is_ok())
     })?;

@@ -21,7 +21,7 @@ impl Teller<'_, '_> {
             Ok("both pass traffic".to_owned())
         });
         let mut before = Stamp::now();
-        let roles = self.the_owner_ends_when("the owner is killed", End::Killed, |_, _| {
+        let roles = self.the_owner_ends_when("the owner is killed", End::Killed, |_, _, _| {
             before = Stamp::now();
             Ok(())
         });
