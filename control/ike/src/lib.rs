@@ -42,7 +42,9 @@ pub use crypto::{
     Cbc, Cipher, Encryption, EspProposal, EspSuite, Group, IkeProposal, IkeSuite, Integrity, InvalidProposal, Prf,
     Secret,
 };
-pub use endpoint::{Callee, ChildSaStatus, Endpoint, EpochWentBack, IkeSaStatus, ImportError, OperateError, Standing};
+pub use endpoint::{
+    Callee, ChildSaStatus, Due, Endpoint, EpochWentBack, IkeSaStatus, ImportError, OperateError, Standing,
+};
 pub use event::{ChildSaInfo, Event, GoneReason, OriginalAddresses, Transmit, Tunnel};
 pub use identity::{Identity, IdentityMatch, InvalidIdentity};
 pub use keylog::{KeyLog, KeyLogTable};

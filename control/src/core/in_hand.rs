@@ -1,4 +1,4 @@
-//! The IKE SA in hand. Whose message is being dealt with is written into the copies before, so that a successor learns over what its
+//! The IKE SA in hand. Whose message or timer is being dealt with is written into the copies before, so that a successor learns over what its
 //! predecessor died. A peer that was in hand at two deaths in a row is taken for poison: its IKE SA isn't taken over, and for a while
 //! what it sends is dropped, but for what belongs to other IKE SAs that stand.
 
@@ -19,7 +19,7 @@ const QUARANTINE_MAX: usize = 64;
 /// For how long one is.
 const QUARANTINE: Duration = Duration::from_secs(600);
 
-/// A peer whose message is being dealt with.
+/// A peer that is being dealt with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Hand {
     /// Its IKE SA, by our SPI; 0: it has none.
@@ -113,6 +113,24 @@ impl Core {
             self.take_in_hand(now, vip, ike_sa, remote);
         }
         self.ike.handle_datagram(now, datagram.local, datagram.remote, &datagram.payload);
+        self.finish_with(now);
+    }
+
+    /// Time has come for something of IKE: a message again, a rekeying, a question whether the peer lives.
+    pub(super) fn handle_ike_timers(&mut self, now: Instant) {
+        self.pump_ownership(now);
+        for due in self.ike.due(now) {
+            if let Some((vip, remote)) = self.ike.ends_of(due.id) {
+                self.take_in_hand(now, vip, Some(due.id), remote.ip());
+            }
+            self.ike.handle_due(now, due);
+            self.finish_with(now);
+        }
+    }
+
+    /// Lets IKE and what it leads to be done while this peer is in hand: the next one may be innocent. What was decided before comes first.
+    pub(super) fn finish_with(&mut self, now: Instant) {
+        while self.pump_ownership(now) | self.pump_ike(now) {}
     }
 
     /// From here on, until all that follows is done, it is this peer that is dealt with.

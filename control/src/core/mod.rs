@@ -319,10 +319,8 @@ impl Core {
 
     /// The time has come that [`Core::poll_timeout`] named.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.ike.poll_timeout().is_some_and(|due| due <= now) {
-            self.ike.handle_timeout(now);
-        }
         self.ownership_timeout(now);
+        self.handle_ike_timers(now);
         self.handle_inheriting_timeout(now);
         self.handle_succession_timeout(now);
         self.handle_targets_timeout(now);

@@ -141,6 +141,7 @@ impl Core {
         }
         while let Some(id) = self.succession.ladder.poll_turn(now) {
             self.take_turn(now, id);
+            self.finish_with(now);
         }
         let replacing = self.succession.replacing.iter();
         let is_late = |replaced: &Replaced| replaced.delete_at.is_some_and(|at| at <= now);

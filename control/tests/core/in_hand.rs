@@ -33,24 +33,28 @@ fn die_over_a_message(pair: &mut Pair, owner: usize) {
     side.peers[0].endpoint.check_liveness(id, now).unwrap();
     side.run();
     side.peers[0].cut = true;
-    pair.let_die_in_the_next_ike_message(owner);
+    pair.let_die_over_the_next_peer(owner);
     let message = pair.sides[owner].held.pop_front().expect("a message");
     pair.sides[owner].hear(0, message);
+    succeed(pair, owner);
+    pair.sides[1 - owner].peers[0].cut = false;
+    pair.pass(2 * SECOND);
+}
+
+/// The owner is dead, and the other one serves the peers.
+fn succeed(pair: &mut Pair, owner: usize) {
     pair.kill(owner);
     pair.in_earshot = false;
     let heir = 1 - owner;
-    let mut peers = std::mem::take(&mut pair.sides[owner].peers);
-    peers[0].cut = false;
-    pair.sides[heir].peers = peers;
+    pair.sides[heir].peers = std::mem::take(&mut pair.sides[owner].peers);
     pair.sides[heir].hold = false;
     while !pair.sides[heir].core.is_serving() {
         pair.pass(Duration::from_millis(5));
     }
-    pair.pass(2 * SECOND);
 }
 
-#[test]
-fn a_peer_that_was_in_hand_at_two_deaths_in_a_row_is_left_out_until_it_is_released() {
+/// Two peers, whose connections stand.
+fn pair_with_two_peers() -> Pair {
     let two = connection("branch", FAR, 9, "") + &connection("other", OTHER, 8, "");
     let mut pair = Pair::new(&two);
     for (seed, name, address, net) in [(1, "branch", FAR, 9), (2, "other", OTHER, 8)] {
@@ -59,7 +63,12 @@ fn a_peer_that_was_in_hand_at_two_deaths_in_a_row_is_left_out_until_it_is_releas
     }
     pair.pass(SECOND);
     assert_eq!(connections(&mut pair, 0), ["branch", "other"]);
+    pair
+}
 
+#[test]
+fn a_peer_that_was_in_hand_at_two_deaths_in_a_row_is_left_out_until_it_is_released() {
+    let mut pair = pair_with_two_peers();
     die_over_a_message(&mut pair, 0);
     assert_eq!(connections(&mut pair, 1), ["branch", "other"], "anybody may be in hand once");
     assert!(status(&mut pair, 1).quarantine.is_empty());
@@ -95,4 +104,31 @@ fn a_peer_that_was_in_hand_at_two_deaths_in_a_row_is_left_out_until_it_is_releas
     assert!(pair.sides[0].ask(release).is_err(), "it isn't quarantined any more");
     call(&mut pair);
     assert_eq!(connections(&mut pair, 0), ["branch", "other"]);
+}
+
+/// It doesn't answer, and owners die when they ask it again.
+#[test]
+fn a_peer_over_whose_timers_two_owners_died_is_left_out() {
+    let mut pair = pair_with_two_peers();
+    pair.sides[0].peers[0].cut = true;
+    let branch = pair.sides[0].sas().into_iter().find(|sa| sa.connection == "branch").unwrap();
+    pair.ask(0, Request::RekeyIke { spi: branch.spi });
+    for owner in [0, 1] {
+        pair.let_die_over_the_next_peer(owner);
+        let begin = pair.now();
+        while !pair.has_died(owner) {
+            assert!(pair.now() < begin + 60 * SECOND, "nothing was sent again");
+            pair.pass(Duration::from_millis(5));
+        }
+        succeed(&mut pair, owner);
+        // The other one's turn on the ladder is over.
+        pair.pass(SECOND);
+        if owner == 0 {
+            assert_eq!(connections(&mut pair, 1), ["branch", "other"]);
+            pair.revive(0);
+            pair.pass(SECOND);
+        }
+    }
+    assert_eq!(connections(&mut pair, 0), ["other"]);
+    assert_eq!(status(&mut pair, 0).quarantine.len(), 1);
 }

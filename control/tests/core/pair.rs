@@ -189,14 +189,19 @@ impl Pair {
         self.link();
     }
 
-    /// What an appliance writes into the other one's store ends with the next IKE message that it takes in hand.
-    pub(crate) fn let_die_in_the_next_ike_message(&mut self, side: usize) {
+    /// What an appliance writes into the other one's store ends with the next peer that it takes in hand.
+    pub(crate) fn let_die_over_the_next_peer(&mut self, side: usize) {
         self.fates[side].0.store(DIES_SOON, Ordering::Relaxed);
     }
 
     /// Acknowledgements of what an appliance writes are under way, or come at once again.
     pub(crate) fn delay_acknowledgements(&mut self, side: usize, delay: bool) {
         self.fates[side].0.store(if delay { FAR } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// It has come to that.
+    pub(crate) fn has_died(&self, side: usize) -> bool {
+        self.fates[side].0.load(Ordering::Relaxed) == DEAD
     }
 
     /// Lets time pass for both, in small steps.

@@ -50,6 +50,7 @@ pub use operate::OperateError;
 pub use records::ImportError;
 pub use renegotiate::Callee;
 pub use status::{ChildSaStatus, IkeSaStatus, Standing};
+pub use timers::Due;
 
 /// Length of our nonces in bytes. RFC 7296 §2.10: at least half the key size of every PRF that we propose.
 const NONCE_LEN: usize = 32;

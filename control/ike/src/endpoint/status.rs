@@ -143,6 +143,12 @@ impl Endpoint {
         self.sas.get(&id).map(|sa| sa.state.vip)
     }
 
+    /// The VIP that an IKE SA ends on, or a call of ours comes from, and where its peer is.
+    pub fn ends_of(&self, id: IkeSaId) -> Option<(u16, SocketAddr)> {
+        let call = || self.initiations.get(&id).map(|call| (call.policy.vip, call.remote));
+        self.sas.get(&id).map(|sa| (sa.state.vip, sa.state.remote)).or_else(call)
+    }
+
     /// Inbound SPIs of an IKE SA's child SAs.
     pub fn children_of(&self, id: IkeSaId) -> impl Iterator<Item = u32> + '_ {
         self.sas.get(&id).into_iter().flat_map(|sa| sa.children.keys().copied())

@@ -23,6 +23,14 @@ pub(crate) fn after(now: Instant, time: Duration) -> Instant {
     now.checked_add(time.min(TIME_MAX)).unwrap_or(now)
 }
 
+/// Time has come for something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    at: Instant,
+    /// For which IKE SA, or attempt at one.
+    pub id: IkeSaId,
+}
+
 /// The ages at which an SA is rekeyed and at which it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lifetime {
@@ -60,24 +68,34 @@ impl Endpoint {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let due: Vec<(Instant, IkeSaId)> = self.timers.iter().take_while(|(at, _)| *at <= now).copied().collect();
-        for (at, id) in due {
-            self.timers.remove(&(at, id));
-            if let Some(mut sa) = self.take(id) {
-                self.on_sa_timer(now, &mut sa);
-                let reauthenticate = sa.reauth_at.take_if(|at| *at <= now).is_some();
-                let established = sa.state.phase == Phase::Established && sa.gone.is_none();
-                self.settle(sa, now);
-                if reauthenticate && established {
-                    self.reauthenticate_in_time(now, id);
-                }
-            } else if self.initiations.contains_key(&id) {
-                self.on_initiation_timer(now, id);
-            } else if self.half_open.contains_key(&id) {
-                self.close_half(id);
-            } else {
-                self.closed.remove(&id);
+        for due in self.due(now) {
+            self.handle_due(now, due);
+        }
+    }
+
+    /// What is due, of IKE SAs and attempts at one: [`handle_due`](Self::handle_due) does it, one by one.
+    pub fn due(&self, now: Instant) -> Vec<Due> {
+        self.timers.iter().take_while(|(at, _)| *at <= now).map(|(at, id)| Due { at: *at, id: *id }).collect()
+    }
+
+    /// Does one of the things that are due.
+    pub fn handle_due(&mut self, now: Instant, due: Due) {
+        let Due { at, id } = due;
+        self.timers.remove(&(at, id));
+        if let Some(mut sa) = self.take(id) {
+            self.on_sa_timer(now, &mut sa);
+            let reauthenticate = sa.reauth_at.take_if(|at| *at <= now).is_some();
+            let established = sa.state.phase == Phase::Established && sa.gone.is_none();
+            self.settle(sa, now);
+            if reauthenticate && established {
+                self.reauthenticate_in_time(now, id);
             }
+        } else if self.initiations.contains_key(&id) {
+            self.on_initiation_timer(now, id);
+        } else if self.half_open.contains_key(&id) {
+            self.close_half(id);
+        } else {
+            self.closed.remove(&id);
         }
     }
 
