@@ -41,7 +41,7 @@ impl Daemon {
                 let answer = match call.request {
                     Request::Counters => Ok(Response::Counters(counters())),
                     Request::RekeyIke { .. } => Err(ApiError::new(ErrorKind::NotFound, "no such IKE SA")),
-                    _ => Ok(Response::Done),
+                    _ => Ok(Response::DONE),
                 };
                 call.answer(answer);
             }
@@ -82,7 +82,7 @@ fn one_client_asks_many_questions() {
     let mut client = daemon.client();
     assert_eq!(client.call(&Request::Counters).unwrap(), Response::Counters(counters()));
     let spi = IkeSpi(0x0123_4567_89ab_cdef);
-    assert_eq!(client.call(&Request::Delete { spi }).unwrap(), Response::Done);
+    assert_eq!(client.call(&Request::Delete { spi }).unwrap(), Response::DONE);
     match client.call(&Request::RekeyIke { spi }) {
         Err(ClientError::Api(error)) => {
             assert_eq!((error.kind, error.message.as_str()), (ErrorKind::NotFound, "no such IKE SA"))
@@ -182,7 +182,7 @@ fn a_living_daemons_socket_is_not_taken() {
         std::process::id()
     );
     assert_eq!(error.to_string(), expected);
-    assert_eq!(daemon.client().call(&Request::Status).unwrap(), Response::Done, "the first one goes on");
+    assert_eq!(daemon.client().call(&Request::Status).unwrap(), Response::DONE, "the first one goes on");
     drop(daemon);
     core.join().unwrap();
 }
@@ -228,9 +228,9 @@ fn an_answer_under_way_survives_the_end() {
     let call = calls.recv_timeout(TIMEOUT).unwrap();
     let ending = thread::spawn(move || drop(server));
     thread::sleep(Duration::from_millis(50));
-    call.answer(Ok(Response::Done));
+    call.answer(Ok(Response::DONE));
     ending.join().unwrap();
-    assert_eq!(client.join().unwrap().unwrap(), Response::Done);
+    assert_eq!(client.join().unwrap().unwrap(), Response::DONE);
 }
 
 #[test]

@@ -226,21 +226,21 @@ fn an_agent_on_the_target_moves_its_weight() {
 fn the_operator_drains_a_target_and_enables_it_again() {
     let mut bench = Bench::new();
     let drain = |target: &str| Request::DrainTarget { target: target.to_owned() };
-    assert_eq!(bench.ask(drain("t2")), Ok(Response::Done));
+    assert_eq!(bench.ask(drain("t2")), Ok(Response::DONE));
     assert_eq!(bench.new_tables(), [[UP, (TargetState::Drain, 1000)]]);
-    assert_eq!(bench.ask(drain("t2")), Ok(Response::Done));
+    assert_eq!(bench.ask(drain("t2")), Ok(Response::DONE));
     assert!(bench.new_tables().is_empty(), "it is drained already");
     let Ok(Response::Targets { entries }) = bench.ask(Request::Targets) else { panic!("no targets") };
     assert_eq!((entries[0].drained, entries[1].drained), (false, true));
     assert_eq!(bench.ask(drain("t9")), Err(ErrorKind::NotFound));
-    assert_eq!(bench.ask(Request::EnableTarget { target: "t2".to_owned() }), Ok(Response::Done));
+    assert_eq!(bench.ask(Request::EnableTarget { target: "t2".to_owned() }), Ok(Response::DONE));
     assert_eq!(bench.new_tables(), [[UP, UP]]);
 }
 
 #[test]
 fn a_drained_target_that_fails_gets_nothing_at_all() {
     let mut bench = Bench::new();
-    assert_eq!(bench.ask(Request::DrainTarget { target: "t1".to_owned() }), Ok(Response::Done));
+    assert_eq!(bench.ask(Request::DrainTarget { target: "t1".to_owned() }), Ok(Response::DONE));
     bench.check(Err(Failure::Connect("refused".to_owned())));
     bench.agent_says(100);
     let states: Vec<_> = bench.new_tables().into_iter().map(|[(state, _), _]| state).collect();

@@ -10,9 +10,9 @@ use crossbeam_channel::bounded;
 use tempfile::TempDir;
 use vipsec_control::api::{
     AgentsTold, ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, CryptoDevice, ErrorKind, EspSpi,
-    GroupStore, HealthCheck, IkeSa, IkeSpi, KeptRegion, Limits, Neighbour, PeerStore, Pins, Port, Quarantined, Request,
-    Response, Sas, Server, Service, ServiceTarget, Status, Store, StoreRecords, Takeover, TakeoverWay, Target, Vip,
-    Worker, WrittenRegion,
+    GroupStore, HealthCheck, IkeSa, IkeSpi, KeptRegion, Limits, Moved, Neighbour, PeerStore, Pins, Port, Quarantined,
+    Request, Response, Sas, Server, Service, ServiceTarget, Status, Store, StoreRecords, Takeover, TakeoverWay, Target,
+    Vip, Worker, WrittenRegion,
 };
 
 fn vipsec(socket: &Path, arguments: &[&str]) -> Output {
@@ -108,7 +108,8 @@ fn answer(request: &Request) -> Result<Response, ApiError> {
                     appliance: 2,
                     linked: true,
                     version: Some(2),
-                    agreed: true,
+                    agreed: false,
+                    differs: vec!["VIPs".into(), "services and targets".into()],
                     written: Some(WrittenRegion {
                         copy: "counted".into(),
                         bytes: 3 << 19,
@@ -126,8 +127,13 @@ fn answer(request: &Request) -> Result<Response, ApiError> {
                 }],
             }],
         }),
+        Request::MoveVip { to, .. } if to == "b" => {
+            let vips = vec!["web".to_owned(), "mail".to_owned()];
+            Response::Done { moved: Some(Moved { vips, appliance: 2, name: Some(to.clone()), epoch: 7 }) }
+        }
+        Request::MoveVip { .. } => return Err(ApiError::new(ErrorKind::Refused, "it is there already")),
         Request::RekeyIke { .. } => return Err(ApiError::new(ErrorKind::NotFound, "no such IKE SA")),
-        _ => Response::Done,
+        _ => Response::DONE,
     })
 }
 
@@ -161,9 +167,11 @@ fn status() -> Status {
             gateways: vec![[10, 1, 0, 1].into()],
             group: "branches".into(),
             owner: Some(1),
+            owner_name: Some("a".into()),
             state: "owner".into(),
             epoch: 3,
-            copy: Some("counted".to_owned()),
+            copy: Some("unprotected".to_owned()),
+            copy_reason: Some("link down".to_owned()),
             ranks: vec![1, 3],
             agents: Some(AgentsTold { agents: 3, know: 2, refuse: 1 }),
             held_s: Some(90),
@@ -259,8 +267,8 @@ Appliance 1 (a), vipsecd 0.1.0, pid 42, up 1d 2h
 Engine aws-lc-rs, hugepages no
 Crypto device crypto_aesni_mb0 (software driver crypto_aesni_mb), 18 jobs, 17 done, 0 failed
 VIPs
-  NAME  GROUP     ADDRESS    MAC                STATE  OWNER  EPOCH  RANKS  COPY     GATEWAYS
-  web   branches  192.0.2.1  02:76:c0:00:02:01  owner      1      3  1, 3   counted  10.1.0.1
+  NAME  GROUP     ADDRESS    MAC                STATE  OWNER  EPOCH  RANKS  COPY                     GATEWAYS
+  web   branches  192.0.2.1  02:76:c0:00:02:01  owner  a (1)      3  1, 3   unprotected (link down)  10.1.0.1
 2 of 3 target agents know the owner of web, 1 know of a newer one
 web moved too often: it moves no more by itself for 1m 30s
 250000 pinned connections of branches, room for 262100, 4 found none
@@ -331,7 +339,7 @@ fn the_store_shows_both_regions_and_how_far_the_copy_lags() {
         let lines = [
             "250000 pinned connections of web, room for 262100: 9.9 MiB in each copy",
             "4 pinned connections of web found no room: raise store_pins",
-            "Store of web with appliance 2: paired yes by version 2, configurations agree yes",
+            "Store of web with appliance 2: paired yes by version 2, configurations agree no: not in VIPs, services and targets",
             "We write: copy counted, 1.5 MiB, 4711 writes",
             "  3 writes not acknowledged",
             "  2 records of pinned connections not written",
@@ -362,6 +370,8 @@ fn orders_reach_the_daemon() {
         assert_eq!(stdout(&vipsec(socket, &["target", "drain", "t1"])), "done\n");
         assert_eq!(stdout(&vipsec(socket, &["target", "enable", "t1"])), "done\n");
         assert_eq!(stdout(&vipsec(socket, &["shutdown"])), "done\n");
+        let moved = vipsec(socket, &["vip", "move", "web", "--to", "b"]);
+        assert_eq!(stdout(&moved), "web, mail are at b (2), epoch 7\n");
     });
     let expected = [
         Request::Initiate { connection: "branch".into(), child: Some("net".into()) },
@@ -370,6 +380,7 @@ fn orders_reach_the_daemon() {
         Request::DrainTarget { target: "t1".into() },
         Request::EnableTarget { target: "t1".into() },
         Request::Shutdown,
+        Request::MoveVip { vip: "web".into(), to: "b".into() },
     ];
     assert_eq!(seen, expected);
 }

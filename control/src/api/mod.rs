@@ -21,8 +21,8 @@ pub use distribution::{HealthCheck, Service, ServiceTarget, Target};
 pub use request::{CONNECTIONS_MAX, Request};
 pub use response::{
     AgentsTold, ApiError, Appliance, Child, ConnectionEntry, Connections, Counters, CryptoDevice, ErrorKind, EspSpi,
-    GroupStore, IkeSa, IkeSpi, KeptRegion, Neighbour, PeerStore, Pins, Port, Quarantined, Response, Sas, Status, Store,
-    StoreRecords, Takeover, TakeoverWay, Vip, Worker, WrittenRegion,
+    GroupStore, IkeSa, IkeSpi, KeptRegion, Moved, Neighbour, PeerStore, Pins, Port, Quarantined, Response, Sas, Status,
+    Store, StoreRecords, Takeover, TakeoverWay, Vip, Worker, WrittenRegion,
 };
 pub use server::{BindError, Call, Limits, Server};
 

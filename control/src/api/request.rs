@@ -70,7 +70,8 @@ pub enum Request {
         /// Its address.
         remote: IpAddr,
     },
-    /// Move a VIP to another appliance, or fetch it from there.
+    /// Move a VIP, and those of its group, to another appliance, or fetch it from there. Answered by
+    /// [`Response::Done`](super::Response::Done) when it is there, with an error when it stays where it is.
     MoveVip {
         /// The VIP's name.
         vip: String,

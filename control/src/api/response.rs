@@ -45,7 +45,30 @@ pub enum Response {
         changes: Vec<String>,
     },
     /// The order is carried out, or under way where that takes a remote peer.
-    Done,
+    Done {
+        /// To [`Request::MoveVip`](super::Request::MoveVip): where it is now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        moved: Option<Moved>,
+    },
+}
+
+impl Response {
+    /// There is nothing more to say than that it is done.
+    pub const DONE: Self = Self::Done { moved: None };
+}
+
+/// Where a VIP is now, and those that move with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Names of all VIPs of the group.
+    pub vips: Vec<String>,
+    /// Their owner's id.
+    pub appliance: u8,
+    /// What the configuration calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Ownership number.
+    pub epoch: u32,
 }
 
 /// Why there is no answer.
@@ -151,6 +174,9 @@ pub struct Vip {
     pub group: String,
     /// The owner's appliance id, if known.
     pub owner: Option<u8>,
+    /// What the configuration calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner_name: Option<String>,
     /// What this appliance is to it: `owner`, `backup`, …
     pub state: String,
     /// Ownership number.
@@ -159,6 +185,10 @@ pub struct Vip {
     /// equally far; of a backup: may its own be resumed from (`trusted`, `untrusted`)? `None` without a peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy: Option<String>,
+    /// Why no copy counts, or the one here may not be resumed from, as far as is known: `link down`, `no common version`, `configurations
+    /// differ`, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_reason: Option<String>,
     /// Ids of those who may own it, best first.
     #[serde(default)]
     pub ranks: Vec<u8>,
@@ -443,6 +473,9 @@ pub struct PeerStore {
     pub version: Option<u16>,
     /// Their configurations agree, so that copies may count.
     pub agreed: bool,
+    /// In which parts they differ, as far as the two have told each other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differs: Vec<String>,
     /// `None` while we write to nobody.
     pub written: Option<WrittenRegion>,
     /// `None` while we keep none.

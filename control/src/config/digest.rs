@@ -19,6 +19,18 @@ use super::model::{
 };
 use super::service::{accepts_name, method_name};
 
+/// A part of the configuration: what an operator calls it, and what of it goes into a digest.
+type Section = (&'static str, fn(&Config, &mut Canonical));
+
+/// In the order in which they go into the digest of the whole.
+const SECTIONS: [Section; 5] = [
+    ("appliances and takeover", Config::write_appliances),
+    ("VIPs", Config::write_vips),
+    ("services and targets", Config::write_services),
+    ("policies", Config::write_policies),
+    ("connections", Config::write_connections),
+];
+
 /// SHA-256 over VIPs, targets, services, connections, and what the pair does on a takeover.
 ///
 /// Left out is what may differ between appliances: which of the two ids is whose, name, ports and their addresses, routes, memory,
@@ -49,13 +61,32 @@ impl Config {
     pub fn digest(&self) -> ConfigDigest {
         let mut canonical = Canonical(Context::new(&SHA256));
         canonical.bytes(b"vipsec configuration 4");
+        SECTIONS.iter().for_each(|(_, write)| write(self, &mut canonical));
+        ConfigDigest(canonical.finish())
+    }
 
+    /// Names of the configuration's parts, and a digest of each: by these the two find out in what they differ. As secret as the digest
+    /// of the whole.
+    pub fn sections(&self) -> Vec<(&'static str, u64)> {
+        let digest = |(name, write): &Section| {
+            let mut canonical = Canonical(Context::new(&SHA256));
+            canonical.bytes(name.as_bytes());
+            write(self, &mut canonical);
+            let [a, b, c, d, e, f, g, h, ..] = canonical.finish();
+            (*name, u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+        };
+        SECTIONS.iter().map(digest).collect()
+    }
+
+    fn write_appliances(&self, canonical: &mut Canonical) {
         let mut ids: Vec<_> = self.peers.iter().map(|peer| peer.id).chain([self.appliance.id]).collect();
         ids.sort();
         canonical.list(&ids, Canonical::text);
         canonical.list(self.shared().as_slice(), |canonical, peer| canonical.takeover(peer));
         canonical.list(self.etcd.as_slice(), |canonical, etcd| canonical.text(&etcd.prefix));
+    }
 
+    fn write_vips(&self, canonical: &mut Canonical) {
         canonical.list(&self.vips, |canonical, vip| {
             canonical.text(&vip.name);
             canonical.floating(&vip.floating);
@@ -66,20 +97,23 @@ impl Config {
             canonical.text(&group.name);
             canonical.list(&group.ranks(), Canonical::text);
         });
+    }
 
+    fn write_services(&self, canonical: &mut Canonical) {
         let mut services: Vec<_> = self.services.iter().collect();
         services.sort_by_key(|service| (service.vip, service.protocol, service.port));
         canonical.list(&services, |canonical, service| self.service(canonical, service));
+    }
 
+    fn write_policies(&self, canonical: &mut Canonical) {
         canonical.list(&self.policies, Canonical::policy);
+    }
+
+    fn write_connections(&self, canonical: &mut Canonical) {
         canonical.list(&self.connections, |canonical, connection| canonical.connection(connection));
         for options in self.child_options.values().flat_map(BTreeMap::values) {
             canonical.child_options(options);
         }
-
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(canonical.0.finish().as_ref());
-        ConfigDigest(bytes)
     }
 
     fn service(&self, canonical: &mut Canonical, service: &Service) {
@@ -123,6 +157,12 @@ fn forwarding(target: &Target) -> (u64, u16) {
 struct Canonical(Context);
 
 impl Canonical {
+    fn finish(self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(self.0.finish().as_ref());
+        bytes
+    }
+
     fn number(&mut self, number: u64) {
         self.0.update(&number.to_be_bytes());
     }

@@ -73,6 +73,24 @@ impl Config {
         self.peers.iter().find(|peer| peer.name.as_deref() == Some(name) || peer.id.to_string() == name)
     }
 
+    /// An appliance of the group, this one included, by name or id.
+    pub fn appliance_named(&self, name: &str) -> Option<ApplianceId> {
+        let me = &self.appliance;
+        let is_me = me.name == name || me.id.to_string() == name;
+        if is_me { Some(me.id) } else { self.peer_named(name).map(|peer| peer.id) }
+    }
+
+    /// What the configuration calls an appliance, if anything.
+    pub fn name_of(&self, id: ApplianceId) -> Option<&str> {
+        let peer = || self.peers.iter().find(|peer| peer.id == id).and_then(|peer| peer.name.as_deref());
+        if id == self.appliance.id { Some(&self.appliance.name) } else { peer() }
+    }
+
+    /// An appliance for people: its name, if it has one, and its id.
+    pub fn appliance_name(&self, id: ApplianceId) -> String {
+        self.name_of(id).map_or_else(|| format!("appliance {id}"), |name| format!("{name} ({id})"))
+    }
+
     /// What IKE may agree to, with so many workers.
     pub fn ike_config(&self, workers: usize) -> vipsec_ike::Config {
         vipsec_ike::Config {

@@ -13,7 +13,7 @@ use vipsec_takeover::decider::{Copy, PeerStatus, Role, Status as Standing};
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::iv::ApplianceId;
 
-use super::groups::{Group, side};
+use super::groups::Group;
 use super::notices::{Notices, Tally as AgentTally};
 use super::ownership::Ownership;
 use super::pairing::Side;
@@ -72,45 +72,18 @@ impl Core {
             Request::RekeyChild { spi } => done(self.ike.rekey_child(spi.0, now)),
             Request::RekeyIke { spi } => done(self.ike.rekey_ike(IkeSaId::from(spi.0), now)),
             Request::Delete { spi } => done(self.ike.delete_ike(IkeSaId::from(spi.0), now)),
-            Request::ReleasePeer { remote } if self.release_peer(now, remote) => Ok(Response::Done),
+            Request::ReleasePeer { remote } if self.release_peer(now, remote) => Ok(Response::DONE),
             Request::ReleasePeer { remote } => {
                 Err(ApiError::new(ErrorKind::NotFound, format!("{remote} isn't quarantined")))
             }
-            Request::MoveVip { vip, to } => self.move_vip(now, &vip, &to),
+            Request::MoveVip { vip, to } => return self.order_vip(now, token, &vip, &to),
             Request::Reload => return self.outputs.push_back(Output::Reload(token)),
             Request::Shutdown => {
-                self.outputs.push_back(Output::Reply(token, Ok(Response::Done)));
+                self.outputs.push_back(Output::Reply(token, Ok(Response::DONE)));
                 return self.handle_shutdown(now);
             }
         };
         self.outputs.push_back(Output::Reply(token, answer));
-    }
-
-    fn move_vip(&mut self, now: Instant, name: &str, to: &str) -> Result<Response, ApiError> {
-        let vip = self.config.vips.iter().find(|vip| vip.name == name);
-        let vip = vip.ok_or_else(|| ApiError::new(ErrorKind::NotFound, format!("no VIP {name:?}")))?;
-        let me = &self.config.appliance;
-        let here = to == me.name || to == me.id.to_string();
-        let Some(side) = side(&mut self.groups, vip.group.into()) else {
-            return Err(ApiError::new(
-                ErrorKind::Refused,
-                "this appliance has no peer, or no rank in that VIP's group",
-            ));
-        };
-        let target = self.config.peer_named(to);
-        let ordered = match target {
-            _ if here => side.decider.order_here(),
-            Some(peer) => side.decider.order_move(peer.id),
-            None => return Err(ApiError::new(ErrorKind::NotFound, format!("no appliance {to:?} here"))),
-        };
-        if let Err(reason) = ordered {
-            let is_there = target.is_some_and(|peer| !here && side.decider.status(now).owner == Some(peer.id));
-            let reason = if is_there { "it is there already".to_owned() } else { reason.to_string() };
-            return Err(ApiError::new(ErrorKind::Refused, reason));
-        }
-        let group = usize::from(vip.group);
-        self.note_order(group);
-        Ok(Response::Done)
     }
 
     fn first_child(&self, connection: &str) -> Option<String> {
@@ -195,7 +168,7 @@ impl Core {
             let owned = group.and_then(|group| group.ownership.owned_epoch());
             let standing = self.ownership_status(now, number);
             let (state, owner, epoch) = match (&standing, owned) {
-                (_, Some(epoch)) => ("owner", Some(self.config.appliance.id.get()), epoch.0),
+                (_, Some(epoch)) => ("owner", Some(self.config.appliance.id), epoch.0),
                 (None, None) if self.config.peers.is_empty() => ("starting", None, 0),
                 (None, None) => ("no rank", None, 0),
                 (Some(status), None) => {
@@ -205,7 +178,7 @@ impl Core {
                         _ if status.trusted => "backup",
                         _ => "backup, without a trusted copy",
                     };
-                    (state, status.owner.map(ApplianceId::get), status.seen.0)
+                    (state, status.owner, status.seen.0)
                 }
             };
             api::Vip {
@@ -214,10 +187,12 @@ impl Core {
                 mac: vip.floating.mac.to_string(),
                 gateways: vip.gateways.iter().map(|gateway| gateway.address).collect(),
                 group: group.map_or_else(String::new, |group| group.name.clone()),
-                owner,
+                owner: owner.map(ApplianceId::get),
+                owner_name: owner.and_then(|owner| self.config.name_of(owner)).map(ToOwned::to_owned),
                 state: state.to_owned(),
                 epoch,
                 copy: standing.as_ref().map(|status| copies_state(status, owned.is_some())),
+                copy_reason: standing.as_ref().zip(group).and_then(|(status, group)| copy_reason(now, status, group)),
                 ranks: self
                     .config
                     .groups
@@ -405,7 +380,7 @@ impl Core {
 }
 
 fn done(result: Result<(), OperateError>) -> Result<Response, ApiError> {
-    result.map(|()| Response::Done).map_err(|error| {
+    result.map(|()| Response::DONE).map_err(|error| {
         let kind = match error {
             OperateError::NotOwned | OperateError::LimitReached | OperateError::Crypto => ErrorKind::Refused,
             _ => ErrorKind::NotFound,
@@ -473,6 +448,7 @@ fn peer_store(group: &Group, side: &Side, status: &Standing, peer: &PeerStatus) 
         linked: peer.linked,
         version: side.version(peer.appliance),
         agreed: peer.agreed,
+        differs: side.differs(peer.appliance).to_vec(),
         written,
         kept,
     }
@@ -488,6 +464,19 @@ fn copies_state(status: &Standing, owned: bool) -> String {
         None => copy_state(Copy::None).to_owned(),
         Some(((_, first), rest)) if rest.iter().all(|(_, state)| state == first) => (*first).to_owned(),
         Some(_) => states.iter().map(|(id, state)| format!("{id} {state}")).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// Why nobody has a copy of ours, or we have none that may be resumed from.
+fn copy_reason(now: Instant, status: &Standing, group: &Group) -> Option<String> {
+    match status.role {
+        Role::Owner { .. } | Role::HandingOver { .. } => group.protection.lacks(now, &status.peers),
+        Role::Taking { .. } => None,
+        Role::Standby if status.trusted => None,
+        Role::Standby => {
+            let owner = status.peers.iter().find(|peer| Some(peer.appliance) == status.owner)?;
+            group.protection.lack(now, owner).map(|lack| lack.to_string())
+        }
     }
 }
 

@@ -82,7 +82,7 @@ impl Core {
     pub(super) fn answer_order(&mut self, name: &str, order: TargetOrder) -> Result<Response, ApiError> {
         let ordered = self.order_target(name, order);
         ordered
-            .map(|()| Response::Done)
+            .map(|()| Response::DONE)
             .ok_or_else(|| ApiError::new(ErrorKind::NotFound, format!("no target {name:?}")))
     }
 }

@@ -73,6 +73,8 @@ impl Core {
         let me = self.config.appliance.id;
         let Some(entry) = self.groups.get_mut(group) else { return };
         let Some(status) = entry.side().map(|side| side.decider.status(now)) else { return };
+        self.watch_copies(now, group, &status);
+        let Some(entry) = self.groups.get_mut(group) else { return };
         let owner = if matches!(status.role, Role::Owner { .. }) { Some(me) } else { status.owner };
         let was_held = entry.is_held;
         if let Some(owner) = owner
@@ -127,9 +129,14 @@ impl Core {
         }
     }
 
-    /// Its owner hands the group over to us: the operator wants that, or we are its first choice.
-    pub(super) fn note_handed_over(&mut self, group: usize) {
+    /// Its owner hands the group over to us: the operator wants that, or we are its first choice. Or it can't serve, which its beats said
+    /// before: then it has moved by itself.
+    pub(super) fn note_handed_over(&mut self, now: Instant, group: usize, owner: ApplianceId) {
         let Some(entry) = self.groups.get_mut(group) else { return };
+        let peers = entry.side().map_or_else(Vec::new, |side| side.decider.status(now).peers);
+        if peers.iter().any(|peer| peer.appliance == owner && !peer.healthy) {
+            return;
+        }
         if !entry.give_back.comes_back {
             entry.moves.release();
         }

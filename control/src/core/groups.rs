@@ -16,6 +16,7 @@ use super::in_hand::Hands;
 use super::inheriting::Inheriting;
 use super::ownership::Ownership;
 use super::pairing::Side;
+use super::protection::Protection;
 use super::publishing::ToCopy;
 use super::replica::Replica;
 use super::standby::Prepared;
@@ -46,6 +47,7 @@ pub(super) struct Group {
     pub(super) give_back: GiveBack,
     /// Until then a remote peer that doesn't answer isn't taken for dead.
     pub(super) patient_until: Option<Instant>,
+    pub(super) protection: Protection,
     /// Whom we deal with, and whom we don't.
     pub(super) hands: Hands,
     /// Child SAs of another owner's that the workers have already, dormant.
@@ -78,6 +80,7 @@ pub(super) fn groups(config: &Config, floors: &[Floor], incarnation: u64, now: I
             is_held: false,
             give_back: GiveBack::new(config.appliance.id, group.owner, group.give_back),
             patient_until: None,
+            protection: Protection::default(),
             hands: Hands::default(),
             prepared: HashMap::new(),
             inheriting: None,

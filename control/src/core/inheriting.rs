@@ -164,13 +164,15 @@ impl Core {
     /// IKE knows all that it is going to know.
     fn end_inheriting(&mut self, now: Instant, group: usize) {
         let ended = self.groups.get_mut(group).and_then(|entry| entry.inheriting.take());
-        let Some(Inheriting { count, unusable, waiting, .. }) = ended.map(|ended| *ended) else { return };
+        let Some(Inheriting { count, unusable, waiting, trusted, .. }) = ended.map(|ended| *ended) else { return };
         for Unusable { id, callee, why } in unusable {
             let rung = if why == Why::Poison { Rung::Lost } else { Rung::Renegotiate };
             self.succession.ladder.place(id, Climb::new(group, rung, why, callee));
         }
         if count > 0 {
             self.report_takeover(group, self.takeover_policy());
+        } else if !trusted {
+            self.report_nothing_inherited(group);
         }
         waiting.into_iter().for_each(|event| self.handle_data_plane(now, event));
     }

@@ -18,11 +18,13 @@ mod inheriting;
 mod keying;
 mod ladder;
 mod notices;
+mod orders;
 mod ownership;
 mod pairing;
 mod patience;
 mod pin_table;
 mod pins;
+mod protection;
 mod publishing;
 mod records;
 mod reload;
@@ -60,12 +62,14 @@ use deadlines::Deadlines;
 use groups::Group;
 use notices::Notices;
 pub use notices::{TELLING_MAX, Telling};
+use orders::Orders;
 pub use pairing::Paired;
 pub use pins::{PIN_RECORD_BYTES, pin_blocks};
 use publishing::Publications;
 pub use publishing::{KIND_CHILD, KIND_IKE};
 pub use reload::ReloadError;
 use services::Distribution;
+use shutdown::End;
 use succession::Succession;
 use targets::Targets;
 use workers::WorkerSet;
@@ -209,13 +213,13 @@ pub struct Core {
     targets: Targets,
     calls: Calls,
     notices: Notices,
+    orders: Orders,
     questions: Questions,
     facts: Facts,
     next_announcement: Instant,
     /// IKE messages of quarantined peers.
     quarantine_drops: u64,
-    /// The process is to end, then at the latest.
-    ends_at: Option<Instant>,
+    end: Option<End>,
     outputs: VecDeque<Output>,
 }
 
@@ -246,11 +250,12 @@ impl Core {
             targets: Targets::new(&config, health_seed, now),
             calls: Calls::default(),
             notices: Notices::default(),
+            orders: Orders::default(),
             questions: Questions::default(),
             facts,
             next_announcement: now,
             quarantine_drops: 0,
-            ends_at: None,
+            end: None,
             outputs: VecDeque::new(),
             config,
         };
@@ -322,6 +327,7 @@ impl Core {
         self.ownership_timeout(now);
         self.handle_ike_timers(now);
         self.handle_inheriting_timeout(now);
+        self.check_orders(now);
         self.handle_succession_timeout(now);
         self.handle_targets_timeout(now);
         self.handle_calls_timeout(now);
@@ -353,7 +359,7 @@ impl Core {
             self.targets.poll_timeout(),
             self.calls.poll_timeout(),
             self.notices.poll_timeout(),
-            self.ends_at,
+            self.end.as_ref().map(|end| end.at),
         ]
         .into_iter()
         .flatten()

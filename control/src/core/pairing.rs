@@ -7,7 +7,7 @@ use vipsec_dataplane::api::{ALIVE_INTERVAL, Command, PortId, VipState};
 use vipsec_esp::sa::Spi;
 use vipsec_store::{Reader, StoreWriter};
 use vipsec_takeover::advertisement::{Advertisement, AdvertisementKey};
-use vipsec_takeover::decider::{Action, Decider, Role, Status, StepDownReason};
+use vipsec_takeover::decider::{Action, Decider, Fitness, Role, Status, StepDownReason};
 use vipsec_takeover::message::Message;
 use vipsec_takeover::registry::{Process, Reply};
 use vipsec_wire::iv::{ApplianceId, Epoch};
@@ -59,6 +59,8 @@ struct Ends {
     version: u16,
     writer: Option<Box<dyn StoreWriter + Send>>,
     copy: Option<WarmCopy>,
+    /// Parts of the configuration in which the two differ, as far as they have told each other.
+    differs: Vec<String>,
 }
 
 /// On its way to another appliance: the group's frames are held until every network knows where it is now.
@@ -102,6 +104,11 @@ impl Side {
     /// The version of the link to that appliance, if the two are paired.
     pub(super) fn version(&self, of: ApplianceId) -> Option<u16> {
         self.links.get(&of).map(|ends| ends.version)
+    }
+
+    /// In which parts of the configuration we differ from that appliance, as far as the two have told each other.
+    pub(super) fn differs(&self, from: ApplianceId) -> &[String] {
+        self.links.get(&from).map_or(&[], |ends| &ends.differs)
     }
 
     /// Is it on its way to another appliance, or are frames of it still to be passed on?
@@ -160,12 +167,21 @@ impl Core {
             tracing::info!(group = entry.name, appliance = %peer, agreed, version, "paired with the other appliance");
             entry.paired.insert(peer, incarnation);
             if let Some(side) = entry.side() {
-                let ends = Ends { version, writer: Some(writer), copy: Some(WarmCopy::new(reader, pins_max)) };
+                let ends = Ends {
+                    version,
+                    writer: Some(writer),
+                    copy: Some(WarmCopy::new(reader, pins_max)),
+                    differs: Vec::new(),
+                };
                 side.links.insert(peer, ends);
                 side.decider.handle_link_up(now, peer, incarnation, agreed);
             }
             let seen = entry.moves.seen(now);
             self.say(group, peer, &Message::Moves(seen));
+        }
+        if !agreed {
+            let sections = self.config.sections().into_iter().map(|(name, digest)| (name.to_owned(), digest)).collect();
+            self.carry_out(now, group, Action::Send { to: peer, message: Message::Configuration { sections } });
         }
         // What the dead process left is taken before it is let go.
         self.settle(now);
@@ -191,15 +207,18 @@ impl Core {
     pub fn handle_link_message(&mut self, now: Instant, group: usize, peer: ApplianceId, bytes: &[u8]) {
         let message = Message::decode(bytes);
         match &message {
-            Ok(Message::WantGroup) => self.note_order(group),
-            Ok(Message::HandOver { .. }) => self.note_handed_over(group),
+            Ok(Message::Configuration { sections }) => self.compare_sections(group, peer, sections),
+            Ok(Message::NotMoved { reason }) => self.note_refused(group, peer, *reason),
+            Ok(Message::HandOver { .. }) => self.note_handed_over(now, group, peer),
             Ok(Message::Moves(seen)) => self.note_moves(now, group, seen),
             Ok(Message::Released) => self.note_released(group),
             _ => {}
         }
+        let mut wanted = None;
         if let Some(side) = side(&mut self.groups, group) {
             match message {
                 Ok(message) => {
+                    let owned = side.decider.owned_epoch().filter(|_| message == Message::WantGroup);
                     if message == Message::Joined {
                         // From here on a takeover reads this region, whatever becomes of the link.
                         let copy = side.links.get_mut(&peer).and_then(|ends| ends.copy.take());
@@ -209,11 +228,27 @@ impl Core {
                         });
                     }
                     side.decider.handle_message(now, peer, &message);
+                    wanted = owned.filter(|_| matches!(side.decider.role(), Role::HandingOver { .. }));
                 }
                 Err(error) => tracing::warn!(%error, "message of the other appliance"),
             }
         }
+        if let Some(epoch) = wanted {
+            self.note_wanted(now, group, peer, epoch);
+        }
         self.settle(now);
+    }
+
+    /// The other appliance's configuration differs. Where?
+    fn compare_sections(&mut self, group: usize, peer: ApplianceId, theirs: &[(String, u64)]) {
+        let ours = self.config.sections();
+        let same = |(name, digest): &(&str, u64)| theirs.iter().any(|(their, value)| their == name && value == digest);
+        let differs: Vec<_> =
+            ours.iter().filter(|section| !same(section)).map(|(name, _)| (*name).to_owned()).collect();
+        tracing::warn!(appliance = %peer, ?differs, "the configurations of the two appliances differ");
+        if let Some(ends) = side(&mut self.groups, group).and_then(|side| side.links.get_mut(&peer)) {
+            ends.differs = differs;
+        }
     }
 
     /// What came of [`Output::Registry`].
@@ -233,9 +268,9 @@ impl Core {
     }
 
     /// Carriers and workers, as the daemon sees them.
-    pub fn handle_health(&mut self, healthy: bool) {
+    pub fn handle_health(&mut self, fitness: Fitness) {
         for side in self.groups.iter_mut().filter_map(|group| group.side()) {
-            side.decider.handle_health(healthy);
+            side.decider.handle_health(fitness);
         }
     }
 
@@ -302,7 +337,12 @@ impl Core {
 
     fn carry_out(&mut self, now: Instant, group: usize, action: Action) {
         match action {
-            Action::Send { to, message } => self.say(group, to, &message),
+            Action::Send { to, message } => {
+                if let Message::NotMoved { reason } = message {
+                    tracing::warn!(group = self.group_name(group), appliance = %to, %reason, "asked for it, and doesn't get it");
+                }
+                self.say(group, to, &message);
+            }
             Action::Advertise { epoch, protected } => self.advertise(group, epoch, protected),
             Action::Deadline(until) => self.deadlines.renew(group, until),
             Action::ReserveFloor(value) => self.save_floor(group, value),

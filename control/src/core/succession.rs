@@ -53,6 +53,15 @@ struct Replaced {
 }
 
 impl Core {
+    /// What its last owner had nobody knows.
+    pub(super) fn report_nothing_inherited(&self, group: usize) {
+        let Some(entry) = self.groups.get(group) else { return };
+        let me = self.config.appliance.id;
+        if let Some(owner) = entry.moves.owner().filter(|owner| *owner != me) {
+            tracing::warn!(group = entry.name, %owner, "taken over without a copy: what SAs there were is not known, remote peers have to call");
+        }
+    }
+
     pub(super) fn report_takeover(&self, group: usize, policy: TakeoverPolicy) {
         let Some((takeover, _)) = self.succession.ladder.takeover(group) else { return };
         let ways = takeover.census.iter().map(|((rung, why), count)| format!("{count} {rung} ({why})"));

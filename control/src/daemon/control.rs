@@ -333,7 +333,7 @@ impl Daemon {
         self.core.handle_events(now, self.workers.waiting_events());
         self.fitness.look(now, || self.workers.advanced());
         if !self.links.is_empty() {
-            self.core.handle_health(self.fitness.is_fit(self.hardware.links_up(&self.config)));
+            self.core.handle_health(self.fitness.judge(self.hardware.links_up(&self.config)));
         }
         self.core.handle_timeout(now);
     }
@@ -345,6 +345,7 @@ impl Daemon {
             match event {
                 LinkEvent::Up(paired) => self.core.handle_link_up(now, group, peer, *paired),
                 LinkEvent::Message(message) => self.core.handle_link_message(now, group, peer, &message),
+                LinkEvent::NoCommonVersion => self.core.handle_no_common_version(now, group, peer),
                 LinkEvent::Down => self.core.handle_link_down(now, group, peer),
             }
         }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use vipsec_takeover::decider;
+
 /// Looks in a row in which a worker stands still that is stuck: one that is merely scheduled away for one look is not.
 const STUCK_LOOKS: u32 = 2;
 
@@ -34,9 +36,13 @@ impl Fitness {
         self.standing_still = if all { 0 } else { self.standing_still.saturating_add(1) };
     }
 
-    /// Fit, with data links like this?
-    pub(super) fn is_fit(&self, links_up: bool) -> bool {
-        links_up && self.standing_still < STUCK_LOOKS
+    /// How fit, with data links like this?
+    pub(super) fn judge(&self, links_up: bool) -> decider::Fitness {
+        match (self.standing_still < STUCK_LOOKS, links_up) {
+            (true, true) => decider::Fitness::Fit,
+            (true, false) => decider::Fitness::LinkDown,
+            (false, _) => decider::Fitness::WorkerStuck,
+        }
     }
 
     /// By worker: does it advance?
@@ -57,7 +63,7 @@ mod tests {
         let mut fitness = Fitness::new(2, 10 * MS, start);
         let mut look = |after, advanced: [bool; 2]| {
             fitness.look(start + after * MS, || advanced.to_vec());
-            (fitness.is_fit(true), fitness.advancing().to_vec())
+            (fitness.judge(true) == decider::Fitness::Fit, fitness.advancing().to_vec())
         };
         assert_eq!(look(0, [true, true]), (true, vec![true, true]));
         assert_eq!(look(10, [true, false]), (true, vec![true, false]), "scheduled away");
@@ -65,7 +71,7 @@ mod tests {
         assert_eq!(look(30, [false, true]), (true, vec![false, true]));
         assert_eq!(look(40, [false, true]), (false, vec![false, true]));
         assert_eq!(look(50, [true, true]), (true, vec![true, true]));
-        assert!(!fitness.is_fit(false), "without its links");
+        assert_eq!(fitness.judge(false), decider::Fitness::LinkDown);
     }
 
     #[test]
@@ -75,7 +81,7 @@ mod tests {
         fitness.look(start, || vec![true]);
         for micros in 1..100 {
             fitness.look(start + micros * MS / 10, || vec![false]);
-            assert!(fitness.is_fit(true));
+            assert_eq!(fitness.judge(true), decider::Fitness::Fit);
         }
         fitness.look(start + 10 * MS, || vec![true]);
         assert_eq!(fitness.advancing(), [true]);

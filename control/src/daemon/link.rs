@@ -15,7 +15,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use rand::rngs::StdRng;
 use zeroize::Zeroizing;
 
-use vipsec_store::pairing::{Agreement, PairingSecret};
+use vipsec_store::pairing::{Agreement, PairingError, PairingSecret};
 use vipsec_store::{BLOCK_ENTRIES_MAX, Control, Grant, LinkError, Setup, SizeClass, Sizes, Versions, wait_readable};
 use vipsec_wire::iv::ApplianceId;
 
@@ -44,6 +44,8 @@ pub(super) enum LinkEvent {
     Up(Box<Paired>),
     /// A message of the pair protocol.
     Message(Vec<u8>),
+    /// The peer wants to pair, and speaks no version that we do.
+    NoCommonVersion,
     /// Gone.
     Down,
 }
@@ -54,6 +56,8 @@ pub(super) enum Notice {
     Paired(Box<(Control, Paired, ConfigDigest)>),
     /// The link can be read.
     Readable,
+    /// The peer is too old, or too new.
+    NoCommonVersion,
 }
 
 /// What the thread is told.
@@ -76,6 +80,8 @@ pub(super) struct Link {
     notices: Receiver<Notice>,
     /// Paired, but not yet told.
     paired: Option<Box<Paired>>,
+    /// The peer speaks no version that we do, and that isn't told yet.
+    mismatched: bool,
     /// The thread waits for the link to become readable.
     watched: bool,
     /// Something could not be sent, or was agreed on that isn't so any more.
@@ -147,6 +153,7 @@ impl Link {
             orders,
             notices,
             paired: None,
+            mismatched: false,
             watched: false,
             broken: false,
             digest,
@@ -162,6 +169,7 @@ impl Link {
     pub(super) fn take(&mut self, notice: Notice) {
         match notice {
             Notice::Readable => self.watched = false,
+            Notice::NoCommonVersion => self.mismatched = true,
             Notice::Paired(paired) => {
                 let (control, paired, digest) = *paired;
                 self.control = Some(control);
@@ -182,6 +190,9 @@ impl Link {
         }
         if let Some(paired) = self.paired.take() {
             return Some(LinkEvent::Up(paired));
+        }
+        if std::mem::take(&mut self.mismatched) {
+            return Some(LinkEvent::NoCommonVersion);
         }
         if std::mem::take(&mut self.broken) && self.control.is_some() {
             self.close();
@@ -272,7 +283,13 @@ impl Matchmaker {
                 match self.pair() {
                     Ok(Some(link)) => break link,
                     Ok(None) => {}
-                    Err(error) => self.log(error),
+                    Err(error) => {
+                        let mismatched = matches!(error, LinkError::Pairing(PairingError::NoCommonVersion { .. }));
+                        if self.log(error) && mismatched {
+                            // A full queue has other things to say.
+                            let _ = notices.try_send(Notice::NoCommonVersion);
+                        }
+                    }
                 }
                 thread::sleep(CALL_INTERVAL);
             };
@@ -334,11 +351,14 @@ impl Matchmaker {
         Ok(Some((control, paired, digest)))
     }
 
-    fn log(&mut self, error: LinkError) {
+    /// True if it is logged: one that occurs again and again is, now and then.
+    fn log(&mut self, error: LinkError) -> bool {
         let now = Instant::now();
-        if self.logged.is_none_or(|(logged, at)| logged != error || now >= at + LOG_INTERVAL) {
+        let is_due = self.logged.is_none_or(|(logged, at)| logged != error || now >= at + LOG_INTERVAL);
+        if is_due {
             self.logged = Some((error, now));
             tracing::warn!(%error, "store link");
         }
+        is_due
     }
 }

@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
@@ -50,6 +51,17 @@ pub enum StepDownReason {
     Moved,
     /// It can't serve, and nobody has a copy: better a new start elsewhere than none.
     Unfit,
+}
+
+/// Can this appliance serve?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fitness {
+    /// Every worker advances, and the data links are up.
+    Fit,
+    /// A data link is down. The workers do as they are told, so what is ours can be handed over.
+    LinkDown,
+    /// A worker stands still, and will not confirm that it has stopped for a group.
+    WorkerStuck,
 }
 
 /// What has to be done now, in this order.
@@ -145,44 +157,38 @@ pub struct PeerStatus {
     pub copy: Copy,
 }
 
-/// Why a group doesn't move as ordered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
+/// Why a group doesn't move as ordered: in words that hold at the appliance that was ordered and at the one that asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error, Serialize, Deserialize)]
 pub enum NotMoved {
     /// Another appliance owns it, or nobody.
-    #[error("it isn't owned here")]
+    #[error("whoever was asked doesn't own it")]
     NotOwned,
-    /// There is nothing to fetch.
-    #[error("it is owned here already")]
-    OwnedHere,
+    /// There is nothing to do.
+    #[error("it is there already")]
+    AlreadyThere,
     /// Nobody is known to own it.
-    #[error("no owner is known")]
+    #[error("no owner of it is known")]
     NoOwner,
-    /// An earlier order is being carried out.
+    /// An earlier order is being carried out, or it is being taken over.
     #[error("it is on its way already")]
     Moving,
     /// The store link is down.
-    #[error("the store link to that appliance is down")]
+    #[error("the store link between the two appliances is down")]
     NotLinked,
     /// The configurations of the two are not the same where they have to be.
-    #[error("that appliance's configuration differs")]
+    #[error("the configurations of the two appliances differ")]
     Differs,
     /// The copy there is still being filled.
-    #[error("that appliance's copy is being filled")]
+    #[error("the copy at its new owner is still being filled")]
     Joining,
-    /// Nothing of it is there.
-    #[error("that appliance has no copy that counts")]
+    /// There is nothing to go on from.
+    #[error("its new owner has no copy that counts")]
     NoCopy,
-    /// We have nothing to go on from.
-    #[error("there is no copy here that may be resumed from")]
-    NothingHeld,
     /// The appliance that is to own it couldn't serve.
-    #[error("that appliance can't serve: a data link of its is down, or a worker is stuck")]
+    #[error("its new owner can't serve: a data link is down, or a worker is stuck")]
     Unfit,
-    /// The same of this appliance.
-    #[error("this appliance can't serve: a data link is down, or a worker is stuck")]
-    UnfitHere,
-    /// It is being found out whether another appliance has begun to take it over.
-    #[error("its owner is asking whether another appliance has begun to take it over")]
+    /// R7.
+    #[error("its owner is finding out whether another appliance has begun to take it over")]
     InDoubt,
 }
 
@@ -228,8 +234,9 @@ pub trait Decider: Send {
     fn handle_message(&mut self, now: Instant, peer: ApplianceId, message: &Message);
     /// An advertisement of one of the group's VIPs that authenticated.
     fn handle_advertisement(&mut self, now: Instant, advertisement: &Advertisement) -> Result<(), AdvertisementError>;
-    /// The data links' carriers are up and every worker advances, or not.
-    fn handle_health(&mut self, healthy: bool);
+    /// How this appliance is. An owner whose data link goes down hands over by itself, once; what nobody takes then is taken from it as from
+    /// one that is silent, which is what it is.
+    fn handle_health(&mut self, fitness: Fitness);
     /// The group moved too often: it moves no more by itself, or may again. While it doesn't, an owner that says that it lives isn't
     /// succeeded only because it can't serve; a dead one is.
     fn handle_hold(&mut self, held: bool);

@@ -10,7 +10,7 @@
 //! | 1 | the region's layout, the records and the other messages |
 //! | 2 | [`Message::GivenUp`] |
 //! | 3 | [`Message::Served`] |
-//! | 4 | [`Message::Moves`], [`Message::Released`] |
+//! | 4 | [`Message::Moves`], [`Message::Released`], [`Message::NotMoved`], [`Message::Configuration`] |
 //!
 //! A release speaks at least the newest version of the one before it. A new message, and whatever an older release could misunderstand,
 //! takes a new version; what the older one may pass over (a new kind of record, a value behind a record's others, a field of a registry's
@@ -19,6 +19,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::decider::NotMoved;
 use crate::moves::MovesSeen;
 
 /// Largest encoded message, in bytes.
@@ -91,6 +92,16 @@ pub enum Message {
     Moves(MovesSeen),
     /// The operator has the group moved: how often it moved before doesn't count any more.
     Released,
+    /// Owner to backup: you don't get what you asked for with [`Message::WantGroup`].
+    NotMoved {
+        /// Why.
+        reason: NotMoved,
+    },
+    /// Of appliances whose configurations differ, each way, once in a pairing.
+    Configuration {
+        /// What the sender's parts are called, and a digest of each.
+        sections: Vec<(String, u64)>,
+    },
 }
 
 /// A message that can't be read.
@@ -116,7 +127,7 @@ impl Message {
             | Self::WantGroup => 1,
             Self::GivenUp => 2,
             Self::Served { .. } => 3,
-            Self::Moves(_) | Self::Released => 4,
+            Self::Moves(_) | Self::Released | Self::NotMoved { .. } | Self::Configuration { .. } => 4,
         }
     }
 
@@ -165,14 +176,16 @@ mod tests {
             healthy: true,
             status: GroupStatus { owned: true, epoch: 7, holds_copy: false, revision: 3 },
         };
-        assert_eq!(Message::decode(&beat.encode()), Ok(beat));
+        for message in [beat, Message::NotMoved { reason: NotMoved::Unfit }] {
+            assert_eq!(Message::decode(&message.encode()), Ok(message));
+        }
     }
 
     /// What an older release doesn't know must not be sent to it.
     #[test]
     fn every_message_is_of_a_version_that_is_spoken() {
         let first = Message::Joined;
-        let last = Message::Released;
+        let last = Message::NotMoved { reason: NotMoved::Joining };
         assert_eq!((first.since(), last.since()), (VERSION_OLDEST, VERSION_NEWEST));
     }
 

@@ -66,6 +66,11 @@ impl Moves {
         moved
     }
 
+    /// Who owned it last, as far as is known.
+    pub fn owner(&self) -> Option<ApplianceId> {
+        self.owner
+    }
+
     /// For a process that was not there to see them: how long ago they were, and for how much longer the group is held.
     pub fn seen(&self, now: Instant) -> MovesSeen {
         let ago = self.times.iter().map(|time| millis(now.saturating_duration_since(*time)));

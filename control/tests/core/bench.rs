@@ -219,6 +219,8 @@ pub(crate) struct Bench {
     /// How many child SAs the workers had when the VIP was last opened to packets.
     pub(crate) opened_with: Option<usize>,
     pub(crate) replies: Vec<Result<Response, ApiError>>,
+    /// The process was told to end, and may.
+    pub(crate) has_ended: bool,
     pub(crate) key_log: Vec<vipsec_ike::KeyLog>,
     /// What went from the appliance to a peer that isn't there.
     pub(crate) unheard: Vec<IkeDatagram>,
@@ -289,6 +291,7 @@ impl Bench {
             installations: 0,
             opened_with: None,
             replies: Vec::new(),
+            has_ended: false,
             key_log: Vec::new(),
             unheard: Vec::new(),
             link_messages: Vec::new(),
@@ -319,10 +322,15 @@ impl Bench {
 
     /// An order of the operator, and its answer.
     pub(crate) fn ask(&mut self, request: Request) -> Result<Response, ApiError> {
+        self.begin(request);
+        self.replies.pop().unwrap()
+    }
+
+    /// An order whose answer may take its time.
+    pub(crate) fn begin(&mut self, request: Request) {
         self.tokens += 1;
         self.core.handle_request(self.now, self.tokens, request);
         self.run();
-        self.replies.pop().unwrap()
     }
 
     /// What became of the IKE SAs that it took over last: ways, reasons, and how many of each.
@@ -415,6 +423,7 @@ impl Bench {
             Output::Worker(worker, command) => self.obey(worker, command),
             Output::SaveFloor { vip, value } => self.core.handle_floor_saved(self.now, vip, value),
             Output::Reply(_, reply) => self.replies.push(reply),
+            Output::Shutdown => self.has_ended = true,
             Output::Tell(telling) => self.tellings.push(telling),
             Output::KeyLog(keys) => self.key_log.push(keys),
             Output::LinkSend { message, .. } => self.link_messages.push(message),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use vipsec_control::api::{Request, Response};
+use vipsec_takeover::decider::Fitness;
 
 use super::pair::Pair;
 
@@ -22,9 +23,9 @@ fn held(pair: &mut Pair, side: usize) -> Option<u64> {
 
 /// The owner can't serve, though it lives: the other one serves, and the two pair anew.
 fn fail_over(pair: &mut Pair, from: usize) {
-    pair.sides[from].core.handle_health(false);
+    pair.sides[from].core.handle_health(Fitness::WorkerStuck);
     pair.pass(SECOND);
-    pair.sides[from].core.handle_health(true);
+    pair.sides[from].core.handle_health(Fitness::Fit);
     pair.link();
     pair.pass(2 * SECOND);
 }
@@ -37,12 +38,45 @@ fn an_owner_that_lives_and_cannot_serve_is_succeeded() {
     assert_eq!(serves(&pair), [false, true]);
 }
 
+/// Its backup hears of it before its silence would tell: and it is no order of the operator's.
+#[test]
+fn an_owner_whose_data_link_goes_down_hands_over_and_gets_it_back() {
+    let mut pair = Pair::with_vip("give_back = \"10s\"", "");
+    pair.sides[0].core.handle_health(Fitness::LinkDown);
+    pair.pass(Duration::from_millis(30));
+    assert_eq!(serves(&pair), [false, true]);
+    pair.link();
+    pair.pass(20 * SECOND);
+    assert_eq!(serves(&pair), [false, true], "its link is down");
+    pair.sides[0].core.handle_health(Fitness::Fit);
+    pair.pass(12 * SECOND);
+    assert_eq!(serves(&pair), [true, false]);
+}
+
+/// One whose data links flap is held, too.
+#[test]
+fn a_vip_that_was_handed_over_too_often_because_of_data_links_is_held() {
+    let mut pair = Pair::with_peer("moves_max = 2\nmoves_window = \"60s\"\nmoves_hold = \"100s\"");
+    for from in [0, 1] {
+        pair.sides[from].core.handle_health(Fitness::LinkDown);
+        pair.pass(SECOND);
+        pair.sides[from].core.handle_health(Fitness::Fit);
+        pair.link();
+        pair.pass(2 * SECOND);
+        assert_eq!(serves(&pair), [from == 1, from == 0]);
+    }
+    assert!(held(&mut pair, 0).is_some() && held(&mut pair, 1).is_some());
+    pair.sides[0].core.handle_health(Fitness::LinkDown);
+    pair.pass(5 * SECOND);
+    assert!(!pair.sides[1].core.is_serving());
+}
+
 #[test]
 fn an_owner_that_could_not_serve_for_a_moment_goes_on() {
     let mut pair = Pair::new("");
-    pair.sides[0].core.handle_health(false);
+    pair.sides[0].core.handle_health(Fitness::WorkerStuck);
     pair.pass(Duration::from_millis(40));
-    pair.sides[0].core.handle_health(true);
+    pair.sides[0].core.handle_health(Fitness::Fit);
     pair.pass(SECOND);
     assert_eq!(serves(&pair), [true, false]);
 }
@@ -62,7 +96,7 @@ fn flapping() -> Pair {
 #[test]
 fn a_vip_that_moved_too_often_stays_with_an_owner_that_lives() {
     let mut pair = flapping();
-    pair.sides[0].core.handle_health(false);
+    pair.sides[0].core.handle_health(Fitness::WorkerStuck);
     pair.pass(5 * SECOND);
     assert!(!pair.sides[1].core.is_serving(), "held");
     pair.pass(100 * SECOND);
@@ -83,7 +117,7 @@ fn a_vip_that_moved_too_often_is_held_though_every_process_is_new() {
     let mut pair = Pair::with_peer("moves_max = 3\nmoves_window = \"60s\"\nmoves_hold = \"100s\"");
     for from in [0, 1, 0] {
         assert_eq!(held(&mut pair, 1 - from), None);
-        pair.sides[from].core.handle_health(false);
+        pair.sides[from].core.handle_health(Fitness::WorkerStuck);
         pair.pass(SECOND);
         assert!(pair.sides[1 - from].core.is_serving());
         pair.kill(from);
@@ -91,7 +125,7 @@ fn a_vip_that_moved_too_often_is_held_though_every_process_is_new() {
         pair.pass(3 * SECOND);
     }
     assert!([0, 1].into_iter().all(|side| held(&mut pair, side).is_some_and(|seconds| (90..100).contains(&seconds))));
-    pair.sides[1].core.handle_health(false);
+    pair.sides[1].core.handle_health(Fitness::WorkerStuck);
     pair.pass(5 * SECOND);
     assert!(!pair.sides[0].core.is_serving(), "held");
 }
@@ -130,12 +164,12 @@ fn a_vip_goes_back_when_its_first_choice_has_had_a_copy_for_a_while() {
 fn a_vip_does_not_go_back_to_a_first_choice_that_cannot_serve() {
     let mut pair = Pair::with_vip("give_back = \"10s\"", "");
     fail_over(&mut pair, 0);
-    pair.sides[0].core.handle_health(false);
+    pair.sides[0].core.handle_health(Fitness::WorkerStuck);
     for _ in 0..6000 {
         pair.pass(Duration::from_millis(10));
         assert_eq!(serves(&pair), [false, true]);
     }
-    pair.sides[0].core.handle_health(true);
+    pair.sides[0].core.handle_health(Fitness::Fit);
     pair.pass(12 * SECOND);
     assert_eq!(serves(&pair), [true, false]);
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use vipsec_control::api::Request;
+use vipsec_control::api::{ApiError, Request, Response};
 use vipsec_control::core::Paired;
 use vipsec_dataplane::api::Event;
 use vipsec_store::pairing::{Handshake, PairingSecret, Side};
@@ -151,10 +151,12 @@ impl Pair {
         let writer_a = Writer::new(LocalMemory::new(regions[0].clone()), &mut a.writer, for_a).unwrap();
         let writer_b = Writer::new(LocalMemory::new(regions[1].clone()), &mut b.writer, for_b).unwrap();
         let now = self.now();
+        let [one, other] = self.texts.each_ref().map(|text| read_config(text).digest());
+        let agreed = one == other;
         let mut up = |side: usize, incarnation, writer: Writer<LocalMemory>, reader| {
             let (fate, writes) = (self.fates[side].clone(), self.sides[side].writes.clone());
             let writer = Mortal { inner: Box::new(writer), fate, writes, unpublished: false, acknowledged: WriteId(0) };
-            let paired = Paired { incarnation, version, agreed: true, writer: Box::new(writer), reader };
+            let paired = Paired { incarnation, version, agreed, writer: Box::new(writer), reader };
             self.sides[side].core.handle_link_up(now, GROUP, id_of(1 - side), paired);
         };
         let [first, second] = self.incarnations;
@@ -187,6 +189,11 @@ impl Pair {
         self.dead[side] = false;
         self.in_earshot = true;
         self.link();
+    }
+
+    /// From its next process on an appliance's configuration says more.
+    pub(crate) fn reconfigure(&mut self, side: usize, more: &str) {
+        self.texts[side].push_str(more);
     }
 
     /// What an appliance writes into the other one's store ends with the next peer that it takes in hand.
@@ -247,9 +254,20 @@ impl Pair {
         }
     }
 
-    /// What an appliance's operator asks for.
+    /// What an appliance's operator asks for, and gets.
     pub(crate) fn ask(&mut self, side: usize, request: Request) {
-        self.sides[side].ask(request).unwrap();
+        self.order(side, request).unwrap();
+    }
+
+    /// What an appliance's operator asks for, and the answer, however long it takes.
+    pub(crate) fn order(&mut self, side: usize, request: Request) -> Result<Response, ApiError> {
+        self.sides[side].begin(request);
+        loop {
+            if let Some(reply) = self.sides[side].replies.pop() {
+                return reply;
+            }
+            self.pass(STEP);
+        }
     }
 }
 

@@ -130,7 +130,7 @@ impl Appliance {
         self.order(&Request::RekeyIke { spi: self.ike_sas()?.first().ok_or_else(no_sa)?.spi })
     }
 
-    /// Orders the first VIP to another appliance, by its name. Returns before it is there.
+    /// Orders the first VIP to another appliance, by its name. Returns when it is there.
     pub fn move_vip(&self, to: &str) -> Result<()> {
         self.order(&Request::MoveVip { vip: "web".to_owned(), to: to.to_owned() })
     }
@@ -166,7 +166,7 @@ impl Appliance {
 
     fn order(&self, request: &Request) -> Result<()> {
         match self.ask(request)? {
-            Response::Done => Ok(()),
+            Response::Done { .. } => Ok(()),
             other => Err(unexpected(&other)),
         }
     }

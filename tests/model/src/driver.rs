@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use vipsec_takeover::advertisement::Advertisement;
-use vipsec_takeover::decider::{Action, Copy, Role, StepDownReason};
+use vipsec_takeover::decider::{Action, Copy, Fitness, Role, StepDownReason};
 use vipsec_takeover::floor::Floor;
 use vipsec_takeover::message::Message;
 use vipsec_takeover::registry;
@@ -86,9 +86,9 @@ impl<D: Subject> World<D> {
             let chores = state.sides[number].process.as_mut().map(|process| std::mem::take(&mut process.chores));
             chores.into_iter().flatten().for_each(|chore| self.do_chore(state, number, chore));
         }
-        let healthy = !state.sides[number].unfit;
+        let fitness = if state.sides[number].unfit { Fitness::LinkDown } else { Fitness::Fit };
         self.with(state, number, |decider, now| {
-            decider.handle_health(healthy);
+            decider.handle_health(fitness);
             decider.handle_timeout(now);
         });
     }

@@ -15,6 +15,7 @@ use vipsec_dataplane::deadline::Deadline;
 use vipsec_dataplane::handoff::Handoff;
 use vipsec_dataplane::worker::{Worker, WorkerConfig};
 use vipsec_distribute::connection::Limits;
+use vipsec_takeover::decider::Fitness;
 use vipsec_takeover::floor::Floor;
 use vipsec_takeover::message::Message;
 use vipsec_takeover::registry::Reply;
@@ -287,9 +288,13 @@ impl Process {
     }
 
     /// Is this appliance fit to own anything? As the daemon judges at each look.
-    pub(crate) fn is_healthy(&mut self, carriers_up: bool) -> bool {
+    pub(crate) fn fitness(&mut self, carriers_up: bool) -> Fitness {
         self.standing_still = if self.workers_run() { 0 } else { self.standing_still + 1 };
-        carriers_up && self.standing_still < 2
+        match (self.standing_still, carriers_up) {
+            (0..2, true) => Fitness::Fit,
+            (0..2, false) => Fitness::LinkDown,
+            _ => Fitness::WorkerStuck,
+        }
     }
 
     /// One turn of a worker's loop: it takes commands, or a burst, or what others have handed over, or does what is due; the turn after

@@ -111,7 +111,7 @@ pub enum IkeCommand {
 /// Orders about VIPs.
 #[derive(Debug, Subcommand)]
 pub enum VipCommand {
-    /// Give a VIP to an appliance: its SAs and connections go along
+    /// Give a VIP, and those of its group, to an appliance: SAs and connections go along. Answers when it is there
     Move {
         /// Name of the VIP
         vip: String,

@@ -5,8 +5,8 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 use vipsec_control::api::{
-    AgentsTold, Child, Connections, GroupStore, IkeSa, Neighbour, PeerStore, Pins, Response, Sas, Service, Status,
-    Store, Target, Vip,
+    AgentsTold, Child, Connections, GroupStore, IkeSa, Moved, Neighbour, PeerStore, Pins, Response, Sas, Service,
+    Status, Store, Target, Vip,
 };
 
 use super::table::Table;
@@ -29,7 +29,11 @@ pub(super) fn response(response: &Response, out: &mut impl Write) -> io::Result<
         }
         Response::Reloaded { changes } if changes.is_empty() => writeln!(out, "nothing has changed"),
         Response::Reloaded { changes } => changes.iter().try_for_each(|change| writeln!(out, "{change}")),
-        Response::Done => writeln!(out, "done"),
+        Response::Done { moved: Some(Moved { vips, appliance, name, epoch }) } => {
+            let verb = if vips.len() == 1 { "is" } else { "are" };
+            writeln!(out, "{} {verb} at {}, epoch {epoch}", list(vips), named(*appliance, name.as_deref()))
+        }
+        Response::Done { moved: None } => writeln!(out, "done"),
     }
 }
 
@@ -42,6 +46,11 @@ fn age(seconds: u64) -> String {
         (0, _, _) => format!("{hours}h {minutes}m"),
         _ => format!("{days}d {hours}h"),
     }
+}
+
+/// An appliance's name, if it has one, and its id.
+fn named(id: u8, name: Option<&str>) -> String {
+    name.map_or_else(|| id.to_string(), |name| format!("{name} ({id})"))
 }
 
 fn or_dash(value: Option<impl Display>) -> String {
@@ -94,7 +103,11 @@ fn group_store(store: &GroupStore, out: &mut impl Write) -> io::Result<()> {
 }
 
 fn peer_store(group: &str, store: &PeerStore, out: &mut impl Write) -> io::Result<()> {
-    let (peer, linked, agreed) = (store.appliance, yes_no(store.linked), yes_no(store.agreed));
+    let (peer, linked) = (store.appliance, yes_no(store.linked));
+    let agreed = match store.differs.as_slice() {
+        [] => yes_no(store.agreed).to_owned(),
+        differs => format!("no: not in {}", list(differs)),
+    };
     let version = store.version.map_or_else(String::new, |version| format!(" by version {version}"));
     writeln!(out, "Store of {group} with appliance {peer}: paired {linked}{version}, configurations agree {agreed}")?;
     match &store.written {
@@ -149,12 +162,16 @@ fn status(status: &Status, out: &mut impl Write) -> io::Result<()> {
 
     writeln!(out, "VIPs")?;
     let mut vips =
-        Table::new(&["NAME", "GROUP", "ADDRESS", "MAC", "STATE", ">OWNER", ">EPOCH", "RANKS", "COPY", "GATEWAYS"]);
+        Table::new(&["NAME", "GROUP", "ADDRESS", "MAC", "STATE", "OWNER", ">EPOCH", "RANKS", "COPY", "GATEWAYS"]);
     for vip in &status.vips {
-        let (owner, epoch) = (or_dash(vip.owner), vip.epoch.to_string());
+        let owner = or_dash(vip.owner.map(|owner| named(owner, vip.owner_name.as_deref())));
+        let epoch = vip.epoch.to_string();
         let (name, group) = (vip.name.clone(), vip.group.clone());
         let (mac, state) = (vip.mac.clone(), vip.state.clone());
-        let copy = or_dash(vip.copy.as_deref());
+        let copy = match (&vip.copy, &vip.copy_reason) {
+            (Some(copy), Some(reason)) => format!("{copy} ({reason})"),
+            (copy, _) => or_dash(copy.as_deref()),
+        };
         vips.row([
             name,
             group,

@@ -28,7 +28,7 @@ use std::time::Instant;
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use crate::advertisement::{Advertisement, AdvertisementError, ReplayGuard};
-use crate::decider::{Action, Copy, Decider, NotMoved, PeerStatus, Role, Status, StepDownReason};
+use crate::decider::{Action, Copy, Decider, Fitness, NotMoved, PeerStatus, Role, Status, StepDownReason};
 use crate::floor::Floor;
 use crate::liveness::{Silence, Stamps};
 use crate::message::{GroupStatus, Message};
@@ -105,6 +105,8 @@ pub struct Pair {
     guard: ReplayGuard,
     next_tick: Instant,
     healthy: bool,
+    /// A data link has just gone down: the backup may have the group at once.
+    gives_way: bool,
     /// It moved too often.
     is_held: bool,
     // as an owner
@@ -156,6 +158,7 @@ impl Pair {
             guard: ReplayGuard::default(),
             next_tick: now,
             healthy: true,
+            gives_way: false,
             is_held: false,
             copy: Copy::None,
             deadline: None,
@@ -380,12 +383,16 @@ impl Decider for Pair {
             Message::Answer { nonce, begun } => self.handle_answer(now, *nonce, *begun),
             Message::HandOver { epoch } => self.handle_hand_over(now, Epoch(*epoch)),
             Message::WantGroup => {
-                let _ = self.order_move();
+                if let Err(reason) = self.order_move() {
+                    self.send(Message::NotMoved { reason });
+                }
             }
             Message::GivenUp => self.handle_given_up(now),
             Message::Served { remote_peers, millis_ago } => self.handle_rival(now, *remote_peers, *millis_ago),
             // Whoever counts moves says when the group is held.
             Message::Moves(_) | Message::Released => {}
+            // For the operator.
+            Message::NotMoved { .. } | Message::Configuration { .. } => {}
         }
     }
 
@@ -405,8 +412,9 @@ impl Decider for Pair {
         Ok(())
     }
 
-    fn handle_health(&mut self, healthy: bool) {
-        self.healthy = healthy;
+    fn handle_health(&mut self, fitness: Fitness) {
+        let was_healthy = std::mem::replace(&mut self.healthy, fitness == Fitness::Fit);
+        self.gives_way = !self.healthy && (self.gives_way || (was_healthy && fitness == Fitness::LinkDown));
     }
 
     fn handle_hold(&mut self, held: bool) {

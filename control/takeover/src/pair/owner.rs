@@ -68,7 +68,7 @@ impl Pair {
         match self.role {
             Role::Standby => {}
             Role::Taking { .. } | Role::HandingOver { .. } => return Err(NotMoved::Moving),
-            Role::Owner { .. } => return Err(NotMoved::OwnedHere),
+            Role::Owner { .. } => return Err(NotMoved::AlreadyThere),
         }
         if self.link.is_none() {
             return Err(NotMoved::NotLinked);
@@ -77,10 +77,10 @@ impl Pair {
             return Err(NotMoved::NoOwner);
         }
         if self.held.is_none() {
-            return Err(NotMoved::NothingHeld);
+            return Err(NotMoved::NoCopy);
         }
         if !self.healthy {
-            return Err(NotMoved::UnfitHere);
+            return Err(NotMoved::Unfit);
         }
         self.send(Message::WantGroup);
         Ok(())
@@ -146,6 +146,11 @@ impl Pair {
         }
         // One that can't serve doesn't ask to be waited for, which is what a question would do: its backup is to take over.
         if !self.healthy {
+            // R7: who overslept, or asks, doesn't know what the backup has done.
+            if std::mem::take(&mut self.gives_way) && !overslept && !self.is_held {
+                // Where that can't be, its silence tells the backup.
+                let _ = self.order_move();
+            }
             return;
         }
         self.take_back_or_ask(now);

@@ -21,7 +21,7 @@ use super::backup::Claim;
 use super::owner::Doubt;
 use super::{Process, Record, Reply, Request, Standing};
 use crate::advertisement::{Advertisement, AdvertisementError, ReplayGuard};
-use crate::decider::{Action, Copy, Decider, NotMoved, PeerStatus, Role, Status, StepDownReason};
+use crate::decider::{Action, Copy, Decider, Fitness, NotMoved, PeerStatus, Role, Status, StepDownReason};
 use crate::floor::Floor;
 use crate::liveness::{Silence, Stamps};
 use crate::message::{GroupStatus, Message};
@@ -94,6 +94,8 @@ pub struct Member {
     floor_asked: u32,
     pub(super) mates: BTreeMap<ApplianceId, Mate>,
     pub(super) healthy: bool,
+    /// A data link has just gone down: a backup may have the group at once.
+    pub(super) gives_way: bool,
     /// It moved too often.
     pub(super) is_held: bool,
     next_tick: Instant,
@@ -145,6 +147,7 @@ impl Member {
             floor,
             floor_asked: 0,
             healthy: true,
+            gives_way: false,
             is_held: false,
             next_tick: now,
             stamps: Stamps::new(now),
@@ -394,10 +397,14 @@ impl Decider for Member {
             Message::Answer { nonce, begun } => self.handle_answer(now, peer, *nonce, *begun),
             Message::HandOver { epoch } => self.handle_hand_over(now, peer, Epoch(*epoch)),
             Message::WantGroup => {
-                let _ = self.order_move(peer);
+                if let Err(reason) = self.order_move(peer) {
+                    self.send(peer, Message::NotMoved { reason });
+                }
             }
             // A member ends without a word: only the registry's list tells whose copy counts.
             Message::GivenUp | Message::Served { .. } | Message::Moves(_) | Message::Released => {}
+            // For the operator.
+            Message::NotMoved { .. } | Message::Configuration { .. } => {}
         }
     }
 
@@ -416,8 +423,9 @@ impl Decider for Member {
         self.is_held = held;
     }
 
-    fn handle_health(&mut self, healthy: bool) {
-        self.healthy = healthy;
+    fn handle_health(&mut self, fitness: Fitness) {
+        let was_healthy = std::mem::replace(&mut self.healthy, fitness == Fitness::Fit);
+        self.gives_way = !self.healthy && (self.gives_way || (was_healthy && fitness == Fitness::LinkDown));
     }
 
     fn handle_floor_reserved(&mut self, _now: Instant, value: u32) {
@@ -505,17 +513,17 @@ impl Decider for Member {
         match self.role {
             Role::Standby => {}
             Role::Taking { .. } | Role::HandingOver { .. } => return Err(NotMoved::Moving),
-            Role::Owner { .. } => return Err(NotMoved::OwnedHere),
+            Role::Owner { .. } => return Err(NotMoved::AlreadyThere),
         }
         let owner = self.owner.ok_or(NotMoved::NoOwner)?;
         if !self.is_linked(owner) {
             return Err(NotMoved::NotLinked);
         }
         if !self.may_resume() {
-            return Err(NotMoved::NothingHeld);
+            return Err(NotMoved::NoCopy);
         }
         if !self.healthy {
-            return Err(NotMoved::UnfitHere);
+            return Err(NotMoved::Unfit);
         }
         self.send(owner, Message::WantGroup);
         Ok(())

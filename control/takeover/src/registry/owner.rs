@@ -7,7 +7,7 @@ use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use super::member::{Kept, Member};
 use super::{Process, Record, Reply, Request, Standing};
-use crate::decider::{Action, Role, StepDownReason};
+use crate::decider::{Action, Decider, Role, StepDownReason};
 use crate::message::Message;
 
 /// The owner can't exclude that another one acts (R7): its workers stand still until that is cleared up.
@@ -61,9 +61,14 @@ impl Member {
         let lingering = self.mates.values().any(|mate| lingers(mate.copy));
         let patience = self.timing.detection;
         let waits = matches!(self.role, Role::HandingOver { told: Some(told), .. } if now >= told + patience);
+        // R7: who overslept, or asks, doesn't know what the backups have done.
+        if std::mem::take(&mut self.gives_way) && !overslept && !self.is_held {
+            // To the best rank that can take it. Where none can, our silence tells them.
+            let _ = self.ranks.clone().into_iter().any(|id| self.order_move(id).is_ok());
+        }
         match &self.doubt {
             // Without a copy nobody can have resumed our SAs; another owner would be heard.
-            None if (overslept && may_be_resumed && self.healthy) || lingering || waits => self.begin_to_doubt(now),
+            None if (self.healthy && ((overslept && may_be_resumed) || waits)) || lingering => self.begin_to_doubt(now),
             // One that can't serve doesn't ask to be waited for again and again: a backup is to take over.
             Some(doubt) if self.healthy && now >= doubt.asked + self.timing.deadline => self.put_question(now),
             _ => {}
@@ -143,6 +148,14 @@ impl Member {
             let leaving = self.mates.values().any(|mate| matches!(mate.copy, Kept::Leaving { .. }));
             doubt.has_begun || leaving || now >= doubt.since + patience
         });
+        if to_be_sure
+            && let Role::HandingOver { told: Some(_), .. } = self.role
+            && let Some(target) = self.target
+            && self.mates.get(&target).is_some_and(|mate| mate.copy == Kept::Counted)
+        {
+            // The order may still lie in its inbox. What takes the move back takes it off the list, so that it can't take the group later.
+            return self.close_link(now, target);
+        }
         if to_be_sure || self.is_unsure || self.record() != Some(&record) {
             self.ask(now, Request::Write { revision: self.revision(), record });
         } else {
@@ -158,7 +171,10 @@ impl Member {
                 self.learn(now, Standing { revision, record: Some(record), alive: Vec::new() });
                 self.follow_list(&listed);
                 let since = self.doubt.as_ref().map(|doubt| doubt.since);
-                if since.is_some_and(|since| asked >= since) {
+                // Whom a move was ordered to isn't on the list when the move is taken back: see `reconcile`.
+                let told = matches!(self.role, Role::HandingOver { told: Some(_), .. });
+                let may_take = told && listed.iter().any(|copy| Some(copy.appliance) == self.target);
+                if !may_take && since.is_some_and(|since| asked >= since) {
                     self.end_doubt(now, asked);
                 }
             }

@@ -8,7 +8,7 @@ use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use super::*;
 use crate::advertisement::Advertisement;
-use crate::decider::{Action, Copy, Decider, NotMoved, Role, Status, StepDownReason};
+use crate::decider::{Action, Copy, Decider, Fitness, NotMoved, Role, Status, StepDownReason};
 use crate::floor::Floor;
 use crate::message::Message;
 use crate::timing::Timing;
@@ -510,11 +510,11 @@ fn a_move_by_order_goes_where_it_was_ordered() {
 #[test]
 fn nothing_moves_to_a_backup_that_cannot_serve() {
     let mut world = World::settled();
-    world.nodes[2].member.handle_health(false);
+    world.nodes[2].member.handle_health(Fitness::WorkerStuck);
     world.run(30 * MS);
     assert_eq!(world.copies(0), [Copy::Counted; 2]);
     assert_eq!(world.nodes[0].member.order_move(id(2)), Err(NotMoved::Unfit));
-    assert_eq!(world.nodes[2].member.order_here(), Err(NotMoved::UnfitHere));
+    assert_eq!(world.nodes[2].member.order_here(), Err(NotMoved::Unfit));
     world.nodes[0].member.order_move(id(1)).unwrap();
     world.run(50 * MS);
     assert_eq!(world.owners(), [1]);
@@ -532,6 +532,28 @@ fn a_move_that_is_not_taken_is_taken_back() {
     world.run(300 * MS);
     assert_eq!(world.owners(), [0], "the order is void");
     assert_eq!(world.copies(0), [Copy::Counted; 2]);
+}
+
+/// Its deadline had passed, so it asks at once; the registry says that the group is its own still. The order that its heir finds then is
+/// of the past, though nothing in it says so.
+#[test]
+fn a_move_that_was_taken_back_is_not_taken_later() {
+    let mut world = World::settled();
+    world.nodes[1].running = false; // asleep, and the order in its inbox
+    world.nodes[0].member.handle_health(Fitness::LinkDown);
+    world.run(25 * MS);
+    world.nodes[0].member.handle_health(Fitness::Fit);
+    for _ in 0..300 {
+        if world.owners().is_empty() {
+            world.run(MS);
+        }
+    }
+    assert_eq!(world.owners(), [0]);
+    let listed = |world: &World| world.registry.record.as_ref().unwrap().copies.contains(&world.process(1));
+    assert!(!listed(&world), "it could take it when it wakes");
+    world.nodes[1].running = true;
+    world.run(500 * MS);
+    assert_eq!((world.owners(), world.copies(0)), (vec![0], vec![Copy::Counted; 2]));
 }
 
 #[test]
@@ -570,7 +592,7 @@ fn an_owner_that_cannot_serve_and_has_no_copy_gives_the_group_up() {
     }
     world.run(100 * MS);
     assert_eq!((world.owners(), world.copies(0)), (vec![0], vec![Copy::None; 2]));
-    world.nodes[0].member.handle_health(false);
+    world.nodes[0].member.handle_health(Fitness::WorkerStuck);
     world.run(2000 * MS);
     assert_eq!(world.owners(), [0], "nobody is there to begin anew, as far as it knows");
     world.link_works = [[true; NODES]; NODES];
@@ -585,10 +607,38 @@ fn an_owner_that_cannot_serve_and_has_no_copy_gives_the_group_up() {
 #[test]
 fn an_owner_that_cannot_serve_is_followed_although_it_is_alive() {
     let mut world = World::settled();
-    world.nodes[0].member.handle_health(false);
+    world.nodes[0].member.handle_health(Fitness::WorkerStuck);
     world.run(500 * MS);
     assert_eq!(world.owners(), [1]);
     assert!(world.nodes[1].activated[0].1, "from a copy that counts");
+}
+
+/// To the best rank that could serve.
+#[test]
+fn an_owner_whose_data_link_goes_down_hands_over_by_itself() {
+    for (unfit, heir) in [(None, 1), (Some(1), 2)] {
+        let mut world = World::settled();
+        if let Some(unfit) = unfit {
+            world.nodes[unfit].member.handle_health(Fitness::WorkerStuck);
+            world.run(20 * MS);
+        }
+        world.nodes[0].member.handle_health(Fitness::LinkDown);
+        world.run(40 * MS);
+        assert_eq!(world.owners(), [heir]);
+        assert_eq!(world.nodes[0].stepped_down, [StepDownReason::Moved]);
+        assert!(world.nodes[heir].activated[0].1);
+    }
+}
+
+/// A move that it doesn't take isn't taken back to be ordered again: another one takes it from an owner that is silent.
+#[test]
+fn an_owner_whose_data_link_is_down_is_followed_though_its_heir_sleeps() {
+    let mut world = World::settled();
+    world.nodes[1].running = false;
+    world.nodes[0].member.handle_health(Fitness::LinkDown);
+    world.run(500 * MS);
+    assert_eq!(world.owners(), [2]);
+    assert!(world.nodes[2].activated[0].1);
 }
 
 #[test]

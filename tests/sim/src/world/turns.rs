@@ -58,8 +58,8 @@ impl World {
             Some(Input::End) => process.core.handle_shutdown(clock),
             // Everything that arrived before comes first: silence is judged only then.
             None => {
-                let healthy = process.is_healthy(carriers_up);
-                process.core.handle_health(healthy);
+                let fitness = process.fitness(carriers_up);
+                process.core.handle_health(fitness);
                 process.core.handle_timeout(clock);
             }
         }
