@@ -486,6 +486,7 @@ impl Core {
 
     /// A copy is not waited for any more. With the last one every limit goes.
     fn release(&mut self, group: usize, peer: ApplianceId) {
+        let children = self.children_of(group);
         let Some(entry) = self.groups.get_mut(group) else { return };
         entry.replica.end(peer);
         entry.joining.remove(&peer);
@@ -493,10 +494,7 @@ impl Core {
             return;
         }
         entry.binding.clear();
-        entry.to_copy = ToCopy::default();
-        for spi in self.children_of(group) {
-            self.tell(Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX });
-        }
+        entry.to_copy = ToCopy::free(children);
     }
 
     /// The child SAs of a group's VIPs.

@@ -69,19 +69,29 @@ fn unwrap_envelope(bytes: &[u8]) -> Option<(Birth, &[u8])> {
 
 /// Records of SAs that are written for a join in one go, and SAs that are bound: a millisecond's work, well below a deadline.
 const SLICE: usize = 128;
+/// SAs whose limits are taken away in one go.
+const FREED_SLICE: usize = 1024;
 
-/// What is still to be done for a group's joins. There may be a hundred thousand, and meanwhile heartbeats have to leave.
+/// What is still to be done for a group's joins, or when nobody holds a copy any more. There may be a hundred thousand SAs, and meanwhile
+/// heartbeats have to leave.
 #[derive(Debug, Default)]
 pub(super) struct ToCopy {
     /// IKE SAs whose records are to be written.
     ike_sas: BTreeSet<IkeSaId>,
     /// Child SAs that are to be bound.
     children: BTreeSet<Spi>,
+    /// Child SAs that are not bound any more.
+    freed: BTreeSet<Spi>,
 }
 
 impl ToCopy {
+    /// There is no copy any more: every limit goes.
+    pub(super) fn free(children: impl IntoIterator<Item = Spi>) -> Self {
+        Self { freed: children.into_iter().collect(), ..Self::default() }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.ike_sas.is_empty() && self.children.is_empty()
+        self.ike_sas.is_empty() && self.children.is_empty() && self.freed.is_empty()
     }
 }
 
@@ -194,7 +204,7 @@ impl Core {
         let mut children: BTreeSet<Spi> = self.children_of(group).into_iter().collect();
         children.retain(|spi| self.children.get(spi).is_some_and(|child| child.ike.is_some()));
         if let Some(group) = self.groups.get_mut(group) {
-            group.to_copy = ToCopy { ike_sas, children };
+            group.to_copy = ToCopy { ike_sas, children, ..ToCopy::default() };
         }
         self.put_standings(group);
         self.put_hand(now, group);
@@ -217,8 +227,12 @@ impl Core {
             // What is gone meanwhile has nothing to say.
             entry.binding.extend(binding.iter().filter(|spi| self.children.contains_key(spi)));
             // One that is bound already says its numbers once more.
+            let freed: Vec<Spi> = std::iter::from_fn(|| entry.to_copy.freed.pop_first()).take(FREED_SLICE).collect();
             for spi in binding {
                 self.tell(Command::Bind(spi));
+            }
+            for spi in freed {
+                self.tell(Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX });
             }
             self.publish_ike_sas(now, ike_sas);
         }

@@ -240,6 +240,8 @@ pub(crate) struct Bench {
     /// Answers to what workers said of pinned connections.
     pub(crate) pins_known: Vec<PinBatch>,
     pub(crate) pins_abandoned: Vec<PinBatch>,
+    /// Up to which number inbound packets may be delivered, as granted last.
+    pub(crate) horizons: BTreeMap<Spi, u64>,
     /// Distribution tables of last owners.
     pub(crate) inherited: Vec<Arc<ServiceTable>>,
     /// Connections of a last owner that workers have taken over.
@@ -303,6 +305,7 @@ impl Bench {
             served_unadvertised: BTreeSet::new(),
             pins_known: Vec::new(),
             pins_abandoned: Vec::new(),
+            horizons: BTreeMap::new(),
             inherited: Vec::new(),
             restored: Vec::new(),
             hold_announcements: false,
@@ -483,6 +486,7 @@ impl Bench {
                 self.restored.extend(pins.iter());
                 self.events.push_back((worker, Event::PinsRestored { token, taken }));
             }
+            Command::Grant { spi, horizon, .. } => drop(self.horizons.insert(spi, horizon)),
             Command::Inherit { services, .. } => self.inherited.push(services),
             Command::RemoveChild(spi) => drop(self.children.remove(&spi)),
             Command::SendIke(datagram) => self.deliver(datagram),

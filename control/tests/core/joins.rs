@@ -24,6 +24,8 @@ fn a_join_goes_slice_by_slice_and_its_mark_comes_last() {
     let mut pair = established(COUNT, "");
     pair.cut_link();
     pair.pass(SECOND);
+    let is_free = |pair: &Pair| pair.sides[0].horizons.values().filter(|horizon| **horizon == u64::MAX).count();
+    assert_eq!(is_free(&pair), COUNT as usize, "nobody has a copy");
     let before = pair.sides[0].writes.records.load(Ordering::Relaxed);
     pair.link();
     pair.pass(SECOND);
@@ -32,6 +34,7 @@ fn a_join_goes_slice_by_slice_and_its_mark_comes_last() {
     let copied = writes.records.load(Ordering::Relaxed) - before;
     assert!(copied >= u64::from(2 * COUNT), "{copied} records: each IKE SA has a child SA");
     assert!(writes.most_in_step() <= 160, "{} records in one step", writes.most_in_step());
+    assert_eq!(is_free(&pair), 0, "each is bound");
     take_over(&mut pair);
     assert_eq!(pair.sides[1].children.len(), COUNT as usize);
 }
