@@ -330,8 +330,9 @@ impl Daemon {
         {
             self.core.handle_registry(now, group, reply);
         }
-        self.core.handle_events(now, self.workers.waiting_events());
+        // What a worker has heard before it was seen to go on is here now.
         self.fitness.look(now, || self.workers.advanced());
+        self.core.handle_events(now, self.workers.waiting_events());
         if !self.links.is_empty() {
             self.core.handle_health(self.fitness.judge(self.hardware.links_up(&self.config)));
         }

@@ -16,12 +16,13 @@ impl Pair {
 
     pub(super) fn look(&mut self, now: Instant) {
         let silent = self.silence.look(now, &self.timing);
-        // A backup whose own data links are down doesn't act.
-        if !self.healthy {
-            return;
-        }
         if self.role != Role::Standby || self.retired {
             return;
+        }
+        // A backup whose own data links are down doesn't act. Nor has one whose workers stand still heard what was advertised
+        // meanwhile: once it is fit it counts anew.
+        if !self.healthy {
+            return self.silence.restart();
         }
         let claim_after = if self.preferred { self.timing.claim_preferred } else { self.timing.claim_other };
         let take = if self.peer_owns {

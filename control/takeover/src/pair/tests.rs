@@ -555,6 +555,20 @@ fn a_move_to_a_backup_that_meanwhile_cannot_serve_is_taken_back_before_it_is_tol
     assert!(world.may_act(0) && world.nodes[0].stepped_down.is_empty() && world.nodes[1].activated.is_empty());
 }
 
+/// Its workers stood still, as on a busy machine: the advertisements of that time may still wait to be heard.
+#[test]
+fn a_backup_that_was_not_fit_counts_silence_anew() {
+    let mut world = World::settled();
+    world.nodes[0].running = false;
+    world.nodes[1].pair.handle_health(false);
+    world.run(100 * MS);
+    world.nodes[1].pair.handle_health(true);
+    world.run(40 * MS);
+    assert!(world.nodes[1].activated.is_empty(), "not yet silent for as long as it listens");
+    world.run(30 * MS);
+    assert!(world.may_act(1));
+}
+
 #[test]
 fn a_killed_backup_is_left_behind_only_after_its_trust_ran_out() {
     let mut world = World::settled();

@@ -48,8 +48,11 @@ impl Member {
             return;
         }
         self.disclaim(now);
-        // A backup whose own data links are down doesn't act.
-        if !self.healthy || self.role != Role::Standby || self.asked.is_some() {
+        // A backup whose own data links are down doesn't act. Nor has one whose workers stand still heard what was advertised meanwhile.
+        if !self.healthy {
+            return self.silence.restart();
+        }
+        if self.role != Role::Standby || self.asked.is_some() {
             return;
         }
         if self.owner.is_some() && self.missing_since.is_none() {
