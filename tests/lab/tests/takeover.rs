@@ -91,6 +91,12 @@ fn the_owner_is_killed_while_a_peer_calls() {
     tell(Tale::Calls);
 }
 
+/// Killed at a message of a rekeying: it is finished by the successor or begun anew, and both ends have the same SAs.
+#[test]
+fn the_owner_is_killed_while_sas_are_rekeyed() {
+    tell(Tale::Rekeys);
+}
+
 /// A move that either appliance doesn't live to see the end of leaves one owner, and every connection.
 #[test]
 fn an_appliance_is_killed_during_a_move() {
