@@ -560,9 +560,9 @@ fn a_move_to_a_backup_that_meanwhile_cannot_serve_is_taken_back_before_it_is_tol
 fn a_backup_that_was_not_fit_counts_silence_anew() {
     let mut world = World::settled();
     world.nodes[0].running = false;
-    world.nodes[1].pair.handle_health(false);
+    world.nodes[1].pair.handle_health(Fitness::WorkerStuck);
     world.run(100 * MS);
-    world.nodes[1].pair.handle_health(true);
+    world.nodes[1].pair.handle_health(Fitness::Fit);
     world.run(40 * MS);
     assert!(world.nodes[1].activated.is_empty(), "not yet silent for as long as it listens");
     world.run(30 * MS);
