@@ -96,6 +96,12 @@ impl Lookup {
         here.flat_map(|vip| vip.addresses().chain(&vip.gateways)).any(|floating| floating.mac == mac)
     }
 
+    /// May a frame leave under that source address? Under a port's own, or that of a VIP which is here: another VIP's would draw its
+    /// traffic to us.
+    pub(crate) fn may_send_as(&self, source: MacAddr) -> bool {
+        self.tables.ports.iter().any(|port| port.mac == source) || self.is_virtual_mac_here(source)
+    }
+
     /// Is a VIP ours here that isn't in `before`?
     pub(crate) fn gains_a_vip_over(&self, before: &Self) -> bool {
         let owned_before = |address| before.vip_at(address).is_some_and(|(_, vip)| vip.state == VipState::Owned);

@@ -55,6 +55,28 @@ fn frames(peer: &mut Peer) -> Vec<(PortId, Vec<u8>)> {
     ]
 }
 
+/// Two groups move at the same time: what is passed on for the one is nothing that could draw the other one's traffic.
+#[test]
+fn what_is_passed_on_is_not_lost_to_another_vip_that_goes() {
+    let with = |states: [VipState; 2]| {
+        let mut tables = tables();
+        let mut second = tables.vips[0].clone();
+        (second.vip.address, second.vip.mac) = ([192, 0, 2, 77].into(), MacAddr([2, 0, 0, 0, 0, 77]));
+        second.gateways.clear();
+        tables.vips.push(second);
+        tables.vips.iter_mut().zip(states).for_each(|(vip, state)| vip.state = state);
+        tables
+    };
+    let (mut scene, mut peer) = scene();
+    scene.use_tables(with([VipState::HandingOver, VipState::Owned]));
+    scene.receive(OUTSIDE, &peer.seal(&segment(1)));
+    scene.use_tables(with([VipState::Elsewhere, VipState::Owned]));
+    scene.use_tables(with([VipState::Elsewhere, VipState::Elsewhere]));
+    let passed_on = scene.sent(OUTSIDE).into_iter().filter(|frame| frame[..6] == VIP_MAC.octets());
+    assert_eq!(passed_on.count(), 1);
+    scene.assert_nothing_dropped();
+}
+
 #[test]
 fn frames_are_held_and_passed_on_unchanged() {
     let (mut scene, mut peer) = scene();

@@ -422,12 +422,11 @@ impl<P: BufferPool> Worker<P> {
         }
     }
 
-    /// Drops every frame that waits to leave, but those of VIPs that are here by `next` too: one of a VIP that isn't ours any more
-    /// must not draw its traffic to us.
+    /// Drops every frame that waits to leave, but those of VIPs that are here by `next` too, and what is passed on: one of a VIP that
+    /// isn't ours any more must not draw its traffic to us.
     pub(crate) fn drop_waiting(&mut self, next: &Lookup) {
-        let stays = |frame: &P::Buf| {
-            Header::parse(frame.data()).is_ok_and(|(header, _)| next.is_virtual_mac_here(header.source))
-        };
+        let stays =
+            |frame: &P::Buf| Header::parse(frame.data()).is_ok_and(|(header, _)| next.may_send_as(header.source));
         let mut dropped = self.neighbours.forget_pending(stays) + self.mates.forget_judged();
         for queue in &mut self.transmit {
             dropped += queue.retain_of_owner(stays);
