@@ -28,6 +28,8 @@ pub(crate) const PENDING_MAX: usize = 32;
 const REQUESTS_MAX: u8 = 3;
 /// Time between two requests.
 const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
+/// After one that was dropped here.
+const LOST_INTERVAL: Duration = Duration::from_millis(10);
 /// How long an answer is believed before it is asked for again.
 const REACHABLE_TIME: Duration = Duration::from_secs(30);
 
@@ -120,6 +122,18 @@ impl<B> NeighbourCache<B> {
     /// The MAC address of a neighbour, without making use of it.
     pub(crate) fn known(&self, port: PortId, address: IpAddr) -> Option<MacAddr> {
         self.entries.get(&(port, address)).and_then(Entry::mac)
+    }
+
+    /// Requests may have been dropped before they left: who is not resolved is asked again soon, and the lost one doesn't count.
+    pub(crate) fn handle_lost_requests(&mut self, now: Instant) {
+        let again = now + LOST_INTERVAL;
+        for entry in self.entries.values_mut() {
+            if let State::Incomplete { requests } = &mut entry.state {
+                *requests = requests.saturating_sub(1);
+                entry.until = entry.until.min(again);
+                self.next_timeout = Some(self.next_timeout.map_or(again, |next| next.min(again)));
+            }
+        }
     }
 
     /// Begins to resolve a neighbour that packets will soon be sent to. Without room for it they will have to wait.

@@ -43,7 +43,7 @@ impl Core {
             return;
         }
         // What seems to be missing may have been taken over.
-        if self.inheriting_since().is_some() {
+        if self.is_inheriting() {
             return self.calls.look(now + STEP);
         }
         let wanted = self.wanted_children();

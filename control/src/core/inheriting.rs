@@ -5,7 +5,7 @@
 //! doesn't know yet waits.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vipsec_dataplane::api::{Command, Event, Wake};
 use vipsec_esp::sa::Spi;
@@ -19,9 +19,13 @@ use super::succession::FIRST_TURN;
 use super::{Core, InstalledChild};
 
 /// IKE SAs whose child SAs are woken in one go: some hundred microseconds' work.
-const WOKEN_PER_STEP: usize = 256;
+const WOKEN_PER_STEP: usize = 512;
+/// After that a worker gets the processor that it may share with us.
+const WOKEN_PAUSE: Duration = Duration::from_micros(200);
 /// IKE SAs that IKE is given in one go: the same.
 const GIVEN_PER_STEP: usize = 64;
+/// Nobody is in a hurry for them.
+const GIVEN_PAUSE: Duration = Duration::from_micros(700);
 /// What may wait until IKE knows all of its SAs.
 const WAITING_MAX: usize = 4096;
 
@@ -37,7 +41,8 @@ pub(super) struct Inheriting {
     count: usize,
     epoch: Epoch,
     trusted: bool,
-    since: Instant,
+    /// When it goes on.
+    due: Instant,
     waiting: VecDeque<Event>,
     /// To let go of so much memory takes a while, too.
     _copy: Option<WarmCopy>,
@@ -71,7 +76,7 @@ impl Core {
             count: 0,
             epoch,
             trusted,
-            since: now,
+            due: now + WOKEN_PAUSE,
             waiting: VecDeque::new(),
             _copy: copy,
         };
@@ -83,11 +88,25 @@ impl Core {
 
     /// Goes on with what is being taken over.
     pub(super) fn inherit_some(&mut self, now: Instant, group: usize) {
-        let inheriting = self.groups.get(group).and_then(|entry| entry.inheriting.as_ref());
-        let Some(inheriting) = inheriting else { return };
+        let inheriting = self.groups.get_mut(group).and_then(|entry| entry.inheriting.as_mut());
+        let Some(inheriting) = inheriting.filter(|inheriting| inheriting.due <= now) else { return };
         if inheriting.inheritance.len() > 0 {
+            inheriting.due = now + WOKEN_PAUSE;
             return self.wake_some(group);
         }
+        inheriting.due = now + GIVEN_PAUSE;
+        self.give_some(now, group);
+    }
+
+    /// Gives IKE what was woken, if it is all that there is.
+    pub(super) fn give_few(&mut self, now: Instant, group: usize) {
+        let inheriting = self.groups.get(group).and_then(|entry| entry.inheriting.as_ref());
+        if inheriting.is_some_and(|inheriting| inheriting.inheritance.len() == 0) {
+            self.give_some(now, group);
+        }
+    }
+
+    fn give_some(&mut self, now: Instant, group: usize) {
         for _ in 0..GIVEN_PER_STEP {
             let Some(inheriting) = self.groups.get_mut(group).and_then(|entry| entry.inheriting.as_mut()) else {
                 return;
@@ -191,14 +210,19 @@ impl Core {
         }
     }
 
-    /// Since when there is more to be taken over.
-    pub(super) fn inheriting_since(&self) -> Option<Instant> {
-        self.groups.iter().filter_map(|group| Some(group.inheriting.as_ref()?.since)).min()
+    /// When there is more to be taken over.
+    pub(super) fn inheriting_timeout(&self) -> Option<Instant> {
+        self.groups.iter().filter_map(|group| Some(group.inheriting.as_ref()?.due)).min()
+    }
+
+    /// Is something being taken over?
+    pub(super) fn is_inheriting(&self) -> bool {
+        self.groups.iter().any(|group| group.inheriting.is_some())
     }
 
     /// What is about SAs that IKE doesn't know yet waits until it does. What is unknown to a successor that isn't through gets no answer.
     pub(super) fn wait_for_ike(&mut self, event: Event) -> Option<Event> {
-        if self.inheriting_since().is_none() {
+        if !self.is_inheriting() {
             return Some(event);
         }
         let vip = match &event {

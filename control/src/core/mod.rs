@@ -354,7 +354,7 @@ impl Core {
         [
             self.ike.poll_timeout(),
             self.groups.iter().filter_map(|group| group.ownership.poll_timeout()).min(),
-            self.inheriting_since(),
+            self.inheriting_timeout(),
             self.succession_timeout(),
             self.targets.poll_timeout(),
             self.calls.poll_timeout(),

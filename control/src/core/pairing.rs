@@ -564,7 +564,8 @@ impl Core {
         // Workers take commands in order.
         self.begin_inheriting(now, group, epoch, inheritance, trusted, copy);
         self.open(now, group, epoch);
-        self.inherit_some(now, group);
+        // Of few, IKE knows all at once.
+        self.give_few(now, group);
     }
 
     /// Exact numbers of a group that stopped can't be had before the next tick.

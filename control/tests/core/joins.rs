@@ -58,6 +58,7 @@ fn what_changes_during_a_join_is_copied_as_it_is_then() {
     let left: Vec<_> = pair.sides[0].sas().iter().map(|sa| sa.spi).collect();
     assert_eq!(left.len(), COUNT as usize - 1);
     take_over(&mut pair);
+    pair.pass(SECOND);
     let mut inherited: Vec<_> = pair.sides[1].sas().iter().map(|sa| sa.spi).collect();
     inherited.sort_by_key(|spi| spi.0);
     let mut expected = left;

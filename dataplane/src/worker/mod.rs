@@ -340,7 +340,11 @@ impl<P: BufferPool> Worker<P> {
             return;
         }
         if self.deadline.has_passed(now) {
-            self.counters.count_drops(DropReason::DeadlinePassed, queue.retain_of_owner(|_| false));
+            let dropped = queue.retain_of_owner(|_| false);
+            self.counters.count_drops(DropReason::DeadlinePassed, dropped);
+            if dropped > 0 {
+                self.neighbours.handle_lost_requests(now);
+            }
         }
         queue.take(burst);
     }
