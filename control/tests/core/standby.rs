@@ -142,6 +142,38 @@ fn a_tunnel_that_moved_is_prepared_anew() {
     assert_eq!(port_at(&pair.sides[1]), Some(40000));
 }
 
+/// Nothing of the old owner's stays in the store: what its next backup gets is the successor's.
+#[test]
+fn the_next_backup_gets_what_the_successor_has() {
+    let mut pair = established(3);
+    take_over(&mut pair);
+    let now = pair.now();
+    let gone = pair.sides[1].sas()[0].spi;
+    pair.sides[1].peers.push(Peer::new(1, peer_policy("branch", FAR, 9)));
+    pair.ask(1, Request::Delete { spi: gone });
+    pair.revive(0);
+    // Its copy is complete once it counts; then two looks.
+    pair.pass(2 * SECOND);
+    assert!(pair.now() > now && pair.sides[1].core.is_serving());
+    let left = spis(&pair.sides[1]);
+    assert_eq!(spis(&pair.sides[0]), left);
+    assert!(are_dormant(&pair.sides[0]) && !are_dormant(&pair.sides[1]));
+}
+
+/// The first one's IKE and workers keep nothing, and its remote peer hears no word of it.
+#[test]
+fn after_a_move_nothing_of_the_sas_stays_at_the_first() {
+    let mut pair = established(3);
+    let before = spis(&pair.sides[0]);
+    let at_peer = pair.sides[0].peers[0].children.len();
+    pair.ask(0, Request::MoveVip { vip: "web".to_owned(), to: "2".to_owned() });
+    pair.pass(Duration::from_millis(20));
+    assert!(pair.sides[1].core.is_serving());
+    assert_eq!((spis(&pair.sides[1]), are_dormant(&pair.sides[1])), (before, false));
+    assert!(pair.sides[0].children.is_empty() && pair.sides[0].sas().is_empty());
+    assert_eq!(pair.sides[0].peers[0].children.len(), at_peer);
+}
+
 /// The original's way, made before the other is broken: traffic waits for no negotiation.
 #[test]
 fn what_is_renegotiated_carries_until_its_heir_does() {
