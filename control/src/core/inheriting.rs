@@ -140,6 +140,10 @@ impl Core {
                 None => break,
             }
         }
+        if let Some(entry) = self.groups.get_mut(group).filter(|entry| entry.replica.is_on()) {
+            // A join has begun, and doesn't know of them.
+            entry.to_copy.bind(wakes.iter().map(|wake| wake.spi));
+        }
         let iv_prefix = IvPrefix::new(self.config.appliance.id, inheriting.epoch);
         self.tell(Command::WakeChildren { iv_prefix, wakes });
         if inheriting.inheritance.len() == 0 {

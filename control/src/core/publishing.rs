@@ -90,6 +90,11 @@ impl ToCopy {
         Self { freed: children.into_iter().collect(), ..Self::default() }
     }
 
+    /// More that are to be bound.
+    pub(super) fn bind(&mut self, children: impl IntoIterator<Item = Spi>) {
+        self.children.extend(children);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.ike_sas.is_empty() && self.children.is_empty() && self.freed.is_empty()
     }

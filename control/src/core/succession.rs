@@ -107,7 +107,10 @@ impl Core {
         let (callee, is_leaving, remote) = (ike.callee(&records), ike.is_leaving(), ike.remote().ip());
         if let Err(error) = self.ike.import(*ike, records, now) {
             if carries {
-                spis.iter().for_each(|spi| self.uninstall(*spi));
+                for spi in &spis {
+                    self.uninstall(*spi);
+                    self.ike.release_spi(*spi);
+                }
             }
             return self.call_instead(group, id, callee, error);
         }

@@ -469,6 +469,9 @@ impl Bench {
             }
             // Nothing was ever sent.
             Command::Bind(spi) => {
+                if let Some((_, child)) = self.children.get_mut(&spi) {
+                    child.inbound.horizon = 0;
+                }
                 let numbers = Numbers { spi, edge: 0, horizon_wanted: 0, sent: 0, lease_wanted: 1 << 10 };
                 self.events.push_back((worker, Event::Numbers(numbers)));
             }

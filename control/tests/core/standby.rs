@@ -255,6 +255,33 @@ fn deadlines_are_renewed_while_ike_is_given_its_sas_and_requests_wait_for_it() {
     assert!(answered, "{} messages", successor.unheard.len());
 }
 
+/// What is woken while a backup's copy is filled already is bound like the rest before that copy counts.
+#[test]
+fn a_join_in_the_middle_of_a_takeover_binds_every_child_sa() {
+    const COUNT: usize = 1500;
+    let mut pair = established(COUNT);
+    pair.kill(0);
+    pair.in_earshot = false;
+    let successor = &mut pair.sides[1];
+    while !successor.core.is_serving() {
+        successor.now = successor.now.max(successor.core.poll_timeout());
+        successor.core.handle_timeout(successor.now);
+        successor.run();
+    }
+    pair.revive(0);
+    // The returned one is quick; no time goes by at the successor.
+    for _ in 0..5 {
+        pair.sides[0].pass(Duration::from_millis(10));
+        pair.talk();
+    }
+    let dormant = pair.sides[1].children.values().filter(|(_, child)| child.inbound.edge == DORMANT).count();
+    assert!(dormant > 0, "nothing is left to be woken");
+    pair.pass(3 * SECOND);
+    assert_eq!(spis(&pair.sides[0]).len(), COUNT, "the copy is complete");
+    let unbound = pair.sides[1].children.values().filter(|(_, child)| child.inbound.horizon != 0).count();
+    assert_eq!(unbound, 0);
+}
+
 /// Both SPIs of an IKE SA as its messages carry them.
 fn peer_spis(peer: &Peer, id: IkeSaId) -> [u8; 16] {
     let sa = peer.endpoint.sas(Instant::now()).find(|sa| sa.id == id).unwrap();
