@@ -18,11 +18,13 @@ use super::standby::Prepared;
 use super::succession::FIRST_TURN;
 use super::{Core, InstalledChild};
 
-/// IKE SAs whose child SAs are woken in one go: some hundred microseconds' work.
-const WOKEN_PER_STEP: usize = 512;
+/// IKE SAs whose child SAs are woken before the VIP opens: what is there of most, and does not keep the rest waiting.
+const WOKEN_BEFORE: usize = 256;
+/// IKE SAs whose child SAs are woken in one go: one or two milliseconds' work.
+const WOKEN_PER_STEP: usize = 2048;
 /// After that a worker gets the processor that it may share with us.
 const WOKEN_PAUSE: Duration = Duration::from_micros(200);
-/// IKE SAs that IKE is given in one go: the same.
+/// IKE SAs that IKE is given in one go: some hundred microseconds' work.
 const GIVEN_PER_STEP: usize = 64;
 /// Nobody is in a hurry for them.
 const GIVEN_PAUSE: Duration = Duration::from_micros(700);
@@ -83,7 +85,7 @@ impl Core {
         if let Some(entry) = self.groups.get_mut(group) {
             entry.inheriting = Some(Box::new(inheriting));
         }
-        self.wake_some(group);
+        self.wake_some(group, WOKEN_BEFORE);
     }
 
     /// Goes on with what is being taken over.
@@ -92,7 +94,7 @@ impl Core {
         let Some(inheriting) = inheriting.filter(|inheriting| inheriting.due <= now) else { return };
         if inheriting.inheritance.len() > 0 {
             inheriting.due = now + WOKEN_PAUSE;
-            return self.wake_some(group);
+            return self.wake_some(group, WOKEN_PER_STEP);
         }
         inheriting.due = now + GIVEN_PAUSE;
         self.give_some(now, group);
@@ -120,11 +122,11 @@ impl Core {
         }
     }
 
-    /// Looks at some of what was read, and wakes what may be gone on with.
-    fn wake_some(&mut self, group: usize) {
+    /// Looks at so many IKE SAs that were read, and wakes what may be gone on with.
+    fn wake_some(&mut self, group: usize, most: usize) {
         let Some(mut inheriting) = self.groups.get_mut(group).and_then(|entry| entry.inheriting.take()) else { return };
         let mut wakes = Vec::new();
-        for _ in 0..WOKEN_PER_STEP {
+        for _ in 0..most {
             match inheriting.inheritance.next() {
                 Some(Found::Set(mut set)) => {
                     if inheriting.trusted {
