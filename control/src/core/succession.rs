@@ -139,7 +139,9 @@ impl Core {
     /// When the next turn comes, or patience ends.
     pub(super) fn succession_timeout(&self) -> Option<Instant> {
         let deletions = self.succession.replacing.values().filter_map(|replaced| replaced.delete_at);
-        deletions.chain(self.succession.ladder.poll_timeout()).min()
+        // Turns wait until it is known which SAs carry traffic.
+        let turns = self.succession.ladder.poll_timeout().filter(|_| !self.is_inheriting());
+        deletions.chain(turns).min()
     }
 
     pub(super) fn handle_succession_timeout(&mut self, now: Instant) {
@@ -151,7 +153,9 @@ impl Core {
                 self.fall(now, id, Why::NoAnswer);
             }
         }
-        while let Some(id) = self.succession.ladder.poll_turn(now) {
+        while !self.is_inheriting()
+            && let Some(id) = self.succession.ladder.poll_turn(now)
+        {
             self.take_turn(now, id);
             self.finish_with(now);
         }
