@@ -38,11 +38,8 @@ impl Core {
     /// Does what the records that came ask for, or a part of it.
     pub(super) fn prepare(&mut self) {
         for group in 0..self.groups.len() {
-            if self
-                .groups
-                .get_mut(group)
-                .is_some_and(|entry| entry.side().is_some_and(|side| side.held_copy().is_some()))
-            {
+            let copy = self.groups.get_mut(group).and_then(|entry| entry.side()?.held_copy());
+            if copy.is_some() {
                 self.hear_news(group, PREPARED_PER_LOOK);
             } else {
                 self.unprepare_all(group);
@@ -133,7 +130,7 @@ impl Core {
         let was_prepared = self.groups.iter_mut().any(|entry| entry.prepared.remove(&spi).is_some());
         if was_prepared {
             self.ike.release_spi(spi.get());
-            tracing::warn!(spi_in = %spi, %refusal, "the worker has no room for a child SA of the other appliance");
+            tracing::warn!(spi_in = %spi, %refusal, "the worker doesn't take a child SA of the other appliance");
         }
         was_prepared
     }
