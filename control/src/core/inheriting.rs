@@ -20,8 +20,9 @@ use super::{Core, InstalledChild};
 
 /// IKE SAs whose child SAs are woken before the VIP opens: what is there of most, and does not keep the rest waiting.
 const WOKEN_BEFORE: usize = 256;
-/// IKE SAs whose child SAs are woken in one go: one or two milliseconds' work.
-const WOKEN_PER_STEP: usize = 2048;
+/// IKE SAs whose child SAs are woken in one go: some hundred microseconds' work. With four times as many a worker that shares our processor
+/// waited so long that its deadline passed.
+const WOKEN_PER_STEP: usize = 512;
 /// After that a worker gets the processor that it may share with us.
 const WOKEN_PAUSE: Duration = Duration::from_micros(200);
 /// IKE SAs that IKE is given in one go: some hundred microseconds' work.
