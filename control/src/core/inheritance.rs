@@ -11,7 +11,7 @@ use super::in_hand::HandRecord;
 use super::keying::{FIRST_LEASE, Start};
 use super::ladder::Why;
 use super::pin_table::PinTable;
-use super::publishing::{Birth, KIND_CHILD};
+use super::publishing::{Birth, child_key};
 use super::records::{Holding, Opened, Records};
 use super::standings::TargetRecord;
 
@@ -146,11 +146,11 @@ impl Inheritance {
     }
 
     /// Puts a set together: a child that no IKE record names doesn't exist.
-    fn adopt(&mut self, key: &RecordKey, birth: Birth, ike: Box<IkeSaRecord>) -> Option<Found> {
+    fn adopt(&mut self, vip: u16, birth: Birth, ike: Box<IkeSaRecord>) -> Option<Found> {
         // Two name the same child SA where an owner died while it wrote a rekeying. The remote peer has not heard of it, or will
         // answer the elder's request once more: so the elder has it, and the heir isn't there yet.
-        let child_key = |spi: &u32| RecordKey { kind: KIND_CHILD, vip: key.vip, id: u64::from(*spi) };
-        if ike.children().iter().any(|spi| matches!(self.opened.get(&child_key(spi)), Some(Opened::Taken))) {
+        let is_taken = |spi_in: &u32| matches!(self.opened.get(&child_key(vip, *spi_in)), Some(Opened::Taken));
+        if ike.children().iter().any(is_taken) {
             tracing::debug!(ike_sa = %ike.id(), "an heir whose rekeying was not written to the end is left out");
             return None;
         }
@@ -160,7 +160,7 @@ impl Inheritance {
         let mut unusable = is_poison.then_some(Why::Poison).or(is_old.then_some(Why::BornBeforeFloor));
         let mut shut = None;
         for spi in ike.children() {
-            let opened = self.opened.get_mut(&child_key(spi)).map(Opened::take);
+            let opened = self.opened.insert(child_key(vip, *spi), Opened::Taken);
             let Some(Opened::Child(born, mut record)) = opened else {
                 let spi = format_args!("{spi:08x}");
                 tracing::warn!(ike_sa = %ike.id(), spi_in = %spi, "the record of this child SA is missing");
@@ -200,8 +200,8 @@ impl Iterator for Inheritance {
     fn next(&mut self) -> Option<Found> {
         loop {
             let key = self.order.next()?;
-            if let Some(Opened::Ike(birth, ike)) = self.opened.get_mut(&key).map(Opened::take)
-                && let Some(found) = self.adopt(&key, birth, ike)
+            if let Some(Opened::Ike(birth, ike)) = self.opened.insert(key, Opened::Taken)
+                && let Some(found) = self.adopt(key.vip, birth, ike)
             {
                 return Some(found);
             }

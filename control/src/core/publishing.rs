@@ -125,8 +125,9 @@ fn ike_key(vip: u16, id: IkeSaId) -> RecordKey {
     RecordKey { kind: KIND_IKE, vip, id: id.get() }
 }
 
-fn child_key(vip: u16, spi: Spi) -> RecordKey {
-    RecordKey { kind: KIND_CHILD, vip, id: u64::from(spi.get()) }
+/// The name of a child SA's record, by our inbound SPI.
+pub(super) fn child_key(vip: u16, spi_in: u32) -> RecordKey {
+    RecordKey { kind: KIND_CHILD, vip, id: u64::from(spi_in) }
 }
 
 impl Core {
@@ -176,7 +177,7 @@ impl Core {
             let Ok(spi) = Spi::new(child.spi_in()) else { continue };
             let witnesses = self.children.get(&spi).map_or(&birth.witnesses, |child| &child.born).clone();
             let bytes = envelope(&Birth { witnesses, order: 0 }, &child.encode());
-            replica.put(child_key(ike.vip(), spi), epoch, &bytes);
+            replica.put(child_key(ike.vip(), child.spi_in()), epoch, &bytes);
         }
         let bytes = envelope(&birth, &ike.encode());
         replica.put(ike_key(ike.vip(), ike.id()), epoch, &bytes);
@@ -196,7 +197,7 @@ impl Core {
 
     /// A child SA is gone.
     pub(super) fn withdraw_child(&mut self, vip: u16, spi: Spi) {
-        self.publications.orphans.insert(child_key(vip, spi));
+        self.publications.orphans.insert(child_key(vip, spi.get()));
         let group = self.group_of(vip);
         let Some(group) = self.groups.get_mut(group) else { return };
         group.replica.forget_numbers(spi);

@@ -10,7 +10,9 @@ use vipsec_takeover::registry::Process;
 
 use super::in_hand::{HandRecord, open_hand};
 use super::pin_table::PinTable;
-use super::publishing::{Birth, KIND_CHILD, KIND_IKE, KIND_IN_HAND, KIND_PINS, KIND_STANDINGS, open_child, open_ike};
+use super::publishing::{
+    Birth, KIND_CHILD, KIND_IKE, KIND_IN_HAND, KIND_PINS, KIND_STANDINGS, child_key, open_child, open_ike,
+};
 use super::standings::{TargetRecord, open_standings};
 
 /// Writes that are looked at in one go: well below a tick's time even if each was a record; most are counters, which are passed over.
@@ -33,11 +35,6 @@ pub(super) enum Opened {
 }
 
 impl Opened {
-    /// An SA, if it is still there.
-    pub(super) fn take(&mut self) -> Self {
-        std::mem::replace(self, Self::Taken)
-    }
-
     fn new(record: &Record) -> Self {
         let bytes = &record.bytes;
         let opened = match record.key.kind {
@@ -171,7 +168,7 @@ impl WarmCopy {
         ikes.sort_unstable_by_key(|(order, ..)| *order);
         let mut news = VecDeque::new();
         for (_, vip, children) in ikes {
-            let keys = children.iter().map(|spi| RecordKey { kind: KIND_CHILD, vip, id: u64::from(*spi) });
+            let keys = children.iter().map(|spi_in| child_key(vip, *spi_in));
             let known = keys.filter_map(|key| Some((Reverse(self.child(&key)?.age()), key)));
             let mut known: Vec<_> = known.collect();
             known.sort_unstable();

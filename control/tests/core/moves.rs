@@ -9,7 +9,8 @@ use super::pair::Pair;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn serves(pair: &Pair) -> [bool; 2] {
+/// Which of the two serves.
+pub(crate) fn serves(pair: &Pair) -> [bool; 2] {
     [0, 1].map(|side| pair.sides[side].core.is_serving())
 }
 
@@ -21,9 +22,9 @@ fn held(pair: &mut Pair, side: usize) -> Option<u64> {
     }
 }
 
-/// The owner can't serve, though it lives: the other one serves, and the two pair anew.
-fn fail_over(pair: &mut Pair, from: usize) {
-    pair.sides[from].core.handle_health(Fitness::WorkerStuck);
+/// The owner can't serve for that reason, though it lives: the other one serves, and the two pair anew.
+pub(crate) fn fail_over(pair: &mut Pair, from: usize, because: Fitness) {
+    pair.sides[from].core.handle_health(because);
     pair.pass(SECOND);
     pair.sides[from].core.handle_health(Fitness::Fit);
     pair.link();
@@ -34,7 +35,7 @@ fn fail_over(pair: &mut Pair, from: usize) {
 #[test]
 fn an_owner_that_lives_and_cannot_serve_is_succeeded() {
     let mut pair = Pair::new("");
-    fail_over(&mut pair, 0);
+    fail_over(&mut pair, 0, Fitness::WorkerStuck);
     assert_eq!(serves(&pair), [false, true]);
 }
 
@@ -58,11 +59,7 @@ fn an_owner_whose_data_link_goes_down_hands_over_and_gets_it_back() {
 fn a_vip_that_was_handed_over_too_often_because_of_data_links_is_held() {
     let mut pair = Pair::with_peer("moves_max = 2\nmoves_window = \"60s\"\nmoves_hold = \"100s\"");
     for from in [0, 1] {
-        pair.sides[from].core.handle_health(Fitness::LinkDown);
-        pair.pass(SECOND);
-        pair.sides[from].core.handle_health(Fitness::Fit);
-        pair.link();
-        pair.pass(2 * SECOND);
+        fail_over(&mut pair, from, Fitness::LinkDown);
         assert_eq!(serves(&pair), [from == 1, from == 0]);
     }
     assert!(held(&mut pair, 0).is_some() && held(&mut pair, 1).is_some());
@@ -86,7 +83,7 @@ fn flapping() -> Pair {
     let mut pair = Pair::with_peer("moves_max = 2\nmoves_window = \"60s\"\nmoves_hold = \"100s\"");
     for from in [0, 1] {
         assert_eq!(held(&mut pair, 1 - from), None);
-        fail_over(&mut pair, from);
+        fail_over(&mut pair, from, Fitness::WorkerStuck);
         assert_eq!(serves(&pair), [from == 1, from == 0]);
     }
     assert!(held(&mut pair, 1).is_some_and(|seconds| (90..100).contains(&seconds)));
@@ -139,7 +136,7 @@ fn the_operators_move_releases_a_vip_at_both_appliances() {
     assert_eq!([held(&mut pair, 0), held(&mut pair, 1)], [None, None]);
     pair.link();
     pair.pass(SECOND);
-    fail_over(&mut pair, 1);
+    fail_over(&mut pair, 1, Fitness::WorkerStuck);
     assert_eq!(serves(&pair), [true, false], "it moves by itself again");
 }
 
@@ -163,7 +160,7 @@ fn a_vip_goes_back_when_its_first_choice_has_had_a_copy_for_a_while() {
 #[test]
 fn a_vip_does_not_go_back_to_a_first_choice_that_cannot_serve() {
     let mut pair = Pair::with_vip("give_back = \"10s\"", "");
-    fail_over(&mut pair, 0);
+    fail_over(&mut pair, 0, Fitness::WorkerStuck);
     pair.sides[0].core.handle_health(Fitness::WorkerStuck);
     for _ in 0..6000 {
         pair.pass(Duration::from_millis(10));

@@ -6,14 +6,11 @@ use vipsec_control::api::{ApiError, ErrorKind, Moved, Request, Response};
 use vipsec_takeover::decider::{Copy, Fitness};
 use vipsec_takeover::message::VERSION_NEWEST;
 
+use super::moves::{fail_over, serves};
 use super::pair::Pair;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-
-fn serves(pair: &Pair) -> [bool; 2] {
-    [0, 1].map(|side| pair.sides[side].core.is_serving())
-}
 
 /// The VIP shall be at the appliance of that id: where it is then, and under which epoch.
 fn order(pair: &mut Pair, at: usize, to: &str) -> Result<Moved, ApiError> {
@@ -104,11 +101,7 @@ fn is_held(pair: &mut Pair) -> bool {
 fn an_order_that_is_refused_releases_no_vip_that_moved_too_often() {
     let mut pair = Pair::with_peer("moves_max = 2\nmoves_window = \"60s\"\nmoves_hold = \"100s\"");
     for from in [0, 1] {
-        pair.sides[from].core.handle_health(Fitness::WorkerStuck);
-        pair.pass(SECOND);
-        pair.sides[from].core.handle_health(Fitness::Fit);
-        pair.link();
-        pair.pass(SECOND);
+        fail_over(&mut pair, from, Fitness::WorkerStuck);
     }
     assert_eq!(serves(&pair), [true, false]);
     assert!(is_held(&mut pair));

@@ -53,14 +53,15 @@ impl ReplayWindow {
             return Err(BadSize);
         }
         let count = (u64::from(size) / BLOCK_BITS + 1).next_power_of_two() as usize;
-        // Above the edge nothing was seen: the rest of its block. Later blocks are cleared when the edge gets there.
-        let newest = bit(edge) | (bit(edge) - 1);
-        Ok(Self { edge, newest, ring: vec![u64::MAX; count].into_boxed_slice(), size })
+        let mut window = Self { edge, newest: 0, ring: vec![0; count].into_boxed_slice(), size };
+        window.restart(edge);
+        Ok(window)
     }
 
     /// Begins anew as [`new`](Self::new) does, in the same memory.
     pub fn restart(&mut self, edge: u64) {
         self.edge = edge;
+        // Above the edge nothing was seen: the rest of its block. Later blocks are cleared when the edge gets there.
         self.newest = bit(edge) | (bit(edge) - 1);
         self.ring.fill(u64::MAX);
     }
