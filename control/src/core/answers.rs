@@ -13,12 +13,12 @@ use vipsec_takeover::decider::{Copy, PeerStatus, Role, Status as Standing};
 use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::iv::ApplianceId;
 
-use super::groups::Group;
-use super::notices::{Notices, Tally as AgentTally};
 use super::ownership::Ownership;
-use super::pairing::Side;
-use super::records::WarmCopy;
-use super::targets::TargetOrder;
+use super::ownership::groups::Group;
+use super::ownership::pairing::Side;
+use super::service::notices::{Notices, Tally as AgentTally};
+use super::service::targets::TargetOrder;
+use super::store::records::WarmCopy;
 use super::{Core, Output};
 use crate::api::{
     self, ApiError, CONNECTIONS_MAX, ConnectionEntry, Connections, ErrorKind, EspSpi, IkeSa, Neighbour, Request,

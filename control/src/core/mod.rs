@@ -4,38 +4,15 @@
 //! ([`Core::poll_output`]) is a command to a worker or something for the daemon to do. The simulation drives the same core
 //! with another daemon around it.
 
-mod announce;
 mod answers;
 mod calls;
 mod cookies;
-mod deadlines;
-mod distribution;
-mod give_back;
-mod groups;
-mod in_hand;
-mod inheritance;
-mod inheriting;
 mod keying;
-mod ladder;
-mod notices;
-mod orders;
 mod ownership;
-mod pairing;
-mod patience;
-mod pin_table;
-mod pins;
-mod protection;
-mod publishing;
-mod records;
 mod reload;
-mod replica;
-mod services;
-mod shutdown;
-mod stale;
-mod standby;
-mod standings;
-mod succession;
-mod targets;
+mod service;
+mod store;
+mod takeover;
 mod workers;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -58,20 +35,20 @@ use crate::health::Run;
 use answers::Questions;
 use calls::Calls;
 use cookies::cookies;
-use deadlines::Deadlines;
-use groups::Group;
-use notices::Notices;
-pub use notices::{TELLING_MAX, Telling};
-use orders::Orders;
-pub use pairing::Paired;
-pub use pins::{PIN_RECORD_BYTES, pin_blocks};
-use publishing::Publications;
-pub use publishing::{KIND_CHILD, KIND_IKE};
+use ownership::deadlines::Deadlines;
+use ownership::groups::Group;
+use ownership::orders::Orders;
+pub use ownership::pairing::Paired;
+use ownership::shutdown::End;
 pub use reload::ReloadError;
-use services::Distribution;
-use shutdown::End;
-use succession::Succession;
-use targets::Targets;
+use service::notices::Notices;
+pub use service::notices::{TELLING_MAX, Telling};
+use service::services::Distribution;
+use service::targets::Targets;
+pub use store::pins::{PIN_RECORD_BYTES, pin_blocks};
+use store::publishing::Publications;
+pub use store::publishing::{KIND_CHILD, KIND_IKE};
+use takeover::succession::Succession;
 use workers::WorkerSet;
 
 /// How often an owner repeats its gratuitous ARP.
@@ -235,7 +212,7 @@ impl Core {
         let mut core = Self {
             started: now,
             ike,
-            groups: groups::groups(&config, &floors, incarnation, now),
+            groups: ownership::groups::groups(&config, &floors, incarnation, now),
             deadlines: Deadlines::new(deadline, config.groups.len()),
             opening: BTreeMap::new(),
             workers: WorkerSet::new(counters.len()),
@@ -470,7 +447,7 @@ impl Core {
         }
         let config = self.config.clone();
         let Some(vip) = config.vips.get(vip) else { return };
-        for (port, frame) in announce::announcements(vip) {
+        for (port, frame) in ownership::announce::announcements(vip) {
             self.tell(Command::SendFrame { port, frame });
         }
     }

@@ -12,29 +12,29 @@ use vipsec_store::{CounterEntry, RecordKey};
 use vipsec_takeover::registry::Process;
 use vipsec_wire::iv::ApplianceId;
 
-use super::keying::FIRST_LEASE;
-use super::{Core, Effect};
 use crate::config::PEERS_MAX;
+use crate::core::keying::FIRST_LEASE;
+use crate::core::{Core, Effect};
 
 /// The kind of an IKE SA's record in the store. Its id is our SPI.
 pub const KIND_IKE: u8 = 1;
 /// The kind of a child SA's record. Its id is our inbound SPI.
 pub const KIND_CHILD: u8 = 2;
 /// See [`KIND_IKE`].
-pub(super) const KIND_STANDINGS: u8 = 3;
+pub(in crate::core) const KIND_STANDINGS: u8 = 3;
 /// See [`KIND_IKE`].
-pub(super) const KIND_PINS: u8 = 4;
+pub(in crate::core) const KIND_PINS: u8 = 4;
 /// See [`KIND_IKE`].
-pub(super) const KIND_IN_HAND: u8 = 5;
+pub(in crate::core) const KIND_IN_HAND: u8 = 5;
 
 /// What the successor has to know of an SA beside what IKE exports.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Birth {
+pub(in crate::core) struct Birth {
     /// The processes of other appliances that were paired when the SA was made. A successor that doesn't know which epochs it once
     /// used resumes only what was made after its own process had begun.
-    pub(super) witnesses: Vec<Process>,
+    pub(in crate::core) witnesses: Vec<Process>,
     /// IKE SAs in the order in which they were made, an heir behind its elder. Ages don't tell: each is that of its record's writing.
-    pub(super) order: u64,
+    pub(in crate::core) order: u64,
 }
 
 /// Stands in front of the record, in one buffer of the final size: one that grows leaves copies of keys behind.
@@ -75,7 +75,7 @@ const FREED_SLICE: usize = 1024;
 /// What is still to be done for a group's joins, or when nobody holds a copy any more. There may be a hundred thousand SAs, and meanwhile
 /// heartbeats have to leave.
 #[derive(Debug, Default)]
-pub(super) struct ToCopy {
+pub(in crate::core) struct ToCopy {
     /// IKE SAs whose records are to be written.
     ike_sas: BTreeSet<IkeSaId>,
     /// Child SAs that are to be bound.
@@ -86,25 +86,25 @@ pub(super) struct ToCopy {
 
 impl ToCopy {
     /// There is no copy any more: every limit goes.
-    pub(super) fn free(children: impl IntoIterator<Item = Spi>) -> Self {
+    pub(in crate::core) fn free(children: impl IntoIterator<Item = Spi>) -> Self {
         Self { freed: children.into_iter().collect(), ..Self::default() }
     }
 
     /// More that are to be bound.
-    pub(super) fn bind(&mut self, children: impl IntoIterator<Item = Spi>) {
+    pub(in crate::core) fn bind(&mut self, children: impl IntoIterator<Item = Spi>) {
         self.children.extend(children);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::core) fn is_empty(&self) -> bool {
         self.ike_sas.is_empty() && self.children.is_empty() && self.freed.is_empty()
     }
 }
 
 /// What the copy knows and what it has to learn.
 #[derive(Debug, Default)]
-pub(super) struct Publications {
+pub(in crate::core) struct Publications {
     /// IKE SAs whose record has to be written before the next message of theirs leaves.
-    pub(super) changed: BTreeSet<IkeSaId>,
+    pub(in crate::core) changed: BTreeSet<IkeSaId>,
     births: BTreeMap<IkeSaId, Birth>,
     /// The newest IKE SA's order.
     newest: u64,
@@ -114,7 +114,7 @@ pub(super) struct Publications {
 
 impl Publications {
     /// An inherited IKE SA keeps its birth.
-    pub(super) fn adopt(&mut self, id: IkeSaId, birth: Birth) {
+    pub(in crate::core) fn adopt(&mut self, id: IkeSaId, birth: Birth) {
         self.newest = self.newest.max(birth.order);
         self.births.insert(id, birth);
         self.changed.insert(id);
@@ -126,13 +126,13 @@ fn ike_key(vip: u16, id: IkeSaId) -> RecordKey {
 }
 
 /// The name of a child SA's record, by our inbound SPI.
-pub(super) fn child_key(vip: u16, spi_in: u32) -> RecordKey {
+pub(in crate::core) fn child_key(vip: u16, spi_in: u32) -> RecordKey {
     RecordKey { kind: KIND_CHILD, vip, id: u64::from(spi_in) }
 }
 
 impl Core {
     /// An SA is new: which process of the peer was there?
-    pub(super) fn note_birth(&mut self, id: IkeSaId) {
+    pub(in crate::core) fn note_birth(&mut self, id: IkeSaId) {
         let group = self.ike.vip_of(id).and_then(|vip| self.groups.get(self.group_of(vip)));
         let witnesses = group.map_or_else(Vec::new, |group| group.witnesses());
         let Publications { births, newest, .. } = &mut self.publications;
@@ -143,7 +143,7 @@ impl Core {
     }
 
     /// Writes the records of the IKE SAs that changed. True if there were any.
-    pub(super) fn publish_changed(&mut self, now: Instant) -> bool {
+    pub(in crate::core) fn publish_changed(&mut self, now: Instant) -> bool {
         let changed = std::mem::take(&mut self.publications.changed);
         let orphans = std::mem::take(&mut self.publications.orphans);
         let any = !changed.is_empty() || !orphans.is_empty();
@@ -184,7 +184,7 @@ impl Core {
     }
 
     /// An IKE SA is gone.
-    pub(super) fn withdraw_ike_sa(&mut self, id: IkeSaId) {
+    pub(in crate::core) fn withdraw_ike_sa(&mut self, id: IkeSaId) {
         self.publications.births.remove(&id);
         self.publications.changed.remove(&id);
         self.groups.iter_mut().for_each(|group| {
@@ -196,7 +196,7 @@ impl Core {
     }
 
     /// A child SA is gone.
-    pub(super) fn withdraw_child(&mut self, vip: u16, spi: Spi) {
+    pub(in crate::core) fn withdraw_child(&mut self, vip: u16, spi: Spi) {
         self.publications.orphans.insert(child_key(vip, spi.get()));
         let group = self.group_of(vip);
         let Some(group) = self.groups.get_mut(group) else { return };
@@ -205,7 +205,7 @@ impl Core {
     }
 
     /// A join begins: all that there is now is copied, slice by slice ([`Core::go_on_copying`]).
-    pub(super) fn replicate_all(&mut self, now: Instant, group: usize) {
+    pub(in crate::core) fn replicate_all(&mut self, now: Instant, group: usize) {
         let ike_sas = self.ike.ids().filter(|(_, vip)| self.group_of(*vip) == group).map(|(id, _)| id).collect();
         let mut children: BTreeSet<Spi> = self.children_of(group).into_iter().collect();
         children.retain(|spi| self.children.get(spi).is_some_and(|child| child.ike.is_some()));
@@ -217,7 +217,7 @@ impl Core {
     }
 
     /// A slice of each join: SA by SA, each counts from before its numbers are read. True if there was anything.
-    pub(super) fn go_on_copying(&mut self, now: Instant) -> bool {
+    pub(in crate::core) fn go_on_copying(&mut self, now: Instant) -> bool {
         let mut any = false;
         for group in 0..self.groups.len() {
             let Some(entry) = self.groups.get_mut(group).filter(|entry| !entry.to_copy.is_empty()) else { continue };
@@ -246,12 +246,12 @@ impl Core {
     }
 
     /// Is there a join to go on with?
-    pub(super) fn is_copying(&self) -> bool {
+    pub(in crate::core) fn is_copying(&self) -> bool {
         self.groups.iter().any(|group| !group.to_copy.is_empty() || group.replica.has_pins_to_copy())
     }
 
     /// Everything is bound and written: the mark follows the last acknowledgement.
-    pub(super) fn finish_join(&mut self, group: usize) {
+    pub(in crate::core) fn finish_join(&mut self, group: usize) {
         let Some(group) = self.groups.get_mut(group) else { return };
         let is_under_way = !group.binding.is_empty() || !group.to_copy.is_empty() || group.inheriting.is_some();
         if is_under_way || !self.publications.changed.is_empty() {
@@ -268,7 +268,7 @@ impl Core {
     }
 
     /// They stand there: the successor starts right behind.
-    pub(super) fn publish_exact_numbers(&mut self, group: usize, sas: Vec<SaReport>) {
+    pub(in crate::core) fn publish_exact_numbers(&mut self, group: usize, sas: Vec<SaReport>) {
         let mut stopped = sas;
         stopped.retain(|sa| self.children.get(&sa.spi).is_some_and(|child| self.group_of(child.vip) == group));
         // What is parked is delivered with the grant that is still to come: the numbers are exact only then. And what the store is
@@ -288,7 +288,7 @@ impl Core {
     }
 
     /// The move was not taken. The workers still have their old grants, so the store has to know those again before the VIPs open.
-    pub(super) fn take_back(&mut self, group: usize) {
+    pub(in crate::core) fn take_back(&mut self, group: usize) {
         let Some(group) = self.groups.get_mut(group) else { return };
         for before in std::mem::take(&mut group.stopped) {
             group.replica.publish_numbers(before, None);
@@ -298,13 +298,13 @@ impl Core {
 }
 
 /// Reads an IKE SA's record and its birth.
-pub(super) fn open_ike(bytes: &[u8]) -> Option<(Birth, IkeSaRecord)> {
+pub(in crate::core) fn open_ike(bytes: &[u8]) -> Option<(Birth, IkeSaRecord)> {
     let (birth, body) = unwrap_envelope(bytes)?;
     Some((birth, IkeSaRecord::decode(body).ok()?))
 }
 
 /// Reads a child SA's record, and whose processes saw it made.
-pub(super) fn open_child(bytes: &[u8]) -> Option<(Vec<Process>, ChildSaRecord)> {
+pub(in crate::core) fn open_child(bytes: &[u8]) -> Option<(Vec<Process>, ChildSaRecord)> {
     let (birth, body) = unwrap_envelope(bytes)?;
     Some((birth.witnesses, ChildSaRecord::decode(body).ok()?))
 }

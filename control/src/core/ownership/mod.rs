@@ -1,5 +1,15 @@
 //! Who owns a group: this appliance alone, or one of several; and what follows from that for IKE, workers and store.
 
+pub(super) mod announce;
+pub(super) mod deadlines;
+pub(super) mod give_back;
+pub(super) mod groups;
+pub(super) mod orders;
+pub(super) mod pairing;
+pub(super) mod patience;
+pub(super) mod protection;
+pub(super) mod shutdown;
+
 use std::time::Instant;
 
 use vipsec_dataplane::api::{Command, VipState};
@@ -12,14 +22,14 @@ use vipsec_takeover::pair::{Pair, PairConfig};
 use vipsec_takeover::registry::{Member, MemberConfig, Process};
 use vipsec_wire::iv::Epoch;
 
-use super::in_hand::Hands;
-use super::pairing::Side;
-use super::replica::CopyError;
-use super::{Core, Output};
 use crate::config::Config;
+use crate::core::store::in_hand::Hands;
+use crate::core::store::replica::CopyError;
+use crate::core::{Core, Output};
+use pairing::Side;
 
 /// Who decides over a group.
-pub(super) enum Ownership {
+pub(in crate::core) enum Ownership {
     /// Nobody else could own it.
     Solo(Solo),
     /// Other appliances and we.
@@ -29,7 +39,7 @@ pub(super) enum Ownership {
 }
 
 /// A group without a peer. Its epochs are counted all the same, so that it may get one later.
-pub(super) struct Solo {
+pub(in crate::core) struct Solo {
     floor: Floor,
     epoch: Option<Epoch>,
     asked: bool,
@@ -37,7 +47,7 @@ pub(super) struct Solo {
 
 impl Ownership {
     /// As the configuration says.
-    pub(super) fn new(config: &Config, group: usize, floor: Floor, incarnation: u64, now: Instant) -> Self {
+    pub(in crate::core) fn new(config: &Config, group: usize, floor: Floor, incarnation: u64, now: Instant) -> Self {
         let me = config.appliance.id;
         let Some(peer) = config.shared() else { return Self::Solo(Solo { floor, epoch: None, asked: false }) };
         let Some(group) = config.groups.get(group) else { return Self::Elsewhere };
@@ -59,7 +69,7 @@ impl Ownership {
     }
 
     /// The epoch under which the group is ours.
-    pub(super) fn owned_epoch(&self) -> Option<Epoch> {
+    pub(in crate::core) fn owned_epoch(&self) -> Option<Epoch> {
         match self {
             Self::Solo(solo) => solo.epoch,
             Self::Shared(side) => side.decider.owned_epoch(),
@@ -68,7 +78,7 @@ impl Ownership {
     }
 
     /// The epoch under which its SAs are ours: owned, or not yet handed over.
-    pub(super) fn epoch_of_sas(&self) -> Option<Epoch> {
+    pub(in crate::core) fn epoch_of_sas(&self) -> Option<Epoch> {
         match self {
             Self::Solo(solo) => solo.epoch,
             Self::Elsewhere => None,
@@ -79,7 +89,7 @@ impl Ownership {
         }
     }
 
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(in crate::core) fn poll_timeout(&self) -> Option<Instant> {
         match self {
             Self::Solo(_) | Self::Elsewhere => None,
             Self::Shared(side) => Some(side.decider.poll_timeout()),
@@ -112,7 +122,7 @@ impl Core {
     }
 
     /// Lets the decisions' consequences happen. True if there were any.
-    pub(super) fn pump_ownership(&mut self, now: Instant) -> bool {
+    pub(in crate::core) fn pump_ownership(&mut self, now: Instant) -> bool {
         let mut busy = false;
         for group in 0..self.groups.len() {
             match self.groups.get_mut(group).map(|group| &mut group.ownership) {
@@ -130,7 +140,7 @@ impl Core {
     }
 
     /// A group's floor goes to disk under the names of all its VIPs, so that none of them ever uses an epoch again.
-    pub(super) fn save_floor(&mut self, group: usize, value: u32) {
+    pub(in crate::core) fn save_floor(&mut self, group: usize, value: u32) {
         for vip in self.vips_of(group) {
             self.outputs.push_back(Output::SaveFloor { vip, value });
         }
@@ -138,7 +148,7 @@ impl Core {
 
     /// From now on the group is served here; if another one's doubt stops the workers, once they act again. Stopped workers would
     /// lose the frames that make it known, but not the tables, and begin with its packets.
-    pub(super) fn open(&mut self, now: Instant, group: usize, epoch: Epoch) {
+    pub(in crate::core) fn open(&mut self, now: Instant, group: usize, epoch: Epoch) {
         let stopped = self.deadlines.have_passed(now);
         for vip in self.vips_of(group) {
             let index = usize::from(vip);
@@ -182,7 +192,7 @@ impl Core {
     }
 
     /// The group that was told to stop goes on.
-    pub(super) fn reopen(&mut self, now: Instant, group: usize) {
+    pub(in crate::core) fn reopen(&mut self, now: Instant, group: usize) {
         if let Some(epoch) = self.groups.get(group).and_then(|group| group.ownership.epoch_of_sas()) {
             tracing::warn!(group = self.group_name(group), "the move was not taken: open it again");
             self.open(now, group, epoch);
@@ -190,7 +200,7 @@ impl Core {
     }
 
     /// Tells the workers where the group is.
-    pub(super) fn set_state(&mut self, group: usize, state: VipState) {
+    pub(in crate::core) fn set_state(&mut self, group: usize, state: VipState) {
         self.opening.remove(&group);
         for vip in self.vips_of(group) {
             if let Some(entry) = self.tables.vips.get_mut(usize::from(vip)) {
@@ -201,7 +211,7 @@ impl Core {
     }
 
     /// Forgets the group's SAs and connections, without a word to the remote peers.
-    pub(super) fn forget_sas(&mut self, now: Instant, group: usize) {
+    pub(in crate::core) fn forget_sas(&mut self, now: Instant, group: usize) {
         self.stop_inheriting(group);
         self.forget_connections(group);
         self.end_notices(group);
@@ -223,7 +233,7 @@ impl Core {
     }
 
     /// A group's copy can't be written: what it has isn't complete any more.
-    pub(super) fn handle_store_error(&mut self, now: Instant, group: usize, error: CopyError) {
+    pub(in crate::core) fn handle_store_error(&mut self, now: Instant, group: usize, error: CopyError) {
         let CopyError { at, error } = error;
         let Some(entry) = self.groups.get_mut(group) else { return };
         let Ownership::Shared(side) = &mut entry.ownership else { return };

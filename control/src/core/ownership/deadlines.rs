@@ -10,7 +10,7 @@ use vipsec_dataplane::deadline::Deadline;
 
 /// All groups' deadlines.
 #[derive(Debug)]
-pub(super) struct Deadlines {
+pub(in crate::core) struct Deadlines {
     workers: Deadline,
     /// By group.
     groups: Vec<Standing>,
@@ -29,23 +29,23 @@ enum Standing {
 
 impl Deadlines {
     /// Nothing is ours: the workers do nothing.
-    pub(super) fn new(workers: Deadline, groups: usize) -> Self {
+    pub(in crate::core) fn new(workers: Deadline, groups: usize) -> Self {
         workers.expire();
         Self { workers, groups: vec![Standing::Elsewhere; groups] }
     }
 
     /// Nobody could own anything but we.
-    pub(super) fn lift(&self) {
+    pub(in crate::core) fn lift(&self) {
         self.workers.lift();
     }
 
     /// Do the workers stand still?
-    pub(super) fn have_passed(&self, now: Instant) -> bool {
+    pub(in crate::core) fn have_passed(&self, now: Instant) -> bool {
         self.workers.has_passed(now)
     }
 
     /// Workers may act for a group until then; `None`: not at all.
-    pub(super) fn renew(&mut self, group: usize, until: Option<Instant>) {
+    pub(in crate::core) fn renew(&mut self, group: usize, until: Option<Instant>) {
         match self.groups.get_mut(group) {
             Some(standing @ Standing::Here(_)) => *standing = Standing::Here(until),
             Some(standing) if until.is_some() => *standing = Standing::Here(until),
@@ -55,7 +55,7 @@ impl Deadlines {
     }
 
     /// A group isn't ours any more; the tables of that version say so.
-    pub(super) fn leave(&mut self, group: usize, tables: u64) {
+    pub(in crate::core) fn leave(&mut self, group: usize, tables: u64) {
         if let Some(standing @ Standing::Here(_)) = self.groups.get_mut(group) {
             *standing = Standing::Leaving { tables };
         }
@@ -63,7 +63,7 @@ impl Deadlines {
     }
 
     /// A group moved, and every worker had stopped for it before: there is nothing that they could do wrong.
-    pub(super) fn let_go(&mut self, group: usize) {
+    pub(in crate::core) fn let_go(&mut self, group: usize) {
         if let Some(standing) = self.groups.get_mut(group) {
             *standing = Standing::Elsewhere;
         }
@@ -71,7 +71,7 @@ impl Deadlines {
     }
 
     /// Every worker has the tables of that version.
-    pub(super) fn confirm(&mut self, version: u64) {
+    pub(in crate::core) fn confirm(&mut self, version: u64) {
         for standing in &mut self.groups {
             if matches!(standing, Standing::Leaving { tables } if *tables <= version) {
                 *standing = Standing::Elsewhere;

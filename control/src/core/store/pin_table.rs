@@ -16,7 +16,7 @@ const PIN_BYTES: usize = 40;
 /// The part of them that says which connection it is.
 const KEY_BYTES: usize = 23;
 /// Pins of a block.
-pub(super) const BLOCK_PINS_MAX: usize = 100;
+pub(in crate::core) const BLOCK_PINS_MAX: usize = 100;
 /// Bytes of the store's records in which blocks are kept.
 pub const PIN_RECORD_BYTES: u32 = 4096;
 const _: () = assert!(BLOCK_PINS_MAX * PIN_BYTES <= PIN_RECORD_BYTES as usize);
@@ -43,22 +43,22 @@ impl Pin {
 
 /// Where a pin is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Spot {
+pub(in crate::core) struct Spot {
     block: u32,
     at: u8,
 }
 
 /// All places are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Full;
+pub(in crate::core) struct Full;
 
 /// A record is not a block of pins, or has no place among ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NoBlock;
+pub(in crate::core) struct NoBlock;
 
 /// The pins of a group: those of its owner, who changes them; or as a backup reads them, block by block, until it takes them over.
 #[derive(Debug, Default)]
-pub(super) struct PinTable {
+pub(in crate::core) struct PinTable {
     blocks: Vec<Vec<Pin>>,
     blocks_max: usize,
     index: HashMap<Key, Spot>,
@@ -78,41 +78,41 @@ pub(super) struct PinTable {
 
 impl PinTable {
     /// For that many pins at least.
-    pub(super) fn new(pins_max: u32) -> Self {
+    pub(in crate::core) fn new(pins_max: u32) -> Self {
         Self { blocks_max: (pins_max as usize).div_ceil(BLOCK_PINS_MAX), ..Self::default() }
     }
 
     /// Forgets all of them.
-    pub(super) fn clear(&mut self) {
+    pub(in crate::core) fn clear(&mut self) {
         *self = Self { blocks_max: self.blocks_max, left_out: self.left_out, ..Self::default() };
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::core) fn len(&self) -> usize {
         self.index.len()
     }
 
     /// How many there is room for.
-    pub(super) fn pins_max(&self) -> usize {
+    pub(in crate::core) fn pins_max(&self) -> usize {
         self.blocks_max * BLOCK_PINS_MAX
     }
 
     /// Memory that their records take in a copy.
-    pub(super) fn bytes_in_copy(&self) -> usize {
+    pub(in crate::core) fn bytes_in_copy(&self) -> usize {
         self.blocks().count() * SizeClass { records: 1, bytes: PIN_RECORD_BYTES }.place_bytes()
     }
 
     /// Connections that found no room, so far.
-    pub(super) fn left_out(&self) -> u64 {
+    pub(in crate::core) fn left_out(&self) -> u64 {
         self.left_out
     }
 
     /// A worker's connection is on that target.
-    pub(super) fn pin(&mut self, worker: u8, pin: &RestoredPin) -> Result<(), Full> {
+    pub(in crate::core) fn pin(&mut self, worker: u8, pin: &RestoredPin) -> Result<(), Full> {
         self.put(encode(pin), 1 << (worker % 32))
     }
 
     /// A block stands in the store as it was written with that write.
-    pub(super) fn read(&mut self, number: u32, write: WriteId, bytes: &[u8]) -> Result<(), NoBlock> {
+    pub(in crate::core) fn read(&mut self, number: u32, write: WriteId, bytes: &[u8]) -> Result<(), NoBlock> {
         let (records, rest) = bytes.as_chunks::<PIN_BYTES>();
         if !rest.is_empty() || records.len() > BLOCK_PINS_MAX || number as usize >= self.blocks_max {
             return Err(NoBlock);
@@ -154,14 +154,14 @@ impl PinTable {
     }
 
     /// A block is gone from the store.
-    pub(super) fn read_removal(&mut self, number: u32) {
+    pub(in crate::core) fn read_removal(&mut self, number: u32) {
         if (number as usize) < self.blocks.len() {
             let _ = self.read(number, WriteId::default(), &[]);
         }
     }
 
     /// What was read is ours from now on, and grows to that many pins at least.
-    pub(super) fn take_over(&mut self, pins_max: u32) {
+    pub(in crate::core) fn take_over(&mut self, pins_max: u32) {
         self.blocks_max = Self::new(pins_max).blocks_max;
         self.read = Vec::new();
         for (number, block) in (0..).zip(&mut self.blocks) {
@@ -185,7 +185,7 @@ impl PinTable {
     }
 
     /// The pins of a block as workers take them over, with their places. What names no VIP of ours is none.
-    pub(super) fn restorable(
+    pub(in crate::core) fn restorable(
         &self,
         block: u32,
         vip_address: impl Fn(u16) -> Option<IpAddr>,
@@ -195,12 +195,12 @@ impl PinTable {
     }
 
     /// Blocks, empty ones included.
-    pub(super) fn blocks_len(&self) -> u32 {
+    pub(in crate::core) fn blocks_len(&self) -> u32 {
         self.blocks.len() as u32
     }
 
     /// These workers have taken over a connection.
-    pub(super) fn restored(&mut self, spot: Spot, workers: u32) {
+    pub(in crate::core) fn restored(&mut self, spot: Spot, workers: u32) {
         let pin = self.blocks.get_mut(spot.block as usize).and_then(|block| block.get_mut(usize::from(spot.at)));
         if let Some(pin) = pin {
             pin.workers = workers;
@@ -208,7 +208,7 @@ impl PinTable {
     }
 
     /// Nobody has taken over these connections.
-    pub(super) fn remove(&mut self, mut spots: Vec<Spot>) {
+    pub(in crate::core) fn remove(&mut self, mut spots: Vec<Spot>) {
         // From behind: what is moved into a gap stays.
         spots.sort_unstable();
         spots.into_iter().rev().for_each(|spot| self.take_out(spot));
@@ -269,7 +269,7 @@ impl PinTable {
     }
 
     /// A worker doesn't have the connection any more, or a successor computes it.
-    pub(super) fn release(&mut self, worker: u8, vip: u16, tuple: &FiveTuple) {
+    pub(in crate::core) fn release(&mut self, worker: u8, vip: u16, tuple: &FiveTuple) {
         let key = key(vip, tuple);
         let Some(Spot { block, at }) = self.index.get(&key).copied() else { return };
         let Some(pins) = self.blocks.get_mut(block as usize) else { return };
@@ -296,29 +296,29 @@ impl PinTable {
     }
 
     /// The blocks that hold something.
-    pub(super) fn blocks(&self) -> impl Iterator<Item = u32> {
+    pub(in crate::core) fn blocks(&self) -> impl Iterator<Item = u32> {
         (0..).zip(&self.blocks).filter(|(_, pins)| !pins.is_empty()).map(|(block, _)| block)
     }
 
     /// The blocks that have changed since the last call.
-    pub(super) fn take_changed(&mut self) -> BTreeSet<u32> {
+    pub(in crate::core) fn take_changed(&mut self) -> BTreeSet<u32> {
         std::mem::take(&mut self.changed)
     }
 
     /// What a block holds, as a record; nothing: there is none.
-    pub(super) fn block(&self, block: u32, bytes: &mut Vec<u8>) {
+    pub(in crate::core) fn block(&self, block: u32, bytes: &mut Vec<u8>) {
         bytes.clear();
         let pins = self.blocks.get(block as usize).map(Vec::as_slice).unwrap_or_default();
         pins.iter().for_each(|pin| bytes.extend_from_slice(&pin.record));
     }
 
     /// How many pins a block holds.
-    pub(super) fn in_block(&self, block: u32) -> u64 {
+    pub(in crate::core) fn in_block(&self, block: u32) -> u64 {
         self.blocks.get(block as usize).map_or(0, Vec::len) as u64
     }
 
     /// The store had no room for so many.
-    pub(super) fn leave_out(&mut self, pins: u64) {
+    pub(in crate::core) fn leave_out(&mut self, pins: u64) {
         self.left_out += pins;
     }
 }

@@ -11,17 +11,17 @@ use vipsec_ike::ChildSaInfo;
 use vipsec_store::RecordKey;
 use vipsec_wire::iv::{Epoch, IvPrefix};
 
-use super::Core;
-use super::keying::{Start, child_sa, tunnel_ends};
-use super::records::News;
 use crate::config::Config;
+use crate::core::Core;
+use crate::core::keying::{Start, child_sa, tunnel_ends};
+use crate::core::store::records::News;
 
 /// Child SAs that are prepared at a time: about a millisecond's work, here and in a worker.
 const PREPARED_PER_LOOK: usize = 256;
 
 /// A child SA that the workers have, dormant.
 #[derive(Debug)]
-pub(super) struct Prepared {
+pub(in crate::core) struct Prepared {
     spi_out: u32,
     tunnel: TunnelEnds,
     lifetime: Lifetime,
@@ -29,14 +29,14 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// How much it carries, if it is that child SA, between the same ends.
-    pub(super) fn lifetime_as(&self, info: &ChildSaInfo) -> Option<Lifetime> {
+    pub(in crate::core) fn lifetime_as(&self, info: &ChildSaInfo) -> Option<Lifetime> {
         (self.spi_out == info.spi_out && self.tunnel == tunnel_ends(info.tunnel)).then_some(self.lifetime)
     }
 }
 
 impl Core {
     /// Does what the records that came ask for, or a part of it.
-    pub(super) fn prepare(&mut self) {
+    pub(in crate::core) fn prepare(&mut self) {
         for group in 0..self.groups.len() {
             let copy = self.groups.get_mut(group).and_then(|entry| entry.side()?.held_copy());
             if copy.is_some() {
@@ -48,7 +48,7 @@ impl Core {
     }
 
     /// Looks at so many records of a group's copy that came or went.
-    pub(super) fn hear_news(&mut self, group: usize, most: usize) {
+    pub(in crate::core) fn hear_news(&mut self, group: usize, most: usize) {
         for _ in 0..most {
             let news = self.groups.get_mut(group).and_then(|entry| entry.side()?.held_copy()?.poll_news());
             match news {
@@ -86,7 +86,7 @@ impl Core {
     }
 
     /// Has a worker install a child SA that carries nothing before it is woken. Returns how much it may carry then.
-    pub(super) fn place_dormant(&mut self, config: &Config, info: &ChildSaInfo) -> Option<Lifetime> {
+    pub(in crate::core) fn place_dormant(&mut self, config: &Config, info: &ChildSaInfo) -> Option<Lifetime> {
         let options = config.child_options(&info.connection, &info.child);
         // Nobody's: what wakes it brings the owner's.
         let prefix = IvPrefix::new(config.appliance.id, Epoch(0));
@@ -115,7 +115,7 @@ impl Core {
     }
 
     /// Child SAs that were prepared in vain.
-    pub(super) fn forget_prepared(&mut self, prepared: HashMap<Spi, Prepared>) {
+    pub(in crate::core) fn forget_prepared(&mut self, prepared: HashMap<Spi, Prepared>) {
         // In order: what follows is the same in every run.
         let mut spis: Vec<Spi> = prepared.into_keys().collect();
         spis.sort_unstable();
@@ -126,7 +126,7 @@ impl Core {
     }
 
     /// A worker doesn't take a child SA. True if it was one to be prepared: at a takeover it is asked again.
-    pub(super) fn note_unprepared(&mut self, spi: Spi, refusal: ChildRefusal) -> bool {
+    pub(in crate::core) fn note_unprepared(&mut self, spi: Spi, refusal: ChildRefusal) -> bool {
         let was_prepared = self.groups.iter_mut().any(|entry| entry.prepared.remove(&spi).is_some());
         if was_prepared {
             self.ike.release_spi(spi.get());

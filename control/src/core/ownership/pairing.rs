@@ -12,13 +12,14 @@ use vipsec_takeover::message::Message;
 use vipsec_takeover::registry::{Process, Reply};
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
+use super::Ownership;
+use super::announce;
 use super::groups::side;
-use super::inheritance::{Heir, Inheritance};
-use super::ownership::Ownership;
-use super::pins::Restoration;
-use super::publishing::ToCopy;
-use super::records::WarmCopy;
-use super::{Core, Output, announce};
+use crate::core::store::pins::Restoration;
+use crate::core::store::publishing::ToCopy;
+use crate::core::store::records::WarmCopy;
+use crate::core::takeover::inheritance::{Heir, Inheritance};
+use crate::core::{Core, Output};
 
 /// A pairing that both sides have completed.
 pub struct Paired {
@@ -35,8 +36,8 @@ pub struct Paired {
 }
 
 /// This appliance's part in the decision over one group, and its links to the others who have one.
-pub(super) struct Side {
-    pub(super) decider: Box<dyn Decider>,
+pub(in crate::core) struct Side {
+    pub(in crate::core) decider: Box<dyn Decider>,
     me: ApplianceId,
     key: AdvertisementKey,
     incarnation: u64,
@@ -81,7 +82,12 @@ struct Staged {
 }
 
 impl Side {
-    pub(super) fn new(decider: Box<dyn Decider>, me: ApplianceId, key: AdvertisementKey, incarnation: u64) -> Self {
+    pub(in crate::core) fn new(
+        decider: Box<dyn Decider>,
+        me: ApplianceId,
+        key: AdvertisementKey,
+        incarnation: u64,
+    ) -> Self {
         Self {
             decider,
             me,
@@ -97,54 +103,54 @@ impl Side {
     }
 
     /// The appliances whose store links are paired.
-    pub(super) fn linked(&self) -> impl Iterator<Item = ApplianceId> {
+    pub(in crate::core) fn linked(&self) -> impl Iterator<Item = ApplianceId> {
         self.links.keys().copied()
     }
 
     /// The version of the link to that appliance, if the two are paired.
-    pub(super) fn version(&self, of: ApplianceId) -> Option<u16> {
+    pub(in crate::core) fn version(&self, of: ApplianceId) -> Option<u16> {
         self.links.get(&of).map(|ends| ends.version)
     }
 
     /// In which parts of the configuration we differ from that appliance, as far as the two have told each other.
-    pub(super) fn differs(&self, from: ApplianceId) -> &[String] {
+    pub(in crate::core) fn differs(&self, from: ApplianceId) -> &[String] {
         self.links.get(&from).map_or(&[], |ends| &ends.differs)
     }
 
     /// Is it on its way to another appliance, or are frames of it still to be passed on?
-    pub(super) fn is_leaving(&self) -> bool {
+    pub(in crate::core) fn is_leaving(&self) -> bool {
         self.leaving.is_some()
     }
 
     /// The region that an appliance writes: that of the completed join, before that of the standing pairing.
-    pub(super) fn kept(&self, of: ApplianceId) -> Option<&WarmCopy> {
+    pub(in crate::core) fn kept(&self, of: ApplianceId) -> Option<&WarmCopy> {
         let held = self.held.as_ref().filter(|(filler, _)| *filler == of).map(|(_, copy)| copy);
         held.or_else(|| self.links.get(&of)?.copy.as_ref())
     }
 
     /// Opens what others have written since the last look.
-    pub(super) fn follow(&mut self) {
+    pub(in crate::core) fn follow(&mut self) {
         let joining = self.links.values_mut().filter_map(|ends| ends.copy.as_mut());
         joining.chain(self.held.iter_mut().map(|(_, copy)| copy)).for_each(WarmCopy::follow);
     }
 
     /// Is that the region which a takeover would read?
-    pub(super) fn holds(&self, of: ApplianceId) -> bool {
+    pub(in crate::core) fn holds(&self, of: ApplianceId) -> bool {
         self.held.as_ref().is_some_and(|(filler, _)| *filler == of)
     }
 
     /// The region which a takeover would read.
-    pub(super) fn held_copy(&mut self) -> Option<&mut WarmCopy> {
+    pub(in crate::core) fn held_copy(&mut self) -> Option<&mut WarmCopy> {
         self.held.as_mut().map(|(_, copy)| copy)
     }
 
     /// The connections that a takeover has read.
-    pub(super) fn restoration(&mut self) -> Option<&mut Restoration> {
+    pub(in crate::core) fn restoration(&mut self) -> Option<&mut Restoration> {
         self.staged.as_mut().map(|staged| &mut staged.pins)
     }
 
     /// The process is about to end: nobody is to wait for what we hold.
-    pub(super) fn retire(&mut self) {
+    pub(in crate::core) fn retire(&mut self) {
         self.decider.retire();
         if !self.decider.holds_copy() {
             self.held = None;
@@ -152,7 +158,7 @@ impl Side {
     }
 
     /// The link is closed from our side.
-    pub(super) fn close(&mut self, now: Instant, peer: ApplianceId) {
+    pub(in crate::core) fn close(&mut self, now: Instant, peer: ApplianceId) {
         self.links.remove(&peer);
         self.decider.handle_link_down(now, peer);
     }
@@ -274,7 +280,7 @@ impl Core {
         }
     }
 
-    pub(super) fn ownership_timeout(&mut self, now: Instant) {
+    pub(in crate::core) fn ownership_timeout(&mut self, now: Instant) {
         for group in 0..self.groups.len() {
             let Some(entry) = self.groups.get_mut(group) else { return };
             entry.replica.check();
@@ -294,7 +300,7 @@ impl Core {
         self.check_stopped();
     }
 
-    pub(super) fn handle_advertisement(&mut self, now: Instant, port: PortId, frame: &[u8]) {
+    pub(in crate::core) fn handle_advertisement(&mut self, now: Instant, port: PortId, frame: &[u8]) {
         let Some(payload) = announce::advertisement_payload(frame) else { return };
         // All groups have the same key.
         let Some(any) = self.groups.iter_mut().find_map(|group| group.side()) else { return };
@@ -318,7 +324,7 @@ impl Core {
     }
 
     /// Carries out what was decided about a group. True if there was anything.
-    pub(super) fn pump_decisions(&mut self, now: Instant, group: usize) -> bool {
+    pub(in crate::core) fn pump_decisions(&mut self, now: Instant, group: usize) -> bool {
         let mut any = false;
         while let Some(action) = side(&mut self.groups, group).and_then(|side| side.decider.poll_action()) {
             any = true;
@@ -328,7 +334,7 @@ impl Core {
     }
 
     /// Over the group's store link. To an older release this may be no word at all: it goes by what it knows.
-    pub(super) fn say(&mut self, group: usize, to: ApplianceId, message: &Message) {
+    pub(in crate::core) fn say(&mut self, group: usize, to: ApplianceId, message: &Message) {
         let version = side(&mut self.groups, group).and_then(|side| side.version(to));
         if version.is_some_and(|version| message.since() <= version) {
             self.outputs.push_back(Output::LinkSend { group, peer: to, message: message.encode() });
@@ -455,7 +461,7 @@ impl Core {
         }
     }
 
-    pub(super) fn advertise(&mut self, group: usize, epoch: Epoch, protected: bool) {
+    pub(in crate::core) fn advertise(&mut self, group: usize, epoch: Epoch, protected: bool) {
         let config = self.config.clone();
         for vip in self.vips_of(group) {
             let Some(entry) = config.vips.get(usize::from(vip)) else { continue };
@@ -498,7 +504,7 @@ impl Core {
     }
 
     /// The child SAs of a group's VIPs.
-    pub(super) fn children_of(&self, group: usize) -> Vec<Spi> {
+    pub(in crate::core) fn children_of(&self, group: usize) -> Vec<Spi> {
         let children = self.children.iter().filter(|(_, child)| self.group_of(child.vip) == group);
         children.map(|(spi, _)| *spi).collect()
     }
@@ -540,7 +546,7 @@ impl Core {
     }
 
     /// Do the workers have all that was read?
-    pub(super) fn check_staged(&mut self, now: Instant, group: usize) {
+    pub(in crate::core) fn check_staged(&mut self, now: Instant, group: usize) {
         if let Some(side) = side(&mut self.groups, group)
             && side.staged.as_ref().is_some_and(|staged| staged.pins.is_done())
         {
@@ -569,7 +575,7 @@ impl Core {
     }
 
     /// Exact numbers of a group that stopped can't be had before the next tick.
-    pub(super) fn stop_later(&mut self, group: usize) {
+    pub(in crate::core) fn stop_later(&mut self, group: usize) {
         let version = self.tables_version;
         if let Some(side) = side(&mut self.groups, group)
             && side.leaving.as_ref().is_some_and(|leaving| leaving.until.is_none())
@@ -579,14 +585,14 @@ impl Core {
     }
 
     /// The group is ours, whatever was to become of it.
-    pub(super) fn stay(&mut self, group: usize) {
+    pub(in crate::core) fn stay(&mut self, group: usize) {
         if let Some(side) = side(&mut self.groups, group) {
             side.leaving = None;
         }
     }
 
     /// Workers confirm tables, or time goes by: has a group stopped everywhere?
-    pub(super) fn check_stopped(&mut self) {
+    pub(in crate::core) fn check_stopped(&mut self) {
         let version = self.workers.tables_in_force();
         for group in 0..self.groups.len() {
             if side(&mut self.groups, group).is_some_and(|side| side.stopping.take_if(|it| *it <= version).is_some()) {
@@ -595,13 +601,13 @@ impl Core {
         }
     }
 
-    pub(super) fn handle_join_published(&mut self, now: Instant, group: usize, peer: ApplianceId) {
+    pub(in crate::core) fn handle_join_published(&mut self, now: Instant, group: usize, peer: ApplianceId) {
         if let Some(side) = side(&mut self.groups, group) {
             side.decider.handle_join_published(now, peer);
         }
     }
 
-    pub(super) fn handle_stopped(&mut self, now: Instant, group: usize) {
+    pub(in crate::core) fn handle_stopped(&mut self, now: Instant, group: usize) {
         if let Some(side) = side(&mut self.groups, group) {
             side.decider.handle_stopped(now);
         }

@@ -23,7 +23,7 @@ fn floating(vip: &Vip) -> impl Iterator<Item = &Floating> {
 
 /// Gratuitous ARP for a VIP and its inside gateways (RFC 5227 §3 calls it an announcement), in IPv6 unsolicited neighbour
 /// advertisements (RFC 4861 §7.2.6).
-pub(super) fn announcements(vip: &Vip) -> impl Iterator<Item = (PortId, Vec<u8>)> {
+pub(in crate::core) fn announcements(vip: &Vip) -> impl Iterator<Item = (PortId, Vec<u8>)> {
     floating(vip).map(|floating| {
         let mut frame = match floating.address {
             IpAddr::V4(address) => {
@@ -42,7 +42,10 @@ pub(super) fn announcements(vip: &Vip) -> impl Iterator<Item = (PortId, Vec<u8>)
 }
 
 /// An advertisement's payload as frames: one per network that the VIP or one of its gateways lives on.
-pub(super) fn advertisements(vip: &Vip, payload: &[u8; ADVERTISEMENT_LEN]) -> impl Iterator<Item = (PortId, Vec<u8>)> {
+pub(in crate::core) fn advertisements(
+    vip: &Vip,
+    payload: &[u8; ADVERTISEMENT_LEN],
+) -> impl Iterator<Item = (PortId, Vec<u8>)> {
     floating(vip).map(|floating| {
         let header = ethernet::Header {
             destination: ADVERTISEMENT_GROUP,
@@ -57,7 +60,7 @@ pub(super) fn advertisements(vip: &Vip, payload: &[u8; ADVERTISEMENT_LEN]) -> im
 }
 
 /// The payload of an advertisement's frame.
-pub(super) fn advertisement_payload(frame: &[u8]) -> Option<&[u8]> {
+pub(in crate::core) fn advertisement_payload(frame: &[u8]) -> Option<&[u8]> {
     let (header, payload) = ethernet::Header::parse(frame).ok()?;
     (header.ethertype == EtherType::ADVERTISEMENT).then_some(payload)
 }

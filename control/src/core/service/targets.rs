@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use vipsec_distribute::service::TargetState;
 use vipsec_wire::iv::ApplianceId;
 
-use super::ownership::Ownership;
-use super::{Core, Output};
 use crate::config::{Config, Standing};
+use crate::core::ownership::Ownership;
+use crate::core::{Core, Output};
 use crate::health::{Health, Monitor, Outcome, Run};
 
 /// A share changes in the table when it moved by at least so much, in percent of the configured weight: each change makes a new
@@ -21,7 +21,7 @@ const APPLIANCE_SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// All targets, by their place in the configuration.
 #[derive(Debug)]
-pub(super) struct Targets {
+pub(in crate::core) struct Targets {
     monitor: Monitor,
     targets: Vec<Target>,
     /// Other appliances that live, as far as we hear of them; one that isn't heard of, until then.
@@ -49,7 +49,7 @@ enum Place {
 
 /// What the operator wants of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum TargetOrder {
+pub(in crate::core) enum TargetOrder {
     /// Connections, as its health allows.
     #[default]
     Enabled,
@@ -71,7 +71,7 @@ impl Target {
 
 impl Targets {
     /// All enabled. `seed`: as [`Monitor::new`] takes it.
-    pub(super) fn new(config: &Config, seed: u64, now: Instant) -> Self {
+    pub(in crate::core) fn new(config: &Config, seed: u64, now: Instant) -> Self {
         let targets = config.targets.iter().enumerate();
         let checks =
             targets.flat_map(|(number, target)| target.checks.iter().map(move |check| (number, check.clone())));
@@ -83,7 +83,7 @@ impl Targets {
     }
 
     /// Other targets from now on. One of the same name and address goes on from how it stood.
-    pub(super) fn follow(&mut self, before: &Config, config: &Config, now: Instant) {
+    pub(in crate::core) fn follow(&mut self, before: &Config, config: &Config, now: Instant) {
         let same = |number: usize| {
             let new = config.targets.get(number)?;
             before.targets.iter().position(|old| (&old.name, old.address) == (&new.name, new.address))
@@ -102,20 +102,20 @@ impl Targets {
         self.settle();
     }
 
-    pub(super) fn monitor(&self) -> &Monitor {
+    pub(in crate::core) fn monitor(&self) -> &Monitor {
         &self.monitor
     }
 
-    pub(super) fn order(&self, target: usize) -> TargetOrder {
+    pub(in crate::core) fn order(&self, target: usize) -> TargetOrder {
         self.targets.get(target).map_or(TargetOrder::Enabled, |target| target.order)
     }
 
-    pub(super) fn standing(&self, target: usize) -> Standing {
+    pub(in crate::core) fn standing(&self, target: usize) -> Standing {
         self.targets.get(target).map_or(Standing::default(), |target| target.standing)
     }
 
     /// Goes on from how another appliance had the target.
-    pub(super) fn adopt(&mut self, target: usize, order: TargetOrder, share_percent: u16) {
+    pub(in crate::core) fn adopt(&mut self, target: usize, order: TargetOrder, share_percent: u16) {
         if let Some(target) = self.targets.get_mut(target) {
             target.order = order;
             target.standing.share_percent = share_percent;
@@ -136,7 +136,7 @@ impl Targets {
     }
 
     /// When something of the targets is due.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(in crate::core) fn poll_timeout(&self) -> Option<Instant> {
         self.living.values().flatten().copied().chain(self.monitor.poll_timeout()).min()
     }
 
@@ -181,14 +181,14 @@ impl Core {
         self.settle(now);
     }
 
-    pub(super) fn handle_targets_timeout(&mut self, now: Instant) {
+    pub(in crate::core) fn handle_targets_timeout(&mut self, now: Instant) {
         self.targets.monitor.handle_timeout(now);
         self.settle_targets();
         self.start_checks(now);
     }
 
     /// The operator wants this of the target of that name; `None` if there is none.
-    pub(super) fn order_target(&mut self, name: &str, order: TargetOrder) -> Option<()> {
+    pub(in crate::core) fn order_target(&mut self, name: &str, order: TargetOrder) -> Option<()> {
         let number = self.config.targets.iter().position(|target| target.name == name)?;
         self.targets.targets.get_mut(number)?.order = order;
         tracing::info!(target = name, ?order, "the operator's order");
@@ -197,7 +197,7 @@ impl Core {
     }
 
     /// Targets on the hosts of other appliances come and go with these.
-    pub(super) fn note_living_appliances(&mut self, now: Instant) {
+    pub(in crate::core) fn note_living_appliances(&mut self, now: Instant) {
         let sides = self.groups.iter().filter_map(|group| match &group.ownership {
             Ownership::Shared(side) => Some(side),
             Ownership::Solo(_) | Ownership::Elsewhere => None,

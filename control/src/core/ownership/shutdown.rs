@@ -6,17 +6,17 @@ use std::time::{Duration, Instant};
 
 use vipsec_takeover::decider::{Copy, NotMoved, Role};
 
-use super::ownership::Ownership;
-use super::{Core, Output};
+use super::Ownership;
+use crate::core::{Core, Output};
 
 /// For backups to take our VIPs over, and for a copy to be filled before. An operator's order takes a few ten milliseconds.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
 /// The process is to end.
 #[derive(Debug)]
-pub(super) struct End {
+pub(in crate::core) struct End {
     /// At the latest.
-    pub(super) at: Instant,
+    pub(in crate::core) at: Instant,
     /// By group: was it ordered to another appliance, or why not? An order that nobody takes isn't given again.
     orders: BTreeMap<usize, Result<(), NotMoved>>,
 }
@@ -72,7 +72,7 @@ impl Core {
     }
 
     /// Is what was to be handed over gone, its last frames included?
-    pub(super) fn check_end(&mut self, now: Instant) {
+    pub(in crate::core) fn check_end(&mut self, now: Instant) {
         if self.end.is_none() {
             return;
         }

@@ -10,12 +10,12 @@ use vipsec_esp::sa::Spi;
 use vipsec_store::{BLOCK_ENTRIES_MAX, CounterEntry, RecordKey, StoreError, StoreWriter, Usage, WriteId};
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
-use super::Effect;
 use super::pin_table::PinTable;
 use super::publishing::KIND_PINS;
+use crate::core::Effect;
 
 /// The copies at the backups, as the core writes them.
-pub(super) struct Replica {
+pub(in crate::core) struct Replica {
     /// Those that are waited for; none: effects happen at once.
     copies: BTreeMap<ApplianceId, Copy>,
     effects: Effects,
@@ -27,11 +27,11 @@ pub(super) struct Replica {
 
 /// A copy that could not be written, and why. Nothing more is written there; what waits for it goes on waiting.
 #[derive(Debug)]
-pub(super) struct CopyError {
+pub(in crate::core) struct CopyError {
     /// Whose.
-    pub(super) at: ApplianceId,
+    pub(in crate::core) at: ApplianceId,
     /// See [`StoreError`].
-    pub(super) error: StoreError,
+    pub(in crate::core) error: StoreError,
 }
 
 /// Effects that wait for at least one copy, and those that wait for none any more.
@@ -225,7 +225,7 @@ impl Copy {
 
 impl Replica {
     /// `pins_max`: connections that find room in a copy.
-    pub(super) fn new(pins_max: u32) -> Self {
+    pub(in crate::core) fn new(pins_max: u32) -> Self {
         Self {
             copies: BTreeMap::new(),
             effects: Effects::default(),
@@ -236,18 +236,18 @@ impl Replica {
     }
 
     /// How much of a copy's region is in use; `None`: it isn't written to.
-    pub(super) fn usage(&self, at: ApplianceId) -> Option<Usage> {
+    pub(in crate::core) fn usage(&self, at: ApplianceId) -> Option<Usage> {
         self.copies.get(&at).and_then(|copy| copy.writer.as_ref()).map(|writer| writer.usage())
     }
 
     /// Is there anybody to wait for?
-    pub(super) fn is_on(&self) -> bool {
+    pub(in crate::core) fn is_on(&self) -> bool {
         !self.copies.is_empty()
     }
 
     /// A join begins: from here on this copy's acknowledgements are waited for. What waited for an earlier one at that appliance may
     /// happen, as far as it goes by that: the backup has emptied it by pairing anew, and the new one doesn't count before its mark.
-    pub(super) fn begin(&mut self, at: ApplianceId, writer: Box<dyn StoreWriter + Send>) {
+    pub(in crate::core) fn begin(&mut self, at: ApplianceId, writer: Box<dyn StoreWriter + Send>) {
         self.end(at);
         let mut copy = Copy::new(writer);
         copy.dirty = self.counters.blocks().map(|block| (block, Vec::new())).collect();
@@ -256,14 +256,14 @@ impl Replica {
     }
 
     /// The link to that copy is lost.
-    pub(super) fn strand(&mut self, at: ApplianceId) {
+    pub(in crate::core) fn strand(&mut self, at: ApplianceId) {
         if let Some(copy) = self.copies.get_mut(&at) {
             copy.strand();
         }
     }
 
     /// That copy is not waited for any more: what waited for nothing else may happen.
-    pub(super) fn end(&mut self, at: ApplianceId) {
+    pub(in crate::core) fn end(&mut self, at: ApplianceId) {
         if let Some(copy) = self.copies.remove(&at) {
             for effect in &copy.own {
                 self.effects.waiting.remove(effect);
@@ -275,7 +275,7 @@ impl Replica {
 
     /// The VIPs are not ours any more: nothing that waited may happen. Returns what workers want back all the same.
     #[expect(clippy::vec_box, reason = "each goes back to its worker in its box")]
-    pub(super) fn abandon(&mut self) -> Vec<Box<PinBatch>> {
+    pub(in crate::core) fn abandon(&mut self) -> Vec<Box<PinBatch>> {
         self.copies.clear();
         self.failed.clear();
         self.counters = CounterTable::default();
@@ -289,18 +289,18 @@ impl Replica {
     }
 
     /// The connections that a successor has to be told of.
-    pub(super) fn pins(&self) -> &PinTable {
+    pub(in crate::core) fn pins(&self) -> &PinTable {
         &self.pins
     }
 
     /// Goes on with the connections of the last owner.
-    pub(super) fn set_pins(&mut self, mut pins: PinTable) {
+    pub(in crate::core) fn set_pins(&mut self, mut pins: PinTable) {
         pins.leave_out(self.pins.left_out());
         self.pins = pins;
     }
 
     /// Changes the pins; `effect` happens when what they are then is acknowledged (rule R6).
-    pub(super) fn change_pins(&mut self, change: impl FnOnce(&mut PinTable), effect: Effect) {
+    pub(in crate::core) fn change_pins(&mut self, change: impl FnOnce(&mut PinTable), effect: Effect) {
         change(&mut self.pins);
         let changed = self.pins.take_changed();
         if self.copies.is_empty() {
@@ -319,17 +319,17 @@ impl Replica {
     }
 
     /// Blocks of pins that wait for their turn to be written there.
-    pub(super) fn unwritten_pin_blocks(&self, at: ApplianceId) -> usize {
+    pub(in crate::core) fn unwritten_pin_blocks(&self, at: ApplianceId) -> usize {
         self.copies.get(&at).map_or(0, |copy| copy.dirty_pins.union(&copy.pins_to_copy).count())
     }
 
     /// Can a join go on with blocks of pins at once?
-    pub(super) fn has_pins_to_copy(&self) -> bool {
+    pub(in crate::core) fn has_pins_to_copy(&self) -> bool {
         self.copies.values().any(|copy| !copy.pins_to_copy.is_empty() && !copy.pins_behind)
     }
 
     /// Writes every block of pins that changed, under that VIP's name.
-    pub(super) fn flush_pins(&mut self, vip: u16, epoch: Epoch) {
+    pub(in crate::core) fn flush_pins(&mut self, vip: u16, epoch: Epoch) {
         let Self { copies, pins, failed, .. } = self;
         let mut left_out = 0;
         for (at, copy) in copies.iter_mut().filter(|(_, copy)| copy.writer.is_some()) {
@@ -345,17 +345,17 @@ impl Replica {
     }
 
     /// Publishes a record; what depends on it is queued with [`Replica::after`] next.
-    pub(super) fn put(&mut self, key: RecordKey, epoch: Epoch, bytes: &[u8]) {
+    pub(in crate::core) fn put(&mut self, key: RecordKey, epoch: Epoch, bytes: &[u8]) {
         self.each(|copy, _, _| copy.try_write(|writer| writer.put(key, epoch, bytes).map(Some)));
     }
 
     /// Removes a record.
-    pub(super) fn remove(&mut self, key: RecordKey) {
+    pub(in crate::core) fn remove(&mut self, key: RecordKey) {
         self.each(|copy, _, _| copy.try_write(|writer| writer.remove(key)));
     }
 
     /// A copy that could not be written.
-    pub(super) fn poll_failed(&mut self) -> Option<CopyError> {
+    pub(in crate::core) fn poll_failed(&mut self) -> Option<CopyError> {
         self.failed.pop_front()
     }
 
@@ -371,12 +371,12 @@ impl Replica {
     }
 
     /// Lets the backups see what was written so far.
-    pub(super) fn publish(&mut self) {
+    pub(in crate::core) fn publish(&mut self) {
         self.each(|copy, _, _| copy.writer.as_mut().map_or(Ok(()), |writer| writer.publish()));
     }
 
     /// `effect` happens when everything written so far is acknowledged.
-    pub(super) fn after(&mut self, effect: Effect) {
+    pub(in crate::core) fn after(&mut self, effect: Effect) {
         if self.copies.is_empty() {
             return self.effects.ready.push_back(effect);
         }
@@ -385,7 +385,7 @@ impl Replica {
     }
 
     /// `effect` happens when that copy has acknowledged everything written so far; not at all if it ends before.
-    pub(super) fn after_at(&mut self, at: ApplianceId, effect: Effect) {
+    pub(in crate::core) fn after_at(&mut self, at: ApplianceId, effect: Effect) {
         if let Some(copy) = self.copies.get_mut(&at) {
             let number = self.effects.wait(1, effect);
             copy.own.push(number);
@@ -395,7 +395,7 @@ impl Replica {
 
     /// The numbers of a child SA, for the next flush; `then` happens when they are acknowledged. What was published before may be
     /// granted already, so horizon and lease never move back.
-    pub(super) fn publish_numbers(&mut self, mut entry: CounterEntry, then: Option<Effect>) {
+    pub(in crate::core) fn publish_numbers(&mut self, mut entry: CounterEntry, then: Option<Effect>) {
         if let Some(known) = self.counters.get(entry.spi) {
             entry.horizon = entry.horizon.max(known.horizon);
             entry.lease = entry.lease.max(known.lease);
@@ -404,7 +404,7 @@ impl Replica {
     }
 
     /// The exact numbers of a child SA that has stopped, lower than what was granted; returns what was published before.
-    pub(super) fn publish_exact_numbers(&mut self, entry: CounterEntry) -> Option<CounterEntry> {
+    pub(in crate::core) fn publish_exact_numbers(&mut self, entry: CounterEntry) -> Option<CounterEntry> {
         let before = self.counters.get(entry.spi);
         self.set_numbers(entry, None);
         before
@@ -425,7 +425,7 @@ impl Replica {
     }
 
     /// `effect` happens when all numbers, unwritten ones included, and everything written so far are acknowledged.
-    pub(super) fn after_numbers(&mut self, effect: Effect) {
+    pub(in crate::core) fn after_numbers(&mut self, effect: Effect) {
         if self.copies.is_empty() {
             return self.effects.ready.push_back(effect);
         }
@@ -440,12 +440,12 @@ impl Replica {
     }
 
     /// Do numbers wait for their turn to be written there?
-    pub(super) fn has_unwritten_numbers(&self, at: ApplianceId) -> bool {
+    pub(in crate::core) fn has_unwritten_numbers(&self, at: ApplianceId) -> bool {
         self.copies.get(&at).is_some_and(|copy| !copy.dirty.is_empty())
     }
 
     /// A child SA is gone.
-    pub(super) fn forget_numbers(&mut self, spi: Spi) {
+    pub(in crate::core) fn forget_numbers(&mut self, spi: Spi) {
         let Some(block) = self.counters.forget(spi) else { return };
         for copy in self.copies.values_mut().filter(|copy| copy.writer.is_some()) {
             copy.dirty.entry(block).or_default();
@@ -453,22 +453,22 @@ impl Replica {
     }
 
     /// Writes every counter block that changed.
-    pub(super) fn flush_numbers(&mut self) {
+    pub(in crate::core) fn flush_numbers(&mut self) {
         self.each(|copy, counters, _| copy.flush_numbers(counters));
     }
 
     /// Asks whether the copies still take our writes: how an owner that has nothing to write learns that it is deposed.
-    pub(super) fn check(&mut self) {
+    pub(in crate::core) fn check(&mut self) {
         self.each(|copy, _, _| copy.writer.as_mut().map_or(Ok(()), |writer| writer.poll_acknowledged().map(drop)));
     }
 
     /// Will a look at the copies, some time soon, find an acknowledgement that something waits for?
-    pub(super) fn awaits_acknowledgement(&self) -> bool {
+    pub(in crate::core) fn awaits_acknowledgement(&self) -> bool {
         self.copies.values().any(|copy| copy.writer.is_some() && !copy.waiting.is_empty())
     }
 
     /// Effects whose time has come, in order.
-    pub(super) fn poll(&mut self) -> Option<Effect> {
+    pub(in crate::core) fn poll(&mut self) -> Option<Effect> {
         if self.effects.ready.is_empty() {
             self.each(|copy, _, effects| copy.poll_acknowledged(effects));
         }

@@ -11,17 +11,17 @@ use std::sync::Arc;
 use vipsec_dataplane::api::Command;
 use vipsec_distribute::service::ServiceTable;
 
-use super::standings::TargetRecord;
-use super::{Core, Effect};
 use crate::config::{Config, Standing};
+use crate::core::store::standings::TargetRecord;
+use crate::core::{Core, Effect};
 
 /// The distribution table's way into force.
 #[derive(Debug, Default)]
-pub(super) struct Distribution {
+pub(in crate::core) struct Distribution {
     /// Counts up with every announcement.
     version: u64,
     /// How the targets stand by the table in force.
-    pub(super) in_force: Vec<TargetRecord>,
+    pub(in crate::core) in_force: Vec<TargetRecord>,
     next: Option<Next>,
     /// The targets have changed since the next one was made.
     is_outdated: bool,
@@ -62,13 +62,13 @@ enum Step {
 
 impl Distribution {
     /// Does the store's acknowledgement of the table of that version matter?
-    pub(super) fn is_publishing(&self, version: u64) -> bool {
+    pub(in crate::core) fn is_publishing(&self, version: u64) -> bool {
         let publishes = |next: &Next| matches!(next.step, Step::Publishing { .. });
         version == self.version && self.next.as_ref().is_some_and(publishes)
     }
 
     /// How the targets stand, for a store: by what is in force, or about to be and known to others already.
-    pub(super) fn published(&self) -> &[TargetRecord] {
+    pub(in crate::core) fn published(&self) -> &[TargetRecord] {
         match &self.next {
             Some(Next { step: Step::Publishing { .. } | Step::Entering { .. }, standings, .. }) => standings,
             _ => &self.in_force,
@@ -78,7 +78,7 @@ impl Distribution {
 
 impl Core {
     /// The targets changed: the table that follows is on its way.
-    pub(super) fn change_services(&mut self) {
+    pub(in crate::core) fn change_services(&mut self) {
         if self.distribution.next.as_ref().is_some_and(|next| !matches!(next.step, Step::Pinning)) {
             self.distribution.is_outdated = true;
             return;
@@ -92,7 +92,7 @@ impl Core {
     }
 
     /// As [`Self::change_services`], at once: there are no connections that it could move.
-    pub(super) fn change_services_at_once(&mut self) {
+    pub(in crate::core) fn change_services_at_once(&mut self) {
         let Some(services) = self.services() else { return };
         self.tables.services = services;
         self.distribution = Distribution {
@@ -111,7 +111,7 @@ impl Core {
     }
 
     /// The distribution table that follows where the targets stand like that.
-    pub(super) fn services_by(&mut self, standings: Vec<Standing>) -> Option<Arc<ServiceTable>> {
+    pub(in crate::core) fn services_by(&mut self, standings: Vec<Standing>) -> Option<Arc<ServiceTable>> {
         let (config, made) = (&self.config, &mut self.distribution.made);
         let known = made.iter().position(|made| Arc::ptr_eq(&made.config, config) && made.standings == standings);
         if let Some(at) = known {
@@ -134,14 +134,14 @@ impl Core {
     }
 
     /// What the workers began with was made while nothing was known of the targets yet.
-    pub(super) fn note_first_services(&mut self) {
+    pub(in crate::core) fn note_first_services(&mut self) {
         let config = self.config.clone();
         let standings = (0..config.targets.len()).map(|target| config.first_standing(target)).collect();
         self.distribution.made = vec![Made { config, standings, services: self.tables.services.clone() }];
     }
 
     /// What the table of that version would move is pinned: it takes effect once every group's successor would know.
-    pub(super) fn handle_services_pinned(&mut self, version: u64) {
+    pub(in crate::core) fn handle_services_pinned(&mut self, version: u64) {
         let groups = (0..self.groups.len()).collect();
         match &mut self.distribution.next {
             Some(Next { step: step @ Step::Pinning, .. }) if version == self.distribution.version => {
@@ -158,7 +158,7 @@ impl Core {
     }
 
     /// A successor of the group would distribute as we are about to: the table is in force when that holds for all.
-    pub(super) fn note_tables_known(&mut self, group: usize) {
+    pub(in crate::core) fn note_tables_known(&mut self, group: usize) {
         let Some(Next { step: Step::Publishing { groups }, .. }) = &mut self.distribution.next else { return };
         groups.remove(&group);
         if !groups.is_empty() {
@@ -173,7 +173,7 @@ impl Core {
     }
 
     /// Every worker has the tables of that version.
-    pub(super) fn check_services_in_force(&mut self, version: u64) {
+    pub(in crate::core) fn check_services_in_force(&mut self, version: u64) {
         let entered = |next: &mut Next| matches!(next.step, Step::Entering { tables } if tables <= version);
         let Some(next) = self.distribution.next.take_if(entered) else { return };
         self.distribution.in_force = next.standings;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use vipsec_takeover::decider::{Copy, PeerStatus, Role, Status};
 use vipsec_wire::iv::ApplianceId;
 
-use super::Core;
+use crate::core::Core;
 
 /// How often an owner says that it has no copy.
 const REPEAT: Duration = Duration::from_secs(60);
@@ -18,7 +18,7 @@ const MISMATCH: Duration = Duration::from_secs(15);
 
 /// Why an appliance has no copy, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lack {
+pub(in crate::core) enum Lack {
     LinkDown,
     NoCommonVersion,
     Differs,
@@ -47,7 +47,7 @@ enum Notice {
 
 /// What was said of a group's copies.
 #[derive(Debug, Default)]
-pub(super) struct Protection {
+pub(in crate::core) struct Protection {
     owns: bool,
     /// Those that count or may still be resumed from: does the owner leave them?
     copies: BTreeMap<ApplianceId, Standing>,
@@ -104,7 +104,7 @@ impl Protection {
     }
 
     /// Why has an appliance no copy that counts?
-    pub(super) fn lack(&self, now: Instant, peer: &PeerStatus) -> Option<Lack> {
+    pub(in crate::core) fn lack(&self, now: Instant, peer: &PeerStatus) -> Option<Lack> {
         let mismatched = || self.mismatched.get(&peer.appliance).is_some_and(|at| now < *at + MISMATCH);
         match peer.copy {
             Copy::Counted | Copy::Leaving { .. } => None,
@@ -117,7 +117,7 @@ impl Protection {
     }
 
     /// Why have none of these appliances one? One word if it is the same for all.
-    pub(super) fn lacks(&self, now: Instant, peers: &[PeerStatus]) -> Option<String> {
+    pub(in crate::core) fn lacks(&self, now: Instant, peers: &[PeerStatus]) -> Option<String> {
         let lacks: Vec<_> = peers.iter().map(|peer| (peer.appliance, self.lack(now, peer))).collect();
         let (_, first) = lacks.first()?;
         if lacks.iter().all(|(_, lack)| lack == first) {
@@ -137,7 +137,7 @@ impl Core {
     }
 
     /// Says what has become of a group's copies.
-    pub(super) fn watch_copies(&mut self, now: Instant, group: usize, status: &Status) {
+    pub(in crate::core) fn watch_copies(&mut self, now: Instant, group: usize, status: &Status) {
         let Some(entry) = self.groups.get_mut(group) else { return };
         let name = &entry.name;
         for notice in entry.protection.look(now, status) {

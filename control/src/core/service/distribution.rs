@@ -5,14 +5,14 @@ use std::net::IpAddr;
 
 use vipsec_distribute::service::{Method, TargetState};
 
-use super::Core;
 use super::targets::TargetOrder;
 use crate::api::{ApiError, ErrorKind, HealthCheck, Response, Service, ServiceTarget, Target};
 use crate::config::{self, Probe, ServiceProtocol};
+use crate::core::Core;
 use crate::health::CheckStatus;
 
 impl Core {
-    pub(super) fn answer_targets(&self, connections: &BTreeMap<IpAddr, u32>) -> Response {
+    pub(in crate::core) fn answer_targets(&self, connections: &BTreeMap<IpAddr, u32>) -> Response {
         let targets = self.config.targets.iter().enumerate().map(|(number, target)| {
             let standing = self.targets.standing(number);
             let checks = self.targets.monitor().statuses().filter(|status| status.target == number);
@@ -30,7 +30,7 @@ impl Core {
         Response::Targets { entries: targets.collect() }
     }
 
-    pub(super) fn answer_services(&self, connections: &BTreeMap<IpAddr, u32>) -> Response {
+    pub(in crate::core) fn answer_services(&self, connections: &BTreeMap<IpAddr, u32>) -> Response {
         Response::Services {
             entries: self.config.services.iter().filter_map(|service| self.service(service, connections)).collect(),
         }
@@ -79,7 +79,7 @@ impl Core {
         })
     }
 
-    pub(super) fn answer_order(&mut self, name: &str, order: TargetOrder) -> Result<Response, ApiError> {
+    pub(in crate::core) fn answer_order(&mut self, name: &str, order: TargetOrder) -> Result<Response, ApiError> {
         let ordered = self.order_target(name, order);
         ordered
             .map(|()| Response::DONE)

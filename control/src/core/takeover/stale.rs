@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use vipsec_ike::{IkeSaId, ImportError};
 
-use super::Core;
 use super::inheritance::Inherited;
 use super::ladder::{Climb, Rung, Why};
+use crate::core::Core;
 
 /// How often a remote peer is told that we lack one of its child SAs: who asks for it may be anybody, for ESP that we can't open
 /// proves nothing.
@@ -22,7 +22,7 @@ const DISOWN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// IKE SAs that were kept from a copy that may have been stale, and what replaced them.
 #[derive(Debug, Default)]
-pub(super) struct StaleSas {
+pub(in crate::core) struct StaleSas {
     sas: BTreeMap<IkeSaId, Stale>,
     /// By the peer's address.
     peers: BTreeSet<(IpAddr, IkeSaId)>,
@@ -37,18 +37,18 @@ struct Stale {
 
 impl StaleSas {
     /// One more, of a peer at that address.
-    pub(super) fn insert(&mut self, id: IkeSaId, remote: IpAddr, now: Instant) {
+    pub(in crate::core) fn insert(&mut self, id: IkeSaId, remote: IpAddr, now: Instant) {
         self.peers.insert((remote, id));
         self.sas.insert(id, Stale { remote, quiet_until: now });
     }
 
     /// It is gone.
-    pub(super) fn forget(&mut self, id: IkeSaId) {
+    pub(in crate::core) fn forget(&mut self, id: IkeSaId) {
         self.take(id);
     }
 
     /// The heir inherits what its peer has and we don't.
-    pub(super) fn follow(&mut self, old: IkeSaId, new: IkeSaId) {
+    pub(in crate::core) fn follow(&mut self, old: IkeSaId, new: IkeSaId) {
         if let Some(Stale { remote, quiet_until }) = self.take(old) {
             self.insert(new, remote, quiet_until);
         }
@@ -76,7 +76,7 @@ impl StaleSas {
 
 impl Core {
     /// The group is ours, and what was read of it isn't to be resumed from.
-    pub(super) fn inherit_stale(&mut self, now: Instant, group: usize, set: Inherited) {
+    pub(in crate::core) fn inherit_stale(&mut self, now: Instant, group: usize, set: Inherited) {
         let Inherited { ike, children, birth, .. } = set;
         let (id, remote) = (ike.id(), ike.remote().ip());
         // Nobody misses it.
@@ -106,7 +106,7 @@ impl Core {
     /// ESP came for an SPI that no worker knows. RFC 7296 §1.5: an INVALID_SPI outside an IKE SA is only a hint, and a successor that
     /// isn't loaded yet must stay silent; the remote peer's own liveness check finds out. One whose IKE SA we kept without having all
     /// its child SAs finds nothing out: it is asked to delete this one.
-    pub(super) fn handle_unknown_spi(&mut self, now: Instant, spi: u32, remote: IpAddr) {
+    pub(in crate::core) fn handle_unknown_spi(&mut self, now: Instant, spi: u32, remote: IpAddr) {
         let [maker, ..] = spi.to_be_bytes();
         let mut appliances = self.config.peers.iter().map(|peer| peer.id).chain([self.config.appliance.id]);
         let is_of_ours = appliances.any(|id| id.get() == maker);

@@ -11,9 +11,9 @@ use std::time::Instant;
 use vipsec_dataplane::api::{Command, PinBatch, PinSet, RESTORED_MAX, RestoredPin};
 use vipsec_distribute::connection::PinEvent;
 
-use super::groups::side;
 use super::pin_table::{BLOCK_PINS_MAX, PinTable, Spot};
-use super::{Core, Effect};
+use crate::core::ownership::groups::side;
+use crate::core::{Core, Effect};
 
 pub use super::pin_table::PIN_RECORD_BYTES;
 
@@ -29,7 +29,7 @@ pub fn pin_blocks(pins: u32) -> u32 {
 ///
 /// They stay where they were read. So what is done for each at a takeover is little: it is told to the workers, and who has it is noted.
 #[derive(Debug)]
-pub(super) struct Restoration {
+pub(in crate::core) struct Restoration {
     table: PinTable,
     vips: BTreeMap<u16, IpAddr>,
     /// The first block that no worker was told of.
@@ -49,17 +49,17 @@ struct UnderWay {
 
 impl Restoration {
     /// `pins_max`: connections that we have room for; `vips`: whose pins they may be.
-    pub(super) fn new(mut table: PinTable, pins_max: u32, vips: BTreeMap<u16, IpAddr>) -> Self {
+    pub(in crate::core) fn new(mut table: PinTable, pins_max: u32, vips: BTreeMap<u16, IpAddr>) -> Self {
         table.take_over(pins_max);
         Self { table, vips, next: 0, under_way: BTreeMap::new(), left_out: Vec::new() }
     }
 
-    pub(super) fn is_done(&self) -> bool {
+    pub(in crate::core) fn is_done(&self) -> bool {
         self.next >= self.table.blocks_len() && self.under_way.is_empty()
     }
 
     /// What came of it: the pins, and how many found no place.
-    pub(super) fn finish(self) -> (PinTable, usize) {
+    pub(in crate::core) fn finish(self) -> (PinTable, usize) {
         let Self { mut table, left_out, .. } = self;
         let count = left_out.len();
         table.remove(left_out);
@@ -113,15 +113,15 @@ impl Restoration {
 
 impl Core {
     /// Connections that find room in a group's copy.
-    pub(super) fn pins_max(&self) -> u32 {
+    pub(in crate::core) fn pins_max(&self) -> u32 {
         self.config.peers.first().map_or(0, |peer| peer.store_pins)
     }
 
     /// A worker's connections changed: it is answered when every counted copy knows.
-    pub(super) fn handle_pins(&mut self, batch: Box<PinBatch>) {
+    pub(in crate::core) fn handle_pins(&mut self, batch: Box<PinBatch>) {
         let number = self.group_of(batch.vip);
         let group = self.groups.get_mut(number);
-        let ours = |group: &&mut super::groups::Group| {
+        let ours = |group: &&mut crate::core::ownership::groups::Group| {
             group.ownership.epoch_of_sas().is_some() && batch.tables >= group.pins_since
         };
         let Some(group) = group.filter(ours) else {
@@ -150,7 +150,7 @@ impl Core {
     }
 
     /// The workers forget a group's connections: it goes elsewhere, or comes and nothing that they know of it counts.
-    pub(super) fn forget_connections(&mut self, group: usize) {
+    pub(in crate::core) fn forget_connections(&mut self, group: usize) {
         for vip in self.vips_of(group) {
             self.tell(Command::ForgetConnections(vip));
         }
@@ -161,7 +161,7 @@ impl Core {
     }
 
     /// The group is ours with the connections that were read.
-    pub(super) fn adopt_pins(&mut self, group: usize, restoration: Restoration) {
+    pub(in crate::core) fn adopt_pins(&mut self, group: usize, restoration: Restoration) {
         let (pins, left_out) = restoration.finish();
         let Some(group) = self.groups.get_mut(group) else { return };
         if left_out > 0 {
@@ -171,7 +171,7 @@ impl Core {
     }
 
     /// Sends the workers more of what a takeover has read.
-    pub(super) fn restore_pins(&mut self, group: usize) {
+    pub(in crate::core) fn restore_pins(&mut self, group: usize) {
         let workers = self.workers.len();
         loop {
             self.restorations += 1;
@@ -184,7 +184,7 @@ impl Core {
     }
 
     /// A worker has taken over what belongs to it.
-    pub(super) fn handle_pins_restored(&mut self, now: Instant, worker: usize, token: u64, taken: PinSet) {
+    pub(in crate::core) fn handle_pins_restored(&mut self, now: Instant, worker: usize, token: u64, taken: PinSet) {
         for group in 0..self.groups.len() {
             let restoration = side(&mut self.groups, group).and_then(|side| side.restoration());
             let Some(restoration) = restoration.filter(|restoration| restoration.under_way.contains_key(&token)) else {

@@ -7,18 +7,18 @@ use vipsec_dataplane::api::Command;
 use vipsec_distribute::service::TargetState;
 use vipsec_store::RecordKey;
 
-use super::Core;
-use super::groups::Group;
 use super::publishing::KIND_STANDINGS;
-use super::targets::TargetOrder;
 use crate::config::{Standing, Target};
+use crate::core::Core;
+use crate::core::ownership::groups::Group;
+use crate::core::service::targets::TargetOrder;
 
 /// Most targets in a record: as many as fit into the largest one.
 const TARGETS_MAX: usize = 1024;
 
 /// What a successor has to know of a target. Whether it works, it finds out itself; where connections are, it computes by how it stood.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct TargetRecord {
+pub(in crate::core) struct TargetRecord {
     address: IpAddr,
     drained: bool,
     share_percent: u16,
@@ -55,7 +55,7 @@ impl From<State> for TargetState {
 
 impl Core {
     /// How the targets stand.
-    pub(super) fn standings(&self) -> Vec<TargetRecord> {
+    pub(in crate::core) fn standings(&self) -> Vec<TargetRecord> {
         let targets = self.config.targets.iter().enumerate().take(TARGETS_MAX);
         let record = |(number, target): (usize, &Target)| TargetRecord {
             address: target.address,
@@ -67,7 +67,7 @@ impl Core {
     }
 
     /// Writes the standings of a group's VIPs, if it is ours.
-    pub(super) fn put_standings(&mut self, group: usize) {
+    pub(in crate::core) fn put_standings(&mut self, group: usize) {
         let Some(epoch) = self.groups.get(group).and_then(|group| group.ownership.epoch_of_sas()) else {
             return;
         };
@@ -80,7 +80,7 @@ impl Core {
     }
 
     /// Goes on from the last owner's standings. Who serves other groups already keeps what it was told itself.
-    pub(super) fn adopt_standings(&mut self, group: usize, records: &[TargetRecord]) {
+    pub(in crate::core) fn adopt_standings(&mut self, group: usize, records: &[TargetRecord]) {
         let serves = |(number, other): (usize, &Group)| number != group && other.ownership.owned_epoch().is_some();
         let serves_others = self.groups.iter().enumerate().any(serves);
         self.inherit_services(group, records);
@@ -119,7 +119,7 @@ impl Core {
 }
 
 /// Reads a record.
-pub(super) fn open_standings(bytes: &[u8]) -> Option<Vec<TargetRecord>> {
+pub(in crate::core) fn open_standings(bytes: &[u8]) -> Option<Vec<TargetRecord>> {
     let records: Vec<TargetRecord> = rmp_serde::from_slice(bytes).ok()?;
     (records.len() <= TARGETS_MAX).then_some(records)
 }

@@ -8,16 +8,16 @@ use vipsec_dataplane::api::Command;
 use vipsec_esp::sa::Spi;
 use vipsec_ike::{GoneReason, IkeSaId, ImportError, OperateError};
 
-use super::Core;
 use super::inheritance::Inherited;
 use super::ladder::{Climb, Ladder, Rung, Why};
 use super::stale::StaleSas;
 use crate::config::TakeoverPolicy;
+use crate::core::Core;
 
 /// How long a remote peer may take to answer a call: one behind a NAT or that only calls itself never does.
 const CALL_MAX: Duration = Duration::from_secs(5);
 /// When the first turn comes: after a move's old owner can't pass anything on any more, for that comes under the old SAs.
-pub(super) const FIRST_TURN: Duration = Duration::from_millis(50);
+pub(in crate::core) const FIRST_TURN: Duration = Duration::from_millis(50);
 /// How long traffic is awaited on a renegotiated child SA before the old IKE SA is deleted all the same.
 const CARRY_MAX: Duration = Duration::from_secs(5);
 /// The largest jump of a peer's outbound numbers: a receiver takes half the number space for an old number.
@@ -25,17 +25,17 @@ const DELTA_MAX: u64 = (1 << 31) - 1;
 
 /// What is still to be done after takeovers.
 #[derive(Debug)]
-pub(super) struct Succession {
-    pub(super) ladder: Ladder,
+pub(in crate::core) struct Succession {
+    pub(in crate::core) ladder: Ladder,
     /// By the new IKE SA.
     replacing: BTreeMap<IkeSaId, Replaced>,
     /// Those that a copy gave that wasn't trusted.
-    pub(super) stale: StaleSas,
+    pub(in crate::core) stale: StaleSas,
 }
 
 impl Succession {
     /// `rate`: how many IKE SAs are dealt with in a second.
-    pub(super) fn new(rate: u32, now: Instant) -> Self {
+    pub(in crate::core) fn new(rate: u32, now: Instant) -> Self {
         Self { ladder: Ladder::new(rate, now), replacing: BTreeMap::new(), stale: StaleSas::default() }
     }
 }
@@ -54,7 +54,7 @@ struct Replaced {
 
 impl Core {
     /// What its last owner had nobody knows.
-    pub(super) fn report_nothing_inherited(&self, group: usize) {
+    pub(in crate::core) fn report_nothing_inherited(&self, group: usize) {
         let Some(entry) = self.groups.get(group) else { return };
         let me = self.config.appliance.id;
         if let Some(owner) = entry.moves.owner().filter(|owner| *owner != me) {
@@ -62,7 +62,7 @@ impl Core {
         }
     }
 
-    pub(super) fn report_takeover(&self, group: usize, policy: TakeoverPolicy) {
+    pub(in crate::core) fn report_takeover(&self, group: usize, policy: TakeoverPolicy) {
         let Some((takeover, _)) = self.succession.ladder.takeover(group) else { return };
         let ways = takeover.census.iter().map(|((rung, why), count)| format!("{count} {rung} ({why})"));
         let (ways, name) = (ways.collect::<Vec<_>>().join(", "), self.group_name(group));
@@ -75,11 +75,11 @@ impl Core {
     }
 
     /// What the configuration wants to become of inherited SAs.
-    pub(super) fn takeover_policy(&self) -> TakeoverPolicy {
+    pub(in crate::core) fn takeover_policy(&self) -> TakeoverPolicy {
         self.config.shared().map_or(TakeoverPolicy::Resume, |peer| peer.takeover)
     }
 
-    pub(super) fn uninstall(&mut self, spi_in: u32) {
+    pub(in crate::core) fn uninstall(&mut self, spi_in: u32) {
         let Ok(spi) = Spi::new(spi_in) else { return };
         if self.children.remove(&spi).is_some() {
             self.tell(Command::RemoveChild(spi));
@@ -87,7 +87,7 @@ impl Core {
     }
 
     /// As it is: the child SAs carry traffic already, behind horizon and lease.
-    pub(super) fn resume(&mut self, now: Instant, group: usize, set: Inherited) {
+    pub(in crate::core) fn resume(&mut self, now: Instant, group: usize, set: Inherited) {
         let ahead = set.ahead();
         let Inherited { ike, children, birth, shut, carries } = set;
         let id = ike.id();
@@ -129,7 +129,13 @@ impl Core {
     }
 
     /// Its records can't be gone on with.
-    pub(super) fn call_instead(&mut self, group: usize, id: IkeSaId, callee: vipsec_ike::Callee, error: ImportError) {
+    pub(in crate::core) fn call_instead(
+        &mut self,
+        group: usize,
+        id: IkeSaId,
+        callee: vipsec_ike::Callee,
+        error: ImportError,
+    ) {
         tracing::warn!(ike_sa = %id, connection = callee.connection, %error, "IKE SA can't be resumed");
         if error != ImportError::AlreadyHere {
             self.succession.ladder.place(id, Climb::new(group, Rung::Renegotiate, Why::NotResumable, callee));
@@ -137,14 +143,14 @@ impl Core {
     }
 
     /// When the next turn comes, or patience ends.
-    pub(super) fn succession_timeout(&self) -> Option<Instant> {
+    pub(in crate::core) fn succession_timeout(&self) -> Option<Instant> {
         let deletions = self.succession.replacing.values().filter_map(|replaced| replaced.delete_at);
         // Turns wait until it is known which SAs carry traffic.
         let turns = self.succession.ladder.poll_timeout().filter(|_| !self.is_inheriting());
         deletions.chain(turns).min()
     }
 
-    pub(super) fn handle_succession_timeout(&mut self, now: Instant) {
+    pub(in crate::core) fn handle_succession_timeout(&mut self, now: Instant) {
         while let Some(id) = self.succession.ladder.poll_impatient(now) {
             let group = self.succession.ladder.standing(id).map(|climb| climb.group);
             if group.is_some_and(|group| self.is_patient(group)) {
@@ -168,7 +174,7 @@ impl Core {
     }
 
     /// An IKE SA was rekeyed, maybe before its turn came.
-    pub(super) fn follow(&mut self, old: IkeSaId, new: IkeSaId) {
+    pub(in crate::core) fn follow(&mut self, old: IkeSaId, new: IkeSaId) {
         self.succession.stale.follow(old, new);
         self.succession.ladder.follow(old, new);
     }
@@ -237,7 +243,7 @@ impl Core {
     }
 
     /// An IKE SA stands: if it replaces another, that one goes once the new one carries traffic.
-    pub(super) fn handle_ike_established(&mut self, now: Instant, id: IkeSaId) {
+    pub(in crate::core) fn handle_ike_established(&mut self, now: Instant, id: IkeSaId) {
         let Some(replaced) = self.succession.replacing.get_mut(&id) else { return };
         replaced.delete_at = Some(now + CARRY_MAX);
         replaced.is_established = true;
@@ -251,7 +257,7 @@ impl Core {
     }
 
     /// Traffic came in on a child SA.
-    pub(super) fn note_traffic(&mut self, now: Instant, spi: Spi) {
+    pub(in crate::core) fn note_traffic(&mut self, now: Instant, spi: Spi) {
         let Some(ike) = self.children.get(&spi).and_then(|child| child.ike) else { return };
         self.succession.ladder.note_traffic(ike);
         if self.succession.replacing.contains_key(&ike) {
@@ -260,19 +266,19 @@ impl Core {
     }
 
     /// Message IDs are agreed on: what waits for that follows.
-    pub(super) fn note_synchronised(&mut self, now: Instant, id: IkeSaId) {
+    pub(in crate::core) fn note_synchronised(&mut self, now: Instant, id: IkeSaId) {
         self.succession.ladder.note_progress(now, id);
     }
 
     /// The peer has refused a child SA.
-    pub(super) fn note_child_refused(&mut self, now: Instant, id: IkeSaId) {
+    pub(in crate::core) fn note_child_refused(&mut self, now: Instant, id: IkeSaId) {
         if self.succession.ladder.note_refusal(id) {
             self.fall(now, id, Why::Refused);
         }
     }
 
     /// An IKE SA, or an attempt at one, is over.
-    pub(super) fn note_ike_gone(&mut self, now: Instant, id: IkeSaId, reason: GoneReason) {
+    pub(in crate::core) fn note_ike_gone(&mut self, now: Instant, id: IkeSaId, reason: GoneReason) {
         self.succession.stale.forget(id);
         let failed = match reason {
             GoneReason::PeerDead => Some(Why::NoAnswer),

@@ -9,12 +9,12 @@ use vipsec_takeover::message::Message;
 use vipsec_takeover::moves::MovesSeen;
 use vipsec_wire::iv::ApplianceId;
 
-use super::Core;
 use super::groups::Group;
+use crate::core::Core;
 
 /// When a group of ours goes back.
 #[derive(Debug)]
-pub(super) struct GiveBack {
+pub(in crate::core) struct GiveBack {
     /// Whose it is by preference, if that isn't us, and how long it has to be ready before; `None`: only the operator moves it.
     to: Option<(ApplianceId, Duration)>,
     /// It is ours by preference, and others give it back by themselves.
@@ -27,7 +27,7 @@ pub(super) struct GiveBack {
 
 impl GiveBack {
     /// `preferred`: whose it is by preference; `after`: how long it has to be ready, or the group doesn't go back by itself.
-    pub(super) fn new(me: ApplianceId, preferred: Option<ApplianceId>, after: Option<Duration>) -> Self {
+    pub(in crate::core) fn new(me: ApplianceId, preferred: Option<ApplianceId>, after: Option<Duration>) -> Self {
         let is_ours = preferred == Some(me);
         Self {
             to: preferred.filter(|_| !is_ours).zip(after),
@@ -38,12 +38,12 @@ impl GiveBack {
     }
 
     /// The group comes here by order, while that process of the preferred appliance is paired.
-    pub(super) fn note_order(&mut self, preferred: Option<u64>) {
+    pub(in crate::core) fn note_order(&mut self, preferred: Option<u64>) {
         self.against = preferred;
     }
 
     /// Whose it is by preference.
-    pub(super) fn preferred(&self) -> Option<ApplianceId> {
+    pub(in crate::core) fn preferred(&self) -> Option<ApplianceId> {
         self.to.map(|(to, _)| to)
     }
 
@@ -69,7 +69,7 @@ impl GiveBack {
 
 impl Core {
     /// What has to be seen of every group at every look: does it move too often, is it to go back?
-    pub(super) fn watch_moves(&mut self, now: Instant, group: usize) {
+    pub(in crate::core) fn watch_moves(&mut self, now: Instant, group: usize) {
         let me = self.config.appliance.id;
         let Some(entry) = self.groups.get_mut(group) else { return };
         let Some(status) = entry.side().map(|side| side.decider.status(now)) else { return };
@@ -107,7 +107,7 @@ impl Core {
     }
 
     /// The operator has the group moved: what was before doesn't hold it, here or at any other appliance.
-    pub(super) fn note_order(&mut self, group: usize) {
+    pub(in crate::core) fn note_order(&mut self, group: usize) {
         self.note_released(group);
         let linked = self.groups.get_mut(group).and_then(Group::side).map(|side| side.linked().collect::<Vec<_>>());
         for other in linked.unwrap_or_default() {
@@ -116,14 +116,14 @@ impl Core {
     }
 
     /// The operator had the group moved.
-    pub(super) fn note_released(&mut self, group: usize) {
+    pub(in crate::core) fn note_released(&mut self, group: usize) {
         if let Some(entry) = self.groups.get_mut(group) {
             entry.moves.release();
         }
     }
 
     /// Another appliance says how often the group has moved: a process that began since then doesn't know.
-    pub(super) fn note_moves(&mut self, now: Instant, group: usize, seen: &MovesSeen) {
+    pub(in crate::core) fn note_moves(&mut self, now: Instant, group: usize, seen: &MovesSeen) {
         if let Some(entry) = self.groups.get_mut(group) {
             entry.moves.learn(now, seen);
         }
@@ -131,7 +131,7 @@ impl Core {
 
     /// Its owner hands the group over to us: the operator wants that, or we are its first choice. Or it can't serve, which its beats said
     /// before: then it has moved by itself.
-    pub(super) fn note_handed_over(&mut self, now: Instant, group: usize, owner: ApplianceId) {
+    pub(in crate::core) fn note_handed_over(&mut self, now: Instant, group: usize, owner: ApplianceId) {
         let Some(entry) = self.groups.get_mut(group) else { return };
         let peers = entry.side().map_or_else(Vec::new, |side| side.decider.status(now).peers);
         if peers.iter().any(|peer| peer.appliance == owner && !peer.healthy) {

@@ -13,10 +13,10 @@ use vipsec_wire::iv::{Epoch, IvPrefix};
 
 use super::inheritance::{Found, Inheritance, Inherited, InheritedChild, Unusable};
 use super::ladder::{Climb, Rung, Why};
-use super::records::WarmCopy;
 use super::standby::Prepared;
 use super::succession::FIRST_TURN;
-use super::{Core, InstalledChild};
+use crate::core::store::records::WarmCopy;
+use crate::core::{Core, InstalledChild};
 
 /// IKE SAs whose child SAs are woken before the VIP opens: what is there of most, and does not keep the rest waiting.
 const WOKEN_BEFORE: usize = 256;
@@ -33,7 +33,7 @@ const GIVEN_PAUSE: Duration = Duration::from_micros(700);
 const WAITING_MAX: usize = 4096;
 
 /// What is being taken over of a group.
-pub(super) struct Inheriting {
+pub(in crate::core) struct Inheriting {
     inheritance: Inheritance,
     /// What the workers had before.
     prepared: HashMap<Spi, Prepared>,
@@ -54,7 +54,7 @@ pub(super) struct Inheriting {
 impl Core {
     /// The group is about to be opened: what becomes of the SAs that were read? Those that are looked at here carry before its first
     /// packet.
-    pub(super) fn begin_inheriting(
+    pub(in crate::core) fn begin_inheriting(
         &mut self,
         now: Instant,
         group: usize,
@@ -90,7 +90,7 @@ impl Core {
     }
 
     /// Goes on with what is being taken over.
-    pub(super) fn inherit_some(&mut self, now: Instant, group: usize) {
+    pub(in crate::core) fn inherit_some(&mut self, now: Instant, group: usize) {
         let inheriting = self.groups.get_mut(group).and_then(|entry| entry.inheriting.as_mut());
         let Some(inheriting) = inheriting.filter(|inheriting| inheriting.due <= now) else { return };
         if inheriting.inheritance.len() > 0 {
@@ -102,7 +102,7 @@ impl Core {
     }
 
     /// Gives IKE what was woken, if it is all that there is.
-    pub(super) fn give_few(&mut self, now: Instant, group: usize) {
+    pub(in crate::core) fn give_few(&mut self, now: Instant, group: usize) {
         let inheriting = self.groups.get(group).and_then(|entry| entry.inheriting.as_ref());
         if inheriting.is_some_and(|inheriting| inheriting.inheritance.len() == 0) {
             self.give_some(now, group);
@@ -204,31 +204,31 @@ impl Core {
     }
 
     /// The group isn't ours any more, before all of it was taken over.
-    pub(super) fn stop_inheriting(&mut self, group: usize) {
+    pub(in crate::core) fn stop_inheriting(&mut self, group: usize) {
         let stopped = self.groups.get_mut(group).and_then(|entry| entry.inheriting.take());
         if let Some(Inheriting { prepared, .. }) = stopped.map(|stopped| *stopped) {
             self.forget_prepared(prepared);
         }
     }
 
-    pub(super) fn handle_inheriting_timeout(&mut self, now: Instant) {
+    pub(in crate::core) fn handle_inheriting_timeout(&mut self, now: Instant) {
         for group in 0..self.groups.len() {
             self.inherit_some(now, group);
         }
     }
 
     /// When there is more to be taken over.
-    pub(super) fn inheriting_timeout(&self) -> Option<Instant> {
+    pub(in crate::core) fn inheriting_timeout(&self) -> Option<Instant> {
         self.groups.iter().filter_map(|group| Some(group.inheriting.as_ref()?.due)).min()
     }
 
     /// Is something being taken over?
-    pub(super) fn is_inheriting(&self) -> bool {
+    pub(in crate::core) fn is_inheriting(&self) -> bool {
         self.groups.iter().any(|group| group.inheriting.is_some())
     }
 
     /// What is about SAs that IKE doesn't know yet waits until it does. What is unknown to a successor that isn't through gets no answer.
-    pub(super) fn wait_for_ike(&mut self, event: Event) -> Option<Event> {
+    pub(in crate::core) fn wait_for_ike(&mut self, event: Event) -> Option<Event> {
         if !self.is_inheriting() {
             return Some(event);
         }

@@ -7,60 +7,60 @@ use vipsec_ike::{Callee, ChildSaRecord, IkeSaId, IkeSaRecord};
 use vipsec_store::RecordKey;
 use vipsec_takeover::registry::Process;
 
-use super::in_hand::HandRecord;
-use super::keying::{FIRST_LEASE, Start};
 use super::ladder::Why;
-use super::pin_table::PinTable;
-use super::publishing::{Birth, child_key};
-use super::records::{Holding, Opened, Records};
-use super::standings::TargetRecord;
+use crate::core::keying::{FIRST_LEASE, Start};
+use crate::core::store::in_hand::HandRecord;
+use crate::core::store::pin_table::PinTable;
+use crate::core::store::publishing::{Birth, child_key};
+use crate::core::store::records::{Holding, Opened, Records};
+use crate::core::store::standings::TargetRecord;
 
 /// An IKE SA as it was read, with its children.
-pub(super) struct Inherited {
+pub(in crate::core) struct Inherited {
     /// In their boxes, as they were opened: with ten thousand of them a takeover would mostly move memory.
-    pub(super) ike: Box<IkeSaRecord>,
-    pub(super) children: Vec<InheritedChild>,
+    pub(in crate::core) ike: Box<IkeSaRecord>,
+    pub(in crate::core) children: Vec<InheritedChild>,
     /// Among the IKE SAs, and whose processes saw it made.
-    pub(super) birth: Birth,
+    pub(in crate::core) birth: Birth,
     /// Why some of its child SAs aren't to be used, where they aren't.
-    pub(super) shut: Option<Why>,
+    pub(in crate::core) shut: Option<Why>,
     /// The others carry traffic already.
-    pub(super) carries: bool,
+    pub(in crate::core) carries: bool,
 }
 
 impl Inherited {
     /// Numbers that its peer is still to use, and that count as seen: the largest room among the child SAs.
-    pub(super) fn ahead(&self) -> u64 {
+    pub(in crate::core) fn ahead(&self) -> u64 {
         self.children.iter().map(|child| child.start.horizon.saturating_sub(child.edge)).max().unwrap_or(0)
     }
 }
 
 /// An IKE SA whose records can't be gone on with, but whose peer is known from them.
-pub(super) struct Unusable {
-    pub(super) id: IkeSaId,
-    pub(super) callee: Callee,
-    pub(super) why: Why,
+pub(in crate::core) struct Unusable {
+    pub(in crate::core) id: IkeSaId,
+    pub(in crate::core) callee: Callee,
+    pub(in crate::core) why: Why,
 }
 
 /// A child SA as it was read.
-pub(super) struct InheritedChild {
-    pub(super) record: Box<ChildSaRecord>,
+pub(in crate::core) struct InheritedChild {
+    pub(in crate::core) record: Box<ChildSaRecord>,
     /// Where its numbers go on.
-    pub(super) start: Start,
+    pub(in crate::core) start: Start,
     /// The highest number that was delivered, as far as was said.
-    pub(super) edge: u64,
+    pub(in crate::core) edge: u64,
     /// Whose processes saw it made.
-    pub(super) born: Vec<Process>,
+    pub(in crate::core) born: Vec<Process>,
 }
 
 /// What a takeover finds in a copy.
-pub(super) enum Found {
+pub(in crate::core) enum Found {
     Set(Inherited),
     Unusable(Unusable),
 }
 
 /// Everything that a copy holds of a group: its SAs come out of it one after the other, in the order in which they were made.
-pub(super) struct Inheritance {
+pub(in crate::core) struct Inheritance {
     opened: HashMap<RecordKey, Opened>,
     order: std::vec::IntoIter<RecordKey>,
     /// Where numbers stand, and the highest that was delivered.
@@ -69,24 +69,24 @@ pub(super) struct Inheritance {
     unreported: Option<(Start, u64)>,
     heir: Heir,
     /// Whom the owner was dealing with.
-    pub(super) hand: HandRecord,
+    pub(in crate::core) hand: HandRecord,
     /// How the targets stood.
-    pub(super) standings: Vec<TargetRecord>,
+    pub(in crate::core) standings: Vec<TargetRecord>,
     /// Connections that can't be computed.
-    pub(super) pins: PinTable,
+    pub(in crate::core) pins: PinTable,
     /// Records that did not authenticate or could not be read.
-    pub(super) left_out: usize,
+    pub(in crate::core) left_out: usize,
     /// The copy's records were open before it was fenced.
-    pub(super) warm: bool,
+    pub(in crate::core) warm: bool,
 }
 
 /// What this appliance may resume.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Heir {
+pub(in crate::core) struct Heir {
     /// The epochs that it once used are known.
-    pub(super) floor_known: bool,
+    pub(in crate::core) floor_known: bool,
     /// This process.
-    pub(super) process: Process,
+    pub(in crate::core) process: Process,
 }
 
 impl Heir {
@@ -99,7 +99,7 @@ impl Heir {
 
 impl Inheritance {
     /// What a copy holds of these VIPs.
-    pub(super) fn new(holding: Holding, vips: &[u16], heir: Heir) -> Self {
+    pub(in crate::core) fn new(holding: Holding, vips: &[u16], heir: Heir) -> Self {
         let Holding { records: Records { mut opened, pins }, counters, rejected, warm } = holding;
         let (mut hand, mut standings, mut left_out) = (HandRecord::default(), Vec::new(), rejected);
         let mut ikes = Vec::new();
@@ -141,7 +141,7 @@ impl Inheritance {
     }
 
     /// IKE SAs that have yet to come out.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::core) fn len(&self) -> usize {
         self.order.len()
     }
 

@@ -19,7 +19,7 @@ use super::standings::{TargetRecord, open_standings};
 const PLACES_PER_LOOK: u32 = 1024;
 
 /// What a record says.
-pub(super) enum Opened {
+pub(in crate::core) enum Opened {
     /// An IKE SA.
     Ike(Birth, Box<IkeSaRecord>),
     /// A child SA, and whose processes saw it made.
@@ -53,9 +53,9 @@ impl Opened {
 
 /// Records by their names; pins, of which there may be a million, in the table that their next owner goes on with.
 #[derive(Default)]
-pub(super) struct Records {
-    pub(super) opened: HashMap<RecordKey, Opened>,
-    pub(super) pins: PinTable,
+pub(in crate::core) struct Records {
+    pub(in crate::core) opened: HashMap<RecordKey, Opened>,
+    pub(in crate::core) pins: PinTable,
 }
 
 impl Records {
@@ -101,7 +101,7 @@ fn pin_block(key: &RecordKey) -> Option<u32> {
 
 /// What has become of a child SA's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum News {
+pub(in crate::core) enum News {
     /// It was written, maybe again.
     Stored(RecordKey),
     /// It is gone.
@@ -124,14 +124,14 @@ impl News {
 
 /// What a fenced region held.
 #[derive(Default)]
-pub(super) struct Holding {
-    pub(super) records: Records,
+pub(in crate::core) struct Holding {
+    pub(in crate::core) records: Records,
     /// Each counter block that was ever written.
-    pub(super) counters: Vec<Result<CounterBlock, Rejected>>,
+    pub(in crate::core) counters: Vec<Result<CounterBlock, Rejected>>,
     /// Records that did not authenticate.
-    pub(super) rejected: usize,
+    pub(in crate::core) rejected: usize,
     /// All of it was known before the fence.
-    pub(super) warm: bool,
+    pub(in crate::core) warm: bool,
 }
 
 /// What a fenced region says beside its records, as in [`Holding`].
@@ -143,7 +143,7 @@ struct Rest {
 }
 
 /// The region that the peer writes, and what is known of it already.
-pub(super) struct WarmCopy {
+pub(in crate::core) struct WarmCopy {
     reader: Reader,
     records: Records,
     rest: Rest,
@@ -154,12 +154,12 @@ pub(super) struct WarmCopy {
 
 impl WarmCopy {
     /// `pins_max`: connections that find room in it.
-    pub(super) fn new(reader: Reader, pins_max: u32) -> Self {
+    pub(in crate::core) fn new(reader: Reader, pins_max: u32) -> Self {
         Self { reader, records: Records::new(pins_max), rest: Rest::default(), pins_max, news: None }
     }
 
     /// From now on child SAs are news: first those that are there, the elder before the younger.
-    pub(super) fn tell_news(&mut self) {
+    pub(in crate::core) fn tell_news(&mut self) {
         let ikes = self.records.opened.iter().filter_map(|(key, opened)| match opened {
             Opened::Ike(birth, ike) => Some((birth.order, key.vip, ike.children())),
             _ => None,
@@ -178,12 +178,12 @@ impl WarmCopy {
     }
 
     /// The next thing that became of a child SA's record.
-    pub(super) fn poll_news(&mut self) -> Option<News> {
+    pub(in crate::core) fn poll_news(&mut self) -> Option<News> {
         self.news.as_mut()?.pop_front()
     }
 
     /// A child SA's record.
-    pub(super) fn child(&self, key: &RecordKey) -> Option<&ChildSaRecord> {
+    pub(in crate::core) fn child(&self, key: &RecordKey) -> Option<&ChildSaRecord> {
         match self.records.opened.get(key)? {
             Opened::Child(_, record) => Some(record),
             _ => None,
@@ -191,24 +191,24 @@ impl WarmCopy {
     }
 
     /// The region.
-    pub(super) fn reader(&self) -> &Reader {
+    pub(in crate::core) fn reader(&self) -> &Reader {
         &self.reader
     }
 
     /// How many pinned connections are known of it.
-    pub(super) fn pins(&self) -> usize {
+    pub(in crate::core) fn pins(&self) -> usize {
         self.records.pins.len()
     }
 
     /// Opens what was written since the last look, or a part of it.
-    pub(super) fn follow(&mut self) {
+    pub(in crate::core) fn follow(&mut self) {
         for change in self.reader.poll_changes(PLACES_PER_LOOK) {
             self.apply(change);
         }
     }
 
     /// Fences the region, and opens what was written since the last look: no more will come.
-    pub(super) fn conclude(&mut self) {
+    pub(in crate::core) fn conclude(&mut self) {
         self.reader.fence();
         let concluded = match self.reader.conclude() {
             Ok(Some(conclusion)) => {
@@ -227,7 +227,7 @@ impl WarmCopy {
     }
 
     /// What the fenced region held.
-    pub(super) fn surrender(&mut self) -> Holding {
+    pub(in crate::core) fn surrender(&mut self) -> Holding {
         let Rest { counters, rejected, warm } = std::mem::take(&mut self.rest);
         Holding { records: std::mem::take(&mut self.records), counters, rejected, warm }
     }

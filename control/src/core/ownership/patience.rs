@@ -4,11 +4,11 @@
 
 use std::time::Instant;
 
-use super::Core;
+use crate::core::Core;
 
 impl Core {
     /// What has to be seen of every group at every look: is there reason for patience?
-    pub(super) fn watch_silence(&mut self, now: Instant, group: usize) {
+    pub(in crate::core) fn watch_silence(&mut self, now: Instant, group: usize) {
         let patience = self.config.shared().map(|peer| peer.split_patience).unwrap_or_default();
         let Some(entry) = self.groups.get_mut(group) else { return };
         let missing = entry.side().and_then(|side| side.decider.missing_since());
@@ -37,7 +37,7 @@ impl Core {
     }
 
     /// Does it prove nothing that a remote peer of the group doesn't answer?
-    pub(super) fn is_patient(&self, group: usize) -> bool {
+    pub(in crate::core) fn is_patient(&self, group: usize) -> bool {
         self.groups.get(group).is_some_and(|group| group.patient_until.is_some())
     }
 }

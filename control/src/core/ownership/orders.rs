@@ -6,8 +6,8 @@ use vipsec_takeover::decider::{NotMoved, Role};
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use super::groups::side;
-use super::{Core, Output};
 use crate::api::{ApiError, ErrorKind, Moved, Response};
+use crate::core::{Core, Output};
 
 /// So long a move may take. One that nobody takes is taken back, or the group is given up, within less.
 const ORDER_MAX: Duration = Duration::from_secs(3);
@@ -28,7 +28,7 @@ struct Order {
 
 /// The orders that are being carried out.
 #[derive(Debug, Default)]
-pub(super) struct Orders(Vec<Order>);
+pub(in crate::core) struct Orders(Vec<Order>);
 
 /// What came of an order.
 enum Outcome {
@@ -38,7 +38,7 @@ enum Outcome {
 
 impl Core {
     /// Moves a VIP's group to an appliance, or fetches it. Answered when it is there, or will not come there.
-    pub(super) fn order_vip(&mut self, now: Instant, token: u64, vip: &str, to: &str) {
+    pub(in crate::core) fn order_vip(&mut self, now: Instant, token: u64, vip: &str, to: &str) {
         if let Err(error) = self.begin_order(now, token, vip, to) {
             self.outputs.push_back(Output::Reply(token, Err(error)));
         }
@@ -73,7 +73,7 @@ impl Core {
     }
 
     /// Another appliance has asked for the group, and gets it.
-    pub(super) fn note_wanted(&mut self, now: Instant, group: usize, by: ApplianceId, epoch: Epoch) {
+    pub(in crate::core) fn note_wanted(&mut self, now: Instant, group: usize, by: ApplianceId, epoch: Epoch) {
         tracing::info!(group = self.group_name(group), appliance = %by, "that appliance's operator wants it there: it moves");
         self.note_order(group);
         if self.orders.0.len() < ORDERS_MAX {
@@ -82,7 +82,7 @@ impl Core {
     }
 
     /// We have asked its owner for the group, and don't get it.
-    pub(super) fn note_refused(&mut self, group: usize, owner: ApplianceId, reason: NotMoved) {
+    pub(in crate::core) fn note_refused(&mut self, group: usize, owner: ApplianceId, reason: NotMoved) {
         tracing::warn!(group = self.group_name(group), appliance = %owner, %reason, "its owner doesn't hand it over");
         let me = self.config.appliance.id;
         let owner = self.config.appliance_name(owner);
@@ -93,7 +93,7 @@ impl Core {
     }
 
     /// What has come of the orders?
-    pub(super) fn check_orders(&mut self, now: Instant) {
+    pub(in crate::core) fn check_orders(&mut self, now: Instant) {
         if self.orders.0.is_empty() {
             return;
         }

@@ -25,7 +25,7 @@ macro_rules! named {
     ($(#[$doc:meta])* $name:ident { $($(#[$each:meta])* $variant:ident = $text:literal),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub(super) enum $name {
+        pub(in crate::core) enum $name {
             $($(#[$each])* $variant,)*
         }
 
@@ -99,20 +99,20 @@ impl Rung {
 
 /// An inherited IKE SA.
 #[derive(Debug)]
-pub(super) struct Climb {
-    pub(super) group: usize,
-    pub(super) rung: Rung,
-    pub(super) why: Why,
+pub(in crate::core) struct Climb {
+    pub(in crate::core) group: usize,
+    pub(in crate::core) rung: Rung,
+    pub(in crate::core) why: Why,
     /// Whom to call if nothing else is left.
-    pub(super) callee: Callee,
+    pub(in crate::core) callee: Callee,
     /// Its child SAs, to be replaced.
-    pub(super) children: Vec<u32>,
+    pub(in crate::core) children: Vec<u32>,
     /// Some of them stay shut until they are.
-    pub(super) is_shut: bool,
+    pub(in crate::core) is_shut: bool,
     /// By how much the peer is to go on above its outbound numbers.
-    pub(super) delta: Option<u64>,
+    pub(in crate::core) delta: Option<u64>,
     /// Another one has its place already, with fresh keys.
-    pub(super) is_rekeyed: bool,
+    pub(in crate::core) is_rekeyed: bool,
     turn: Turn,
     refusals: u32,
 }
@@ -138,7 +138,7 @@ enum Turn {
 
 impl Climb {
     /// On its first rung.
-    pub(super) fn new(group: usize, rung: Rung, why: Why, callee: Callee) -> Self {
+    pub(in crate::core) fn new(group: usize, rung: Rung, why: Why, callee: Callee) -> Self {
         Self {
             group,
             rung,
@@ -155,22 +155,22 @@ impl Climb {
 }
 
 /// How many IKE SAs of a takeover are on which rung, and why.
-pub(super) type Census = BTreeMap<(Rung, Why), u64>;
+pub(in crate::core) type Census = BTreeMap<(Rung, Why), u64>;
 
 /// What became of the newest takeover of a group.
 #[derive(Debug)]
-pub(super) struct Takeover {
+pub(in crate::core) struct Takeover {
     /// When it was.
-    pub(super) at: Instant,
+    pub(in crate::core) at: Instant,
     /// The copy was trusted.
-    pub(super) trusted: bool,
+    pub(in crate::core) trusted: bool,
     /// On which rungs the IKE SAs are, or were when they were done.
-    pub(super) census: Census,
+    pub(in crate::core) census: Census,
 }
 
 /// All inherited IKE SAs that are not through yet, and what became of those that are.
 #[derive(Debug)]
-pub(super) struct Ladder {
+pub(in crate::core) struct Ladder {
     interval: Duration,
     climbs: BTreeMap<IkeSaId, Climb>,
     waiting: BTreeSet<(Urgency, u64, IkeSaId)>,
@@ -186,7 +186,7 @@ pub(super) struct Ladder {
 
 impl Ladder {
     /// `rate`: turns per second.
-    pub(super) fn new(rate: u32, now: Instant) -> Self {
+    pub(in crate::core) fn new(rate: u32, now: Instant) -> Self {
         Self {
             interval: Duration::from_secs(1) / rate.max(1),
             climbs: BTreeMap::new(),
@@ -200,13 +200,13 @@ impl Ladder {
     }
 
     /// A takeover of a group; no turn comes before `begin`.
-    pub(super) fn begin(&mut self, now: Instant, begin: Instant, group: usize, trusted: bool) {
+    pub(in crate::core) fn begin(&mut self, now: Instant, begin: Instant, group: usize, trusted: bool) {
         self.takeovers.insert(group, Takeover { at: now, trusted, census: Census::new() });
         self.due = self.due.max(begin);
     }
 
     /// An IKE SA takes a rung; its turn comes.
-    pub(super) fn place(&mut self, id: IkeSaId, mut climb: Climb) {
+    pub(in crate::core) fn place(&mut self, id: IkeSaId, mut climb: Climb) {
         self.note_taken(&climb);
         if climb.rung == Rung::Lost {
             return;
@@ -240,7 +240,7 @@ impl Ladder {
     }
 
     /// Packets come on one of its child SAs, or would if it weren't shut.
-    pub(super) fn note_traffic(&mut self, id: IkeSaId) {
+    pub(in crate::core) fn note_traffic(&mut self, id: IkeSaId) {
         let Some(climb) = self.climbs.get_mut(&id) else { return };
         if let Turn::Waits(urgency, place) = climb.turn {
             self.waiting.remove(&(urgency, place, id));
@@ -250,14 +250,14 @@ impl Ladder {
     }
 
     /// When a turn comes, or patience ends.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(in crate::core) fn poll_timeout(&self) -> Option<Instant> {
         let due = (!self.waiting.is_empty()).then_some(self.due);
         let impatient = self.impatient.first().map(|(until, _)| *until);
         due.into_iter().chain(impatient).min()
     }
 
     /// Whose turn it is.
-    pub(super) fn poll_turn(&mut self, now: Instant) -> Option<IkeSaId> {
+    pub(in crate::core) fn poll_turn(&mut self, now: Instant) -> Option<IkeSaId> {
         if now < self.due {
             return None;
         }
@@ -272,12 +272,12 @@ impl Ladder {
     }
 
     /// Whose rung has led to nothing in time.
-    pub(super) fn poll_impatient(&self, now: Instant) -> Option<IkeSaId> {
+    pub(in crate::core) fn poll_impatient(&self, now: Instant) -> Option<IkeSaId> {
         self.impatient.first().filter(|(until, _)| *until <= now).map(|(_, id)| *id)
     }
 
     /// Something came of it: its time begins anew.
-    pub(super) fn note_progress(&mut self, now: Instant, id: IkeSaId) {
+    pub(in crate::core) fn note_progress(&mut self, now: Instant, id: IkeSaId) {
         if let Some(climb) = self.climbs.get_mut(&id)
             && let Turn::Came(Some(until)) = &mut climb.turn
         {
@@ -288,14 +288,14 @@ impl Ladder {
     }
 
     /// The peer has refused something. True if the rung has failed.
-    pub(super) fn note_refusal(&mut self, id: IkeSaId) -> bool {
+    pub(in crate::core) fn note_refusal(&mut self, id: IkeSaId) -> bool {
         let Some(climb) = self.climbs.get_mut(&id).filter(|climb| climb.is_shut) else { return false };
         climb.refusals += 1;
         climb.refusals >= REFUSALS_MAX && climb.rung < Rung::Renegotiate
     }
 
     /// Another IKE SA has taken the place of this one.
-    pub(super) fn follow(&mut self, old: IkeSaId, new: IkeSaId) {
+    pub(in crate::core) fn follow(&mut self, old: IkeSaId, new: IkeSaId) {
         let Some(mut climb) = self.take(old) else { return };
         // Once its turn has come, the IKE SA's rekeying is the last thing that was asked for.
         if let Turn::Waits(urgency, place) = climb.turn {
@@ -306,12 +306,12 @@ impl Ladder {
     }
 
     /// It is through.
-    pub(super) fn finish(&mut self, id: IkeSaId) {
+    pub(in crate::core) fn finish(&mut self, id: IkeSaId) {
         self.take(id);
     }
 
     /// A rung has failed: what is left is to call the peer; or, if that was it, nothing.
-    pub(super) fn fall(&mut self, id: IkeSaId, why: Why) -> Option<Rung> {
+    pub(in crate::core) fn fall(&mut self, id: IkeSaId, why: Why) -> Option<Rung> {
         let mut climb = self.take(id)?;
         self.uncount(&climb);
         climb.rung = if climb.rung < Rung::Renegotiate { Rung::Renegotiate } else { Rung::Lost };
@@ -331,30 +331,30 @@ impl Ladder {
     }
 
     /// A group isn't ours any more.
-    pub(super) fn forget(&mut self, group: usize) {
+    pub(in crate::core) fn forget(&mut self, group: usize) {
         let ids: Vec<_> = self.climbs.iter().filter(|(_, climb)| climb.group == group).map(|(id, _)| *id).collect();
         ids.into_iter().for_each(|id| self.finish(id));
     }
 
     /// On which rung an IKE SA is, and why, until it is through.
-    pub(super) fn standing(&self, id: IkeSaId) -> Option<&Climb> {
+    pub(in crate::core) fn standing(&self, id: IkeSaId) -> Option<&Climb> {
         self.climbs.get(&id)
     }
 
     /// Has its turn come?
-    pub(super) fn has_turn(&self, id: IkeSaId) -> bool {
+    pub(in crate::core) fn has_turn(&self, id: IkeSaId) -> bool {
         self.climbs.get(&id).is_some_and(|climb| matches!(climb.turn, Turn::Came(_)))
     }
 
     /// The newest takeover of a group, and how many of its IKE SAs still wait for their turn.
-    pub(super) fn takeover(&self, group: usize) -> Option<(&Takeover, u64)> {
+    pub(in crate::core) fn takeover(&self, group: usize) -> Option<(&Takeover, u64)> {
         let takeover = self.takeovers.get(&group)?;
         let waits = |climb: &&Climb| climb.group == group && matches!(climb.turn, Turn::Waits(..));
         Some((takeover, self.climbs.values().filter(waits).count() as u64))
     }
 
     /// How often each rung was taken since the process began.
-    pub(super) fn taken(&self) -> impl Iterator<Item = (Rung, u64)> {
+    pub(in crate::core) fn taken(&self) -> impl Iterator<Item = (Rung, u64)> {
         self.taken.iter().map(|(rung, count)| (*rung, *count))
     }
 }

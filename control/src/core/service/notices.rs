@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use vipsec_agent::notice::{Answer, Notice};
 use vipsec_wire::iv::Epoch;
 
-use super::{Core, Output};
+use crate::core::{Core, Output};
 
 /// Most agents that are told at a time.
 pub const TELLING_MAX: usize = 16;
@@ -43,20 +43,20 @@ enum State {
 
 /// All agents that are told of VIPs that are ours.
 #[derive(Debug, Default)]
-pub(super) struct Notices {
+pub(in crate::core) struct Notices {
     agents: BTreeMap<(u16, SocketAddr), Agent>,
     /// Answers since the process began, and how often there was none.
-    pub(super) known: u64,
-    pub(super) refused: u64,
-    pub(super) silent: u64,
+    pub(in crate::core) known: u64,
+    pub(in crate::core) refused: u64,
+    pub(in crate::core) silent: u64,
 }
 
 /// How many of a VIP's agents are told, know, refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Tally {
-    pub(super) agents: u64,
-    pub(super) know: u64,
-    pub(super) refuse: u64,
+pub(in crate::core) struct Tally {
+    pub(in crate::core) agents: u64,
+    pub(in crate::core) know: u64,
+    pub(in crate::core) refuse: u64,
 }
 
 impl Notices {
@@ -72,7 +72,7 @@ impl Notices {
         self.agents.retain(|(known, _), _| *known != vip);
     }
 
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(in crate::core) fn poll_timeout(&self) -> Option<Instant> {
         let waits = |agent: &Agent| if let State::Waits(until) = agent.state { Some(until) } else { None };
         let is_full = self.under_way() >= TELLING_MAX;
         self.agents.values().filter_map(waits).min().filter(|_| !is_full)
@@ -92,7 +92,7 @@ impl Notices {
         Some(Telling { vip: *vip, agent: *address, notice: agent.notice })
     }
 
-    pub(super) fn tally(&self, vip: u16) -> Tally {
+    pub(in crate::core) fn tally(&self, vip: u16) -> Tally {
         let mut tally = Tally::default();
         for (_, agent) in self.agents.iter().filter(|((known, _), _)| *known == vip) {
             tally.agents += 1;
@@ -105,7 +105,7 @@ impl Notices {
 
 impl Core {
     /// A VIP is ours, under that epoch: the agents of the targets behind it are told.
-    pub(super) fn begin_notices(&mut self, now: Instant, vip: u16, epoch: Epoch) {
+    pub(in crate::core) fn begin_notices(&mut self, now: Instant, vip: u16, epoch: Epoch) {
         let config = self.config.clone();
         let (Some(agents), Some(entry)) = (&config.target_agents, config.vips.get(usize::from(vip))) else { return };
         let services = config.services.iter().filter(|service| service.vip == vip);
@@ -119,13 +119,13 @@ impl Core {
     }
 
     /// A group isn't ours any more.
-    pub(super) fn end_notices(&mut self, group: usize) {
+    pub(in crate::core) fn end_notices(&mut self, group: usize) {
         for vip in self.vips_of(group) {
             self.notices.end(vip);
         }
     }
 
-    pub(super) fn handle_notices_timeout(&mut self, now: Instant) {
+    pub(in crate::core) fn handle_notices_timeout(&mut self, now: Instant) {
         while let Some(telling) = self.notices.poll(now) {
             self.outputs.push_back(Output::Tell(telling));
         }

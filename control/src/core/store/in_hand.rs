@@ -11,8 +11,8 @@ use vipsec_dataplane::api::IkeDatagram;
 use vipsec_ike::IkeSaId;
 use vipsec_store::RecordKey;
 
-use super::Core;
 use super::publishing::KIND_IN_HAND;
+use crate::core::Core;
 
 /// Most addresses that are quarantined at a time, for each group; the record has to fit into the store.
 const QUARANTINE_MAX: usize = 64;
@@ -21,11 +21,11 @@ const QUARANTINE: Duration = Duration::from_secs(600);
 
 /// A peer that is being dealt with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Hand {
+pub(in crate::core) struct Hand {
     /// Its IKE SA, by our SPI; 0: it has none.
-    pub(super) ike_sa: u64,
+    pub(in crate::core) ike_sa: u64,
     /// Where it is.
-    pub(super) remote: IpAddr,
+    pub(in crate::core) remote: IpAddr,
 }
 
 impl Hand {
@@ -37,7 +37,7 @@ impl Hand {
 
 /// What a copy says of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct HandRecord {
+pub(in crate::core) struct HandRecord {
     in_hand: Option<Hand>,
     /// What was in hand when the owner before this one died.
     before: Option<Hand>,
@@ -47,20 +47,20 @@ pub(super) struct HandRecord {
 
 impl HandRecord {
     /// Who was in hand at two deaths in a row.
-    pub(super) fn poison(&self) -> Option<Hand> {
+    pub(in crate::core) fn poison(&self) -> Option<Hand> {
         self.in_hand.filter(|hand| self.before.is_some_and(|before| before.is_of(*hand)))
     }
 }
 
 /// Reads a record.
-pub(super) fn open_hand(bytes: &[u8]) -> Option<HandRecord> {
+pub(in crate::core) fn open_hand(bytes: &[u8]) -> Option<HandRecord> {
     let record: HandRecord = rmp_serde::from_slice(bytes).ok()?;
     (record.quarantined.len() <= QUARANTINE_MAX).then_some(record)
 }
 
 /// Whom an owner of a group deals with, and whom it doesn't.
 #[derive(Debug, Default)]
-pub(super) struct Hands {
+pub(in crate::core) struct Hands {
     in_hand: Option<Hand>,
     before: Option<Hand>,
     /// Until when.
@@ -69,7 +69,7 @@ pub(super) struct Hands {
 
 impl Hands {
     /// As a successor of the one who wrote the record.
-    pub(super) fn inherit(now: Instant, record: HandRecord) -> Self {
+    pub(in crate::core) fn inherit(now: Instant, record: HandRecord) -> Self {
         let poison = record.poison();
         let HandRecord { in_hand, quarantined, .. } = record;
         let until = |seconds| now + Duration::from_secs(seconds).min(QUARANTINE);
@@ -93,7 +93,7 @@ impl Hands {
     }
 
     /// Who is quarantined, and for how much longer.
-    pub(super) fn quarantined(&self, now: Instant) -> impl Iterator<Item = (IpAddr, Duration)> {
+    pub(in crate::core) fn quarantined(&self, now: Instant) -> impl Iterator<Item = (IpAddr, Duration)> {
         let left = move |until: &Instant| until.saturating_duration_since(now);
         self.quarantine.iter().map(move |(remote, until)| (*remote, left(until))).filter(|(_, left)| !left.is_zero())
     }
@@ -101,7 +101,7 @@ impl Hands {
 
 impl Core {
     /// An IKE message came in.
-    pub(super) fn handle_ike_datagram(&mut self, now: Instant, datagram: &IkeDatagram) {
+    pub(in crate::core) fn handle_ike_datagram(&mut self, now: Instant, datagram: &IkeDatagram) {
         let remote = datagram.remote.ip();
         let ike_sa = self.ike.ike_sa_of(&datagram.payload);
         if let Some(vip) = self.vip_at(datagram.local.ip()) {
@@ -117,7 +117,7 @@ impl Core {
     }
 
     /// Time has come for something of IKE: a message again, a rekeying, a question whether the peer lives.
-    pub(super) fn handle_ike_timers(&mut self, now: Instant) {
+    pub(in crate::core) fn handle_ike_timers(&mut self, now: Instant) {
         self.pump_ownership(now);
         for due in self.ike.due(now) {
             if let Some((vip, remote)) = self.ike.ends_of(due.id) {
@@ -129,12 +129,12 @@ impl Core {
     }
 
     /// Lets IKE and what it leads to be done while this peer is in hand: the next one may be innocent. What was decided before comes first.
-    pub(super) fn finish_with(&mut self, now: Instant) {
+    pub(in crate::core) fn finish_with(&mut self, now: Instant) {
         while self.pump_ownership(now) | self.pump_ike(now) {}
     }
 
     /// From here on, until all that follows is done, it is this peer that is dealt with.
-    pub(super) fn take_in_hand(&mut self, now: Instant, vip: u16, ike_sa: Option<IkeSaId>, remote: IpAddr) {
+    pub(in crate::core) fn take_in_hand(&mut self, now: Instant, vip: u16, ike_sa: Option<IkeSaId>, remote: IpAddr) {
         let group = self.group_of(vip);
         let hand = Hand { ike_sa: ike_sa.map_or(0, IkeSaId::get), remote };
         let Some(entry) = self.groups.get_mut(group) else { return };
@@ -148,7 +148,7 @@ impl Core {
     }
 
     /// All of it is done, and written. It is published with that, before a message leaves.
-    pub(super) fn lay_down(&mut self, now: Instant) {
+    pub(in crate::core) fn lay_down(&mut self, now: Instant) {
         for group in 0..self.groups.len() {
             if self.groups.get_mut(group).is_some_and(|entry| entry.hands.in_hand.take().is_some()) {
                 self.put_hand(now, group);
@@ -157,7 +157,7 @@ impl Core {
     }
 
     /// Writes the group's record, to be published with what comes next. Nothing waits for it.
-    pub(super) fn put_hand(&mut self, now: Instant, group: usize) {
+    pub(in crate::core) fn put_hand(&mut self, now: Instant, group: usize) {
         let Some(entry) = self.groups.get_mut(group) else { return };
         if !entry.replica.is_on() {
             return;
@@ -169,7 +169,7 @@ impl Core {
     }
 
     /// A copy says who was in hand.
-    pub(super) fn judge_hand(&mut self, now: Instant, group: usize, record: HandRecord) {
+    pub(in crate::core) fn judge_hand(&mut self, now: Instant, group: usize, record: HandRecord) {
         let Some(entry) = self.groups.get_mut(group) else { return };
         let name = &entry.name;
         match (record.poison(), record.in_hand) {
@@ -191,7 +191,7 @@ impl Core {
     }
 
     /// The operator wants a peer to be heard again. False if it is.
-    pub(super) fn release_peer(&mut self, now: Instant, remote: IpAddr) -> bool {
+    pub(in crate::core) fn release_peer(&mut self, now: Instant, remote: IpAddr) -> bool {
         let mut any = false;
         for group in 0..self.groups.len() {
             let Some(entry) = self.groups.get_mut(group) else { continue };
