@@ -25,6 +25,7 @@ use super::keylog::KeyLogFiles;
 use super::link::{self, Link, LinkEvent};
 use super::ports::Hardware;
 use super::prober::Prober;
+use super::punctuality::Punctuality;
 use super::reload::{ConfigSource, Reloader};
 use super::teller::Teller;
 use super::workers::Workers;
@@ -61,6 +62,7 @@ struct Daemon {
     /// Decides over ownership, where the two of a pair don't do it themselves.
     registry: Option<Registry>,
     fitness: Fitness,
+    punctuality: Punctuality,
     key_log: Option<KeyLogFiles>,
     reloader: Reloader,
     shutdown: bool,
@@ -154,8 +156,8 @@ impl Daemon {
             rng: Box::new(rng),
             facts: Facts::default(),
         };
-        let interval = config.shared().map_or_else(|| Timing::default().interval, |peer| peer.timing.interval);
-        let fitness = Fitness::new(count, interval, now);
+        let timing = config.shared().map_or_else(Timing::default, |peer| peer.timing);
+        let fitness = Fitness::new(count, timing.interval, timing.detection, now);
         let core = Core::new(config.clone(), surroundings, now);
         tracing::info!(
             appliance = config.appliance.name,
@@ -180,6 +182,7 @@ impl Daemon {
             links,
             registry,
             fitness,
+            punctuality: Punctuality::new(timing.interval, now),
             key_log,
             reloader: Reloader::new(source),
             shutdown: false,
@@ -249,8 +252,11 @@ impl Daemon {
         let at_replies = replies.as_ref().map(|replies| select.recv(replies));
         let notices: Vec<_> = self.links.iter().map(|link| link.notices().clone()).collect();
         let at_links: Vec<usize> = notices.iter().map(|notices| select.recv(notices)).collect();
-        let Ok(ready) = select.select_deadline(until) else {
-            let now = Instant::now();
+        self.punctuality.sleep(Instant::now(), until);
+        let ready = select.select_deadline(until);
+        let now = Instant::now();
+        self.punctuality.wake(now);
+        let Ok(ready) = ready else {
             if self.core.poll_timeout() <= now {
                 self.pass_time(now);
             } else if self.core.awaits_acknowledgements() {
@@ -417,7 +423,7 @@ impl Daemon {
             engine: self.config.appliance.engine.to_string(),
             ports: self.hardware.facts(&self.config),
             crypto_device: self.hardware.crypto_facts(&self.config),
-            workers_alive: self.fitness.advancing().to_vec(),
+            workers_alive: self.fitness.advancing(),
         }
     }
 

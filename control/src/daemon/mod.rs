@@ -11,6 +11,7 @@ mod link;
 mod meeting;
 mod ports;
 mod prober;
+mod punctuality;
 mod reload;
 mod signals;
 mod teller;

@@ -29,6 +29,8 @@ use crate::scene::{INSIDE, OUTSIDE};
 
 /// Frames that a device's queue holds for a worker that doesn't come; later ones are lost.
 const RING_FRAMES_MAX: usize = 256;
+/// Looks in a row in which a worker stands still that is stuck: as long as an owner may be silent.
+const STUCK_LOOKS: u32 = 5;
 /// Commands taken per turn, as in the worker's loop.
 const COMMANDS_PER_TURN: usize = 32;
 
@@ -291,8 +293,8 @@ impl Process {
     pub(crate) fn fitness(&mut self, carriers_up: bool) -> Fitness {
         self.standing_still = if self.workers_run() { 0 } else { self.standing_still + 1 };
         match (self.standing_still, carriers_up) {
-            (0..2, true) => Fitness::Fit,
-            (0..2, false) => Fitness::LinkDown,
+            (0..STUCK_LOOKS, true) => Fitness::Fit,
+            (0..STUCK_LOOKS, false) => Fitness::LinkDown,
             _ => Fitness::WorkerStuck,
         }
     }
