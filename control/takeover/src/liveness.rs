@@ -10,11 +10,13 @@ pub struct Silence {
     last_look: Option<Instant>,
     heard: bool,
     looks: u32,
+    /// Until then silence says nothing, unless something is heard before.
+    excused_until: Option<Instant>,
 }
 
 impl Default for Silence {
     fn default() -> Self {
-        Self { last_look: None, heard: true, looks: 0 }
+        Self { last_look: None, heard: true, looks: 0, excused_until: None }
     }
 }
 
@@ -22,12 +24,20 @@ impl Silence {
     /// A heartbeat or an advertisement of the owner arrived.
     pub fn heard(&mut self) {
         self.heard = true;
+        self.excused_until = None;
     }
 
     /// Starts the count at zero: after pairing, a mark, or a question that was answered.
     pub fn restart(&mut self) {
         self.looks = 0;
-        self.heard = true;
+        self.heard();
+    }
+
+    /// The owner has just spoken, and the path on which it did is gone: where it can't be heard on the other one, it is not silent before
+    /// it had the time to come back.
+    pub fn excuse(&mut self, until: Instant) {
+        self.restart();
+        self.excused_until = Some(until);
     }
 
     /// Looks, at `now`; returns how many looks in a row saw nothing.
@@ -37,7 +47,8 @@ impl Silence {
             .last_look
             .is_some_and(|last| now.saturating_duration_since(last) >= 2 * timing.interval + timing.interval / 2);
         self.last_look = Some(now);
-        if std::mem::take(&mut self.heard) || overslept {
+        self.excused_until = self.excused_until.filter(|until| now < *until);
+        if std::mem::take(&mut self.heard) || overslept || self.excused_until.is_some() {
             self.looks = 0;
         } else {
             self.looks = self.looks.saturating_add(1);
@@ -97,6 +108,27 @@ mod tests {
         assert_eq!(silence.look(start + 31 * TICK, &timing), 1);
         silence.heard();
         assert_eq!(silence.look(start + 32 * TICK, &timing), 0);
+    }
+
+    #[test]
+    fn silence_is_excused_for_a_while_or_until_something_is_heard() {
+        let timing = Timing::default();
+        let start = Instant::now();
+        for heard_at in [None, Some(3)] {
+            let mut silence = Silence::default();
+            silence.excuse(start + 10 * TICK);
+            let silent: Vec<u32> = (0..14)
+                .map(|look| {
+                    if heard_at == Some(look) {
+                        silence.heard();
+                    }
+                    silence.look(start + look * TICK, &timing)
+                })
+                .collect();
+            let from = heard_at.map_or(9, |at| at);
+            let expected: Vec<u32> = (0..14_u32).map(|look| look.saturating_sub(from)).collect();
+            assert_eq!(silent, expected);
+        }
     }
 
     #[test]

@@ -303,7 +303,11 @@ impl Pair {
             self.actions.push_back(Action::Deadline(None));
         }
         self.actions.push_back(Action::Release(self.peer));
-        // What the peer holds of us is void, and ours of it too: begin anew, from empty regions.
+        // What the peer holds of us is void, and ours of it too: begin anew, from empty regions. Whom we have heard over the link only
+        // would seem dead while it is set up again, and be followed, and so on without end.
+        if self.link.is_some() {
+            self.silence.excuse(now + self.timing.claim_preferred);
+        }
         self.close_link(now);
     }
 }

@@ -305,6 +305,25 @@ fn a_link_that_is_cut_without_an_error_is_left_as_soon_as_it_may_be() {
     assert!(world.nodes[0].stepped_down.is_empty() && world.nodes[1].activated.is_empty(), "nobody takes over");
 }
 
+/// The data networks don't meet, or their links are cut between: only over the store link do the two hear of each other.
+#[test]
+fn owners_that_meet_over_the_store_link_alone_dont_take_it_from_each_other_in_turns() {
+    let mut world = World::healed([0, 0]);
+    world.network_works = false;
+    let taken = world.nodes.iter().map(|node| node.activated.len()).sum::<usize>();
+    while world.nodes.iter().all(|node| node.stepped_down.is_empty()) {
+        world.run(MS);
+    }
+    // It closes the link, and to pair anew takes longer than an owner may be silent.
+    world.link_works = false;
+    world.run(120 * MS);
+    world.link_works = true;
+    world.run(300 * MS);
+    assert_eq!(world.nodes.iter().map(|node| node.activated.len()).sum::<usize>(), taken);
+    assert_eq!([0, 1].map(|index| world.may_act(index)).iter().filter(|acts| **acts).count(), 1);
+    assert!([0, 1].iter().any(|index| world.copy(*index) == Copy::Counted));
+}
+
 impl World {
     /// a owned it and b took it over, neither hearing the other; then both hear again.
     fn healed(served: [u32; 2]) -> Self {
