@@ -13,7 +13,7 @@ use vipsec_agent::AgentReport;
 use vipsec_agent::server::{Sources, serve};
 use vipsec_control::api::{ErrorKind, Request, Response};
 use vipsec_control::config::{Check, TestConfiguration, load};
-use vipsec_control::core::{Core, Facts, Output, Surroundings};
+use vipsec_control::core::{Core, Facts, Output, Slices, Surroundings};
 use vipsec_control::health::{Failure, Outcome, Run, Success, probe};
 use vipsec_dataplane::api::{Command, Event, Report, ReportKind, Tables};
 use vipsec_dataplane::counters::Counters;
@@ -88,6 +88,7 @@ impl Bench {
             health_seed: 1,
             rng: Box::new(StdRng::seed_from_u64(1)),
             facts: Facts::default(),
+            slices: Slices::default(),
         };
         let core = Core::new(config, surroundings, now);
         let mut bench = Self { core, now, tables: Vec::new(), checks: Vec::new(), answers: BTreeMap::new(), asked: 0 };

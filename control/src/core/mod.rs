@@ -11,6 +11,7 @@ mod keying;
 mod ownership;
 mod reload;
 mod service;
+mod slices;
 mod store;
 mod takeover;
 mod workers;
@@ -45,6 +46,7 @@ use service::notices::Notices;
 pub use service::notices::{TELLING_MAX, Telling};
 use service::services::Distribution;
 use service::targets::Targets;
+pub use slices::Slices;
 pub use store::pins::{PIN_RECORD_BYTES, pin_blocks};
 use store::publishing::Publications;
 pub use store::publishing::{KIND_CHILD, KIND_IKE};
@@ -141,6 +143,8 @@ pub struct Surroundings {
     pub rng: Box<dyn rand_core::CryptoRng + Send>,
     /// For the operator.
     pub facts: Facts,
+    /// How much is done in one go.
+    pub slices: Slices,
 }
 
 /// Facts of the process that only its daemon knows, for the operator.
@@ -193,6 +197,7 @@ pub struct Core {
     orders: Orders,
     questions: Questions,
     facts: Facts,
+    slices: Slices,
     next_announcement: Instant,
     /// IKE messages of quarantined peers.
     quarantine_drops: u64,
@@ -203,7 +208,7 @@ pub struct Core {
 impl Core {
     /// An appliance that owns nothing yet.
     pub fn new(config: Arc<Config>, surroundings: Surroundings, now: Instant) -> Self {
-        let Surroundings { counters, tables, deadline, floors, incarnation, health_seed, mut rng, facts } =
+        let Surroundings { counters, tables, deadline, floors, incarnation, health_seed, mut rng, facts, slices } =
             surroundings;
         let cookies = cookies(config.shared().map(|peer| &peer.secret), &mut *rng);
         let mut ike = vipsec_ike::Endpoint::new(Arc::new(config.ike_config(counters.len())), rng);
@@ -230,6 +235,7 @@ impl Core {
             orders: Orders::default(),
             questions: Questions::default(),
             facts,
+            slices,
             next_announcement: now,
             quarantine_drops: 0,
             end: None,

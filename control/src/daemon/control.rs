@@ -32,7 +32,7 @@ use super::workers::Workers;
 use super::{hardening, signals};
 use crate::api::{ApiError, Call, ErrorKind, Limits, Request, Response, Server};
 use crate::config::{self, Config, ConfigErrors};
-use crate::core::{Core, Facts, Output, Surroundings};
+use crate::core::{Core, Facts, Output, Slices, Surroundings};
 
 /// Requests of operators that may wait.
 const CALLS_LEN: usize = 64;
@@ -155,6 +155,7 @@ impl Daemon {
             health_seed: rng.next_u64(),
             rng: Box::new(rng),
             facts: Facts::default(),
+            slices: Slices::default(),
         };
         let timing = config.shared().map_or_else(Timing::default, |peer| peer.timing);
         let fitness = Fitness::new(count, timing.interval, timing.detection, now);

@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use tempfile::TempDir;
 use vipsec_control::api::{ApiError, Request, Response};
 use vipsec_control::config::{Config, TestConfiguration, load};
-use vipsec_control::core::{Core, Facts, Output, Surroundings, Telling};
+use vipsec_control::core::{Core, Facts, Output, Slices, Surroundings, Telling};
 use vipsec_dataplane::api::{
     Command, Event, IkeDatagram, Numbers, PinBatch, PinSet, PortId, RESTORED_MAX, Report, ReportKind, RestoredPin,
     Tables, VipState, Wake,
@@ -282,6 +282,7 @@ impl Bench {
             health_seed: 1,
             rng: Box::new(StdRng::seed_from_u64(99)),
             facts: Facts::default(),
+            slices: Slices::default(),
         };
         let core = Core::new(Arc::new(config), surroundings, now);
         Self {

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use vipsec_control::api::Request;
 use vipsec_control::config::Config;
-use vipsec_control::core::{Core, Facts, Surroundings};
+use vipsec_control::core::{Core, Facts, Slices, Surroundings};
 use vipsec_dataplane::api::{Command, Event, PortId, WorkerId};
 use vipsec_dataplane::counters::Counters;
 use vipsec_dataplane::deadline::Deadline;
@@ -155,6 +155,7 @@ pub(crate) struct Appliance {
     pub(crate) lives: u32,
     /// The floors on disk, by VIP.
     pub(crate) disk: Vec<Option<u32>>,
+    slices: Slices,
     clock: Clock,
 }
 
@@ -168,8 +169,14 @@ pub(crate) struct Tampering {
 }
 
 impl Appliance {
-    pub(crate) fn new(config: Config, config_digest: [u8; 32], disk: Vec<Option<u32>>, clock: Clock) -> Self {
-        Self { config: Arc::new(config), config_digest, process: None, lives: 0, disk, clock }
+    pub(crate) fn new(
+        config: Config,
+        config_digest: [u8; 32],
+        disk: Vec<Option<u32>>,
+        slices: Slices,
+        clock: Clock,
+    ) -> Self {
+        Self { config: Arc::new(config), config_digest, process: None, lives: 0, disk, slices, clock }
     }
 
     /// A new process begins.
@@ -230,6 +237,7 @@ impl Appliance {
             health_seed: rng.next_u64(),
             rng: Box::new(StdRng::from_rng(&mut rng)),
             facts: Facts::default(),
+            slices: self.slices,
         };
         let core = Core::new(self.config.clone(), surroundings, now);
         self.process = Some(Process {

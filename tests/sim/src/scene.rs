@@ -9,6 +9,7 @@ use vipsec_control::config::{
     Appliance, Config, Eal, Etcd, Floating, Hugepages, Ike, LogLevel, Peer, Polling, Port, Service, ServiceProtocol,
     StoreLink, TakeoverPolicy, Target, Vip, VipGroup,
 };
+use vipsec_control::core::Slices;
 use vipsec_dataplane::api::{PortId, Side};
 use vipsec_distribute::service::{Accepts, Forwarding, Method};
 use vipsec_esp::engine::EngineKind;
@@ -96,6 +97,8 @@ pub(crate) struct Variant {
     pub(crate) groups: Vec<Vec<u16>>,
     /// What a successor does.
     pub(crate) takeover: TakeoverPolicy,
+    /// How much of what may take long the appliances do in one go.
+    pub(crate) slices: Slices,
     /// How many workers each appliance has.
     pub(crate) workers: [usize; APPLIANCES_MAX],
     /// What the service takes: what takes clear packets, too, has its connections elsewhere than its SA.

@@ -67,11 +67,6 @@ fn unwrap_envelope(bytes: &[u8]) -> Option<(Birth, &[u8])> {
     Some((Birth { witnesses, order: u64::from_be_bytes(*order) }, rest))
 }
 
-/// Records of SAs that are written for a join in one go, and SAs that are bound: a millisecond's work, well below a deadline.
-const SLICE: usize = 128;
-/// SAs whose limits are taken away in one go.
-const FREED_SLICE: usize = 1024;
-
 /// What is still to be done for a group's joins, or when nobody holds a copy any more. There may be a hundred thousand SAs, and meanwhile
 /// heartbeats have to leave.
 #[derive(Debug, Default)]
@@ -222,9 +217,10 @@ impl Core {
         for group in 0..self.groups.len() {
             let Some(entry) = self.groups.get_mut(group).filter(|entry| !entry.to_copy.is_empty()) else { continue };
             any = true;
-            let binding: Vec<Spi> = std::iter::from_fn(|| entry.to_copy.children.pop_first()).take(SLICE).collect();
+            let binding: Vec<Spi> =
+                std::iter::from_fn(|| entry.to_copy.children.pop_first()).take(self.slices.copied).collect();
             let (mut ike_sas, mut records) = (BTreeSet::new(), 0);
-            while records < SLICE
+            while records < self.slices.copied
                 && let Some(id) = entry.to_copy.ike_sas.pop_first()
             {
                 records += 1 + self.ike.children_of(id).count();
@@ -233,7 +229,8 @@ impl Core {
             // What is gone meanwhile has nothing to say.
             entry.binding.extend(binding.iter().filter(|spi| self.children.contains_key(spi)));
             // One that is bound already says its numbers once more.
-            let freed: Vec<Spi> = std::iter::from_fn(|| entry.to_copy.freed.pop_first()).take(FREED_SLICE).collect();
+            let freed: Vec<Spi> =
+                std::iter::from_fn(|| entry.to_copy.freed.pop_first()).take(self.slices.freed).collect();
             for spi in binding {
                 self.tell(Command::Bind(spi));
             }

@@ -18,16 +18,9 @@ use super::succession::FIRST_TURN;
 use crate::core::store::records::WarmCopy;
 use crate::core::{Core, InstalledChild};
 
-/// IKE SAs whose child SAs are woken before the VIP opens: what is there of most, and does not keep the rest waiting.
-const WOKEN_BEFORE: usize = 256;
-/// IKE SAs whose child SAs are woken in one go: some hundred microseconds' work. With four times as many a worker that shares our processor
-/// waited so long that its deadline passed.
-const WOKEN_PER_STEP: usize = 512;
-/// After that a worker gets the processor that it may share with us.
+/// Between two slices of child SAs that are woken a worker gets the processor that it may share with us.
 const WOKEN_PAUSE: Duration = Duration::from_micros(200);
-/// IKE SAs that IKE is given in one go: some hundred microseconds' work.
-const GIVEN_PER_STEP: usize = 64;
-/// Nobody is in a hurry for them.
+/// Between two slices that IKE is given: nobody is in a hurry for them.
 const GIVEN_PAUSE: Duration = Duration::from_micros(700);
 /// What may wait until IKE knows all of its SAs.
 const WAITING_MAX: usize = 4096;
@@ -86,7 +79,7 @@ impl Core {
         if let Some(entry) = self.groups.get_mut(group) {
             entry.inheriting = Some(Box::new(inheriting));
         }
-        self.wake_some(group, WOKEN_BEFORE);
+        self.wake_some(group, self.slices.woken_before);
     }
 
     /// Goes on with what is being taken over.
@@ -95,7 +88,7 @@ impl Core {
         let Some(inheriting) = inheriting.filter(|inheriting| inheriting.due <= now) else { return };
         if inheriting.inheritance.len() > 0 {
             inheriting.due = now + WOKEN_PAUSE;
-            return self.wake_some(group, WOKEN_PER_STEP);
+            return self.wake_some(group, self.slices.woken);
         }
         inheriting.due = now + GIVEN_PAUSE;
         self.give_some(now, group);
@@ -110,7 +103,7 @@ impl Core {
     }
 
     fn give_some(&mut self, now: Instant, group: usize) {
-        for _ in 0..GIVEN_PER_STEP {
+        for _ in 0..self.slices.given {
             let Some(inheriting) = self.groups.get_mut(group).and_then(|entry| entry.inheriting.as_mut()) else {
                 return;
             };

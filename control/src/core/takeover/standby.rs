@@ -16,9 +16,6 @@ use crate::core::Core;
 use crate::core::keying::{Start, child_sa, tunnel_ends};
 use crate::core::store::records::News;
 
-/// Child SAs that are prepared at a time: about a millisecond's work, here and in a worker.
-const PREPARED_PER_LOOK: usize = 256;
-
 /// A child SA that the workers have, dormant.
 #[derive(Debug)]
 pub(in crate::core) struct Prepared {
@@ -40,7 +37,7 @@ impl Core {
         for group in 0..self.groups.len() {
             let copy = self.groups.get_mut(group).and_then(|entry| entry.side()?.held_copy());
             if copy.is_some() {
-                self.hear_news(group, PREPARED_PER_LOOK);
+                self.hear_news(group, self.slices.prepared);
             } else {
                 self.unprepare_all(group);
             }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use vipsec_control::config::TakeoverPolicy;
+use vipsec_control::core::Slices;
 use vipsec_distribute::service::{Accepts, Method};
 use vipsec_ike::Retransmission;
 
@@ -190,6 +191,8 @@ pub fn run_planned(seed: u64) -> Outcome {
     // Two things may cost a packet that aren't about moves: it waits for the store when its child SA is deleted; another overtakes it,
     // and then nobody knows that it is still to come.
     variant.workers = [1; scene::APPLIANCES_MAX];
+    // And what an SA gets that isn't woken yet is lost.
+    variant.slices.woken_before = Slices::default().woken_before;
     (variant.rekey, variant.remote_rekey) = (Rekey { ike: None, child: None }, Rekey { ike: None, child: None });
     let plan = Plan::draw_planned(&mut rng);
     let mut world = World::with_plan(rng, None, variant, plan);
@@ -222,7 +225,8 @@ impl World {
         let digest = |n| *scene::appliance_config(n, &honest).digest().as_bytes();
         let disk = vec![Some(0); variant.vips()];
         let clock = |n: usize| Clock::new(now, variant.drift[n]);
-        let appliance = |n| Appliance::new(scene::appliance_config(n, &variant), digest(n), disk.clone(), clock(n));
+        let config = |n| scene::appliance_config(n, &variant);
+        let appliance = |n| Appliance::new(config(n), digest(n), disk.clone(), variant.slices, clock(n));
         let remotes: Vec<_> = (0..variant.vips()).map(|vip| Remote::new(vip, &variant, rng.next_u64(), now)).collect();
         let mut world = Self {
             agenda: Agenda::new(now),
@@ -529,6 +533,7 @@ fn draw_variant(rng: &mut StdRng, planted: Option<Planted>) -> Variant {
     Variant {
         groups,
         takeover,
+        slices: draw_slices(rng),
         workers: std::array::from_fn(|appliance| [a, b][appliance % 2]),
         accepts,
         method,
@@ -541,4 +546,14 @@ fn draw_variant(rng: &mut StdRng, planted: Option<Planted>) -> Variant {
         retransmission: Retransmission::default(),
         split_patience: Duration::from_secs(60),
     }
+}
+
+/// There are a few SAs in a schedule, hundreds in a slice of the product's: in most schedules slices are so small that it takes several.
+fn draw_slices(rng: &mut StdRng) -> Slices {
+    if rng.random_bool(0.25) {
+        return Slices::default();
+    }
+    let mut size = || rng.random_range(1..=3);
+    let (woken, given, copied, freed, prepared) = (size(), size(), size(), size(), size());
+    Slices { woken_before: rng.random_range(0..=2), woken, given, copied, freed, prepared }
 }
