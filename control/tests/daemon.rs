@@ -90,11 +90,7 @@ impl Running {
     }
 
     fn launch(config: &Path) -> Self {
-        Self::launch_by(vipsecd(), config)
-    }
-
-    fn launch_by(mut vipsecd: Command, config: &Path) -> Self {
-        let mut child = vipsecd.arg("--config").arg(config).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = vipsecd().arg("--config").arg(config).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let said = Arc::new(Mutex::new(String::new()));
         let log = said.clone();
@@ -323,25 +319,4 @@ fn a_pair_pairs_anew_when_one_has_reloaded() {
     write(2, &two_targets());
     two.reload();
     stands(["counted", "trusted"]);
-}
-
-/// sched(7): where the kernel shares processors out to sessions, a worker's niceness alone means nothing to those of other sessions.
-#[test]
-fn a_session_of_its_own_comes_first_as_a_whole() {
-    let folder = Folder::new();
-    let config = folder.config("session", "s", "net_ring0", "");
-    let mut own_session = Command::new("setsid");
-    own_session.arg(env!("CARGO_BIN_EXE_vipsecd"));
-    let running = Running::launch_by(own_session, &config);
-    running.await_words("own the VIP");
-    let Ok(session) = fs::read_to_string(format!("/proc/{}/autogroup", running.child.id())) else {
-        return; // this kernel doesn't care for sessions
-    };
-    let refused = running.said().contains("no precedence for the workers");
-    assert!(refused || session.trim_end().ends_with("nice -10"), "{session}");
-    // One that shares its session doesn't raise its neighbours.
-    let neighbour = Running::start(&folder.config("neighbour", "n", "net_ring1", ""));
-    let session = fs::read_to_string(format!("/proc/{}/autogroup", neighbour.child.id())).unwrap();
-    let ours = fs::read_to_string("/proc/self/autogroup").unwrap();
-    assert_eq!(session, ours);
 }

@@ -17,7 +17,7 @@ use crate::worker::{Worker, bytes_in};
 pub enum Polling {
     /// Ask again at once: for a core of its own.
     Busy,
-    /// Sleep longer and longer. Packets wait for the end of a sleep; who sends a command unparks the thread.
+    /// Sleep longer and longer, for a core that is shared. Packets wait for the end of a sleep; who sends a command unparks the thread.
     Adaptive {
         /// Empty rounds before the first sleep.
         spin_rounds: u32,
@@ -25,13 +25,23 @@ pub enum Polling {
         sleep_min: Duration,
         /// The longest sleep: what latency an idle worker may add.
         sleep_max: Duration,
+        /// One that is busy for so long leaves the core to others for a moment all the same: from a thread that never does, and goes
+        /// before them, the kernel takes it for tens of milliseconds at a time (sched(7), real-time throttling).
+        busy_max: Duration,
     },
 }
 
+/// The moment that a busy worker leaves to others.
+const BREATH: Duration = Duration::from_micros(250);
+
 impl Polling {
-    /// Backs off from 20 to 500 µs.
-    pub const ADAPTIVE: Self =
-        Self::Adaptive { spin_rounds: 64, sleep_min: Duration::from_micros(20), sleep_max: Duration::from_micros(500) };
+    /// Backs off from 20 to 500 µs, and leaves a sixteenth of the core to others.
+    pub const ADAPTIVE: Self = Self::Adaptive {
+        spin_rounds: 64,
+        sleep_min: Duration::from_micros(20),
+        sleep_max: Duration::from_micros(500),
+        busy_max: Duration::from_millis(4),
+    };
 }
 
 /// How long a worker has been idle.
@@ -40,20 +50,31 @@ struct Idle {
     polling: Polling,
     rounds: u32,
     sleep: Duration,
+    /// When it slept last.
+    slept: Option<Instant>,
 }
 
 impl Idle {
     const fn new(polling: Polling) -> Self {
-        Self { polling, rounds: 0, sleep: Duration::ZERO }
+        Self { polling, rounds: 0, sleep: Duration::ZERO, slept: None }
     }
 
-    /// Another round ended. Returns how long to sleep.
-    fn after_round(&mut self, was_busy: bool) -> Option<Duration> {
-        let Polling::Adaptive { spin_rounds, sleep_min, sleep_max } = self.polling else { return None };
+    /// Another round ended, that began at `now`. Returns how long to sleep.
+    fn after_round(&mut self, now: Instant, was_busy: bool) -> Option<Duration> {
+        let sleep = self.back_off(now, was_busy);
+        if sleep.is_some() {
+            self.slept = Some(now);
+        }
+        sleep
+    }
+
+    fn back_off(&mut self, now: Instant, was_busy: bool) -> Option<Duration> {
+        let Polling::Adaptive { spin_rounds, sleep_min, sleep_max, busy_max } = self.polling else { return None };
         if was_busy {
             self.rounds = 0;
             self.sleep = Duration::ZERO;
-            return None;
+            let slept = *self.slept.get_or_insert(now);
+            return (now.saturating_duration_since(slept) >= busy_max).then_some(BREATH);
         }
         self.rounds = self.rounds.saturating_add(1);
         if self.rounds <= spin_rounds {
@@ -143,7 +164,7 @@ pub fn run<P, Io>(
             Err(Gone) => return,
         }
         worker.counters().count(Tally::Loops);
-        if let Some(sleep) = idle.after_round(was_busy) {
+        if let Some(sleep) = idle.after_round(now, was_busy) {
             // Whoever gives a command wakes it.
             std::thread::park_timeout(sleep);
         }
@@ -238,4 +259,32 @@ fn pass_on<P: BufferPool>(
         }
     }
     Ok(passed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_worker_that_shares_its_core_leaves_some_of_it_to_others_however_busy_it_is() {
+        let start = Instant::now();
+        let mut idle = Idle::new(Polling::ADAPTIVE);
+        let sleeps = |idle: &mut Idle| (0..20).filter(|ms| idle.after_round(start + *ms * MS, true).is_some()).count();
+        assert_eq!(sleeps(&mut idle), 4);
+        assert_eq!(sleeps(&mut Idle::new(Polling::Busy)), 0);
+    }
+
+    #[test]
+    fn an_idle_worker_sleeps_longer_and_longer_and_a_packet_ends_that() {
+        let now = Instant::now();
+        let micros = Duration::from_micros;
+        let (sleep_min, sleep_max) = (micros(20), micros(50));
+        let mut idle = Idle::new(Polling::Adaptive { spin_rounds: 1, sleep_min, sleep_max, busy_max: MS });
+        let sleeps: Vec<_> = [false, false, false, false, true, false, false]
+            .map(|was_busy| idle.after_round(now, was_busy).unwrap_or_default())
+            .into();
+        assert_eq!(sleeps, [0, 20, 40, 50, 0, 0, 20].map(micros));
+    }
 }

@@ -82,7 +82,6 @@ pub(super) fn serve(
     let server = Server::bind(&config.appliance.control_socket, calls, Limits::default())?;
     let mut daemon = Daemon::start(source, config, versions)?;
     hardening::protect_memory();
-    hardening::put_session_first();
     let ends = exit_at_end.then(|| daemon.hardware.finite_inputs());
     if ends == Some(0) {
         return Err(DaemonError::NoEnd);

@@ -8,7 +8,6 @@ use thread_priority::{ThreadPriority, ThreadPriorityValue};
 
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{Pid, getsid};
 
 /// Locks all memory and forbids core dumps (I7). What isn't permitted is reported, once: software mode runs without it.
 pub(super) fn protect_memory() {
@@ -25,13 +24,12 @@ pub(super) fn protect_memory() {
 
 /// Real-time priority of the control core's thread: above everything ordinary, below the kernel's own threads.
 const CONTROL_PRIORITY: u8 = 10;
+/// The same of a worker that sleeps while it is idle: behind the control core, whose heartbeats are worth more than a burst.
+const WORKER_PRIORITY: u8 = 5;
 /// An ordinary thread's niceness, 0, on the library's scale.
 const NICE_0: u8 = 47;
 /// The same for -10.
 const NICE_MINUS_10: u8 = 72;
-
-/// What a session is worth beside others, as a niceness; not there where the kernel doesn't care for sessions.
-const SESSION_NICENESS: &str = "/proc/self/autogroup";
 
 /// Precedence of the calling thread over ordinary ones, until it is dropped.
 #[must_use]
@@ -41,16 +39,11 @@ impl Precedence {
     /// Puts the calling thread ahead of ordinary ones: a control core that waits for a processor longer than its workers' deadline
     /// stops them. It sleeps almost always, so it takes nothing from them.
     pub(super) fn take() -> Self {
-        if let Ok(priority) = ThreadPriorityValue::try_from(CONTROL_PRIORITY) {
-            let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin);
-            if let Err(error) =
-                set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Crossplatform(priority), policy)
-            {
-                tracing::warn!(
-                    ?error,
-                    "no real-time priority for the control core: a busy machine may stop its workers for moments"
-                );
-            }
+        if let Err(error) = be_real_time(CONTROL_PRIORITY) {
+            tracing::warn!(
+                ?error,
+                "no real-time priority for the control core: a busy machine may stop its workers for moments"
+            );
         }
         Self(())
     }
@@ -63,28 +56,28 @@ impl Drop for Precedence {
     }
 }
 
-/// Lets the workers' precedence count on the whole machine. Where the kernel shares processors out to sessions first (sched(7), the autogroup
-/// feature), a thread's niceness counts within its session only, and a busy neighbour would get as much as all workers together. A
-/// daemon that shares its session with others, as one that a shell started, leaves it as it is.
-pub(super) fn put_session_first() {
-    if getsid(None) == Ok(Pid::this())
-        && std::fs::exists(SESSION_NICENESS).unwrap_or(false)
-        && let Err(error) = std::fs::write(SESSION_NICENESS, "-10")
-    {
-        tracing::warn!(%error, "no precedence for the workers over other sessions: a busy machine may stop them for moments");
-    }
-}
-
 /// Takes the calling thread's precedence away, if it has inherited it from the thread that started it.
 pub(super) fn be_ordinary() {
     // Always permitted.
     set_niceness(NICE_0);
 }
 
-/// Lets the calling thread, a worker that sleeps while it is idle, have a processor soon after it wakes: while it waits for one, it
-/// looks stuck. Where that isn't permitted, the control core's warning says so.
-pub(super) fn be_first_of_ordinary() {
-    set_niceness(NICE_MINUS_10);
+/// Lets the calling thread, a worker that sleeps while it is idle, have a processor as soon as it wakes: while it waits for one, it
+/// looks stuck, and the tunnels stand still. A niceness doesn't do: measured beside busy neighbours, the fair scheduler let a worker with the
+/// precedence of -10 wait for hundreds of milliseconds. What it leaves over is the
+/// others', and it leaves something to them however busy it is ([`Polling::Adaptive`](vipsec_dataplane::run::Polling)).
+pub(super) fn be_ahead_of_ordinary() {
+    if be_real_time(WORKER_PRIORITY).is_err() {
+        // The control core's warning says what follows.
+        set_niceness(NICE_MINUS_10);
+    }
+}
+
+fn be_real_time(priority: u8) -> Result<(), thread_priority::Error> {
+    let priority =
+        ThreadPriorityValue::try_from(priority).map_err(|_| thread_priority::Error::PriorityNotInRange(1..=99))?;
+    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin);
+    set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Crossplatform(priority), policy)
 }
 
 fn set_niceness(on_the_scale: u8) {
@@ -123,8 +116,8 @@ mod tests {
             .unwrap();
             drop(precedence);
             assert_eq!(scheduling(), before);
-            be_first_of_ordinary();
-            assert_eq!(scheduling(), (-10, 0));
+            be_ahead_of_ordinary();
+            assert_eq!(scheduling().1, 2, "SCHED_RR");
         })
         .join()
         .unwrap();

@@ -115,7 +115,7 @@ impl Workers {
             let ties = Ties { commands: inbox, events: outbox, mesh };
             let handle = thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 if let Polling::Adaptive { .. } = polling {
-                    hardening::be_first_of_ordinary();
+                    hardening::be_ahead_of_ordinary();
                 }
                 let _registered = match eal.register_thread() {
                     Ok(registered) => Some(registered),

@@ -98,7 +98,7 @@ fn moves_packets_commands_and_events() {
 #[test]
 fn a_command_wakes_a_worker_that_sleeps() {
     const LONG: Duration = Duration::from_secs(3600);
-    let running = start(Polling::Adaptive { spin_rounds: 0, sleep_min: LONG, sleep_max: LONG }, 64);
+    let running = start(Polling::Adaptive { spin_rounds: 0, sleep_min: LONG, sleep_max: LONG, busy_max: LONG }, 64);
     while running.counters.tally(Tally::Loops) == 0 {
         std::thread::sleep(Duration::from_micros(100));
     }

@@ -61,7 +61,7 @@ impl Appliance {
         let what = || format!("opening {}", log.display());
         let output = std::fs::OpenOptions::new().create(true).append(true).open(&log).context(what)?;
         let errors = output.try_clone().context(what)?;
-        // As a service has: it takes precedence over others as a whole.
+        // As a service has.
         let mut own_session = command::command("setsid")?;
         let process = namespace.run(|| {
             own_session
