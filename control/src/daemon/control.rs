@@ -198,6 +198,7 @@ impl Daemon {
         ends: Option<usize>,
     ) -> Result<(), DaemonError> {
         let mut quiet_since = Instant::now();
+        self.punctuality.begin(quiet_since);
         loop {
             self.do_outputs()?;
             if self.core.is_serving() {

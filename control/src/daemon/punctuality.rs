@@ -17,6 +17,11 @@ impl Punctuality {
         Self { slack, sleeps_until: now, woke: now }
     }
 
+    /// What was done before now was no part of it.
+    pub(super) fn begin(&mut self, now: Instant) {
+        (self.sleeps_until, self.woke) = (now, now);
+    }
+
     /// The thread goes to sleep until then, or until something comes.
     pub(super) fn sleep(&mut self, now: Instant, until: Instant) {
         self.sleeps_until = until.max(now);
