@@ -71,6 +71,8 @@ struct Link {
     is_used: bool,
     /// When the look was that the peer's newest heartbeat echoes.
     echoed_look: Option<Instant>,
+    /// When a newer one of our looks was echoed, or we slept and know nothing of that.
+    echoed_at: Option<Instant>,
     /// The peer's newest stamp and when it arrived.
     newest_stamp: Option<(u64, Instant)>,
 }
@@ -196,6 +198,7 @@ impl Pair {
             owned: false,
             is_used: false,
             echoed_look: None,
+            echoed_at: None,
             newest_stamp: None,
         });
         match self.held {
@@ -284,7 +287,9 @@ impl Pair {
             link.newest_stamp = Some((stamp, now));
         }
         if healthy {
-            link.echoed_look = link.echoed_look.max(echoed);
+            if echoed > link.echoed_look {
+                (link.echoed_look, link.echoed_at) = (echoed, Some(now));
+            }
             if let (Some(held), Some(look)) = (&mut self.held, echoed)
                 && held.incarnation == link.incarnation
             {

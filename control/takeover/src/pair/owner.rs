@@ -125,6 +125,9 @@ impl Pair {
         }
         let overslept = self.deadline.is_some_and(|deadline| now >= deadline);
         self.note_sleep(now);
+        if let Some(link) = self.link.as_mut().filter(|_| overslept) {
+            link.echoed_at = link.echoed_at.map(|_| now);
+        }
         if let Some(trusted_until) = self.resumed_on_trust.take()
             && overslept
             && now >= trusted_until
@@ -141,7 +144,7 @@ impl Pair {
             self.copy = Copy::None;
             self.actions.push_back(Action::Release(self.peer));
         }
-        if self.copy == Copy::Counted && self.question.is_none() && !overslept && self.peer_is_silent(now) {
+        if self.copy == Copy::Counted && self.question.is_none() && !overslept && self.is_cut_off(now) {
             self.close_link(now);
         }
         // One that can't serve doesn't ask to be waited for, which is what a question would do: its backup is to take over.
@@ -185,11 +188,15 @@ impl Pair {
         self.renew(now + self.timing.deadline);
     }
 
-    /// A cut link gives no error by itself. Whom we haven't heard for the trust time doesn't hold a copy that it would resume from, so
-    /// nothing is lost by leaving it behind; and what is parked meanwhile waits no longer than it has to.
-    fn peer_is_silent(&self, now: Instant) -> bool {
-        let newest = self.link.as_ref().and_then(|link| link.newest_stamp);
-        newest.is_some_and(|(_, arrived)| now >= arrived + self.timing.trust)
+    /// A cut link gives no error by itself, and may be cut in one direction alone. Whom we haven't heard for the trust time, or who hasn't
+    /// heard us, doesn't hold a copy that it would resume from, so nothing is lost by leaving it behind; and what is parked meanwhile waits
+    /// no longer than it has to.
+    fn is_cut_off(&self, now: Instant) -> bool {
+        let Some(link) = &self.link else { return false };
+        let is_past = |moment: Instant| now >= moment + self.timing.trust;
+        // One that can't serve echoes nothing.
+        let is_deaf = link.healthy && link.echoed_at.is_some_and(is_past);
+        is_deaf || link.newest_stamp.is_some_and(|(_, arrived)| is_past(arrived))
     }
 
     pub(super) fn renew(&mut self, until: Instant) {

@@ -34,6 +34,8 @@ struct World {
     linked: bool,
     link_works: bool,
     network_works: bool,
+    /// Nothing reaches this one over the link.
+    deaf: Option<usize>,
 }
 
 fn id(node: usize) -> ApplianceId {
@@ -78,6 +80,7 @@ impl World {
             linked: false,
             link_works: true,
             network_works: true,
+            deaf: None,
         }
     }
 
@@ -86,7 +89,7 @@ impl World {
         while let Some(action) = self.nodes[index].pair.poll_action() {
             let node = &mut self.nodes[index];
             match action {
-                Action::Send { message, .. } if self.linked && self.link_works => {
+                Action::Send { message, .. } if self.linked && self.link_works && self.deaf != Some(1 - index) => {
                     self.inbox[1 - index].push_back(message)
                 }
                 Action::Send { .. } => {}
@@ -142,7 +145,8 @@ impl World {
         while self.now < end {
             self.now += MS;
             let both = self.nodes.iter().all(|node| node.running);
-            if !self.linked && both && self.link_works {
+            // To pair anew takes both directions.
+            if !self.linked && both && self.link_works && self.deaf.is_none() {
                 self.linked = true;
                 let incarnations = [self.nodes[0].incarnation, self.nodes[1].incarnation];
                 self.nodes[0].pair.handle_link_up(self.now, incarnations[1], true);
@@ -303,6 +307,44 @@ fn a_link_that_is_cut_without_an_error_is_left_as_soon_as_it_may_be() {
     assert_eq!(world.copy(0), Copy::None, "the owner goes on alone");
     assert_eq!(world.nodes[0].unprotected, 1);
     assert!(world.nodes[0].stepped_down.is_empty() && world.nodes[1].activated.is_empty(), "nobody takes over");
+}
+
+/// Its own beats go on arriving, and say that it is well; what waits for its acknowledgements would wait for ever.
+#[test]
+fn a_backup_that_does_not_hear_its_owner_is_left_as_soon_as_it_may_be() {
+    let mut world = World::settled();
+    world.deaf = Some(1);
+    let timing = Timing::default();
+    world.run(timing.trust);
+    assert_eq!(world.copy(0), Copy::Counted);
+    world.run(timing.trust + timing.trust_margin + 4 * timing.interval);
+    assert_eq!(world.copy(0), Copy::None, "the owner goes on alone");
+    assert!(world.may_act(0) && world.nodes[1].activated.is_empty(), "nobody takes over");
+    world.deaf = None;
+    world.run(100 * MS);
+    assert_eq!(world.copy(0), Copy::Counted);
+}
+
+/// Its backup answers that it has not begun, but what it says besides was under way: the newest echo is as old as the sleep was long.
+#[test]
+fn an_owner_that_slept_gives_its_backup_the_time_to_have_heard_it() {
+    let mut world = World::settled();
+    world.now += 2 * Timing::default().trust;
+    let (now, epoch) = (world.now, world.nodes[0].pair.status(world.now).seen.0);
+    let owner = &mut world.nodes[0].pair;
+    owner.handle_timeout(now);
+    let nonce = std::iter::from_fn(|| owner.poll_action()).find_map(|action| match action {
+        Action::Send { message: Message::Question { nonce }, .. } => Some(nonce),
+        _ => None,
+    });
+    let status = GroupStatus { owned: false, epoch, holds_copy: true, revision: 0 };
+    let beat = Message::Beat { stamp: u64::MAX, echo: Some(1), healthy: true, status };
+    let answer = Message::Answer { nonce: nonce.expect("it asks"), begun: false };
+    for message in [beat, answer] {
+        owner.handle_message(now, id(1), &message);
+    }
+    owner.handle_timeout(now + Timing::default().interval);
+    assert_eq!(world.copy(0), Copy::Counted);
 }
 
 /// The data networks don't meet, or their links are cut between: only over the store link do the two hear of each other.

@@ -55,6 +55,8 @@ pub(super) struct Link {
     pub(super) agreed: bool,
     /// When the newest beat arrived, and its stamp.
     pub(super) beat: Option<(u64, Instant)>,
+    /// The newest of our stamps that it has echoed, and when that was, or when we last slept and knew nothing of that.
+    pub(super) echo: Option<(u64, Instant)>,
     /// It has begun to take over from what an earlier pairing has given it.
     pub(super) holds_ours: bool,
     /// Its newest beat says that it could serve.
@@ -285,10 +287,20 @@ impl Member {
         }
     }
 
-    fn handle_beat(&mut self, now: Instant, from: ApplianceId, stamp: u64, healthy: bool, status: GroupStatus) {
+    fn handle_beat(
+        &mut self,
+        now: Instant,
+        from: ApplianceId,
+        (stamp, echo): (u64, Option<u64>),
+        healthy: bool,
+        status: GroupStatus,
+    ) {
         let Some(link) = self.mate(from).and_then(|mate| mate.link.as_mut()) else { return };
         if link.beat.is_none_or(|(newest, _)| stamp > newest) {
             link.beat = Some((stamp, now));
+        }
+        if let Some(echo) = echo.filter(|echo| link.echo.is_none_or(|(newest, _)| *echo > newest)) {
+            link.echo = Some((echo, now));
         }
         (link.holds_ours, link.healthy, link.owns) = (status.holds_copy, healthy, status.owned);
         let epoch = Epoch(status.epoch);
@@ -366,6 +378,7 @@ impl Decider for Member {
             incarnation: process,
             agreed,
             beat: None,
+            echo: None,
             holds_ours: false,
             healthy: false,
             owns: false,
@@ -391,7 +404,9 @@ impl Decider for Member {
             return;
         }
         match message {
-            Message::Beat { stamp, healthy, status, .. } => self.handle_beat(now, peer, *stamp, *healthy, *status),
+            Message::Beat { stamp, echo, healthy, status } => {
+                self.handle_beat(now, peer, (*stamp, *echo), *healthy, *status);
+            }
             Message::Joined => self.handle_joined(peer),
             Message::Question { nonce } => self.handle_question(peer, *nonce),
             Message::Answer { nonce, begun } => self.handle_answer(now, peer, *nonce, *begun),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
-use super::member::{Kept, Member};
+use super::member::{Kept, Link, Member};
 use super::{Process, Record, Reply, Request, Standing};
 use crate::decider::{Action, Decider, Role, StepDownReason};
 use crate::message::Message;
@@ -52,8 +52,12 @@ impl Member {
             return self.step_down(now, StepDownReason::Unfit);
         }
         let overslept = self.deadline.is_some_and(|deadline| now >= deadline);
+        if overslept {
+            let links = self.mates.values_mut().filter_map(|mate| mate.link.as_mut());
+            links.filter_map(|link| link.echo.as_mut()).for_each(|(_, echoed)| *echoed = now);
+        }
         if self.doubt.is_none() && !overslept {
-            self.leave_the_silent(now);
+            self.leave_those_cut_off(now);
         }
         let counts = |copy: Kept| matches!(copy, Kept::Counted | Kept::Leaving { .. });
         let lingers = |copy: Kept| matches!(copy, Kept::Leaving { since, .. } if now >= since + self.timing.trust);
@@ -96,14 +100,15 @@ impl Member {
         now >= since + self.timing.claim_preferred && alone && heirs
     }
 
-    /// A cut link gives no error by itself.
-    fn leave_the_silent(&mut self, now: Instant) {
-        let trust = self.timing.trust;
-        let silent = self.mates.iter().filter(|(_, mate)| {
-            let heard = mate.link.as_ref().and_then(|link| link.beat);
-            mate.copy != Kept::None && heard.is_some_and(|(_, heard)| now >= heard + trust)
-        });
-        for id in silent.map(|(id, _)| *id).collect::<Vec<_>>() {
+    /// A cut link gives no error by itself, and may be cut in one direction alone: then we are not heard.
+    fn leave_those_cut_off(&mut self, now: Instant) {
+        let is_past =
+            |moment: Option<(u64, Instant)>| moment.is_some_and(|(_, moment)| now >= moment + self.timing.trust);
+        // One that can't serve echoes nothing.
+        let is_cut_off = |link: &Link| is_past(link.beat) || (link.healthy && is_past(link.echo));
+        let cut_off =
+            self.mates.iter().filter(|(_, mate)| mate.copy != Kept::None && mate.link.as_ref().is_some_and(is_cut_off));
+        for id in cut_off.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.close_link(now, id);
         }
     }

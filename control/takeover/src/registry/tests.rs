@@ -603,6 +603,18 @@ fn an_owner_that_cannot_serve_and_has_no_copy_gives_the_group_up() {
     assert!(!world.nodes[1].activated[0].1);
 }
 
+/// Its own beats go on arriving, and say that it is well; what waits for its acknowledgements would wait for ever.
+#[test]
+fn a_backup_that_does_not_hear_its_owner_is_left_behind() {
+    let mut world = World::settled();
+    world.link_works[0][1] = false;
+    world.run(2 * Timing::default().trust);
+    assert_eq!((world.owners(), world.copies(0)), (vec![0], vec![Copy::None, Copy::Counted]));
+    world.link_works[0][1] = true;
+    world.run(500 * MS);
+    assert_eq!((world.owners(), world.copies(0)), (vec![0], vec![Copy::Counted; 2]));
+}
+
 /// Its deadline has passed, so it would ask whether anybody has begun; and each question would make the backups count anew.
 #[test]
 fn an_owner_that_cannot_serve_is_followed_although_it_is_alive() {
