@@ -201,6 +201,29 @@ fn what_is_renegotiated_carries_until_its_heir_does() {
     assert_eq!(pair.sides[1].peers[0].children.len(), 1, "and is gone at the remote peer");
 }
 
+/// It has called the peer, and not yet deleted what the call replaces.
+#[test]
+fn a_successor_that_dies_between_a_call_and_its_end_leaves_one_tunnel_not_two() {
+    let mut pair = Pair::renegotiating(&connection("branch", FAR, 9, ""));
+    pair.sides[0].peers.push(Peer::new(1, peer_policy("branch", FAR, 9)));
+    initiate(&mut pair);
+    pair.pass(SECOND);
+    for (dies, heir) in [(0, 1), (1, 0)] {
+        pair.kill(dies);
+        let peer = pair.sides[dies].peers.pop().unwrap();
+        pair.sides[heir].peers.push(peer);
+        while !pair.sides[heir].core.is_serving() {
+            pair.pass(Duration::from_millis(1));
+        }
+        pair.revive(dies);
+        pair.pass(2 * SECOND);
+        assert!(pair.sides[heir].children.len() > 1, "no traffic has come yet");
+    }
+    pair.pass(10 * SECOND);
+    assert_eq!((pair.sides[0].sas().len(), pair.sides[0].children.len()), (1, 1));
+    assert_eq!(pair.sides[0].peers[0].children.len(), 1);
+}
+
 /// More IKE SAs than IKE is given in one go: what comes for one of them meanwhile waits, and isn't taken for a stranger's.
 #[test]
 fn deadlines_are_renewed_while_ike_is_given_its_sas_and_requests_wait_for_it() {

@@ -8,6 +8,7 @@ use super::operate::OperateError;
 use super::receive::Ends;
 use crate::child::ChildPhase;
 use crate::event::ChildSaInfo;
+use crate::identity::Identity;
 use crate::sa::{ChildWish, IkeSa, IkeSaId, IkeSaState, Task};
 
 /// A remote peer with whom there was an IKE SA, and what was under it: enough to set it up anew, without a key in it.
@@ -21,6 +22,8 @@ pub struct Callee {
     pub local: SocketAddr,
     /// Where it was last.
     pub remote: SocketAddr,
+    /// Who it was; `None` before it has proven that.
+    pub remote_id: Option<Identity>,
     /// Policies of its child SAs, one for each; the first one comes with the IKE SA.
     pub children: Vec<String>,
     /// It has inside addresses from us: only its own call brings them back.
@@ -28,6 +31,15 @@ pub struct Callee {
 }
 
 impl Callee {
+    /// Does a call of this one bring what the other one had, too?
+    pub fn covers(&self, other: &Self) -> bool {
+        let ends = |callee: &Self| (callee.vip, callee.local, callee.remote, callee.is_client);
+        ends(self) == ends(other)
+            && (&self.connection, &self.remote_id) == (&other.connection, &other.remote_id)
+            && self.children.len() >= other.children.len()
+            && other.children.iter().all(|child| self.children.contains(child))
+    }
+
     pub(crate) fn new<'a>(state: &IkeSaState, children: impl IntoIterator<Item = &'a ChildSaInfo>) -> Self {
         // The first worker's brings those of the others with it.
         let first_lanes = children.into_iter().filter(|info| info.lane.is_none_or(|lane| lane == 0));
@@ -36,6 +48,7 @@ impl Callee {
             connection: state.connection.clone(),
             local: state.local,
             remote: state.remote,
+            remote_id: state.remote_id.clone(),
             children: first_lanes.map(|info| info.child.clone()).collect(),
             is_client: !state.assigned.is_empty(),
         }

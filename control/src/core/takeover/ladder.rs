@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use vipsec_ike::{Callee, IkeSaId};
@@ -173,6 +174,8 @@ pub(in crate::core) struct Takeover {
 pub(in crate::core) struct Ladder {
     interval: Duration,
     climbs: BTreeMap<IkeSaId, Climb>,
+    /// Those who are to be called, by where they are.
+    callees: BTreeSet<(SocketAddr, IkeSaId)>,
     waiting: BTreeSet<(Urgency, u64, IkeSaId)>,
     impatient: BTreeSet<(Instant, IkeSaId)>,
     placed: u64,
@@ -190,6 +193,7 @@ impl Ladder {
         Self {
             interval: Duration::from_secs(1) / rate.max(1),
             climbs: BTreeMap::new(),
+            callees: BTreeSet::new(),
             waiting: BTreeSet::new(),
             impatient: BTreeSet::new(),
             placed: 0,
@@ -217,7 +221,16 @@ impl Ladder {
             _ => Urgency::Impaired,
         };
         climb.turn = Turn::Waits(urgency, self.placed);
-        self.waiting.insert((urgency, self.placed, id));
+        self.put(id, climb);
+    }
+
+    fn put(&mut self, id: IkeSaId, climb: Climb) {
+        if let Turn::Waits(urgency, place) = climb.turn {
+            self.waiting.insert((urgency, place, id));
+        }
+        if climb.rung == Rung::Renegotiate {
+            self.callees.insert((climb.callee.remote, id));
+        }
         self.climbs.insert(id, climb);
     }
 
@@ -231,6 +244,7 @@ impl Ladder {
     /// Takes it off the ladder, where it waits included.
     fn take(&mut self, id: IkeSaId) -> Option<Climb> {
         let climb = self.climbs.remove(&id)?;
+        self.callees.remove(&(climb.callee.remote, id));
         match climb.turn {
             Turn::Waits(urgency, place) => drop(self.waiting.remove(&(urgency, place, id))),
             Turn::Came(Some(until)) => drop(self.impatient.remove(&(until, id))),
@@ -298,11 +312,35 @@ impl Ladder {
     pub(in crate::core) fn follow(&mut self, old: IkeSaId, new: IkeSaId) {
         let Some(mut climb) = self.take(old) else { return };
         // Once its turn has come, the IKE SA's rekeying is the last thing that was asked for.
-        if let Turn::Waits(urgency, place) = climb.turn {
+        if matches!(climb.turn, Turn::Waits(..)) {
             climb.is_rekeyed = true;
-            self.waiting.insert((urgency, place, new));
-            self.climbs.insert(new, climb);
+            self.put(new, climb);
         }
+    }
+
+    /// Whose turn comes with this one's, who is to be called: those whom the same call replaces, the one that is to be called first. An
+    /// owner that died between a call and the end of what it replaces has left both.
+    pub(in crate::core) fn join_turns(&mut self, id: IkeSaId) -> Vec<IkeSaId> {
+        let Some(called) = self.climbs.get(&id) else { return Vec::new() };
+        let at = called.callee.remote;
+        let (first, last) = (IkeSaId::from(u64::MIN), IkeSaId::from(u64::MAX));
+        let there =
+            self.callees.range((at, first)..=(at, last)).filter_map(|(_, id)| Some((*id, self.climbs.get(id)?)));
+        let free = there.filter(|(other, climb)| *other == id || matches!(climb.turn, Turn::Waits(..)));
+        let free: Vec<_> = free.map(|(id, climb)| (id, &climb.callee)).collect();
+        // The one with the most under it brings what all of them had.
+        let covering = free.iter().filter(|(_, callee)| callee.covers(&called.callee));
+        let Some((most, callee)) = covering.max_by_key(|(_, callee)| callee.children.len()) else { return vec![id] };
+        let others = free.iter().filter(|(other, of)| other != most && callee.covers(of)).map(|(other, _)| *other);
+        let joined: Vec<_> = std::iter::once(*most).chain(others).collect();
+        for id in &joined {
+            let Some(climb) = self.climbs.get_mut(id) else { continue };
+            if let Turn::Waits(urgency, place) = climb.turn {
+                self.waiting.remove(&(urgency, place, *id));
+                climb.turn = Turn::Came(None);
+            }
+        }
+        joined
     }
 
     /// It is through.
@@ -361,7 +399,7 @@ impl Ladder {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use vipsec_ike::Identity;
 
     use super::*;
 
@@ -370,7 +408,7 @@ mod tests {
     fn callee() -> Callee {
         let end: SocketAddr = "192.0.2.1:500".parse().unwrap();
         let connection = "branch".to_owned();
-        Callee { vip: 0, connection, local: end, remote: end, children: Vec::new(), is_client: false }
+        Callee { vip: 0, connection, local: end, remote: end, remote_id: None, children: Vec::new(), is_client: false }
     }
 
     fn climb(rung: Rung, why: Why) -> Climb {
@@ -392,6 +430,33 @@ mod tests {
             turns.extend(std::iter::from_fn(|| ladder.poll_turn(now)).map(|id| (now, id)));
         }
         turns
+    }
+
+    /// Its owner died between the call and the end of what that replaces; of one of them the second child SA wasn't there yet.
+    #[test]
+    fn whom_one_call_replaces_is_called_once() {
+        let (mut ladder, now) = ladder(1000);
+        let under =
+            |children: &[&str]| Callee { children: children.iter().map(ToString::to_string).collect(), ..callee() };
+        let elsewhere = Callee { remote: "192.0.2.9:500".parse().unwrap(), ..under(&["net"]) };
+        let somebody = Callee { remote_id: Some(Identity::fqdn("somebody.example")), ..under(&["net"]) };
+        let both = under(&["net", "voice"]);
+        let callees = [under(&["net"]), both.clone(), elsewhere, under(&["video"]), both, somebody];
+        for (id, callee) in (1..).zip(callees) {
+            ladder.place(IkeSaId::from(id), Climb::new(GROUP, Rung::Renegotiate, Why::Policy, callee));
+        }
+        ladder.place(IkeSaId::from(7), Climb::new(GROUP, Rung::Keep, Why::Trusted, under(&["net"])));
+        let mut called = Vec::new();
+        let mut later = now;
+        while let Some(due) = ladder.poll_timeout() {
+            later = later.max(due);
+            let Some(id) = ladder.poll_turn(later) else { continue };
+            if ladder.standing(id).unwrap().rung == Rung::Renegotiate {
+                called.push(ladder.join_turns(id).into_iter().map(IkeSaId::get).collect::<Vec<_>>());
+            }
+        }
+        called.iter_mut().for_each(|together| together[1..].sort());
+        assert_eq!(called, [vec![5, 1, 2], vec![3], vec![4], vec![6]]);
     }
 
     #[test]

@@ -40,13 +40,13 @@ impl Succession {
     }
 }
 
-/// An IKE SA that another one replaces.
+/// IKE SAs that another one replaces: one, but where an owner died between a call and the end of what that replaces.
 #[derive(Debug)]
 struct Replaced {
-    old: IkeSaId,
-    /// Its child SAs beyond the first, which comes with the new IKE SA.
+    old: Vec<IkeSaId>,
+    /// Their child SAs beyond the first, which comes with the new IKE SA.
     children: Vec<String>,
-    /// When it is deleted at the latest, if it isn't yet.
+    /// When they are deleted at the latest, if they aren't yet.
     delete_at: Option<Instant>,
     /// The new one stands.
     is_established: bool,
@@ -223,10 +223,12 @@ impl Core {
         }
     }
 
-    /// Calls the peer of an IKE SA, or the peer that it once had.
-    fn call_anew(&mut self, now: Instant, old: IkeSaId) {
-        let known = self.succession.ladder.standing(old).map(|climb| climb.callee.clone());
-        let Some(callee) = self.ike.callee(old).or(known) else { return };
+    /// Calls the peer of an IKE SA, or the peer that it once had; and for all that the same call replaces.
+    fn call_anew(&mut self, now: Instant, id: IkeSaId) {
+        let old = self.succession.ladder.join_turns(id);
+        let Some(called) = old.first().copied() else { return };
+        let known = self.succession.ladder.standing(called).map(|climb| climb.callee.clone());
+        let Some(callee) = self.ike.callee(called).or(known) else { return };
         match self.ike.call(&callee, now) {
             Ok(new) => {
                 let children = callee.children.into_iter().skip(1).collect();
@@ -234,26 +236,28 @@ impl Core {
                 self.succession.replacing.insert(new, replaced);
             }
             Err(error) => {
-                tracing::info!(ike_sa = %old, connection = callee.connection, %error, "not called after the takeover");
-                self.fall(now, old, Why::NotCallable);
-                // Where it can hear us it learns by this that it has to call.
-                let _ = self.ike.delete_ike(old, now);
+                tracing::info!(ike_sa = %called, connection = callee.connection, %error, "not called after the takeover");
+                for old in old {
+                    self.fall(now, old, Why::NotCallable);
+                    // Where it can hear us it learns by this that it has to call.
+                    let _ = self.ike.delete_ike(old, now);
+                }
             }
         }
     }
 
-    /// An IKE SA stands: if it replaces another, that one goes once the new one carries traffic.
+    /// An IKE SA stands: what it replaces goes once the new one carries traffic.
     pub(in crate::core) fn handle_ike_established(&mut self, now: Instant, id: IkeSaId) {
         let Some(replaced) = self.succession.replacing.get_mut(&id) else { return };
         replaced.delete_at = Some(now + CARRY_MAX);
         replaced.is_established = true;
-        let old = replaced.old;
+        let old = replaced.old.clone();
         for child in std::mem::take(&mut replaced.children) {
             if let Err(error) = self.ike.create_child(id, &child, now) {
                 tracing::warn!(ike_sa = %id, child, %error, "child SA not negotiated anew");
             }
         }
-        self.succession.ladder.finish(old);
+        old.into_iter().for_each(|old| self.succession.ladder.finish(old));
     }
 
     /// Traffic came in on a child SA.
@@ -296,8 +300,9 @@ impl Core {
             (None, _) => {}
         }
         if let Some(replaced) = self.succession.replacing.get(&id) {
-            if !replaced.is_established {
-                self.fall(now, replaced.old, failed.unwrap_or(Why::Refused));
+            let fallen = if replaced.is_established { Vec::new() } else { replaced.old.clone() };
+            for old in fallen {
+                self.fall(now, old, failed.unwrap_or(Why::Refused));
             }
             self.delete_replaced(now, id);
             self.succession.replacing.remove(&id);
@@ -308,13 +313,15 @@ impl Core {
     fn delete_replaced(&mut self, now: Instant, new: IkeSaId) {
         let Some(replaced) = self.succession.replacing.get_mut(&new) else { return };
         replaced.delete_at = None;
-        let old = replaced.old;
+        let old = replaced.old.clone();
         if replaced.is_established {
             self.succession.replacing.remove(&new);
         }
-        match self.ike.delete_ike(old, now) {
-            Ok(()) => tracing::info!(%old, %new, "renegotiated: delete the old IKE SA"),
-            Err(error) => tracing::debug!(%old, %error, "the old IKE SA is gone already"),
+        for old in old {
+            match self.ike.delete_ike(old, now) {
+                Ok(()) => tracing::info!(%old, %new, "renegotiated: delete the old IKE SA"),
+                Err(error) => tracing::debug!(%old, %error, "the old IKE SA is gone already"),
+            }
         }
     }
 }
