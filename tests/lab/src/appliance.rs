@@ -14,6 +14,7 @@ use vipsec_control::api::{Client, ClientError, Counters, IkeSa, Request, Respons
 
 pub use config::{ApplianceConfig, IkeSettings, PeerSettings, SECOND_VIP_NAME, StoreWay, TakeoverPolicy};
 
+use crate::agent::AGENT_SECRET;
 use crate::command::{self, HOUSEKEEPING_LIMIT};
 use crate::error::{Context, LabError, Result};
 use crate::netns::Namespace;
@@ -56,6 +57,9 @@ impl Appliance {
         }
         if let Some(peer) = config.peers.first() {
             write(&folder.join(config::PAIR_SECRET_FILE), &peer.secret)?;
+        }
+        if config.has_agents {
+            write(&folder.join(config::AGENT_SECRET_FILE), AGENT_SECRET)?;
         }
         let log = folder.join("vipsecd.log");
         let what = || format!("opening {}", log.display());

@@ -17,9 +17,10 @@ pub const CHARON: &str = "/usr/lib/ipsec/charon";
 pub const ETCD: &str = "etcd";
 
 /// Programs and files that the lab needs, with the Debian package that brings each.
-const REQUIREMENTS: [(&str, &str); 8] = [
+const REQUIREMENTS: [(&str, &str); 9] = [
     (ETCD, "etcd-server"),
     ("ip", "iproute2"),
+    ("tc", "iproute2"),
     ("setsid", "util-linux"),
     ("ethtool", "ethtool"),
     ("swanctl", "strongswan-swanctl"),

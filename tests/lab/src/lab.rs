@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::agent::TargetAgent;
 use crate::appliance::{Appliance, ApplianceConfig, IkeSettings, PeerSettings, StoreWay, TakeoverPolicy};
 use crate::capture::{Capture, Direction, Exchange, PortSocket};
 pub use pair::Roles;
@@ -23,7 +24,7 @@ use crate::gateway::{self, CHILD, Gateway, GatewayKind};
 use crate::netns::Namespace;
 use crate::supervisor::Run;
 use crate::target::Target;
-use crate::topology::{self, AppliancePlan, Network, PeerPlan, Plan, Topology, TunnelPlan};
+use crate::topology::{self, AppliancePlan, Network, PeerPlan, Plan, TargetPlan, Topology, TunnelPlan};
 use crate::wait;
 
 /// From the call to an established tunnel.
@@ -60,6 +61,12 @@ pub struct LabConfig {
     pub releases: BTreeMap<usize, Option<&'static str>>,
     /// How many SAs of each kind find room in an appliance's memory for the other one; `None`: as many as vipsecd thinks right.
     pub store_records: Option<u32>,
+    /// How many inherited IKE SAs an appliance deals with in a second; likewise.
+    pub takeover_rate: Option<u32>,
+    /// How many moves of the first VIP are too many; likewise.
+    pub moves_max: Option<u32>,
+    /// After how long the first VIP goes back by itself to the appliance that is its first choice; `None`: it doesn't.
+    pub give_back: Option<&'static str>,
     /// How many workers each appliance has.
     pub workers: u8,
     /// The appliances' crypto device, if one processes their SAs.
@@ -84,6 +91,9 @@ impl LabConfig {
             takeover: TakeoverPolicy::default(),
             releases: BTreeMap::new(),
             store_records: None,
+            takeover_rate: None,
+            moves_max: None,
+            give_back: None,
             workers: 1,
             crypto_device: None,
             retransmit: Retransmit::default(),
@@ -105,6 +115,8 @@ pub struct Lab {
     /// One per appliance of the plan.
     gateways: Vec<Gateway>,
     targets: Vec<Target>,
+    /// One per target, where the plan has them.
+    agents: Vec<TargetAgent>,
     /// At the switch's ports to the appliances' outside interfaces.
     pub outside: Capture,
     /// At the switch's ports to the appliances' inside interfaces.
@@ -140,6 +152,9 @@ impl Lab {
         let targets = plan.targets.iter().zip(&topology.targets);
         let targets = targets.map(|(plan, host)| Target::start(host, &plan.name, &vips));
         let mut targets = targets.collect::<Result<Vec<_>>>()?;
+        let agents = plan.targets.iter().zip(&topology.targets).filter(|_| plan.target_agents);
+        let agents = agents.map(|(target, host)| TargetAgent::start(host, &agent_folder(&run, target)));
+        let agents = agents.collect::<Result<_>>()?;
         progress(match (config.gateway, plan.appliances.len()) {
             (GatewayKind::Vipsec, 2..) => "starting vipsecd on all appliances",
             (GatewayKind::Vipsec, _) => "starting vipsecd",
@@ -159,7 +174,7 @@ impl Lab {
         progress("starting strongSwan as the remote peer");
         let peers = plan.peers.iter().zip(&topology.peers);
         let peers = peers.map(|(peer, host)| start_peer(&config, peer, host, &run)).collect::<Result<_>>()?;
-        Ok(Self { peers, gateways, targets, outside, inside, etcd, topology, folder, config, run })
+        Ok(Self { peers, gateways, targets, agents, outside, inside, etcd, topology, folder, config, run })
     }
 
     /// The lab's name, which all its namespaces begin with.
@@ -197,6 +212,25 @@ impl Lab {
     /// The targets; the appliances' own hosts, where those are targets, come last.
     pub fn targets(&self) -> &[Target] {
         &self.targets
+    }
+
+    /// The agents on the targets, where the plan has them.
+    pub fn agents(&self) -> &[TargetAgent] {
+        &self.agents
+    }
+
+    /// Kills a target's agent.
+    pub fn kill_agent(&mut self, place: usize) -> Result<()> {
+        self.agents.get_mut(place).ok_or_else(no_agent)?.kill()
+    }
+
+    /// Starts one that was killed, with what it left on disk.
+    pub fn restart_agent(&mut self, place: usize) -> Result<()> {
+        let (plan, host) = (self.config.plan.targets.get(place), self.topology.targets.get(place));
+        let (plan, host) = plan.zip(host).ok_or_else(no_agent)?;
+        let agent = TargetAgent::start(host, &agent_folder(&self.run, plan))?;
+        *self.agents.get_mut(place).ok_or_else(no_agent)? = agent;
+        Ok(())
     }
 
     /// The first remote peer's charon.
@@ -298,6 +332,17 @@ impl Lab {
         self.topology.switch.ip(&[format!("link set {} {state}", network.port(plan))])
     }
 
+    /// Lets what others send reach an appliance on a network, or not: what it sends itself reaches them all the same.
+    pub fn set_hearing(&self, appliance: usize, network: Network, hears: bool) -> Result<()> {
+        let plan = self.config.plan.appliances.get(appliance).ok_or_else(no_appliance)?;
+        let port = network.port(plan);
+        // A queue for nothing drops all that the switch would send; it says so to nobody.
+        let line = if hears { format!("del dev {port} root") } else { format!("add dev {port} root pfifo limit 0") };
+        let mut tc = command::command("tc")?;
+        tc.arg("qdisc").args(line.split(' '));
+        self.topology.switch.command(tc).map(drop)
+    }
+
     /// Lets the appliances hear each other on a network, or not: everybody else is heard and hears them all the same.
     pub fn set_earshot(&self, network: Network, hear: bool) -> Result<()> {
         let state = if hear { "off" } else { "on" };
@@ -389,8 +434,16 @@ fn no_peer() -> LabError {
     LabError::Expectation { what: "a lab with a remote peer".to_owned(), found: "its plan has none".to_owned() }
 }
 
+fn no_agent() -> LabError {
+    LabError::Expectation { what: "a lab with such an agent".to_owned(), found: "its plan has none".to_owned() }
+}
+
 fn no_appliance() -> LabError {
     LabError::Expectation { what: "a lab with such an appliance".to_owned(), found: "its plan has none".to_owned() }
+}
+
+fn agent_folder(run: &Run, target: &TargetPlan) -> PathBuf {
+    run.folder().join(format!("{}-agent", target.name))
 }
 
 /// Starts a gateway. It may not answer yet.
@@ -414,6 +467,7 @@ fn launch_appliance(config: &LabConfig, plan: &AppliancePlan, host: &Namespace, 
     let prefix = run.name_of(&plan.name);
     let mut settings = ApplianceConfig::new(&config.plan, plan, &config.ike, config.gateway_dpd_delay, prefix)
         .with_workers(config.workers)
+        .with_give_back(config.give_back)
         .with_crypto_device(config.crypto_device.clone());
     let place = config.plan.appliances.iter().position(|other| other.id == plan.id);
     settings.link_versions = place.and_then(|place| config.releases.get(&place).copied().flatten());
@@ -447,6 +501,8 @@ fn peer_settings(config: &LabConfig, plan: &AppliancePlan, other: &AppliancePlan
         secret: "a pairing secret of the lab and nowhere else".to_owned(),
         takeover: config.takeover,
         store_records: config.store_records,
+        takeover_rate: config.takeover_rate,
+        moves_max: config.moves_max,
     }
 }
 

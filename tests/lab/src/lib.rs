@@ -15,6 +15,7 @@
 //! [`lab::Lab`] puts the parts together, [`scenario`] tells the stories that run in it.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod appliance;
 pub mod capture;
 pub mod charon;

@@ -90,6 +90,8 @@ pub struct AppliancePlan {
     pub inside: Ipv4Addr,
     /// The same of IPv6, where the plan has it: outside, and inside.
     pub own6: [Ipv6Addr; 2],
+    /// Its host's own inside, by which that reaches the targets' agents, where there are some.
+    pub host: Ipv4Addr,
     /// Its host's address on the network that carries the store, if there is one.
     pub store: Ipv4Addr,
 }
@@ -109,6 +111,8 @@ pub struct Plan {
     pub ipv6: bool,
     /// Each appliance's own host is a target, too, by the appliance's name and inside address.
     pub local_targets: bool,
+    /// On each target runs an agent that is told who owns a VIP.
+    pub target_agents: bool,
     /// Services choose their targets in turns, and not by a hash that every appliance computes alike.
     pub in_turns: bool,
     /// The appliances are two hosts: their store link crosses a network of its own. Otherwise it is memory of one host.
@@ -146,6 +150,7 @@ impl Plan {
             outside: Ipv4Addr::new(192, 0, 2, 11 + n),
             inside: Ipv4Addr::new(10, 1, 0, 11 + n),
             own6: [outside6(11 + n), inside6(11 + n)],
+            host: Ipv4Addr::new(10, 1, 0, 111 + n),
             store: Ipv4Addr::new(10, 255, 0, 11 + n),
         };
         Self {
@@ -155,6 +160,7 @@ impl Plan {
             second_vip: false,
             ipv6: false,
             local_targets: false,
+            target_agents: false,
             in_turns: false,
             store_network: false,
             registry: false,
@@ -407,6 +413,11 @@ impl Topology {
         if let (Some(fleet), Some(host)) = (&plan.fleet, &self.fleet) {
             host.ip(&[format!("address add {}/24 dev out0", fleet.host)])?;
             fleet.settle(host)?;
+        }
+        if plan.target_agents {
+            for (appliance, host) in plan.appliances.iter().zip(&self.appliances) {
+                host.ip(&[format!("address add {}/24 dev in0", appliance.host)])?;
+            }
         }
         for (target, host) in plan.targets.iter().zip(&self.targets) {
             // The VIP is an address of the appliance's: a target takes packets for it and answers no ARP for it.

@@ -40,6 +40,24 @@ fn the_vip_is_given_back() {
     tell(Tale::GiveBack);
 }
 
+/// Without an order, once its first choice has had a copy for a while; and not where the operator moved it away.
+#[test]
+fn the_vip_goes_back_by_itself() {
+    tell(Tale::BackByItself);
+}
+
+/// One that moved too often stays where it is, though every process that saw it has died; dead owners are succeeded all the same.
+#[test]
+fn a_flapping_vip_is_held() {
+    tell(Tale::Flapping);
+}
+
+/// A target's agent that is dead at a takeover hears of it later.
+#[test]
+fn target_agents_are_told_who_owns_the_vip() {
+    tell(Tale::Agents);
+}
+
 /// Two hosts: the same over a network, and when that network fails nobody takes over from an owner that is alive.
 #[test]
 fn two_hosts_share_a_network_for_the_store() {
@@ -83,6 +101,18 @@ fn everything_is_renegotiated() {
     let takeover = report.takeovers.first().expect("a takeover");
     assert_eq!((takeover.tcp.reset, takeover.tcp.moved, takeover.replayed_delivered), (0, 0, 0));
     assert!(takeover.sas.calls > 0);
+}
+
+/// The policy costs no more where an owner is stopped and wakes, gives the VIP away by order, or is told to end.
+#[test]
+fn everything_is_renegotiated_though_nobody_dies() {
+    tell(Tale::RenegotiateAlive);
+}
+
+/// A successor that dies with most of its tunnels still to be rekeyed: its own successor has them all.
+#[test]
+fn a_successor_is_killed_before_it_is_through() {
+    tell(Tale::Ladder);
 }
 
 /// Killed after the IKE_AUTH request has arrived: the call is finished by the successor, or lost at both ends.

@@ -82,6 +82,10 @@ pub struct PeerSettings {
     pub takeover: TakeoverPolicy,
     /// How many SAs of each kind find room in the memory for the other one, if not as many as vipsecd thinks right.
     pub store_records: Option<u32>,
+    /// How many inherited IKE SAs are dealt with in a second, likewise.
+    pub takeover_rate: Option<u32>,
+    /// How many moves of a VIP are too many, likewise.
+    pub moves_max: Option<u32>,
 }
 
 /// A target, as the appliance is told.
@@ -126,6 +130,10 @@ pub struct ApplianceConfig {
     ipv6: bool,
     /// The id of the first VIP's preferred owner, in a pair.
     preferred: Option<u8>,
+    /// After how long the first VIP goes back to that one by itself, if it does.
+    give_back: Option<&'static str>,
+    /// Are there agents on the targets that are told who owns a VIP?
+    pub(super) has_agents: bool,
     workers: u8,
     crypto_device: Option<String>,
     routes: Vec<Route>,
@@ -172,6 +180,8 @@ impl ApplianceConfig {
             second_vip: plan.second_vip,
             ipv6: plan.ipv6,
             preferred: None,
+            give_back: None,
+            has_agents: plan.target_agents,
             workers: 1,
             crypto_device: None,
             routes: Vec::new(),
@@ -179,6 +189,11 @@ impl ApplianceConfig {
             link_versions: None,
             log_filter: None,
         }
+    }
+
+    /// Has the first VIP go back by itself when its preferred owner has had a copy for so long.
+    pub fn with_give_back(self, give_back: Option<&'static str>) -> Self {
+        Self { give_back, ..self }
     }
 
     /// Has its SAs processed by a crypto device.
@@ -240,6 +255,7 @@ impl ApplianceConfig {
             address: VIP.to_string(),
             port: "outside",
             owner: self.preferred,
+            give_back: self.give_back,
             group: self.ipv6.then_some(GROUP),
             gateways: vec![Gateway { address: INSIDE_GATEWAY.to_string(), port: "inside" }],
         }];
@@ -255,6 +271,7 @@ impl ApplianceConfig {
                 address: SECOND_VIP.to_string(),
                 port: "outside",
                 owner: self.preferred.and_then(|first| ids.clone().find(|id| *id != first)),
+                give_back: None,
                 group: None,
                 gateways: vec![Gateway { address: SECOND_GATEWAY.to_string(), port: "inside" }],
             });
@@ -266,6 +283,7 @@ impl ApplianceConfig {
                 address: VIP6.to_string(),
                 port: "outside",
                 owner: self.preferred,
+                give_back: None,
                 group: Some(GROUP),
                 gateways: vec![Gateway { address: INSIDE_GATEWAY6.to_string(), port: "inside" }],
             });
@@ -316,8 +334,11 @@ impl ApplianceConfig {
                 secret_file: PAIR_SECRET_FILE,
                 takeover: peer.takeover,
                 store_records: peer.store_records,
+                takeover_rate: peer.takeover_rate,
+                moves_max: peer.moves_max,
             })),
-            target: self.targets.iter().map(Target::of).collect(),
+            target_agents: self.has_agents.then_some(TargetAgents { secret_file: AGENT_SECRET_FILE }),
+            target: self.targets.iter().map(|target| Target::of(target, self.has_agents)).collect(),
             service: services,
             connection: self.connections.iter().map(|connection| self.connection(connection)).collect(),
         };
@@ -376,6 +397,8 @@ const GROUP: &str = "both";
 
 /// Where the pairing secret is.
 pub(super) const PAIR_SECRET_FILE: &str = "pair.psk";
+/// Where the secret is that the targets' agents know, too.
+pub(super) const AGENT_SECRET_FILE: &str = "agents.psk";
 
 pub(super) fn control_socket(folder: &Path) -> PathBuf {
     folder.join("control.sock")
@@ -399,6 +422,8 @@ struct File<'a> {
     port: Vec<Port>,
     route: &'a [Route],
     vip: Vec<Vip>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target_agents: Option<TargetAgents>,
     target: Vec<Target<'a>>,
     service: Vec<Service<'a>>,
     connection: Vec<Connection<'a>>,
@@ -432,6 +457,10 @@ struct Peer<'a> {
     takeover: TakeoverPolicy,
     #[serde(skip_serializing_if = "Option::is_none")]
     store_records: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    takeover_rate: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    moves_max: Option<u32>,
 }
 
 /// One is a table, several are tables.
@@ -515,6 +544,8 @@ struct Vip {
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    give_back: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<&'static str>,
     gateways: Vec<Gateway>,
 }
@@ -533,13 +564,38 @@ struct Target<'a> {
     forwarding: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     appliance: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check: Option<[Check; 1]>,
 }
 
 impl<'a> Target<'a> {
-    fn of(settings: &'a TargetSettings) -> Self {
+    fn of(settings: &'a TargetSettings, has_agent: bool) -> Self {
         let TargetSettings { name, address, appliance } = settings;
-        Self { name, address: *address, forwarding: appliance.map(|_| "local"), appliance: *appliance }
+        Self {
+            name,
+            address: *address,
+            forwarding: appliance.map(|_| "local"),
+            appliance: *appliance,
+            check: has_agent.then_some([Check { kind: "agent", port: AGENT_PORT, fall: AGENT_FALL }]),
+        }
     }
+}
+
+/// Where an agent listens.
+const AGENT_PORT: u16 = 9777;
+/// A target whose agent is silent for a moment isn't down: an agent is killed and started again here.
+const AGENT_FALL: u32 = 10;
+
+#[derive(Serialize)]
+struct Check {
+    kind: &'static str,
+    port: u16,
+    fall: u32,
+}
+
+#[derive(Serialize)]
+struct TargetAgents {
+    secret_file: &'static str,
 }
 
 #[derive(Serialize)]
@@ -581,6 +637,7 @@ mod tests {
     use vipsec_control::config::{Config, TestConfiguration, load};
 
     use super::*;
+    use crate::agent::AGENT_SECRET;
 
     /// vipsecd's own reader is the judge.
     fn loaded(name: &str, settings: ApplianceConfig) -> Config {
@@ -588,7 +645,9 @@ mod tests {
         std::fs::create_dir_all(&folder).expect("a folder");
         let secrets = settings.connections.iter().map(|connection| (secret_file(connection), &connection.secret));
         let pairing = settings.peers.iter().map(|peer| (PAIR_SECRET_FILE.to_owned(), &peer.secret));
-        for (file, secret) in secrets.chain(pairing) {
+        let agents = AGENT_SECRET.to_owned();
+        let agents = std::iter::once((AGENT_SECRET_FILE.to_owned(), &agents));
+        for (file, secret) in secrets.chain(pairing).chain(agents) {
             let file = folder.join(file);
             std::fs::write(&file, secret).expect("a secret");
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("its mode");
@@ -621,6 +680,8 @@ mod tests {
             secret: "a pairing secret of this test only".to_owned(),
             takeover: TakeoverPolicy::Resume,
             store_records: None,
+            takeover_rate: None,
+            moves_max: None,
         };
         let plan = Plan { local_targets: true, ..Plan::new(1, 2, 2) };
         let config = loaded("local", settings(&plan).with_peer(peer, 1));
@@ -632,6 +693,14 @@ mod tests {
         let config = loaded("ipv6", settings(&Plan::with_ipv6(2)));
         assert_eq!((config.targets.len(), config.connections.len(), config.services.len()), (4, 2, 6));
         assert_eq!(config.groups.len(), 1, "both VIPs move together");
+    }
+
+    #[test]
+    fn vipsecd_takes_the_configuration_with_target_agents() {
+        let plan = Plan { target_agents: true, ..Plan::new(1, 2, 2) };
+        let config = loaded("agents", settings(&plan));
+        assert!(config.target_agents.is_some());
+        assert!(config.targets.iter().all(|target| target.checks.iter().any(|check| check.asks_agent())));
     }
 
     #[test]
@@ -649,8 +718,11 @@ mod tests {
             secret: "a pairing secret of this test only".to_owned(),
             takeover: TakeoverPolicy::Renegotiate,
             store_records: None,
+            takeover_rate: Some(1),
+            moves_max: Some(3),
         };
-        let config = loaded("pair", settings(&Plan::with_tunnels(100, 2)).with_peer(peer, 1));
+        let settings = settings(&Plan::with_tunnels(100, 2)).with_peer(peer, 1).with_give_back(Some("5s"));
+        let config = loaded("pair", settings);
         assert_eq!(config.connections.len(), 100);
         assert_eq!(config.peers.first().map(|peer| peer.id.get()), Some(1));
     }

@@ -1,13 +1,18 @@
 //! What becomes of tunnels and connections when one of two appliances dies, sleeps, comes back, or gives the VIP away.
 
+mod agents;
 mod branches;
+mod by_themselves;
 mod cases;
 mod exchanges;
+mod half_cut;
 mod ipv6;
 pub(super) mod journal;
+mod ladder;
 mod links;
 mod moves;
 mod observe;
+mod renegotiate;
 mod upgrade;
 
 use std::path::{Path, PathBuf};
@@ -35,10 +40,20 @@ pub enum Tale {
     BackupDies,
     /// After a takeover the old owner comes back, and gets the VIP back by order.
     GiveBack,
+    /// After a takeover the old owner comes back, and gets the VIP back by itself; what the operator moves away stays away.
+    BackByItself,
+    /// The owner is killed again and again: the VIP goes back by itself until that was too often, and then no more.
+    Flapping,
     /// The owner of a hundred tunnels is killed.
     Hundred,
     /// The owner is killed, and the successor negotiates everything anew.
     Renegotiate,
+    /// The same policy where nobody is killed: the owner is stopped and wakes, gives the VIP away by order, and is told to end.
+    RenegotiateAlive,
+    /// The owner of several tunnels is killed, comes back, and its successor is killed while it still has most of them to rekey.
+    Ladder,
+    /// The same with tunnels that the successor is to negotiate anew.
+    LadderAnew,
     /// The appliances are two hosts, the store crosses a network between them: the owner is killed, comes back, and that network
     /// fails and heals.
     TwoHosts,
@@ -62,6 +77,10 @@ pub enum Tale {
     Moves,
     /// Links are cut in turn while everybody lives: the owner's, the store's, the backup's, and all between the two.
     Links,
+    /// What is cut halves: one of the backup's two data links, one direction of the store's network.
+    HalfCut,
+    /// Agents on the targets are told who owns the VIP: one of them is dead at a takeover, and hears of it later.
+    Agents,
     /// Ten remote peers, each a host of its own with traffic: the owner is killed, comes back, and gets the VIP back by order.
     Branches,
     /// The VIP's address is one of IPv6: the owner is killed, comes back, and gets it back by order.
@@ -127,32 +146,9 @@ pub fn play(config: &TakeoverConfig, progress: &Progress) -> Result<Vec<TaleRepo
 fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<TaleReport> {
     let name = serde_json::to_value(tale).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
     let out = config.out.join(&name);
-    let policy = if tale == Tale::Renegotiate { TakeoverPolicy::Renegotiate } else { TakeoverPolicy::Resume };
-    let tunnels = if tale == Tale::Hundred { config.tunnels } else { 1 };
+    let settings = scene(tale, config, out.clone());
+    let policy = settings.takeover;
     progress.step(&format!("-- {name}"));
-    let mut settings = LabConfig { out: Some(out.clone()), ..LabConfig::pair(policy, tunnels) };
-    settings.plan.local_targets = tale == Tale::LocalTargets;
-    settings.plan.store_network = matches!(tale, Tale::TwoHosts | Tale::Links);
-    settings.plan.in_turns = tale == Tale::Pins;
-    settings.workers = if matches!(tale, Tale::TwoWorkers | Tale::Pins) { 2 } else { 1 };
-    if tale == Tale::Crosswise {
-        settings.plan = Plan::with_two_vips(2);
-    }
-    if tale == Tale::Upgrade {
-        settings.releases = [(0, Some("1")), (1, Some("1"))].into();
-    }
-    if matches!(tale, Tale::Calls | Tale::Moves | Tale::Links) {
-        settings.retransmit = Retransmit::IMPATIENT;
-    }
-    if tale == Tale::Ipv6 {
-        settings.plan = Plan::with_ipv6(2);
-    }
-    if tale == Tale::Branches {
-        settings.plan = Plan::new(10, 2, 2);
-    }
-    if tale == Tale::TwiceInARow {
-        settings.plan = Plan::with_registry();
-    }
     let mut lab = Lab::start(settings, &|step| progress.step(step))?;
     // An appliance that is new resumes nothing from before it joined.
     lab.await_roles()?;
@@ -167,6 +163,12 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
             Tale::Pause => teller.pause(),
             Tale::BackupDies => teller.backup_dies(),
             Tale::GiveBack | Tale::TwoWorkers => teller.give_back(),
+            Tale::BackByItself => teller.back_by_itself(),
+            Tale::Flapping => teller.flapping(),
+            Tale::RenegotiateAlive => teller.renegotiate_alive(),
+            Tale::Ladder | Tale::LadderAnew => teller.ladder(),
+            Tale::HalfCut => teller.half_cut(),
+            Tale::Agents => teller.agents(),
             Tale::Hundred => teller.hundred(),
             Tale::TwoHosts => teller.two_hosts(config.runs),
             Tale::Crosswise => teller.crosswise(),
@@ -193,6 +195,45 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
         progress.step(&medians.summary());
     }
     Ok(TaleReport { tale, cases, takeovers, medians })
+}
+
+/// Where a story takes place.
+fn scene(tale: Tale, config: &TakeoverConfig, out: PathBuf) -> LabConfig {
+    let policy = match tale {
+        Tale::Renegotiate | Tale::RenegotiateAlive | Tale::LadderAnew => TakeoverPolicy::Renegotiate,
+        _ => TakeoverPolicy::Resume,
+    };
+    let tunnels = match tale {
+        Tale::Hundred => config.tunnels,
+        Tale::Ladder | Tale::LadderAnew => ladder::TUNNELS,
+        _ => 1,
+    };
+    let mut lab = LabConfig { out: Some(out), ..LabConfig::pair(policy, tunnels) };
+    match tale {
+        Tale::LocalTargets => lab.plan.local_targets = true,
+        Tale::TwoHosts | Tale::Links | Tale::HalfCut => lab.plan.store_network = true,
+        Tale::Pins => lab.plan.in_turns = true,
+        Tale::Agents => lab.plan.target_agents = true,
+        Tale::Crosswise => lab.plan = Plan::with_two_vips(2),
+        Tale::Ipv6 => lab.plan = Plan::with_ipv6(2),
+        Tale::Branches => lab.plan = Plan::new(10, 2, 2),
+        Tale::TwiceInARow => lab.plan = Plan::with_registry(),
+        Tale::Upgrade => lab.releases = [(0, Some("1")), (1, Some("1"))].into(),
+        Tale::Ladder | Tale::LadderAnew => lab.takeover_rate = Some(1),
+        Tale::BackByItself => lab.give_back = Some(by_themselves::WATCHED.text),
+        Tale::Flapping => {
+            lab.give_back = Some(by_themselves::SOON.text);
+            lab.moves_max = Some(by_themselves::MOVES_MAX);
+        }
+        _ => {}
+    }
+    if matches!(tale, Tale::TwoWorkers | Tale::Pins) {
+        lab.workers = 2;
+    }
+    if matches!(tale, Tale::Calls | Tale::Moves | Tale::Links) {
+        lab.retransmit = Retransmit::IMPATIENT;
+    }
+    lab
 }
 
 /// The demo's takeover: the owner is killed under traffic.

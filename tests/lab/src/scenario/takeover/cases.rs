@@ -155,23 +155,9 @@ impl Teller<'_, '_> {
     pub(super) fn give_back(&mut self) {
         self.the_owner_ends("the owner is killed", End::Killed);
         self.the_dead_comes_back();
-        self.story.case("the VIP is given back by order", |lab| {
-            let roles = lab.await_roles()?;
-            under_traffic(lab, Loss::None, |lab| {
-                let wanted = lab.appliance_name(roles.backup).to_owned();
-                lab.appliance(roles.owner)?.operator(&["vip", "move", "web", "--to", &wanted])?;
-                lab.await_standing(roles.backup, &Standing::Owner)?;
-                lab.await_standing(roles.owner, &Standing::Backup)?;
-                Ok(format!("{wanted} has it, {} is its backup", lab.appliance_name(roles.owner)))
-            })
-        });
+        self.story.case("the VIP is given back by order", |lab| under_traffic(lab, Loss::None, move_by_order));
         self.story.case("the owner is told to end, and hands over first", |lab| {
-            let roles = lab.await_roles()?;
-            under_traffic(lab, Loss::None, |lab| {
-                lab.terminate_appliance(roles.owner)?;
-                lab.await_standing(roles.backup, &Standing::Owner)?;
-                Ok(format!("{} has it", lab.appliance_name(roles.backup)))
-            })
+            under_traffic(lab, Loss::None, hand_over_at_the_end)
         });
     }
 
@@ -391,6 +377,24 @@ impl Teller<'_, '_> {
             })
         });
     }
+}
+
+/// The operator moves the VIP to the backup.
+pub(super) fn move_by_order(lab: &mut Lab) -> Result<String> {
+    let roles = lab.await_roles()?;
+    let wanted = lab.appliance_name(roles.backup).to_owned();
+    lab.appliance(roles.owner)?.operator(&["vip", "move", "web", "--to", &wanted])?;
+    lab.await_standing(roles.backup, &Standing::Owner)?;
+    lab.await_standing(roles.owner, &Standing::Backup)?;
+    Ok(format!("{wanted} has it, {} is its backup", lab.appliance_name(roles.owner)))
+}
+
+/// The owner is told to end.
+pub(super) fn hand_over_at_the_end(lab: &mut Lab) -> Result<String> {
+    let roles = lab.await_roles()?;
+    lab.terminate_appliance(roles.owner)?;
+    lab.await_standing(roles.backup, &Standing::Owner)?;
+    Ok(format!("{} has it", lab.appliance_name(roles.backup)))
 }
 
 /// One datagram there and back through each tunnel.

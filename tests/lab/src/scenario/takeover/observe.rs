@@ -233,6 +233,11 @@ pub(super) fn calls(lab: &Lab, since: Stamp) -> usize {
     spis.len()
 }
 
+/// How many IKE_SA_INIT requests of remote peers have arrived since then: they had to find out by themselves.
+pub(super) fn calls_by_peers(lab: &Lab, since: Stamp) -> usize {
+    lab.outside.ike(since, Exchange::SaInit, Direction::ToHost, false).len()
+}
+
 /// How often an appliance has advertised the VIP since then.
 pub(super) fn advertisements(lab: &Lab, place: usize, since: Stamp) -> usize {
     lab.outside.frames(since, |frame| is_advertisement(frame, place)).len()
