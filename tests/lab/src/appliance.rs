@@ -218,8 +218,13 @@ impl Appliance {
     /// Tells it to stop and waits for its end.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
+        self.await_end()
+    }
+
+    /// Waits for the end of one that was killed, or told to stop.
+    pub fn await_end(&mut self) -> Result<ExitStatus> {
         let process = &mut self.process;
-        wait::until("vipsecd to end after SIGTERM", STOP_LIMIT, || {
+        wait::until("vipsecd to end", STOP_LIMIT, || {
             process.try_wait().context(|| "waiting for vipsecd's end".to_owned())
         })
     }

@@ -122,6 +122,10 @@ impl Lab {
 
     /// Starts an appliance that was killed, with the state that it left on disk, and waits until it answers.
     pub fn restart_appliance(&mut self, place: usize) -> Result<()> {
+        // Until the system has taken it away, its control socket is in use.
+        if let Some(Gateway::Vipsec(dead)) = self.gateways.get_mut(place) {
+            dead.await_end()?;
+        }
         let plan = self.config.plan.appliances.get(place).ok_or_else(no_appliance)?;
         let host = self.topology.appliances.get(place).ok_or_else(no_appliance)?;
         let mut appliance = launch_appliance(&self.config, plan, host, &self.run)?;
