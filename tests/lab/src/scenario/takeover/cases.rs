@@ -443,6 +443,9 @@ pub(super) fn under_traffic(
     let (up, down) = (&seen.up, &seen.down);
     expect(seen.connections_kept(), "long-lived connections that live on", || observe::broken(&seen.long_lived))?;
     expect(up.sent > 0 && down.sent > 0, "datagrams each way", || "there were none one way".to_owned())?;
+    // I2: whatever happens here, it is no partition.
+    let doubled = (up.doubled, down.doubled);
+    expect(doubled == (0, 0), "nothing delivered twice", || format!("{doubled:?}"))?;
     let losses = format!("{} of {} datagrams up and {} of {} down lost", up.lost, up.sent, down.lost, down.sent);
     let (holds, what) = match allowed {
         Loss::None => (up.lost + down.lost == 0, "no lost datagram"),
