@@ -88,6 +88,7 @@ numbered_table! {
         EspBadPadding = "esp_bad_padding": "The ESP padding is malformed.",
         EspNumbersExhausted = "esp_numbers_exhausted": "The outbound SA's sequence numbers are used up.",
         EspLifetimeOver = "esp_lifetime_over": "The SA has carried all that its lifetime allows.",
+        EspDormant = "esp_dormant": "A takeover has yet to say where the numbers of its SA go on.",
         EspSealFailed = "esp_seal_failed": "The crypto engine failed to seal.",
         CryptoQueueFull = "crypto_queue_full": "The crypto device has no room for another packet.",
         CryptoFailed = "crypto_failed": "The crypto device failed.",
@@ -181,6 +182,7 @@ impl From<vipsec_esp::error::EspError> for DropReason {
             EspError::BadPadding => Self::EspBadPadding,
             EspError::NumbersExhausted => Self::EspNumbersExhausted,
             EspError::LifetimeOver => Self::EspLifetimeOver,
+            EspError::Dormant => Self::EspDormant,
             EspError::NoRoom => Self::NoRoom,
             EspError::SealFailed => Self::EspSealFailed,
         }

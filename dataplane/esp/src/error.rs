@@ -29,6 +29,9 @@ pub enum EspError {
     /// The SA has carried all that its lifetime allows (RFC 4301 §4.4.2.1).
     #[error("the SA's lifetime is over")]
     LifetimeOver,
+    /// The SA has no numbers yet: a backup keeps it for a takeover.
+    #[error("the SA has no numbers yet")]
+    Dormant,
     /// The buffer has no room for header or trailer.
     #[error("the packet buffer has no room for the ESP header or trailer")]
     NoRoom,

@@ -211,8 +211,14 @@ impl InboundSa {
         let number = if self.esn { self.window.infer(sequence) } else { Some(u64::from(sequence)) };
         // RFC 4303 §3.4.3: if this preliminary check fails, the packet is discarded, thus avoiding the need for any
         // cryptographic operations.
-        let number = number.filter(|number| self.window.check(*number)).ok_or(EspError::Replayed)?;
+        let number = number.filter(|number| self.window.check(*number)).ok_or_else(|| self.why_refused())?;
         Ok(Opening { number, op: CryptoOp::new(self.spi, self.salt, header.iv, number, self.esn, text_len) })
+    }
+
+    /// Nothing is new to a dormant one.
+    #[cold]
+    fn why_refused(&self) -> EspError {
+        if self.is_dormant() { EspError::Dormant } else { EspError::Replayed }
     }
 
     /// Decrypts a prepared packet on this core. After [`BadTag`] it holds no plaintext.

@@ -105,17 +105,22 @@ impl OutboundSa {
     /// Limits what it carries. After a takeover the numbers used count as packets; bytes count from here on. A dormant one gets its
     /// limits when it is woken.
     pub fn with_lifetime(mut self, lifetime: &Lifetime) -> Self {
-        if self.sent != DORMANT {
+        if !self.is_dormant() {
             (self.allowance, self.limits) = Allowance::new(lifetime, self.sent);
         }
         self
+    }
+
+    /// Has it no numbers yet?
+    fn is_dormant(&self) -> bool {
+        self.sent == DORMANT
     }
 
     /// Gives a dormant SA its numbers and its owner's IVs, without a lease to note: the first packet carries the number after `sent`.
     /// False, and nothing has changed, if it has numbers already: they never go back (I1).
     #[must_use]
     pub fn wake(&mut self, iv_prefix: IvPrefix, sent: u64, lifetime: &Lifetime) -> bool {
-        if self.sent != DORMANT {
+        if !self.is_dormant() {
             return false;
         }
         (self.iv_prefix, self.sent, self.lease) = (iv_prefix, sent, UNLIMITED);
@@ -260,7 +265,7 @@ impl OutboundSa {
             return Err(EspError::LifetimeOver);
         }
         if self.sent >= self.number_max {
-            return Err(EspError::NumbersExhausted);
+            return Err(if self.is_dormant() { EspError::Dormant } else { EspError::NumbersExhausted });
         }
         self.sent += 1;
         if self.allowance.spend(text_len) {

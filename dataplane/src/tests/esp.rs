@@ -383,7 +383,9 @@ fn a_dormant_child_sa_carries_from_the_moment_that_it_is_woken() {
     assert!(sas(&mut scene).is_empty(), "it has no numbers to tell of");
     let early = peer.seal(&echo_request(REMOTE, VIP));
     scene.receive(OUTSIDE, &early);
-    scene.assert_dropped(DropReason::EspReplayed);
+    scene.assert_dropped(DropReason::EspDormant);
+    scene.receive(INSIDE, &to_gateway(&udp((VIP, 53), (REMOTE, 40000), b"answer")));
+    scene.assert_dropped(DropReason::EspDormant);
     assert!(scene.sent(OUTSIDE).is_empty());
 
     let iv_prefix = IvPrefix::new(ApplianceId::new(2).unwrap(), Epoch(7));

@@ -455,12 +455,12 @@ mod dormant {
         for esn in [false, true] {
             let (mut out, mut inb) = dormant_pair(esn);
             assert!(inb.is_dormant() && !out.wants_more() && !inb.wants_more());
-            assert_eq!(out.seal(&mut VecBuf::from_bytes(&[0x45; 20]), IPV4), Err(EspError::NumbersExhausted));
+            assert_eq!(out.seal(&mut VecBuf::from_bytes(&[0x45; 20]), IPV4), Err(EspError::Dormant));
             for sent in [0, 1 << 20, u64::from(u32::MAX) - 1, NUMBER_MAX - 1] {
                 let (mut peer, _) = pair(|out, _| (out.esn, out.sent) = (esn, sent));
                 if sent < u64::from(u32::MAX) || esn {
                     let packet = bytes(&seal(&mut peer, &[0x45; 20]));
-                    assert_eq!(receive(&mut inb, &packet), Err(EspError::Replayed), "number {}", sent + 1);
+                    assert_eq!(receive(&mut inb, &packet), Err(EspError::Dormant), "number {}", sent + 1);
                 }
             }
             inb.handle_beat();
