@@ -7,9 +7,28 @@ use crate::appliance::ProcessId;
 use crate::frames::{self, PayloadId, Seen};
 use crate::scene::{ADDRESSES, TARGET_MACS};
 
+/// Who delivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Deliverer {
+    pub(crate) process: ProcessId,
+    /// How often it has come to own the VIP: who was deposed and takes it from the other one has that one's SAs.
+    pub(crate) tenure: u32,
+}
+
+/// Is it the only one that owns the VIP?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Yes, or whoever else does has a copy of what this one knows.
+    Alone,
+    /// Another one owns it, too, and has nothing of this one's: this one has slept, and hears of that in a moment.
+    Superseded,
+    /// Another one owns it, too, and they can't hear each other.
+    Partitioned,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Delivery {
-    process: ProcessId,
+    by: Deliverer,
     partitioned: bool,
 }
 
@@ -23,19 +42,18 @@ pub(crate) struct Deliveries {
 }
 
 impl Deliveries {
-    /// An appliance puts a frame on the inside network. `partitioned`: two own the VIP and can't hear of each other.
+    /// An appliance puts a frame on the inside network. `owner`: who that is to the frame's VIP.
     pub(crate) fn observe(
         &mut self,
-        process: ProcessId,
         frame: &[u8],
-        partitioned: impl FnOnce(usize) -> bool,
+        owner: impl FnOnce(usize) -> (Deliverer, Standing),
     ) -> Result<(), Violation> {
         let Some((header, Seen::Udp((client, flow), _, payload))) = frames::read(frame) else { return Ok(()) };
         let Some(vip) = ADDRESSES.iter().position(|addresses| addresses.client == client) else { return Ok(()) };
         let Some(payload) = PayloadId::from_bytes(payload) else { return Ok(()) };
         let Some(target) = TARGET_MACS.iter().position(|mac| *mac == header.destination) else { return Ok(()) };
-        let partitioned = partitioned(vip);
-        if partitioned {
+        let (by, standing) = owner(vip);
+        if standing != Standing::Alone {
             // Each of two owners sends it where it thinks best.
             self.forget_targets(vip);
         } else {
@@ -44,16 +62,17 @@ impl Deliveries {
                 return Err(Violation::TargetChanged { flow, before, after: target });
             }
         }
-        match self.delivered.insert(payload, Delivery { process, partitioned }) {
+        let partitioned = standing == Standing::Partitioned;
+        match self.delivered.insert(payload, Delivery { by, partitioned }) {
             None => Ok(()),
-            Some(first) if first.partitioned && first.process != process => {
+            Some(first) if first.partitioned && first.by != by => {
                 self.excused.insert(payload);
                 Ok(())
             }
             Some(first) => Err(Violation::DeliveredTwice {
                 payload: payload.0,
-                first: first.process.appliance,
-                second: process.appliance,
+                first: first.by.process.appliance,
+                second: by.process.appliance,
             }),
         }
     }

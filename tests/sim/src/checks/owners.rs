@@ -40,6 +40,8 @@ pub(crate) struct Owners {
     last: [Epoch; APPLIANCES_MAX],
     /// Since when.
     since: [Option<Instant>; APPLIANCES_MAX],
+    /// How often each has come to own it.
+    tenures: [u32; APPLIANCES_MAX],
     /// Which have advertised since they own it.
     advertised: [bool; APPLIANCES_MAX],
     /// Owners that no copy waits for.
@@ -59,6 +61,7 @@ impl Owners {
         });
         self.advertised[appliance] &= epoch.is_some();
         self.owners[appliance] = epoch;
+        self.tenures[appliance] += u32::from(epoch.is_some() && self.since[appliance].is_none());
         self.since[appliance] = epoch.and(self.since[appliance].or(Some(now)));
         let may_be_resumed =
             |status: &Status| status.peers.iter().any(|peer| matches!(peer.copy, Copy::Counted | Copy::Leaving { .. }));
@@ -85,6 +88,11 @@ impl Owners {
     /// Does no copy wait for it?
     pub(crate) fn is_unprotected(&self, appliance: usize) -> bool {
         self.unprotected[appliance]
+    }
+
+    /// How often has it come to own the group?
+    pub(crate) fn tenure(&self, appliance: usize) -> u32 {
+        self.tenures[appliance]
     }
 
     /// Who owns it, if one does.

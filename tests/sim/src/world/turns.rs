@@ -17,6 +17,7 @@ use super::{Only, World};
 use crate::agenda::Step;
 use crate::appliance::{Appliance, Input, Process, ProcessId};
 use crate::checks::Violation;
+use crate::checks::deliveries::{Deliverer, Standing};
 use crate::checks::heirs::Takeover;
 use crate::checks::owners::{acts_for, advertises};
 use crate::checks::publications::CopyAt;
@@ -409,14 +410,19 @@ impl World {
                 self.check(observed);
             }
             Net::Inside => {
-                let partitioned = |vip| {
+                let owner = |vip| {
                     let owners = &self.owners[self.variant.group_of(vip)];
                     // Where a registry decides there is no exception.
                     let pair = self.variant.deciders == Deciders::Pair;
                     // Nor for one that would have to wait for a copy.
-                    pair && owners.were_deaf(now) && owners.count() > 1 && owners.is_unprotected(id.appliance)
+                    let standing = match pair && owners.count() > 1 && owners.is_unprotected(id.appliance) {
+                        true if owners.were_deaf(now) => Standing::Partitioned,
+                        true => Standing::Superseded,
+                        false => Standing::Alone,
+                    };
+                    (Deliverer { process: id, tenure: owners.tenure(id.appliance) }, standing)
                 };
-                let delivered = self.deliveries.observe(id, frame, partitioned);
+                let delivered = self.deliveries.observe(frame, owner);
                 self.check(delivered);
             }
         }
