@@ -202,7 +202,9 @@ impl Core {
     fn remove_child(&mut self, spi_in: u32) {
         let Ok(spi) = Spi::new(spi_in) else { return };
         if let Some(child) = self.children.remove(&spi) {
-            self.tell(Command::RemoveChild(spi));
+            // Its workers have it until no copy does.
+            self.ike.reserve_spi(spi_in);
+            self.publications.gone.push((child.vip, spi));
             self.withdraw_child(child.vip, spi);
         } else {
             // One that IKE alone had: of an untrusted copy, or to be renegotiated.
@@ -210,6 +212,19 @@ impl Core {
                 self.withdraw_child(vip, spi);
             }
         }
+    }
+
+    /// No copy knows a child SA any more that IKE has deleted. So nobody will take its packets after us: what waits above its horizon is
+    /// delivered (R3).
+    pub(super) fn let_go_of_child(&mut self, spi: Spi) {
+        self.tell(Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX });
+        self.forget_gone(spi);
+    }
+
+    /// One that IKE has deleted goes, with what waits above its horizon.
+    pub(super) fn forget_gone(&mut self, spi: Spi) {
+        self.tell(Command::RemoveChild(spi));
+        self.ike.release_spi(spi.get());
     }
 
     /// The heir has its elder's children.

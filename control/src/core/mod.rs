@@ -115,6 +115,8 @@ pub enum Output {
 enum Effect {
     /// Tell the data plane.
     Command(Command),
+    /// No successor knows that child SA any more: it goes.
+    Gone(Spi),
     /// As far as this group is concerned, give the workers the distribution table of that version.
     Tables(u64),
     /// That appliance's join: its last record was written before.
@@ -414,6 +416,7 @@ impl Core {
         for effect in effects {
             match effect {
                 Effect::Command(command) => self.tell(command),
+                Effect::Gone(spi) => self.let_go_of_child(spi),
                 // A newer one waits for its own acknowledgement.
                 Effect::Tables(version) if !self.distribution.is_publishing(version) => {}
                 Effect::Tables(_) => self.note_tables_known(group),

@@ -490,7 +490,9 @@ impl Bench {
                 self.restored.extend(pins.iter());
                 self.events.push_back((worker, Event::PinsRestored { token, taken }));
             }
-            Command::Grant { spi, horizon, .. } => drop(self.horizons.insert(spi, horizon)),
+            Command::Grant { spi, horizon, .. } if self.children.contains_key(&spi) => {
+                self.horizons.insert(spi, horizon);
+            }
             Command::Inherit { services, .. } => self.inherited.push(services),
             Command::RemoveChild(spi) => drop(self.children.remove(&spi)),
             Command::SendIke(datagram) => self.deliver(datagram),

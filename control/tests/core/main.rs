@@ -3,6 +3,7 @@
 mod bench;
 mod calls;
 mod doubt;
+mod gone;
 mod in_hand;
 mod joins;
 mod ladder;

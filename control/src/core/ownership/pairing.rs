@@ -19,7 +19,7 @@ use crate::core::store::pins::Restoration;
 use crate::core::store::publishing::ToCopy;
 use crate::core::store::records::WarmCopy;
 use crate::core::takeover::inheritance::{Heir, Inheritance};
-use crate::core::{Core, Output};
+use crate::core::{Core, Effect, Output};
 
 /// A pairing that both sides have completed.
 pub struct Paired {
@@ -425,11 +425,18 @@ impl Core {
     /// Nothing that waited for the group's copies may happen any more.
     fn abandon_copies(&mut self, group: usize) {
         if let Some(entry) = self.groups.get_mut(group) {
-            let batches = entry.replica.abandon();
+            let waited = entry.replica.abandon();
             entry.binding.clear();
             entry.to_copy = ToCopy::default();
             entry.joining.clear();
-            batches.into_iter().for_each(|batch| self.tell(Command::PinsAbandoned(batch)));
+            for effect in waited {
+                match effect {
+                    // The workers want it back.
+                    Effect::Command(Command::PinsKnown(batch)) => self.tell(Command::PinsAbandoned(batch)),
+                    Effect::Gone(spi) => self.forget_gone(spi),
+                    _ => {}
+                }
+            }
         }
         self.note_tables_known(group);
     }

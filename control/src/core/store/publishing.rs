@@ -105,6 +105,8 @@ pub(in crate::core) struct Publications {
     newest: u64,
     /// Records of child SAs that are gone: removed after the IKE record that doesn't name them any more is written.
     orphans: BTreeSet<RecordKey>,
+    /// Child SAs that IKE has deleted, each with its VIP: they go when that is written.
+    pub(in crate::core) gone: Vec<(u16, Spi)>,
 }
 
 impl Publications {
@@ -146,6 +148,12 @@ impl Core {
         for key in orphans {
             if let Some(replica) = self.replica_of(key.vip) {
                 replica.remove(key);
+            }
+        }
+        for (vip, spi) in std::mem::take(&mut self.publications.gone) {
+            match self.replica_of(vip) {
+                Some(replica) => replica.after(Effect::Gone(spi)),
+                None => self.forget_gone(spi),
             }
         }
         any

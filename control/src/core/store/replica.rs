@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use vipsec_dataplane::api::{Command, PinBatch};
 use vipsec_esp::sa::Spi;
 use vipsec_store::{BLOCK_ENTRIES_MAX, CounterEntry, RecordKey, StoreError, StoreWriter, Usage, WriteId};
 use vipsec_wire::iv::{ApplianceId, Epoch};
@@ -273,19 +272,14 @@ impl Replica {
         }
     }
 
-    /// The VIPs are not ours any more: nothing that waited may happen. Returns what workers want back all the same.
-    #[expect(clippy::vec_box, reason = "each goes back to its worker in its box")]
-    pub(in crate::core) fn abandon(&mut self) -> Vec<Box<PinBatch>> {
+    /// The VIPs are not ours any more: nothing that waited may happen. Returns what that was.
+    pub(in crate::core) fn abandon(&mut self) -> impl Iterator<Item = Effect> + use<> {
         self.copies.clear();
         self.failed.clear();
         self.counters = CounterTable::default();
         self.pins.clear();
         let Effects { waiting, ready, .. } = std::mem::take(&mut self.effects);
-        let batch = |effect| match effect {
-            Effect::Command(Command::PinsKnown(batch)) => Some(batch),
-            _ => None,
-        };
-        waiting.into_values().map(|(_, effect)| effect).chain(ready).filter_map(batch).collect()
+        waiting.into_values().map(|(_, effect)| effect).chain(ready)
     }
 
     /// The connections that a successor has to be told of.

@@ -188,8 +188,8 @@ pub fn run_planned(seed: u64) -> Outcome {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut variant = draw_variant(&mut rng, None);
     variant.takeover = TakeoverPolicy::Resume;
-    // Two things may cost a packet that aren't about moves: it waits for the store when its child SA is deleted; another overtakes it,
-    // and then nobody knows that it is still to come.
+    // Two things may cost a packet that aren't about moves: the answer that deletes its child SA overtakes it; another one does, and then
+    // nobody knows that it is still to come.
     variant.workers = [1; scene::APPLIANCES_MAX];
     // And what an SA gets that isn't woken yet is lost.
     variant.slices.woken_before = Slices::default().woken_before;
