@@ -68,6 +68,11 @@ impl Owners {
         self.unprotected[appliance] = epoch.is_some() && !status.is_some_and(may_be_resumed);
         self.last[appliance] = self.last[appliance].max(epoch.unwrap_or_default());
         self.split |= self.count() > 1;
+        // Who tries to take it because it heard nobody does so when a registry says so, however late that is.
+        if status.is_some_and(|status| matches!(status.role, Role::Taking { .. })) {
+            let with_it = self.deaf.iter_mut().filter(|((a, b), _)| [*a, *b].contains(&appliance));
+            with_it.filter(|(_, deaf)| now < **deaf + DEAFNESS).for_each(|(_, deaf)| *deaf = now);
+        }
     }
 
     /// Two can't hear each other, on no path.
