@@ -89,8 +89,8 @@ fn who_fetches_a_vip_hears_why_its_owner_keeps_it() {
     assert!(error.message.contains("not taken within 3 s"), "{error}");
 }
 
-fn is_held(pair: &mut Pair) -> bool {
-    match pair.sides[0].ask(Request::Status) {
+fn is_held(pair: &mut Pair, side: usize) -> bool {
+    match pair.sides[side].ask(Request::Status) {
         Ok(Response::Status(status)) => status.vips[0].held_s.is_some(),
         other => panic!("{other:?}"),
     }
@@ -104,13 +104,30 @@ fn an_order_that_is_refused_releases_no_vip_that_moved_too_often() {
         fail_over(&mut pair, from, Fitness::WorkerStuck);
     }
     assert_eq!(serves(&pair), [true, false]);
-    assert!(is_held(&mut pair));
+    assert!(is_held(&mut pair, 0));
     pair.sides[1].core.handle_health(Fitness::LinkDown);
     pair.pass(20 * MS);
     for at in [0, 1] {
         order(&mut pair, at, "2").unwrap_err();
     }
-    assert!(is_held(&mut pair));
+    assert!(is_held(&mut pair, 0));
+}
+
+/// It was released when the move began.
+#[test]
+fn an_order_that_nobody_takes_leaves_a_vip_held_that_moved_too_often() {
+    let mut pair = Pair::with_peer("moves_max = 2\nmoves_window = \"60s\"\nmoves_hold = \"100s\"");
+    for from in [0, 1] {
+        fail_over(&mut pair, from, Fitness::WorkerStuck);
+    }
+    assert_eq!([0, 1].map(|side| is_held(&mut pair, side)), [true; 2]);
+    pair.sides[1].core.handle_health(Fitness::LinkDown);
+    order(&mut pair, 0, "2").unwrap_err();
+    assert_eq!(serves(&pair), [true, false]);
+    pair.pass(100 * MS);
+    assert_eq!([0, 1].map(|side| is_held(&mut pair, side)), [true; 2], "at both appliances");
+    pair.pass(100 * SECOND);
+    assert_eq!([0, 1].map(|side| is_held(&mut pair, side)), [false; 2], "and for no longer than it was");
 }
 
 /// A pair whose backup has just come, and whose copy takes its time.

@@ -106,12 +106,32 @@ impl Core {
         }
     }
 
-    /// The operator has the group moved: what was before doesn't hold it, here or at any other appliance.
-    pub(in crate::core) fn note_order(&mut self, group: usize) {
+    /// The operator has the group moved: what was before doesn't hold it, here or at any other appliance. Returns that.
+    pub(in crate::core) fn note_order(&mut self, now: Instant, group: usize) -> MovesSeen {
+        let before = self.groups.get(group).map_or_else(MovesSeen::default, |entry| entry.moves.seen(now));
         self.note_released(group);
+        self.say_to_linked(group, &Message::Released);
+        before
+    }
+
+    /// It stays where it is: what was before counts again.
+    pub(in crate::core) fn note_order_in_vain(
+        &mut self,
+        now: Instant,
+        group: usize,
+        given: Instant,
+        before: &MovesSeen,
+    ) {
+        self.note_moves(given, group, before);
+        let Some(entry) = self.groups.get(group) else { return };
+        let seen = entry.moves.seen(now);
+        self.say_to_linked(group, &Message::Moves(seen));
+    }
+
+    fn say_to_linked(&mut self, group: usize, message: &Message) {
         let linked = self.groups.get_mut(group).and_then(Group::side).map(|side| side.linked().collect::<Vec<_>>());
         for other in linked.unwrap_or_default() {
-            self.say(group, other, &Message::Released);
+            self.say(group, other, message);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use vipsec_takeover::decider::{NotMoved, Role};
+use vipsec_takeover::moves::MovesSeen;
 use vipsec_wire::iv::{ApplianceId, Epoch};
 
 use super::groups::side;
@@ -23,7 +24,9 @@ struct Order {
     to: ApplianceId,
     /// Under which the group was owned before.
     epoch: Epoch,
-    until: Instant,
+    given: Instant,
+    /// The moves that it made forgotten; they count again if it comes to nothing.
+    forgotten: MovesSeen,
 }
 
 /// The orders that are being carried out.
@@ -65,19 +68,17 @@ impl Core {
         let ordered = if to == me { side.decider.order_here() } else { side.decider.order_move(to) };
         ordered.map_err(|reason| refused(&reason))?;
         // Of one that is fetched its owner says so, once it has begun to move.
-        if to != me {
-            self.note_order(group);
-        }
-        self.orders.0.push(Order { token: Some(token), group, to, epoch: status.seen, until: now + ORDER_MAX });
+        let forgotten = if to == me { MovesSeen::default() } else { self.note_order(now, group) };
+        self.orders.0.push(Order { token: Some(token), group, to, epoch: status.seen, given: now, forgotten });
         Ok(())
     }
 
     /// Another appliance has asked for the group, and gets it.
     pub(in crate::core) fn note_wanted(&mut self, now: Instant, group: usize, by: ApplianceId, epoch: Epoch) {
         tracing::info!(group = self.group_name(group), appliance = %by, "that appliance's operator wants it there: it moves");
-        self.note_order(group);
+        let forgotten = self.note_order(now, group);
         if self.orders.0.len() < ORDERS_MAX {
-            self.orders.0.push(Order { token: None, group, to: by, epoch, until: now + ORDER_MAX });
+            self.orders.0.push(Order { token: None, group, to: by, epoch, given: now, forgotten });
         }
     }
 
@@ -117,13 +118,14 @@ impl Core {
             return Some(Outcome::Moved(epoch));
         }
         if owner == Some(me) && epoch == order.epoch {
+            self.note_order_in_vain(now, order.group, order.given, &order.forgotten);
             let reason = format!("not taken: {to} did not take it over, it stays here");
             return Some(Outcome::NotMoved(ApiError::new(ErrorKind::Refused, reason)));
         }
         let owner = owner.map_or_else(|| "an unknown appliance".to_owned(), |owner| self.config.appliance_name(owner));
         let late =
             || format!("not taken within {} s by {to}: it is at {owner}, whose log may say why", ORDER_MAX.as_secs());
-        (now >= order.until).then(|| Outcome::NotMoved(ApiError::new(ErrorKind::Timeout, late())))
+        (now >= order.given + ORDER_MAX).then(|| Outcome::NotMoved(ApiError::new(ErrorKind::Timeout, late())))
     }
 
     fn end_order(&mut self, order: Order, outcome: Outcome) {
