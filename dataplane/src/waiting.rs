@@ -30,11 +30,15 @@ impl<T: Waiting> WaitingQueue<T> {
     }
 
     pub(crate) fn push(&mut self, waiting: T) -> Result<(), Full> {
-        if self.queue.len() >= self.packets_max {
+        if !self.has_room() {
             return Err(Full);
         }
         self.queue.push_back(waiting);
         Ok(())
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.queue.len() < self.packets_max
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -149,6 +149,11 @@ impl<P: BufferPool> Worker<P> {
     fn park(&mut self, now: Instant, opened: Opened<P::Buf>) -> Verdict {
         let Opened { packet, index, esp, outer } = opened;
         let spi = self.sad.inbound(index).ok_or(DropReason::UnknownSpi)?.esp.spi();
+        // The window knows what was delivered. Who sends the same again is not to fill the queue with it.
+        let is_same = |parked: &Parked<P::Buf>| (parked.spi, parked.esp.number) == (spi, esp.number);
+        if self.parking.has_room() && self.parking.any(is_same) {
+            return Err(DropReason::EspReplayed);
+        }
         let parked = Parked { packet, spi, esp, outer, since: now };
         self.parking.push(parked).map_err(|_| DropReason::ParkedQueueFull)?;
         self.counters.count(Tally::Parked);

@@ -82,6 +82,21 @@ fn a_packet_that_was_parked_twice_is_delivered_once() {
     assert_eq!(scene.dropped(), [(DropReason::EspReplayed, 1)]);
 }
 
+/// An adversary may send a packet again and again while it waits.
+#[test]
+fn copies_of_a_parked_packet_take_no_room_from_others() {
+    let mut scene = Scene::with(tables(), &WorkerConfig { parked_packets_max: 2, ..Default::default() });
+    let mut peer = Peer::new(bound(0));
+    scene.command(peer.install());
+    let frames: Vec<Vec<u8>> = (1..=2).map(|n| peer.seal(&segment(n))).collect();
+    scene.receive_burst(OUTSIDE, &vec![frames[0].clone(); 8]);
+    assert_eq!(scene.dropped(), [(DropReason::EspReplayed, 7)]);
+    scene.receive(OUTSIDE, &frames[1]);
+    scene.command(Command::Grant { spi: peer.spi(), horizon: 2, lease: u64::MAX });
+    assert_eq!(order(&scene.sent_with_arp(INSIDE)), [1, 2]);
+    scene.assert_nothing_dropped();
+}
+
 #[test]
 fn a_vip_that_was_lost_in_the_meantime_gets_nothing() {
     let mut scene = Scene::new();

@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const CALM: Duration = Duration::from_millis(400);
 /// What leaves so long before a VIP has moved.
 const BEFORE_MOVE: Duration = Duration::from_millis(30);
-/// And after. Then the other one joins: over a slow store packets wait for it longer than their child SA is kept.
+/// And after. Then the other one joins: over a slow store more packets wait for it than there is room for.
 const AFTER_MOVE: Duration = Duration::from_millis(10);
 
 impl World {
