@@ -105,6 +105,12 @@ impl Owners {
         (0..APPLIANCES_MAX).find(|appliance| self.owns(*appliance))
     }
 
+    /// Who of the others owned it last: from whose copy an appliance resumes.
+    pub(crate) fn last_before(&self, appliance: usize) -> Option<usize> {
+        let others = (0..APPLIANCES_MAX).filter(|other| *other != appliance && self.tenures[*other] > 0);
+        others.max_by_key(|other| self.last[*other])
+    }
+
     pub(crate) fn owns(&self, appliance: usize) -> bool {
         self.owners[appliance].is_some()
     }

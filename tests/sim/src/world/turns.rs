@@ -167,8 +167,9 @@ impl World {
 
     /// A backup begins to take a group from a copy that it trusts: it has fenced and read it.
     fn note_fence(&mut self, successor: ProcessId, group: usize) {
-        let owners = (0..self.appliances.len()).filter(|owner| *owner != successor.appliance);
-        for owner in owners.filter_map(|owner| self.running(owner)).collect::<Vec<_>>() {
+        // One that sleeps may still take itself for the owner, long after it: what it writes is nothing to this successor.
+        let owner = self.owners[group].last_before(successor.appliance).and_then(|owner| self.running(owner));
+        if let Some(owner) = owner {
             let counts = self.resumable_copies(owner, group).iter().any(|copy| copy.backup == successor.appliance);
             let link = LinkId { group, peer: successor.appliance };
             let flight = self.process(owner).and_then(|process| process.flights.get(&link));
