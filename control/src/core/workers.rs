@@ -31,7 +31,7 @@ pub(super) struct WorkerSet {
     tables_held: VecDeque<(u64, Arc<Tables>)>,
     /// The newest that we were given.
     tables_given: Option<Arc<Tables>>,
-    placed: BTreeMap<Spi, Placed>,
+    placed: HashMap<Spi, Placed>,
     /// By worker: how many child SAs it has.
     loads: Vec<usize>,
     traffic: HashMap<Traffic, Carriers>,
@@ -91,7 +91,7 @@ impl WorkerSet {
             services_pinned: vec![0; workers.max(1)],
             tables_held: VecDeque::new(),
             tables_given: None,
-            placed: BTreeMap::new(),
+            placed: HashMap::new(),
             loads: vec![0; workers.max(1)],
             traffic: HashMap::new(),
             installations: 0,

@@ -61,8 +61,10 @@ pub(in crate::core) enum Found {
 
 /// Everything that a copy holds of a group: its SAs come out of it one after the other, in the order in which they were made.
 pub(in crate::core) struct Inheritance {
-    opened: HashMap<RecordKey, Opened>,
-    order: std::vec::IntoIter<RecordKey>,
+    /// Its child SAs, by their records' names.
+    children: HashMap<RecordKey, Opened>,
+    /// Its IKE SAs, in that order.
+    ikes: std::vec::IntoIter<(RecordKey, Birth, Box<IkeSaRecord>)>,
     /// Where numbers stand, and the highest that was delivered.
     starts: HashMap<u32, (Start, u64)>,
     /// The same for an SA that hasn't said so, unless what it said may be lost.
@@ -107,19 +109,20 @@ impl Inheritance {
             if !vips.contains(&key.vip) {
                 return false;
             }
-            match opened {
-                Opened::Ike(birth, _) => ikes.push((birth.order, *key)),
-                Opened::Child(..) => {}
-                Opened::InHand(read) => hand = std::mem::take(read),
-                Opened::Standings(read) => standings = std::mem::take(read),
-                Opened::Unreadable => left_out += 1,
-                Opened::Taken => {}
+            if matches!(opened, Opened::Child(..)) {
+                return true;
             }
-            true
+            match std::mem::replace(opened, Opened::Taken) {
+                Opened::Ike(birth, ike) => ikes.push((*key, birth, ike)),
+                Opened::InHand(read) => hand = read,
+                Opened::Standings(read) => standings = read,
+                Opened::Unreadable => left_out += 1,
+                Opened::Child(..) | Opened::Taken => {}
+            }
+            false
         });
-        ikes.sort_unstable();
-        let order: Vec<RecordKey> = ikes.into_iter().map(|(_, key)| key).collect();
-        let mut starts = HashMap::with_capacity(order.len());
+        ikes.sort_unstable_by_key(|(key, birth, _)| (birth.order, *key));
+        let mut starts = HashMap::with_capacity(ikes.len());
         let mut whole = true;
         for block in counters {
             match block {
@@ -136,38 +139,54 @@ impl Inheritance {
         // An SA without an entry has reported nothing yet, and used nothing beyond what it began with. With a block lost that can't
         // be told from an SA whose numbers are lost.
         let unreported = whole.then_some((Start { horizon: 0, sent: FIRST_LEASE, lease: FIRST_LEASE }, 0));
-        let order = order.into_iter();
-        Self { opened, order, starts, unreported, heir, hand, standings, pins, left_out, warm }
+        Self {
+            children: opened,
+            ikes: ikes.into_iter(),
+            starts,
+            unreported,
+            heir,
+            hand,
+            standings,
+            pins,
+            left_out,
+            warm,
+        }
     }
 
     /// IKE SAs that have yet to come out.
     pub(in crate::core) fn len(&self) -> usize {
-        self.order.len()
+        self.ikes.len()
     }
 
     /// Puts a set together: a child that no IKE record names doesn't exist.
     fn adopt(&mut self, vip: u16, birth: Birth, ike: Box<IkeSaRecord>) -> Option<Found> {
         // Two name the same child SA where an owner died while it wrote a rekeying. The remote peer has not heard of it, or will
         // answer the elder's request once more: so the elder has it, and the heir isn't there yet.
-        let is_taken = |spi_in: &u32| matches!(self.opened.get(&child_key(vip, *spi_in)), Some(Opened::Taken));
-        if ike.children().iter().any(is_taken) {
+        let spis = ike.children().iter();
+        let named: Vec<_> = spis.map(|spi| (*spi, self.children.insert(child_key(vip, *spi), Opened::Taken))).collect();
+        if named.iter().any(|(_, record)| matches!(record, Some(Opened::Taken))) {
             tracing::debug!(ike_sa = %ike.id(), "an heir whose rekeying was not written to the end is left out");
+            for (spi, record) in named {
+                match record {
+                    Some(record) => self.children.insert(child_key(vip, spi), record),
+                    None => self.children.remove(&child_key(vip, spi)),
+                };
+            }
             return None;
         }
-        let mut own = Vec::with_capacity(ike.children().len());
+        let mut own = Vec::with_capacity(named.len());
         let is_poison = self.hand.poison().is_some_and(|hand| hand.ike_sa == ike.id().get());
         let is_old = !self.heir.may_resume(&birth.witnesses);
         let mut unusable = is_poison.then_some(Why::Poison).or(is_old.then_some(Why::BornBeforeFloor));
         let mut shut = None;
-        for spi in ike.children() {
-            let opened = self.opened.insert(child_key(vip, *spi), Opened::Taken);
-            let Some(Opened::Child(born, mut record)) = opened else {
+        for (spi, record) in named {
+            let Some(Opened::Child(born, mut record)) = record else {
                 let spi = format_args!("{spi:08x}");
                 tracing::warn!(ike_sa = %ike.id(), spi_in = %spi, "the record of this child SA is missing");
                 unusable.get_or_insert(Why::RecordLost);
                 continue;
             };
-            let known = self.starts.get(spi).copied().or(self.unreported);
+            let known = self.starts.get(&spi).copied().or(self.unreported);
             let obstacle = match known {
                 _ if !self.heir.may_resume(&born) => Some(Why::BornBeforeFloor),
                 None => Some(Why::NumbersLost),
@@ -199,10 +218,8 @@ impl Iterator for Inheritance {
 
     fn next(&mut self) -> Option<Found> {
         loop {
-            let key = self.order.next()?;
-            if let Some(Opened::Ike(birth, ike)) = self.opened.insert(key, Opened::Taken)
-                && let Some(found) = self.adopt(key.vip, birth, ike)
-            {
+            let (key, birth, ike) = self.ikes.next()?;
+            if let Some(found) = self.adopt(key.vip, birth, ike) {
                 return Some(found);
             }
         }
