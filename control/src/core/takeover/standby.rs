@@ -7,13 +7,15 @@ use std::collections::HashMap;
 
 use vipsec_dataplane::api::{ChildRefusal, Command};
 use vipsec_esp::sa::{Lifetime, Spi, TunnelEnds};
-use vipsec_ike::ChildSaInfo;
+use vipsec_ike::{ChildSaInfo, ChildSaRecord};
 use vipsec_store::RecordKey;
 use vipsec_wire::iv::{Epoch, IvPrefix};
 
 use crate::config::Config;
 use crate::core::Core;
 use crate::core::keying::{Start, child_sa, tunnel_ends};
+use crate::core::ownership::Ownership;
+use crate::core::ownership::groups::Group;
 use crate::core::store::records::News;
 
 /// A child SA that the workers have, dormant.
@@ -63,12 +65,14 @@ impl Core {
 
     fn prepare_child(&mut self, group: usize, key: &RecordKey) {
         let Some(entry) = self.groups.get_mut(group).filter(|entry| entry.vips.contains(&key.vip)) else { return };
-        let record = entry.side().and_then(|side| side.held_copy()?.child(key));
-        let Some(info) = record.map(|record| record.info().clone()) else { return };
+        let Group { ownership: Ownership::Shared(side), prepared, .. } = entry else { return };
+        let Some(info) = side.held_copy().and_then(|copy| copy.child(key)).map(ChildSaRecord::info) else { return };
         let Ok(spi) = Spi::new(info.spi_in) else { return };
-        if entry.prepared.get(&spi).is_some_and(|known| known.lifetime_as(&info).is_some()) {
+        // Each of its records comes here, and most say nothing new: keys are copied for those that do.
+        if prepared.get(&spi).is_some_and(|known| known.lifetime_as(info).is_some()) {
             return;
         }
+        let info = info.clone();
         // Not to be confused with one that carries traffic here.
         if self.children.contains_key(&spi) {
             return tracing::error!(spi_in = %spi, "the other appliance uses an SPI that is in use here");
