@@ -91,8 +91,9 @@ pub enum VipState {
     /// Not here: a worker touches no packet of it, and answers no ARP for it.
     #[default]
     Elsewhere,
-    /// On its way to the peer. Nothing that arrives is answered or taken, it is held: passed on as it is to the new owner once the
-    /// VIP is elsewhere, or taken after all when it is owned again. Only what was parked before is still delivered when granted.
+    /// On its way: to the peer, or here, where its SAs are not all awake yet. Nothing that arrives is answered or taken, it is held: passed
+    /// on as it is to the new owner once the VIP is elsewhere, or taken when it is owned. Only what was parked before is still delivered
+    /// when granted.
     HandingOver,
     /// Here.
     Owned,

@@ -102,10 +102,9 @@ impl Lookup {
         self.tables.ports.iter().any(|port| port.mac == source) || self.is_virtual_mac_here(source)
     }
 
-    /// Is a VIP ours here that isn't in `before`?
+    /// Is a VIP here that is elsewhere in `before`?
     pub(crate) fn gains_a_vip_over(&self, before: &Self) -> bool {
-        let owned_before = |address| before.vip_at(address).is_some_and(|(_, vip)| vip.state == VipState::Owned);
-        self.tables.vips.iter().any(|vip| vip.state == VipState::Owned && !owned_before(vip.vip.address))
+        self.loses_a_vip_to(&before.tables)
     }
 
     /// Who is about to be talked to when a VIP becomes ours: targets and routers.

@@ -47,6 +47,7 @@ pub use service::notices::{TELLING_MAX, Telling};
 use service::services::Distribution;
 use service::targets::Targets;
 pub use slices::Slices;
+use slices::Slicing;
 pub use store::pins::{PIN_RECORD_BYTES, pin_blocks};
 use store::publishing::Publications;
 pub use store::publishing::{KIND_CHILD, KIND_IKE};
@@ -145,7 +146,7 @@ pub struct Surroundings {
     pub rng: Box<dyn rand_core::CryptoRng + Send>,
     /// For the operator.
     pub facts: Facts,
-    /// How much is done in one go.
+    /// How much is done before something else has its turn.
     pub slices: Slices,
 }
 
@@ -196,6 +197,7 @@ pub struct Core {
     targets: Targets,
     calls: Calls,
     notices: Notices,
+    slicing: Slicing,
     orders: Orders,
     questions: Questions,
     facts: Facts,
@@ -234,6 +236,7 @@ impl Core {
             targets: Targets::new(&config, health_seed, now),
             calls: Calls::default(),
             notices: Notices::default(),
+            slicing: Slicing::new(now),
             orders: Orders::default(),
             questions: Questions::default(),
             facts,
@@ -309,9 +312,10 @@ impl Core {
 
     /// The time has come that [`Core::poll_timeout`] named.
     pub fn handle_timeout(&mut self, now: Instant) {
+        // What this step begins has its first slice in another: what was decided leaves before.
+        let slice = self.slice_is_due(now);
         self.ownership_timeout(now);
         self.handle_ike_timers(now);
-        self.handle_inheriting_timeout(now);
         self.check_orders(now);
         self.handle_succession_timeout(now);
         self.handle_targets_timeout(now);
@@ -320,26 +324,24 @@ impl Core {
         if self.next_announcement <= now {
             self.next_announcement = now + ANNOUNCE_INTERVAL;
             for vip in 0..self.config.vips.len() {
-                self.announce(vip);
+                if self.tables.vips.get(vip).is_some_and(|entry| entry.state == VipState::Owned) {
+                    self.announce(vip);
+                }
             }
         }
         self.settle(now);
-        if self.go_on_copying(now) {
-            self.settle(now);
+        if slice {
+            self.do_slice(now);
         }
         self.check_end(now);
     }
 
     /// When [`Core::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Instant {
-        if self.is_copying() {
-            // At once: there was something else to do between two slices.
-            return self.started;
-        }
         [
             self.ike.poll_timeout(),
             self.groups.iter().filter_map(|group| group.ownership.poll_timeout()).min(),
-            self.inheriting_timeout(),
+            self.slices_timeout(),
             self.succession_timeout(),
             self.targets.poll_timeout(),
             self.calls.poll_timeout(),
@@ -447,13 +449,11 @@ impl Core {
         self.tables_version += 1;
         let (version, tables) = (self.tables_version, Arc::new(self.tables.clone()));
         self.tell(Command::Tables { version, tables });
+        self.slicing.note_tables();
     }
 
     /// Gratuitous ARP for a VIP that is ours.
     fn announce(&mut self, vip: usize) {
-        if self.tables.vips.get(vip).is_none_or(|entry| entry.state != VipState::Owned) {
-            return;
-        }
         let config = self.config.clone();
         let Some(vip) = config.vips.get(vip) else { return };
         for (port, frame) in ownership::announce::announcements(vip) {

@@ -201,6 +201,7 @@ impl Daemon {
         self.punctuality.begin(quiet_since);
         loop {
             self.do_outputs()?;
+            self.core.end_step(Instant::now());
             if self.core.is_serving() {
                 self.workers.open_captures();
             }

@@ -254,6 +254,8 @@ pub(crate) struct Bench {
     pub(crate) held: VecDeque<Event>,
     events: VecDeque<(usize, Event)>,
     tokens: u64,
+    /// How long each step takes, as its daemon finds out.
+    pub(crate) step_takes: Duration,
 }
 
 impl Bench {
@@ -315,6 +317,7 @@ impl Bench {
             held: VecDeque::new(),
             events: VecDeque::new(),
             tokens: 0,
+            step_takes: Duration::ZERO,
         }
     }
 
@@ -366,6 +369,7 @@ impl Bench {
             self.now = self.now.max(next);
             self.writes.begin_step();
             self.core.handle_timeout(self.now);
+            self.core.end_step(self.now + self.step_takes);
             for peer in &mut self.peers {
                 peer.endpoint.handle_timeout(self.now);
             }

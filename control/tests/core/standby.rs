@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use vipsec_control::api::{IkeSa, Request, Response};
-use vipsec_dataplane::api::{Event, IkeDatagram, Numbers};
+use vipsec_dataplane::api::{Event, IkeDatagram, Numbers, VipState};
 use vipsec_esp::sa::{DORMANT, Spi};
 use vipsec_ike::{ConnectionPolicy, Encapsulation, IkeSaId};
 
@@ -48,6 +48,28 @@ fn take_over(pair: &mut Pair) {
     while !pair.sides[1].core.is_serving() {
         pair.pass(Duration::from_millis(1));
     }
+}
+
+/// A step of the successor, as its daemon does it.
+fn step(successor: &mut Bench) {
+    successor.now = successor.now.max(successor.core.poll_timeout());
+    successor.core.handle_timeout(successor.now);
+    successor.run();
+}
+
+/// The successor goes on until its VIP is announced.
+fn announce(successor: &mut Bench) {
+    while state(successor) == VipState::Elsewhere {
+        step(successor);
+    }
+}
+
+fn state(side: &Bench) -> VipState {
+    side.tables.vips[0].state
+}
+
+fn awake(side: &Bench) -> usize {
+    side.children.values().filter(|(_, child)| child.inbound.edge != DORMANT).count()
 }
 
 #[test]
@@ -174,6 +196,62 @@ fn after_a_move_nothing_of_the_sas_stays_at_the_first() {
     assert_eq!(pair.sides[0].peers[0].children.len(), at_peer);
 }
 
+/// Waking takes longer than frames may be held: those that sleep yet have to do without theirs.
+#[test]
+fn frames_are_held_for_a_while_only() {
+    const COUNT: usize = 2500;
+    let mut pair = established(COUNT);
+    pair.kill(0);
+    pair.in_earshot = false;
+    let successor = &mut pair.sides[1];
+    announce(successor);
+    // Its processor is slow.
+    successor.step_takes = Duration::from_millis(30);
+    successor.pass(Duration::from_millis(50));
+    assert_eq!(state(successor), VipState::Owned);
+    assert!((1..COUNT).contains(&awake(successor)), "{} are awake", awake(successor));
+    successor.pass(SECOND);
+    assert_eq!(awake(successor), COUNT);
+}
+
+/// Many take several slices, here and there.
+#[test]
+fn after_a_move_of_many_nothing_of_the_sas_stays_at_the_first() {
+    const COUNT: usize = 1000;
+    let mut pair = established(COUNT);
+    pair.ask(0, Request::MoveVip { vip: "web".to_owned(), to: "2".to_owned() });
+    pair.pass(SECOND);
+    assert_eq!((awake(&pair.sides[1]), pair.sides[1].sas().len()), (COUNT, COUNT));
+    assert!(pair.sides[0].children.is_empty() && pair.sides[0].sas().is_empty());
+}
+
+/// What is left of its SAs is neither taken for those that come back, nor forgotten in their stead.
+#[test]
+fn a_vip_may_come_back_before_all_of_it_is_forgotten() {
+    const COUNT: usize = 200;
+    let mut pair = established(COUNT);
+    let before = spis(&pair.sides[0]);
+    pair.sides[0].step_takes = SECOND;
+    pair.ask(0, Request::MoveVip { vip: "web".to_owned(), to: "2".to_owned() });
+    assert_eq!(spis(&pair.sides[1]), before);
+    let left = pair.sides[0].sas().len();
+    assert!((1..COUNT).contains(&left), "{left} are left");
+    // The new owner's copy comes.
+    pair.cut_link();
+    pair.link();
+    pair.pass(Duration::from_millis(500));
+    assert_eq!((spis(&pair.sides[0]), are_dormant(&pair.sides[0])), (before.clone(), true));
+    assert!(!pair.sides[0].sas().is_empty(), "not all are forgotten");
+    pair.kill(1);
+    pair.in_earshot = false;
+    while !pair.sides[0].core.is_serving() {
+        pair.pass(Duration::from_millis(1));
+    }
+    assert_eq!((spis(&pair.sides[0]), awake(&pair.sides[0])), (before.clone(), COUNT));
+    pair.pass(20 * SECOND);
+    assert_eq!((pair.sides[0].sas().len(), awake(&pair.sides[0])), (COUNT, COUNT));
+}
+
 /// The original's way, made before the other is broken: traffic waits for no negotiation.
 #[test]
 fn what_is_renegotiated_carries_until_its_heir_does() {
@@ -239,23 +317,20 @@ fn deadlines_are_renewed_while_ike_is_given_its_sas_and_requests_wait_for_it() {
             other => panic!("{other:?}"),
         }
     };
-    // Step by step, as its daemon does.
-    let awake =
-        |successor: &Bench| successor.children.values().filter(|(_, child)| child.inbound.edge != DORMANT).count();
-    while !successor.core.is_serving() {
-        successor.now = successor.now.max(successor.core.poll_timeout());
-        successor.core.handle_timeout(successor.now);
-        successor.run();
-    }
-    assert_eq!(successor.opened_with, Some(COUNT));
-    assert!((1..COUNT).contains(&awake(successor)), "some carry before the first packet");
-    while awake(successor) < COUNT {
+    announce(successor);
+    assert_eq!(
+        (awake(successor), state(successor)),
+        (0, VipState::HandingOver),
+        "nothing keeps the announcement waiting"
+    );
+    let announced = successor.now;
+    while state(successor) != VipState::Owned {
         let next = successor.core.poll_timeout();
         assert!(next <= successor.now + Duration::from_millis(1), "there is more to do at once");
-        successor.now = successor.now.max(next);
-        successor.core.handle_timeout(successor.now);
-        successor.run();
+        step(successor);
     }
+    assert_eq!((awake(successor), successor.opened_with), (COUNT, Some(COUNT)), "no frame meets one that sleeps");
+    assert!(successor.now < announced + Duration::from_millis(1));
     let known = sas(successor).len();
     assert!(known < COUNT, "all of them carry before IKE knows them");
     let now = successor.now;
@@ -267,9 +342,7 @@ fn deadlines_are_renewed_while_ike_is_given_its_sas_and_requests_wait_for_it() {
     successor.hear(0, Event::Ike(datagram));
     let mut steps = 0;
     while sas(successor).len() < COUNT {
-        successor.now = successor.now.max(successor.core.poll_timeout());
-        successor.core.handle_timeout(successor.now);
-        successor.run();
+        step(successor);
         steps += 1;
     }
     assert!(steps >= 4, "{COUNT} in {steps} steps");
@@ -286,11 +359,7 @@ fn a_join_in_the_middle_of_a_takeover_binds_every_child_sa() {
     pair.kill(0);
     pair.in_earshot = false;
     let successor = &mut pair.sides[1];
-    while !successor.core.is_serving() {
-        successor.now = successor.now.max(successor.core.poll_timeout());
-        successor.core.handle_timeout(successor.now);
-        successor.run();
-    }
+    announce(successor);
     pair.revive(0);
     // The returned one is quick; no time goes by at the successor.
     for _ in 0..5 {

@@ -70,6 +70,8 @@ pub struct Endpoint {
     rng: Box<dyn CryptoRng + Send>,
     /// The epoch of each VIP that we own.
     epochs: BTreeMap<u16, Epoch>,
+    /// VIPs that were ours, whose SAs are not all forgotten yet: those before that one are.
+    leaving: BTreeMap<u16, IkeSaId>,
     /// IKE SAs of which both sides have keys and one of them at least has spoken under them as itself.
     sas: BTreeMap<IkeSaId, IkeSa>,
     /// Attempts of ours whose IKE_SA_INIT has no good answer yet.
@@ -128,6 +130,7 @@ impl Endpoint {
             config,
             rng,
             epochs: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             sas: BTreeMap::new(),
             initiations: BTreeMap::new(),
             half_open: BTreeMap::new(),
@@ -156,6 +159,8 @@ impl Endpoint {
         match self.epochs.get(&vip) {
             Some(current) if *current > epoch => Err(EpochWentBack { vip, new: epoch, current: *current }),
             _ => {
+                // What we had of it before another owner did is not to come back.
+                self.forget_some(vip, usize::MAX);
                 self.epochs.insert(vip, epoch);
                 Ok(())
             }
@@ -267,8 +272,15 @@ impl Endpoint {
         tracing::debug!(%local, %remote, reason = reason.text(), "IKE message dropped");
     }
 
-    /// Takes an IKE SA out to work on it; [`settle`](Self::settle) puts it back.
+    /// Takes an IKE SA out to work on it; [`settle`](Self::settle) puts it back. Nothing is done with one that is about to be forgotten.
     fn take(&mut self, id: IkeSaId) -> Option<IkeSa> {
+        if !self.leaving.is_empty() && self.sas.get(&id).is_some_and(|sa| self.leaving.contains_key(&sa.state.vip)) {
+            return None;
+        }
+        self.take_out(id)
+    }
+
+    fn take_out(&mut self, id: IkeSaId) -> Option<IkeSa> {
         let mut sa = self.sas.remove(&id)?;
         if let Some(timer) = sa.timer.take() {
             self.timers.remove(&(timer, id));
@@ -304,6 +316,19 @@ impl Endpoint {
     /// Forgets an IKE SA that was taken out, and tells.
     fn bury(&mut self, sa: &IkeSa, reason: GoneReason, now: Instant) {
         let id = sa.id();
+        self.forget(sa, reason);
+        if let Some(answered) = &sa.state.answered {
+            self.linger(id, answered.digest, answered.response.clone(), now);
+        }
+        tracing::info!(
+            ike_sa = %id, connection = %sa.state.connection, remote = %sa.state.remote, peer = %sa.peer(), ?reason,
+            "IKE SA gone"
+        );
+    }
+
+    /// Nothing of an IKE SA stays that was taken out.
+    fn forget(&mut self, sa: &IkeSa, reason: GoneReason) {
+        let id = sa.id();
         self.release_addresses(sa);
         for spi_in in sa.children.keys() {
             self.child_owner.remove(spi_in);
@@ -320,13 +345,6 @@ impl Endpoint {
         if let Some(digest) = &sa.state.init_digest {
             self.by_init.remove(digest);
         }
-        if let Some(answered) = &sa.state.answered {
-            self.linger(id, answered.digest, answered.response.clone(), now);
-        }
-        tracing::info!(
-            ike_sa = %id, connection = %sa.state.connection, remote = %sa.state.remote, peer = %sa.peer(), ?reason,
-            "IKE SA gone"
-        );
         self.events.push_back(Event::IkeGone { id, connection: sa.state.connection.clone(), reason });
     }
 

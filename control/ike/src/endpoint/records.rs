@@ -269,17 +269,14 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Forgets all SAs of a VIP that is no longer ours, without a word to the remote peers: its new owner goes on with them.
-    /// Messages for the VIP are dropped until [`set_origin`](Self::set_origin).
-    pub fn forget_vip(&mut self, vip: u16, now: Instant) {
-        self.epochs.remove(&vip);
-        let ids: Vec<IkeSaId> = self.sas.iter().filter(|(_, sa)| sa.state.vip == vip).map(|(id, _)| *id).collect();
-        for id in ids {
-            if let Some(mut sa) = self.take(id) {
-                sa.state.answered = None;
-                self.bury(&sa, GoneReason::Forgotten, now);
-            }
+    /// A VIP is no longer ours. Nothing more is done with its SAs, and nothing is said to the remote peers: its new owner goes on with
+    /// them. [`forget_some`](Self::forget_some) takes them out. Messages for the VIP are dropped until
+    /// [`set_origin`](Self::set_origin).
+    pub fn leave_vip(&mut self, vip: u16) {
+        if self.epochs.remove(&vip).is_none() {
+            return;
         }
+        self.leaving.insert(vip, IkeSaId(0));
         let half: Vec<IkeSaId> = self.half_open.iter().filter(|(_, half)| half.vip == vip).map(|(id, _)| *id).collect();
         for id in half {
             self.close_half(id);
@@ -291,5 +288,28 @@ impl Endpoint {
                 self.fail_initiation(id, &initiation, GoneReason::Forgotten);
             }
         }
+    }
+
+    /// Forgets so many IKE SAs of a VIP that was left, with their child SAs. True if there may be more.
+    pub fn forget_some(&mut self, vip: u16, most: usize) -> bool {
+        let Some(from) = self.leaving.get(&vip).copied() else { return false };
+        let of_vip = self.sas.range(from..).filter(|(_, sa)| sa.state.vip == vip);
+        let ids: Vec<IkeSaId> = of_vip.take(most).map(|(id, _)| *id).collect();
+        for id in &ids {
+            if let Some(sa) = self.take_out(*id) {
+                self.forget(&sa, GoneReason::Forgotten);
+            }
+        }
+        match ids.last() {
+            Some(last) if ids.len() == most => drop(self.leaving.insert(vip, *last)),
+            _ => drop(self.leaving.remove(&vip)),
+        }
+        self.leaving.contains_key(&vip)
+    }
+
+    /// Leaves a VIP and forgets all of its SAs at once.
+    pub fn forget_vip(&mut self, vip: u16) {
+        self.leave_vip(vip);
+        self.forget_some(vip, usize::MAX);
     }
 }

@@ -389,7 +389,7 @@ fn successor(bench: &Bench, epoch: u32) -> Endpoint {
     if epoch > 0 {
         endpoint.set_origin(VIP, Epoch(epoch)).unwrap();
     } else {
-        endpoint.forget_vip(VIP, bench.now);
+        endpoint.forget_vip(VIP);
     }
     endpoint
 }
@@ -490,8 +490,7 @@ fn epochs_do_not_go_back() {
 #[test]
 fn deposed() {
     let mut bench = Bench::established(Setup::default());
-    let now = bench.now;
-    bench.sides[BOB].endpoint.forget_vip(VIP, now);
+    bench.sides[BOB].endpoint.forget_vip(VIP);
     bench.collect();
     assert!(bench.wire.is_empty());
     assert!(bench.sides[BOB].installed.is_empty());
@@ -508,4 +507,44 @@ fn records_do_not_print_secrets() {
     let (record, children) = records(&bench);
     let text = format!("{record:?}{children:?}");
     assert!(text.contains("sk_d: Secret(..)") && text.contains("key_in: Secret(..)"));
+}
+
+/// I1: until the last one is forgotten nothing is said for a VIP that was left, and nothing of it comes back with the VIP.
+#[test]
+fn nothing_is_done_with_what_is_to_be_forgotten() {
+    let mut bench = Bench::established(Setup::default());
+    let now = bench.now;
+    let (id, child) = (bench.sa(BOB).id, bench.child(BOB).spi_in);
+    let endpoint = &mut bench.sides[BOB].endpoint;
+    endpoint.leave_vip(VIP);
+    assert_eq!(endpoint.sas(now).count(), 1);
+    assert!(endpoint.rekey_ike(id, now).is_err() && endpoint.rekey_child(child, now).is_err());
+    assert!(endpoint.delete_ike(id, now).is_err() && endpoint.export(id, now).is_none());
+    endpoint.peer_alive(child, now);
+    endpoint.handle_timeout(now + Duration::from_secs(1_000_000));
+    assert!(endpoint.poll_transmit().is_none());
+    assert_eq!(endpoint.sas(now).count(), 1);
+    endpoint.set_origin(VIP, Epoch(9)).unwrap();
+    assert_eq!((endpoint.sas(now).count(), endpoint.has_child(child)), (0, false));
+    assert!(!endpoint.forget_some(VIP, 1) && endpoint.poll_timeout().is_none());
+}
+
+/// As many as are asked for, each once.
+#[test]
+fn a_vip_is_forgotten_in_parts() {
+    let mut bench = Bench::established(Setup::default());
+    for _ in 0..4 {
+        bench.call();
+        bench.run();
+    }
+    let count = bench.sides[BOB].endpoint.sas(bench.now).count();
+    let endpoint = &mut bench.sides[BOB].endpoint;
+    endpoint.leave_vip(VIP);
+    let mut left = vec![count];
+    while endpoint.forget_some(VIP, 2) {
+        left.push(endpoint.sas(bench.now).count());
+    }
+    left.push(endpoint.sas(bench.now).count());
+    assert!(left.windows(2).all(|pair| pair[0] - pair[1] <= 2), "{left:?}");
+    assert_eq!((count, left.last()), (5, Some(&0)));
 }

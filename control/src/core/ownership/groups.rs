@@ -54,6 +54,8 @@ pub(in crate::core) struct Group {
     pub(in crate::core) prepared: HashMap<Spi, Prepared>,
     /// What is being taken over.
     pub(in crate::core) inheriting: Option<Box<Inheriting>>,
+    /// It isn't ours any more, and not all of its SAs are forgotten.
+    pub(in crate::core) forgetting: bool,
     /// It stopped for a move: what was published of its SAs before.
     pub(in crate::core) stopped: Vec<CounterEntry>,
     /// By VIP: what is on disk of the floor.
@@ -84,6 +86,7 @@ pub(in crate::core) fn groups(config: &Config, floors: &[Floor], incarnation: u6
             hands: Hands::default(),
             prepared: HashMap::new(),
             inheriting: None,
+            forgetting: false,
             stopped: Vec::new(),
             floors_saved: vec![0; group.vips.len()],
         }
@@ -106,6 +109,11 @@ impl Group {
     pub(in crate::core) fn witnesses(&self) -> Vec<Process> {
         let paired = self.paired.iter();
         paired.map(|(appliance, incarnation)| Process { appliance: *appliance, incarnation: *incarnation }).collect()
+    }
+
+    /// Is there a join to go on with?
+    pub(in crate::core) fn is_copying(&self) -> bool {
+        !self.to_copy.is_empty() || self.replica.has_pins_to_copy()
     }
 
     /// Our part in the decision over it, if others have one too.

@@ -2,6 +2,7 @@
 
 pub(super) mod announce;
 pub(super) mod deadlines;
+pub(super) mod forgetting;
 pub(super) mod give_back;
 pub(super) mod groups;
 pub(super) mod orders;
@@ -12,8 +13,7 @@ pub(super) mod shutdown;
 
 use std::time::Instant;
 
-use vipsec_dataplane::api::{Command, VipState};
-use vipsec_esp::sa::Spi;
+use vipsec_dataplane::api::VipState;
 use vipsec_store::StoreError;
 use vipsec_takeover::advertisement::AdvertisementKey;
 use vipsec_takeover::decider::{Decider, Role};
@@ -23,7 +23,6 @@ use vipsec_takeover::registry::{Member, MemberConfig, Process};
 use vipsec_wire::iv::Epoch;
 
 use crate::config::Config;
-use crate::core::store::in_hand::Hands;
 use crate::core::store::replica::CopyError;
 use crate::core::{Core, Output};
 use pairing::Side;
@@ -150,6 +149,7 @@ impl Core {
     /// lose the frames that make it known, but not the tables, and begin with its packets.
     pub(in crate::core) fn open(&mut self, now: Instant, group: usize, epoch: Epoch) {
         let stopped = self.deadlines.have_passed(now);
+        let held = !stopped && self.hold_frames(now, group);
         for vip in self.vips_of(group) {
             let index = usize::from(vip);
             if let Err(error) = self.ike.set_origin(vip, epoch) {
@@ -160,7 +160,7 @@ impl Core {
                 continue;
             }
             if let Some(entry) = self.tables.vips.get_mut(index) {
-                entry.state = VipState::Owned;
+                entry.state = if held { VipState::HandingOver } else { VipState::Owned };
             }
             // The announcement leaves before the first packet: workers take commands in order.
             self.announce(index);
@@ -202,34 +202,13 @@ impl Core {
     /// Tells the workers where the group is.
     pub(in crate::core) fn set_state(&mut self, group: usize, state: VipState) {
         self.opening.remove(&group);
+        self.stop_holding(group);
         for vip in self.vips_of(group) {
             if let Some(entry) = self.tables.vips.get_mut(usize::from(vip)) {
                 entry.state = state;
             }
         }
         self.publish_tables();
-    }
-
-    /// Forgets the group's SAs and connections, without a word to the remote peers.
-    pub(in crate::core) fn forget_sas(&mut self, now: Instant, group: usize) {
-        self.stop_inheriting(group);
-        self.forget_connections(group);
-        self.end_notices(group);
-        self.succession.ladder.forget(group);
-        if let Some(entry) = self.groups.get_mut(group) {
-            entry.hands = Hands::default();
-        }
-        for vip in self.vips_of(group) {
-            self.ike.forget_vip(vip, now);
-            let gone = self.children.iter().filter(|(_, child)| child.vip == vip);
-            for spi in gone.map(|(spi, _)| *spi).collect::<Vec<Spi>>() {
-                self.children.remove(&spi);
-                if let Some(replica) = self.replica_of(vip) {
-                    replica.forget_numbers(spi);
-                }
-                self.tell(Command::RemoveChild(spi));
-            }
-        }
     }
 
     /// A group's copy can't be written: what it has isn't complete any more.

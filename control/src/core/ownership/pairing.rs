@@ -393,7 +393,7 @@ impl Core {
             }
         }
         self.abandon_copies(group);
-        self.forget_sas(now, group);
+        self.forget_sas(group);
         if let Some(side) = side(&mut self.groups, group) {
             side.stopping = None;
             side.staged = None;
@@ -520,6 +520,7 @@ impl Core {
     fn stage(&mut self, now: Instant, group: usize, epoch: Epoch) {
         // The log's time stamps tell how long a takeover takes from here on.
         tracing::info!(group = self.group_name(group), %epoch, "take over: begun");
+        self.forget_rest(now, group);
         let vips = self.vips_of(group);
         // Another has served it since we did, if ever.
         self.forget_connections(group);

@@ -14,7 +14,8 @@ use vipsec_wire::iv::ApplianceId;
 
 use crate::config::PEERS_MAX;
 use crate::core::keying::FIRST_LEASE;
-use crate::core::{Core, Effect};
+use crate::core::ownership::groups::Group;
+use crate::core::{Core, Effect, Slices};
 
 /// The kind of an IKE SA's record in the store. Its id is our SPI.
 pub const KIND_IKE: u8 = 1;
@@ -219,40 +220,38 @@ impl Core {
         self.put_hand(now, group);
     }
 
-    /// A slice of each join: SA by SA, each counts from before its numbers are read. True if there was anything.
+    /// A slice of a group's join: SA by SA, each counts from before its numbers are read. True if there was anything.
     pub(in crate::core) fn go_on_copying(&mut self, now: Instant) -> bool {
-        let mut any = false;
-        for group in 0..self.groups.len() {
-            let Some(entry) = self.groups.get_mut(group).filter(|entry| !entry.to_copy.is_empty()) else { continue };
-            any = true;
-            let binding: Vec<Spi> =
-                std::iter::from_fn(|| entry.to_copy.children.pop_first()).take(self.slices.copied).collect();
-            let (mut ike_sas, mut records) = (BTreeSet::new(), 0);
-            while records < self.slices.copied
-                && let Some(id) = entry.to_copy.ike_sas.pop_first()
-            {
-                records += 1 + self.ike.children_of(id).count();
-                ike_sas.insert(id);
-            }
-            // What is gone meanwhile has nothing to say.
-            entry.binding.extend(binding.iter().filter(|spi| self.children.contains_key(spi)));
-            // One that is bound already says its numbers once more.
-            let freed: Vec<Spi> =
-                std::iter::from_fn(|| entry.to_copy.freed.pop_first()).take(self.slices.freed).collect();
-            for spi in binding {
-                self.tell(Command::Bind(spi));
-            }
-            for spi in freed {
-                self.tell(Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX });
-            }
-            self.publish_ike_sas(now, ike_sas);
+        let Slices { copied, freed, .. } = self.slices;
+        let Some(entry) = self.groups.iter_mut().find(|group| group.is_copying()) else { return false };
+        if let Some((vip, epoch)) = entry.vips.first().copied().zip(entry.ownership.epoch_of_sas()) {
+            entry.replica.copy_pins(vip, epoch);
         }
-        any
+        let binding: Vec<Spi> = std::iter::from_fn(|| entry.to_copy.children.pop_first()).take(copied).collect();
+        let (mut ike_sas, mut records) = (BTreeSet::new(), 0);
+        while records < copied
+            && let Some(id) = entry.to_copy.ike_sas.pop_first()
+        {
+            records += 1 + self.ike.children_of(id).count();
+            ike_sas.insert(id);
+        }
+        // What is gone meanwhile has nothing to say.
+        entry.binding.extend(binding.iter().filter(|spi| self.children.contains_key(spi)));
+        // One that is bound already says its numbers once more.
+        let freed: Vec<Spi> = std::iter::from_fn(|| entry.to_copy.freed.pop_first()).take(freed).collect();
+        for spi in binding {
+            self.tell(Command::Bind(spi));
+        }
+        for spi in freed {
+            self.tell(Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX });
+        }
+        self.publish_ike_sas(now, ike_sas);
+        true
     }
 
     /// Is there a join to go on with?
     pub(in crate::core) fn is_copying(&self) -> bool {
-        self.groups.iter().any(|group| !group.to_copy.is_empty() || group.replica.has_pins_to_copy())
+        self.groups.iter().any(Group::is_copying)
     }
 
     /// Everything is bound and written: the mark follows the last acknowledgement.

@@ -169,9 +169,9 @@ impl Copy {
         Ok(())
     }
 
-    /// Writes every block of pins that changed, and a slice of what a join has to copy, under that VIP's name: one write for all the
+    /// Writes every block of pins that changed, and so many of those that a join has to copy, under that VIP's name: one write for all the
     /// connections of a block. Returns how many connections found no room.
-    fn flush_pins(&mut self, pins: &PinTable, vip: u16, epoch: Epoch) -> Result<u64, StoreError> {
+    fn flush_pins(&mut self, pins: &PinTable, vip: u16, epoch: Epoch, to_copy: u32) -> Result<u64, StoreError> {
         let mut left_out = 0;
         let mut bytes = Vec::new();
         let mut copied = 0;
@@ -179,7 +179,7 @@ impl Copy {
         loop {
             // Something waits for those that changed.
             let changed = self.dirty_pins.first();
-            let next = changed.or_else(|| self.pins_to_copy.first().filter(|_| copied < PIN_BLOCKS_SLICE));
+            let next = changed.or_else(|| self.pins_to_copy.first().filter(|_| copied < to_copy));
             let Some(block) = next.copied() else { break };
             copied += u32::from(changed.is_none());
             pins.block(block, &mut bytes);
@@ -317,17 +317,26 @@ impl Replica {
         self.copies.get(&at).map_or(0, |copy| copy.dirty_pins.union(&copy.pins_to_copy).count())
     }
 
-    /// Can a join go on with blocks of pins at once?
+    /// Is there room for more blocks of pins that a join has to copy?
     pub(in crate::core) fn has_pins_to_copy(&self) -> bool {
         self.copies.values().any(|copy| !copy.pins_to_copy.is_empty() && !copy.pins_behind)
     }
 
     /// Writes every block of pins that changed, under that VIP's name.
     pub(in crate::core) fn flush_pins(&mut self, vip: u16, epoch: Epoch) {
+        self.write_pins(vip, epoch, 0);
+    }
+
+    /// The same, and a slice of what joins have to copy.
+    pub(in crate::core) fn copy_pins(&mut self, vip: u16, epoch: Epoch) {
+        self.write_pins(vip, epoch, PIN_BLOCKS_SLICE);
+    }
+
+    fn write_pins(&mut self, vip: u16, epoch: Epoch, to_copy: u32) {
         let Self { copies, pins, failed, .. } = self;
         let mut left_out = 0;
         for (at, copy) in copies.iter_mut().filter(|(_, copy)| copy.writer.is_some()) {
-            match copy.flush_pins(pins, vip, epoch) {
+            match copy.flush_pins(pins, vip, epoch, to_copy) {
                 Ok(more) => left_out += more,
                 Err(error) => {
                     copy.strand();

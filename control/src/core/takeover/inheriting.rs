@@ -1,13 +1,13 @@
 //! Taking over the SAs that a copy holds, a few at a time: ten thousand at once would keep the core from renewing the workers' deadline,
 //! and the first from carrying before the last is looked at.
 //!
-//! First the child SAs are woken, so that traffic flows; then IKE is given what they belong to. What comes meanwhile for SAs that IKE
-//! doesn't know yet waits.
+//! First the child SAs are woken, so that traffic flows. The VIP is announced before, and the workers hold its frames until all are awake: none
+//! meets an SA that sleeps. Then IKE is given what they belong to. What comes meanwhile for SAs that IKE doesn't know yet waits.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use vipsec_dataplane::api::{Command, Event, Wake};
+use vipsec_dataplane::api::{Command, Event, VipState, Wake};
 use vipsec_esp::sa::Spi;
 use vipsec_wire::iv::{Epoch, IvPrefix};
 
@@ -15,13 +15,12 @@ use super::inheritance::{Found, Inheritance, Inherited, InheritedChild, Unusable
 use super::ladder::{Climb, Rung, Why};
 use super::standby::Prepared;
 use super::succession::FIRST_TURN;
+use crate::core::ownership::groups::Group;
 use crate::core::store::records::WarmCopy;
 use crate::core::{Core, InstalledChild};
 
-/// Between two slices of child SAs that are woken a worker gets the processor that it may share with us.
-const WOKEN_PAUSE: Duration = Duration::from_micros(200);
-/// Between two slices that IKE is given: nobody is in a hurry for them.
-const GIVEN_PAUSE: Duration = Duration::from_micros(700);
+/// For how long frames are held at most. Some ten thousand child SAs are awake by then; of more, those that are carry meanwhile.
+const HELD_MAX: Duration = Duration::from_millis(20);
 /// What may wait until IKE knows all of its SAs.
 const WAITING_MAX: usize = 4096;
 
@@ -37,16 +36,15 @@ pub(in crate::core) struct Inheriting {
     count: usize,
     epoch: Epoch,
     trusted: bool,
-    /// When it goes on.
-    due: Instant,
+    /// Frames are held, but no longer than until then.
+    held_until: Option<Instant>,
     waiting: VecDeque<Event>,
     /// To let go of so much memory takes a while, too.
     _copy: Option<WarmCopy>,
 }
 
 impl Core {
-    /// The group is about to be opened: what becomes of the SAs that were read? Those that are looked at here carry before its first
-    /// packet.
+    /// The group is about to be opened: what becomes of the SAs that were read?
     pub(in crate::core) fn begin_inheriting(
         &mut self,
         now: Instant,
@@ -64,6 +62,7 @@ impl Core {
             // What must never be used is gone before the first packet.
             self.forget_prepared(std::mem::take(&mut prepared));
         }
+        let few = inheritance.len() <= self.slices.woken;
         let inheriting = Inheriting {
             inheritance,
             prepared,
@@ -72,26 +71,68 @@ impl Core {
             count: 0,
             epoch,
             trusted,
-            due: now + WOKEN_PAUSE,
+            held_until: None,
             waiting: VecDeque::new(),
             _copy: copy,
         };
         if let Some(entry) = self.groups.get_mut(group) {
             entry.inheriting = Some(Box::new(inheriting));
         }
-        self.wake_some(group, self.slices.woken_before);
+        // Few are awake when the VIP opens. Many are waited for: nothing is to keep the announcement waiting.
+        if few {
+            self.wake_some(group);
+        }
     }
 
-    /// Goes on with what is being taken over.
-    pub(in crate::core) fn inherit_some(&mut self, now: Instant, group: usize) {
-        let inheriting = self.groups.get_mut(group).and_then(|entry| entry.inheriting.as_mut());
-        let Some(inheriting) = inheriting.filter(|inheriting| inheriting.due <= now) else { return };
-        if inheriting.inheritance.len() > 0 {
-            inheriting.due = now + WOKEN_PAUSE;
-            return self.wake_some(group, self.slices.woken);
+    /// A slice of what is being taken over. True if there was anything.
+    pub(in crate::core) fn inherit_some(&mut self, now: Instant) -> bool {
+        let sleeps =
+            |group: &Group| group.inheriting.as_ref().is_some_and(|inheriting| inheriting.inheritance.len() > 0);
+        let inherits = |group: &Group| group.inheriting.is_some();
+        if let Some(group) = self.groups.iter().position(sleeps) {
+            self.wake_some(group);
+            self.release_held(now, group);
+            true
+        } else if let Some(group) = self.groups.iter().position(inherits) {
+            self.give_some(now, group);
+            true
+        } else {
+            false
         }
-        inheriting.due = now + GIVEN_PAUSE;
-        self.give_some(now, group);
+    }
+
+    /// The group is ours. If some of its child SAs sleep yet, its frames are to be held: true.
+    pub(in crate::core) fn hold_frames(&mut self, now: Instant, group: usize) -> bool {
+        let inheriting = self.groups.get_mut(group).and_then(|entry| entry.inheriting.as_mut());
+        let sleeping = inheriting.filter(|inheriting| inheriting.trusted && inheriting.inheritance.len() > 0);
+        let Some(inheriting) = sleeping else { return false };
+        inheriting.held_until = Some(now + HELD_MAX);
+        true
+    }
+
+    /// Whatever becomes of the group's frames now, they are not held for want of its child SAs.
+    pub(in crate::core) fn stop_holding(&mut self, group: usize) {
+        if let Some(inheriting) = self.groups.get_mut(group).and_then(|entry| entry.inheriting.as_mut()) {
+            inheriting.held_until = None;
+        }
+    }
+
+    /// Lets the held frames in, if all child SAs are awake, or it is time.
+    fn release_held(&mut self, now: Instant, group: usize) {
+        let Some(inheriting) = self.groups.get(group).and_then(|entry| entry.inheriting.as_ref()) else { return };
+        let is_over = |until| until <= now || inheriting.inheritance.len() == 0;
+        if !inheriting.held_until.is_some_and(is_over) {
+            return;
+        }
+        self.stop_holding(group);
+        for vip in self.vips_of(group) {
+            if let Some(entry) = self.tables.vips.get_mut(usize::from(vip))
+                && entry.state == VipState::HandingOver
+            {
+                entry.state = VipState::Owned;
+            }
+        }
+        self.publish_tables();
     }
 
     /// Gives IKE what was woken, if it is all that there is.
@@ -116,11 +157,11 @@ impl Core {
         }
     }
 
-    /// Looks at so many IKE SAs that were read, and wakes what may be gone on with.
-    fn wake_some(&mut self, group: usize, most: usize) {
+    /// Looks at some of the IKE SAs that were read, and wakes what may be gone on with.
+    fn wake_some(&mut self, group: usize) {
         let Some(mut inheriting) = self.groups.get_mut(group).and_then(|entry| entry.inheriting.take()) else { return };
         let mut wakes = Vec::new();
-        for _ in 0..most {
+        for _ in 0..self.slices.woken {
             match inheriting.inheritance.next() {
                 Some(Found::Set(mut set)) => {
                     if inheriting.trusted {
@@ -202,17 +243,6 @@ impl Core {
         if let Some(Inheriting { prepared, .. }) = stopped.map(|stopped| *stopped) {
             self.forget_prepared(prepared);
         }
-    }
-
-    pub(in crate::core) fn handle_inheriting_timeout(&mut self, now: Instant) {
-        for group in 0..self.groups.len() {
-            self.inherit_some(now, group);
-        }
-    }
-
-    /// When there is more to be taken over.
-    pub(in crate::core) fn inheriting_timeout(&self) -> Option<Instant> {
-        self.groups.iter().filter_map(|group| Some(group.inheriting.as_ref()?.due)).min()
     }
 
     /// Is something being taken over?

@@ -73,6 +73,7 @@ impl Core {
             return;
         }
         let info = info.clone();
+        self.forget_child(group, spi);
         // Not to be confused with one that carries traffic here.
         if self.children.contains_key(&spi) {
             return tracing::error!(spi_in = %spi, "the other appliance uses an SPI that is in use here");

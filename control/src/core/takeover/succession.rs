@@ -145,13 +145,19 @@ impl Core {
     /// When the next turn comes, or patience ends.
     pub(in crate::core) fn succession_timeout(&self) -> Option<Instant> {
         let deletions = self.succession.replacing.values().filter_map(|replaced| replaced.delete_at);
-        // Turns wait until it is known which SAs carry traffic.
-        let turns = self.succession.ladder.poll_timeout().filter(|_| !self.is_inheriting());
+        let turns = self.succession.ladder.poll_timeout().filter(|_| self.may_take_turns());
         deletions.chain(turns).min()
     }
 
+    /// Turns wait until it is known which SAs carry traffic, and which are ours.
+    fn may_take_turns(&self) -> bool {
+        !self.is_inheriting() && !self.is_forgetting()
+    }
+
     pub(in crate::core) fn handle_succession_timeout(&mut self, now: Instant) {
-        while let Some(id) = self.succession.ladder.poll_impatient(now) {
+        while self.may_take_turns()
+            && let Some(id) = self.succession.ladder.poll_impatient(now)
+        {
             let group = self.succession.ladder.standing(id).map(|climb| climb.group);
             if group.is_some_and(|group| self.is_patient(group)) {
                 self.succession.ladder.note_progress(now, id);
@@ -159,7 +165,7 @@ impl Core {
                 self.fall(now, id, Why::NoAnswer);
             }
         }
-        while !self.is_inheriting()
+        while self.may_take_turns()
             && let Some(id) = self.succession.ladder.poll_turn(now)
         {
             self.take_turn(now, id);
@@ -284,6 +290,11 @@ impl Core {
     /// An IKE SA, or an attempt at one, is over.
     pub(in crate::core) fn note_ike_gone(&mut self, now: Instant, id: IkeSaId, reason: GoneReason) {
         self.succession.stale.forget(id);
+        if reason == GoneReason::Forgotten {
+            self.succession.ladder.finish(id);
+            self.succession.replacing.remove(&id);
+            return;
+        }
         let failed = match reason {
             GoneReason::PeerDead => Some(Why::NoAnswer),
             GoneReason::ProtocolError | GoneReason::NumbersExhausted | GoneReason::Refused(_) => Some(Why::Refused),

@@ -191,8 +191,6 @@ pub fn run_planned(seed: u64) -> Outcome {
     // Two things may cost a packet that aren't about moves: the answer that deletes its child SA overtakes it; another one does, and then
     // nobody knows that it is still to come.
     variant.workers = [1; scene::APPLIANCES_MAX];
-    // And what an SA gets that isn't woken yet is lost.
-    variant.slices.woken_before = Slices::default().woken_before;
     (variant.rekey, variant.remote_rekey) = (Rekey { ike: None, child: None }, Rekey { ike: None, child: None });
     let plan = Plan::draw_planned(&mut rng);
     let mut world = World::with_plan(rng, None, variant, plan);
@@ -554,6 +552,6 @@ fn draw_slices(rng: &mut StdRng) -> Slices {
         return Slices::default();
     }
     let mut size = || rng.random_range(1..=3);
-    let (woken, given, copied, freed, prepared) = (size(), size(), size(), size(), size());
-    Slices { woken_before: rng.random_range(0..=2), woken, given, copied, freed, prepared }
+    let [woken, given, copied, freed, prepared, forgotten] = std::array::from_fn(|_| size());
+    Slices { woken, given, copied, freed, prepared, forgotten }
 }

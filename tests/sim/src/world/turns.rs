@@ -80,6 +80,7 @@ impl World {
         self.check_fences(id);
         let (now, delay) = (self.agenda.now(), self.micros(2, 25));
         let Some(process) = self.process(id) else { return };
+        process.core.end_step(process.clock.at(now));
         let statuses = process.statuses(process.clock.at(now));
         let next = if process.inbox.is_empty() {
             process.clock.when(process.core.poll_timeout()).max(now + delay)
