@@ -30,6 +30,7 @@ pub mod gateway;
 pub mod lab;
 pub mod netns;
 pub mod process;
+pub mod pulse;
 pub mod report;
 pub mod scenario;
 pub mod supervisor;

@@ -325,8 +325,11 @@ impl World {
                 let listed = record.copies.iter().find(|copy| copy.appliance == peer.appliance);
                 let backup = listed.and_then(|copy| running(*copy));
                 let status = backup.and_then(|backup| backup.core.ownership_status(backup.clock.at(now), group));
-                let resumes =
-                    status.is_some_and(|status| status.trusted && status.owner == Some(record.owner.appliance));
+                // Another one was faster: it doesn't know that yet, and resumes nothing.
+                let too_late = |role| matches!(role, Role::Taking { epoch: Some(epoch) } if epoch.0 <= record.epoch);
+                let resumes = status.is_some_and(|status| {
+                    status.trusted && status.owner == Some(record.owner.appliance) && !too_late(status.role)
+                });
                 resumes && peer.copy == Copy::None
             });
             if let Some(peer) = forgotten {
