@@ -64,8 +64,8 @@ pub(super) fn be_ordinary() {
 
 /// Lets the calling thread, a worker that sleeps while it is idle, have a processor as soon as it wakes: while it waits for one, it
 /// looks stuck, and the tunnels stand still. A niceness doesn't do: measured beside busy neighbours, the fair scheduler let a worker with the
-/// precedence of -10 wait for hundreds of milliseconds. What it leaves over is the
-/// others', and it leaves something to them however busy it is ([`Polling::Adaptive`](vipsec_dataplane::run::Polling)).
+/// precedence of -10 wait for hundreds of milliseconds. What it leaves over is the others', and it leaves something to them however busy it
+/// is ([`Polling::Adaptive`](vipsec_dataplane::run::Polling)).
 pub(super) fn be_ahead_of_ordinary() {
     if be_real_time(WORKER_PRIORITY).is_err() {
         // The control core's warning says what follows.

@@ -306,10 +306,4 @@ impl Endpoint {
         }
         self.leaving.contains_key(&vip)
     }
-
-    /// Leaves a VIP and forgets all of its SAs at once.
-    pub fn forget_vip(&mut self, vip: u16) {
-        self.leave_vip(vip);
-        self.forget_some(vip, usize::MAX);
-    }
 }

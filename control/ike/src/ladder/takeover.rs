@@ -382,6 +382,11 @@ fn records(bench: &Bench) -> (IkeSaRecord, Vec<crate::ChildSaRecord>) {
     bench.sides[BOB].endpoint.export(bench.sa(BOB).id, bench.now).unwrap()
 }
 
+fn forget_vip(endpoint: &mut Endpoint) {
+    endpoint.leave_vip(VIP);
+    endpoint.forget_some(VIP, usize::MAX);
+}
+
 fn successor(bench: &Bench, epoch: u32) -> Endpoint {
     let mut other = Bench::new(Setup { seed: 99, ..bench.setup.clone() });
     let [_, bob] = std::mem::replace(&mut other.sides, Bench::new(Setup::default()).sides);
@@ -389,7 +394,7 @@ fn successor(bench: &Bench, epoch: u32) -> Endpoint {
     if epoch > 0 {
         endpoint.set_origin(VIP, Epoch(epoch)).unwrap();
     } else {
-        endpoint.forget_vip(VIP);
+        forget_vip(&mut endpoint);
     }
     endpoint
 }
@@ -490,7 +495,7 @@ fn epochs_do_not_go_back() {
 #[test]
 fn deposed() {
     let mut bench = Bench::established(Setup::default());
-    bench.sides[BOB].endpoint.forget_vip(VIP);
+    forget_vip(&mut bench.sides[BOB].endpoint);
     bench.collect();
     assert!(bench.wire.is_empty());
     assert!(bench.sides[BOB].installed.is_empty());

@@ -74,6 +74,8 @@ pub struct CalmReport {
     pub longest_silence_ms: f64,
     /// Takeovers.
     pub takeovers: Vec<Takeover>,
+    /// Advertisements of another one than the owner, later than the last words of one that is followed may come.
+    pub strays: usize,
     /// How often a processor was gone from the machine for more than ten milliseconds, and for how long at most, in milliseconds.
     pub processor_gone: (usize, f64),
     /// Bulk data to targets and back, in MiB.
@@ -167,8 +169,12 @@ fn watch(lab: &Lab, roles: Roles, time: Duration, report: &mut CalmReport, progr
                 continue;
             };
             match newest {
-                // The last words of one that is followed.
-                Some((known, ..)) if epoch < known => continue,
+                Some((known, owner, _)) if epoch < known || (epoch == known && port != owner) => {
+                    let are_last_words = epoch < known
+                        && report.takeovers.last().is_some_and(|takeover| stamp.since(takeover.at) < SILENCE);
+                    report.strays += usize::from(!are_last_words);
+                    continue;
+                }
                 Some((known, ..)) if epoch > known => {
                     report.takeovers.push(Takeover { at: stamp, epoch, processor_gone_ms: 0.0 });
                 }
@@ -202,8 +208,9 @@ fn faults(lab: &Lab, owner: usize, report: &CalmReport) -> Result<Vec<String>> {
             faults.push(fault);
         }
     };
-    let CalmReport { owner_advertised, takeovers, moved_mib, connections: (kept, all), .. } = report;
+    let CalmReport { owner_advertised, takeovers, strays, moved_mib, connections: (kept, all), .. } = report;
     expect(*owner_advertised > 0, "the owner never advertised the VIP".to_owned());
+    expect(*strays == 0, format!("another one than the owner advertised the VIP {strays} times"));
     for takeover in takeovers {
         expect(!takeover.is_false(), format!("the owner was alive, and was taken over from: {takeover:?}"));
     }
