@@ -112,7 +112,7 @@ pub enum Action {
     CountServed {
         /// Nobody has had a copy since.
         since: Instant,
-        /// Another owner was heard of then.
+        /// Another owner was first heard of a little later.
         until: Instant,
     },
     /// The group stays ours under a higher epoch: open the VIPs and announce them again, as they were.

@@ -1,9 +1,10 @@
 //! Healing a split pair: both own the group, each without a copy at the other, because they could not hear each other.
 //!
 //! The one with the lower (epoch, id), when it hears of the other one, stops, counts the remote peers that it has served since it was
-//! alone, and says so in its beats. The other one counts, up to when the first one stopped, and says so, too. Who has more of them
-//! stays; if both have as many, the one with the higher (epoch, id). So a backup that was itself cut off doesn't depose the one with
-//! the traffic. The one that goes stops first and drops its SAs; the one that stays takes a higher epoch than both had.
+//! alone, and says so in its beats. The other one counts, and says so, too; both up to when they can't have heard each other yet. Who
+//! has more of them stays; if both have as many, the one with the higher (epoch, id). So a backup that was itself cut off doesn't
+//! depose the one with the traffic. The one that goes stops first and drops its SAs; the one that stays takes a higher epoch than both
+//! had.
 //!
 //! An owner whose copy counts, or may still be resumed from, or that overslept its deadline, has no say in this: it is deposed (R7).
 
@@ -28,9 +29,11 @@ impl Pair {
         }
     }
 
-    /// Another owner was heard of: what have we done until then since we were alone? What has come to us since the network has taken
-    /// from the other one, so it doesn't count: nothing is counted again while a split heals.
-    fn count_served(&mut self, now: Instant, until: Instant) {
+    /// Another owner was heard of: what have we done since we were alone? What has come to us since the networks met again they may have
+    /// taken from the other one, so it doesn't count; nor is anything counted again while a split heals. Who speaks is heard within
+    /// `detection`, though a word or two are lost: the networks haven't met before.
+    fn count_served(&mut self, now: Instant, heard: Instant) {
+        let until = heard.checked_sub(self.timing.detection).unwrap_or(heard);
         let counted = self.counted.is_some_and(|counted| now < counted + self.timing.trust);
         if self.is_alone() && !counted {
             self.note_sleep(now);
@@ -75,9 +78,9 @@ impl Pair {
                 self.step_down(now, StepDownReason::Deposed);
             }
         } else if self.link.as_ref().is_some_and(|link| link.owned) {
-            // It has the lower epoch, and has stopped. How long it took to say so is not known.
+            // It has the lower epoch, and has stopped.
             self.rival = Some(remote_peers);
-            let ago = Duration::from_millis(millis_ago.into()) + self.timing.interval;
+            let ago = Duration::from_millis(millis_ago.into());
             self.count_served(now, now.checked_sub(ago).unwrap_or(now));
             self.give_way(now);
         }

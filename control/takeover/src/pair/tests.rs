@@ -439,6 +439,28 @@ fn what_comes_after_the_other_owner_was_heard_does_not_count() {
     assert!(world.may_act(0) && !world.may_act(1));
 }
 
+/// One that had served nobody got the other one's remote peer between the healing and the first word that was heard: a tie by that, or
+/// worse, would take the group from the one that had the traffic.
+#[test]
+fn what_comes_before_the_other_owner_was_heard_does_not_count_once_the_networks_have_met() {
+    for (before, after, stays) in [([1, 0], [1, 1], 0), ([0, 1], [2, 1], 1)] {
+        let mut world = World::healed(before);
+        // The first words are lost.
+        (world.link_works, world.network_works) = (false, false);
+        let met = world.now + MS;
+        world.run(25 * MS);
+        for (index, node) in world.nodes.iter_mut().enumerate() {
+            if after[index] > before[index] {
+                (node.served, node.served_at) = (after[index], met);
+            }
+        }
+        (world.link_works, world.network_works) = (true, true);
+        world.run(100 * MS);
+        assert!(world.may_act(stays) && !world.may_act(1 - stays), "{before:?}, then {after:?}");
+        assert!(world.nodes[stays].stepped_down.is_empty(), "{before:?}, then {after:?}");
+    }
+}
+
 #[test]
 fn an_owner_that_waits_for_the_other_to_stop_outlives_it() {
     let mut world = World::healed([9, 0]);
