@@ -1,4 +1,5 @@
-//! What a backup knows of its owner: signs of life, counted in looks, and how long its copy may be trusted.
+//! What a backup knows of its owner: signs of life, counted in looks, and how long its copy may be trusted. And what an owner knows of
+//! its backup: whether that one hears it.
 
 use std::time::{Duration, Instant};
 
@@ -85,6 +86,38 @@ impl Stamps {
     /// When the echoed look was; `None` for a stamp that we never gave out.
     pub fn when(&self, echo: u64) -> Option<Instant> {
         (echo <= self.newest).then(|| self.origin + Duration::from_nanos(echo))
+    }
+}
+
+/// Does the other one hear us? Its beats echo the newest of our stamps that it has seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Hearing {
+    /// The newest stamp that it echoed, and when that was, or when we last knew nothing of that.
+    newest: Option<(u64, Instant)>,
+}
+
+impl Hearing {
+    /// A beat of the other one. `healthy`: it says that it could serve.
+    pub fn handle_beat(&mut self, now: Instant, echo: Option<u64>, healthy: bool) {
+        match (echo, &mut self.newest) {
+            (Some(echo), Some((newest, _))) if echo <= *newest => {}
+            (Some(echo), newest) => *newest = Some((echo, now)),
+            // A release that echoes nothing while it can't serve: whether it hears us is not known.
+            (None, Some((_, at))) if !healthy => *at = now,
+            (None, _) => {}
+        }
+    }
+
+    /// We slept, so we know nothing of what it echoed meanwhile.
+    pub fn overslept(&mut self, now: Instant) {
+        if let Some((_, at)) = &mut self.newest {
+            *at = now;
+        }
+    }
+
+    /// It has heard us, and nothing newer for that long, though it goes on speaking.
+    pub fn is_lost(&self, now: Instant, patience: Duration) -> bool {
+        self.newest.is_some_and(|(_, at)| now >= at + patience)
     }
 }
 

@@ -51,7 +51,7 @@ pub enum Message {
     Beat {
         /// The sender's newest look, in nanoseconds of its own clock: comes back as an echo.
         stamp: u64,
-        /// The newest stamp of the receiver that the sender has seen.
+        /// The newest stamp of the receiver that the sender has seen. Also of one that can't serve, so that an owner knows whether it is heard.
         echo: Option<u64>,
         /// Every worker advances and the data links are up: only then is this a heartbeat.
         healthy: bool,

@@ -30,7 +30,7 @@ use vipsec_wire::iv::{ApplianceId, Epoch};
 use crate::advertisement::{Advertisement, AdvertisementError, ReplayGuard};
 use crate::decider::{Action, Copy, Decider, Fitness, NotMoved, PeerStatus, Role, Status, StepDownReason};
 use crate::floor::Floor;
-use crate::liveness::{Silence, Stamps};
+use crate::liveness::{Hearing, Silence, Stamps};
 use crate::message::{GroupStatus, Message};
 use crate::timing::Timing;
 
@@ -69,10 +69,10 @@ struct Link {
     owned: bool,
     /// We have written into its region.
     is_used: bool,
-    /// When the look was that the peer's newest heartbeat echoes.
+    /// When the look was that the peer's newest heartbeat echoes: our copy is trusted from then on.
     echoed_look: Option<Instant>,
-    /// When a newer one of our looks was echoed, or we slept and know nothing of that.
-    echoed_at: Option<Instant>,
+    /// Does it hear us? It says so whether it can serve or not.
+    hearing: Hearing,
     /// The peer's newest stamp and when it arrived.
     newest_stamp: Option<(u64, Instant)>,
 }
@@ -198,7 +198,7 @@ impl Pair {
             owned: false,
             is_used: false,
             echoed_look: None,
-            echoed_at: None,
+            hearing: Hearing::default(),
             newest_stamp: None,
         });
         match self.held {
@@ -273,7 +273,7 @@ impl Pair {
             Role::Standby | Role::Taking { epoch: None } => (false, self.seen.0),
         };
         let status = GroupStatus { owned, epoch, holds_copy: self.held.is_some(), revision: 0 };
-        self.send(Message::Beat { stamp, echo: if healthy { echo } else { None }, healthy, status });
+        self.send(Message::Beat { stamp, echo, healthy, status });
         self.tell_served(now);
     }
 
@@ -286,10 +286,9 @@ impl Pair {
         if link.newest_stamp.is_none_or(|(newest, _)| stamp > newest) {
             link.newest_stamp = Some((stamp, now));
         }
+        link.hearing.handle_beat(now, echo, healthy);
         if healthy {
-            if echoed > link.echoed_look {
-                (link.echoed_look, link.echoed_at) = (echoed, Some(now));
-            }
+            link.echoed_look = link.echoed_look.max(echoed);
             if let (Some(held), Some(look)) = (&mut self.held, echoed)
                 && held.incarnation == link.incarnation
             {

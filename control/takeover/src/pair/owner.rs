@@ -126,7 +126,7 @@ impl Pair {
         let overslept = self.deadline.is_some_and(|deadline| now >= deadline);
         self.note_sleep(now);
         if let Some(link) = self.link.as_mut().filter(|_| overslept) {
-            link.echoed_at = link.echoed_at.map(|_| now);
+            link.hearing.overslept(now);
         }
         if let Some(trusted_until) = self.resumed_on_trust.take()
             && overslept
@@ -193,10 +193,8 @@ impl Pair {
     /// no longer than it has to.
     fn is_cut_off(&self, now: Instant) -> bool {
         let Some(link) = &self.link else { return false };
-        let is_past = |moment: Instant| now >= moment + self.timing.trust;
-        // One that can't serve echoes nothing.
-        let is_deaf = link.healthy && link.echoed_at.is_some_and(is_past);
-        is_deaf || link.newest_stamp.is_some_and(|(_, arrived)| is_past(arrived))
+        let is_mute = link.newest_stamp.is_some_and(|(_, arrived)| now >= arrived + self.timing.trust);
+        is_mute || link.hearing.is_lost(now, self.timing.trust)
     }
 
     pub(super) fn renew(&mut self, until: Instant) {

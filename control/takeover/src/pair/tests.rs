@@ -36,6 +36,8 @@ struct World {
     network_works: bool,
     /// Nothing reaches this one over the link.
     deaf: Option<usize>,
+    /// This one's beats echo nothing.
+    without_echo: Option<usize>,
 }
 
 fn id(node: usize) -> ApplianceId {
@@ -81,6 +83,7 @@ impl World {
             link_works: true,
             network_works: true,
             deaf: None,
+            without_echo: None,
         }
     }
 
@@ -89,8 +92,11 @@ impl World {
         while let Some(action) = self.nodes[index].pair.poll_action() {
             let node = &mut self.nodes[index];
             match action {
-                Action::Send { message, .. } if self.linked && self.link_works && self.deaf != Some(1 - index) => {
-                    self.inbox[1 - index].push_back(message)
+                Action::Send { mut message, .. } if self.linked && self.link_works && self.deaf != Some(1 - index) => {
+                    if let (Message::Beat { echo, .. }, true) = (&mut message, self.without_echo == Some(index)) {
+                        *echo = None;
+                    }
+                    self.inbox[1 - index].push_back(message);
                 }
                 Action::Send { .. } => {}
                 Action::Advertise { epoch, protected } => {
@@ -309,20 +315,43 @@ fn a_link_that_is_cut_without_an_error_is_left_as_soon_as_it_may_be() {
     assert!(world.nodes[0].stepped_down.is_empty() && world.nodes[1].activated.is_empty(), "nobody takes over");
 }
 
-/// Its own beats go on arriving, and say that it is well; what waits for its acknowledgements would wait for ever.
+/// Its own beats go on arriving, and say how it is; what waits for its acknowledgements would wait for ever.
 #[test]
 fn a_backup_that_does_not_hear_its_owner_is_left_as_soon_as_it_may_be() {
+    for fitness in [Fitness::Fit, Fitness::LinkDown, Fitness::WorkerStuck] {
+        let mut world = World::settled();
+        world.nodes[1].pair.handle_health(fitness);
+        world.run(20 * MS);
+        world.deaf = Some(1);
+        let timing = Timing::default();
+        world.run(timing.trust);
+        assert_eq!(world.copy(0), Copy::Counted, "{fitness:?}");
+        world.run(timing.trust + timing.trust_margin + 4 * timing.interval);
+        assert_eq!(world.copy(0), Copy::None, "{fitness:?}: the owner goes on alone");
+        assert!(world.may_act(0) && world.nodes[1].activated.is_empty(), "{fitness:?}: nobody takes over");
+        world.deaf = None;
+        world.run(100 * MS);
+        assert_eq!(world.copy(0), Copy::Counted, "{fitness:?}");
+    }
+}
+
+/// It holds its copy, and may be well again before it is needed.
+#[test]
+fn a_backup_that_hears_its_owner_is_kept_though_it_cannot_serve() {
     let mut world = World::settled();
-    world.deaf = Some(1);
-    let timing = Timing::default();
-    world.run(timing.trust);
-    assert_eq!(world.copy(0), Copy::Counted);
-    world.run(timing.trust + timing.trust_margin + 4 * timing.interval);
-    assert_eq!(world.copy(0), Copy::None, "the owner goes on alone");
-    assert!(world.may_act(0) && world.nodes[1].activated.is_empty(), "nobody takes over");
-    world.deaf = None;
-    world.run(100 * MS);
-    assert_eq!(world.copy(0), Copy::Counted);
+    world.nodes[1].pair.handle_health(Fitness::WorkerStuck);
+    world.run(2 * Timing::default().trust);
+    assert_eq!((world.copy(0), world.nodes[0].unprotected), (Copy::Counted, 0));
+}
+
+/// An older release says nothing of what it hears while it can't serve.
+#[test]
+fn a_backup_that_does_not_say_what_it_hears_is_not_taken_for_one_that_hears_nothing() {
+    let mut world = World::settled();
+    world.nodes[1].pair.handle_health(Fitness::WorkerStuck);
+    world.without_echo = Some(1);
+    world.run(3 * Timing::default().trust);
+    assert_eq!((world.copy(0), world.nodes[0].unprotected), (Copy::Counted, 0));
 }
 
 /// Its backup answers that it has not begun, but what it says besides was under way: the newest echo is as old as the sleep was long.

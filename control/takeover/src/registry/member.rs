@@ -23,7 +23,7 @@ use super::{Process, Record, Reply, Request, Standing};
 use crate::advertisement::{Advertisement, AdvertisementError, ReplayGuard};
 use crate::decider::{Action, Copy, Decider, Fitness, NotMoved, PeerStatus, Role, Status, StepDownReason};
 use crate::floor::Floor;
-use crate::liveness::{Silence, Stamps};
+use crate::liveness::{Hearing, Silence, Stamps};
 use crate::message::{GroupStatus, Message};
 use crate::timing::Timing;
 
@@ -55,8 +55,8 @@ pub(super) struct Link {
     pub(super) agreed: bool,
     /// When the newest beat arrived, and its stamp.
     pub(super) beat: Option<(u64, Instant)>,
-    /// The newest of our stamps that it has echoed, and when that was, or when we last slept and knew nothing of that.
-    pub(super) echo: Option<(u64, Instant)>,
+    /// Does it hear us? It says so whether it can serve or not.
+    pub(super) hearing: Hearing,
     /// It has begun to take over from what an earlier pairing has given it.
     pub(super) holds_ours: bool,
     /// Its newest beat says that it could serve.
@@ -278,7 +278,7 @@ impl Member {
                 let of_theirs = Process { appliance: id, incarnation: link.incarnation };
                 let holds_copy = taking && self.held == Some(of_theirs);
                 let status = GroupStatus { owned: owned.is_some(), epoch, holds_copy, revision };
-                let echo = link.beat.map(|(stamp, _)| stamp).filter(|_| healthy);
+                let echo = link.beat.map(|(stamp, _)| stamp);
                 (id, Message::Beat { stamp, echo, healthy, status })
             })
             .collect();
@@ -299,9 +299,7 @@ impl Member {
         if link.beat.is_none_or(|(newest, _)| stamp > newest) {
             link.beat = Some((stamp, now));
         }
-        if let Some(echo) = echo.filter(|echo| link.echo.is_none_or(|(newest, _)| *echo > newest)) {
-            link.echo = Some((echo, now));
-        }
+        link.hearing.handle_beat(now, echo, healthy);
         (link.holds_ours, link.healthy, link.owns) = (status.holds_copy, healthy, status.owned);
         let epoch = Epoch(status.epoch);
         if status.owned {
@@ -378,7 +376,7 @@ impl Decider for Member {
             incarnation: process,
             agreed,
             beat: None,
-            echo: None,
+            hearing: Hearing::default(),
             holds_ours: false,
             healthy: false,
             owns: false,

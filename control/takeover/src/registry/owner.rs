@@ -53,8 +53,7 @@ impl Member {
         }
         let overslept = self.deadline.is_some_and(|deadline| now >= deadline);
         if overslept {
-            let links = self.mates.values_mut().filter_map(|mate| mate.link.as_mut());
-            links.filter_map(|link| link.echo.as_mut()).for_each(|(_, echoed)| *echoed = now);
+            self.mates.values_mut().filter_map(|mate| mate.link.as_mut()).for_each(|link| link.hearing.overslept(now));
         }
         if self.doubt.is_none() && !overslept {
             self.leave_those_cut_off(now);
@@ -102,10 +101,8 @@ impl Member {
 
     /// A cut link gives no error by itself, and may be cut in one direction alone: then we are not heard.
     fn leave_those_cut_off(&mut self, now: Instant) {
-        let is_past =
-            |moment: Option<(u64, Instant)>| moment.is_some_and(|(_, moment)| now >= moment + self.timing.trust);
-        // One that can't serve echoes nothing.
-        let is_cut_off = |link: &Link| is_past(link.beat) || (link.healthy && is_past(link.echo));
+        let is_mute = |link: &Link| link.beat.is_some_and(|(_, heard)| now >= heard + self.timing.trust);
+        let is_cut_off = |link: &Link| is_mute(link) || link.hearing.is_lost(now, self.timing.trust);
         let cut_off =
             self.mates.iter().filter(|(_, mate)| mate.copy != Kept::None && mate.link.as_ref().is_some_and(is_cut_off));
         for id in cut_off.map(|(id, _)| *id).collect::<Vec<_>>() {

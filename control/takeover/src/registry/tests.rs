@@ -603,16 +603,31 @@ fn an_owner_that_cannot_serve_and_has_no_copy_gives_the_group_up() {
     assert!(!world.nodes[1].activated[0].1);
 }
 
-/// Its own beats go on arriving, and say that it is well; what waits for its acknowledgements would wait for ever.
+/// Its own beats go on arriving, and say how it is; what waits for its acknowledgements would wait for ever.
 #[test]
 fn a_backup_that_does_not_hear_its_owner_is_left_behind() {
+    for fitness in [Fitness::Fit, Fitness::LinkDown, Fitness::WorkerStuck] {
+        let mut world = World::settled();
+        world.nodes[1].member.handle_health(fitness);
+        world.run(20 * MS);
+        world.link_works[0][1] = false;
+        world.run(2 * Timing::default().trust);
+        let (owners, copies) = (world.owners(), world.copies(0));
+        assert_eq!((owners, copies), (vec![0], vec![Copy::None, Copy::Counted]), "{fitness:?}");
+        world.link_works[0][1] = true;
+        world.run(500 * MS);
+        assert_eq!((world.owners(), world.copies(0)), (vec![0], vec![Copy::Counted; 2]), "{fitness:?}");
+    }
+}
+
+/// It holds its copy, and may be well again before it is needed.
+#[test]
+fn a_backup_that_hears_its_owner_is_kept_though_it_cannot_serve() {
     let mut world = World::settled();
-    world.link_works[0][1] = false;
+    world.nodes[1].member.handle_health(Fitness::WorkerStuck);
     world.run(2 * Timing::default().trust);
-    assert_eq!((world.owners(), world.copies(0)), (vec![0], vec![Copy::None, Copy::Counted]));
-    world.link_works[0][1] = true;
-    world.run(500 * MS);
     assert_eq!((world.owners(), world.copies(0)), (vec![0], vec![Copy::Counted; 2]));
+    assert!(world.nodes[0].released.is_empty());
 }
 
 /// Its deadline has passed, so it would ask whether anybody has begun; and each question would make the backups count anew.
