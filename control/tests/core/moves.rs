@@ -186,6 +186,21 @@ fn a_vip_that_the_operator_moved_does_not_go_back_by_itself() {
     assert_eq!(serves(&pair), [true, false]);
 }
 
+/// The heir was told to take it and didn't, for its data link went down after its last beat. What it takes later nobody has ordered.
+#[test]
+fn an_order_that_nobody_took_does_not_keep_a_vip_from_going_back() {
+    let mut pair = Pair::with_vip("give_back = \"10s\"", "");
+    pair.sides[1].core.handle_health(Fitness::LinkDown);
+    let order = Request::MoveVip { vip: "web".to_owned(), to: "2".to_owned() };
+    pair.order(0, order).expect_err("it stays where it is");
+    pair.sides[1].core.handle_health(Fitness::Fit);
+    pair.pass(SECOND);
+    fail_over(&mut pair, 0, Fitness::WorkerStuck);
+    assert_eq!(serves(&pair), [false, true]);
+    pair.pass(12 * SECOND);
+    assert_eq!(serves(&pair), [true, false]);
+}
+
 #[test]
 fn a_vip_waits_for_the_operator_where_nothing_else_is_configured() {
     let mut pair = Pair::new("");

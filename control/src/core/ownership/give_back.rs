@@ -21,7 +21,8 @@ pub(in crate::core) struct GiveBack {
     comes_back: bool,
     /// Since when that appliance is ready: its copy counts, and it could serve.
     ready_since: Option<Instant>,
-    /// The preferred appliance's process when the operator had the group brought here: it stays here for as long as that one lives.
+    /// The preferred appliance's process when the operator had the group brought here: it stays here for as long as that one lives, and
+    /// the group isn't another's again.
     against: Option<u64>,
 }
 
@@ -50,6 +51,10 @@ impl GiveBack {
     /// To whom it is to go now. `process`: the preferred appliance's that is paired.
     fn poll(&mut self, now: Instant, status: &Status, process: Option<u64>) -> Option<ApplianceId> {
         let (to, after) = self.to?;
+        if status.role == Role::Standby {
+            // We didn't take it as ordered, or don't have it any more: what brings it here next is nobody's order.
+            self.against = None;
+        }
         let is_ready = |peer: &PeerStatus| peer.appliance == to && peer.copy == Copy::Counted && peer.healthy;
         let ready = status.peers.iter().any(is_ready);
         let wanted = matches!(status.role, Role::Owner { .. }) && ready && process.is_some() && process != self.against;
@@ -238,6 +243,19 @@ mod tests {
         }
         assert_eq!(give_back.poll(now + 100 * SECOND, &counted, Some(8)), None);
         assert_eq!(give_back.poll(now + 101 * SECOND, &counted, Some(8)), Some(preferred()));
+    }
+
+    /// It has to be fit when the order comes; and what it had by order it may lose, and get again.
+    #[test]
+    fn an_order_that_was_not_taken_or_is_over_keeps_nothing_here() {
+        let now = Instant::now();
+        let mut give_back = GiveBack::new(me(), Some(preferred()), Some(SECOND));
+        let counted = status(Copy::Counted);
+        let elsewhere = Status { role: Role::Standby, owner: Some(preferred()), ..counted.clone() };
+        give_back.note_order(Some(7));
+        assert_eq!(give_back.poll(now, &elsewhere, Some(7)), None);
+        assert_eq!(give_back.poll(now, &counted, Some(7)), None);
+        assert_eq!(give_back.poll(now + SECOND, &counted, Some(7)), Some(preferred()));
     }
 
     #[test]
