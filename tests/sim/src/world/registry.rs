@@ -24,6 +24,8 @@ const STRAY_MAX_MS: u64 = 400;
 pub(crate) struct Registry {
     /// By group: its revision and what it says.
     records: BTreeMap<usize, (u64, Record)>,
+    /// The revision on which each process has last tried to write, by group.
+    tried: BTreeMap<(ProcessId, usize), u64>,
     /// When each process was heard last.
     heard: BTreeMap<Process, Instant>,
     /// Faults for which it answers nobody.
@@ -36,6 +38,12 @@ impl Registry {
     /// The newest that it says of a group.
     pub(crate) fn record(&self, group: usize) -> Option<&Record> {
         self.records.get(&group).map(|(_, record)| record)
+    }
+
+    /// May what a process has tried to write still come to stand? It is refused once anything else was written.
+    pub(crate) fn may_take(&self, process: ProcessId, group: usize) -> bool {
+        let revision = self.records.get(&group).map_or(0, |(revision, _)| *revision);
+        self.tried.get(&(process, group)) == Some(&revision)
     }
 
     fn take(&mut self, now: Instant, group: usize, request: Request, planted: Option<Planted>) -> Reply {
@@ -71,6 +79,9 @@ impl Registry {
 impl World {
     /// A process asks. It gets an answer in any case, be it that there is none.
     pub(super) fn ask_registry(&mut self, from: ProcessId, group: usize, request: Request) {
+        if let Request::Write { revision, .. } = request {
+            self.registry.tried.insert((from, group), revision);
+        }
         let reaches = self.registry.cut_off[from.appliance] == 0;
         let answered = reaches && self.registry.silent == 0 && !self.rng.random_bool(0.01);
         let delay = self.micros(30, 2500);

@@ -323,13 +323,11 @@ impl World {
             let Some(owner) = owner.filter(|owner| is_owner(&owner.role)) else { continue };
             let forgotten = owner.peers.iter().find(|peer| {
                 let listed = record.copies.iter().find(|copy| copy.appliance == peer.appliance);
-                let backup = listed.and_then(|copy| running(*copy));
-                let status = backup.and_then(|backup| backup.core.ownership_status(backup.clock.at(now), group));
+                let Some(backup) = listed.and_then(|copy| running(*copy)) else { return false };
+                let Some(status) = backup.core.ownership_status(backup.clock.at(now), group) else { return false };
                 // Another one was faster: it doesn't know that yet, and resumes nothing.
-                let too_late = |role| matches!(role, Role::Taking { epoch: Some(epoch) } if epoch.0 <= record.epoch);
-                let resumes = status.is_some_and(|status| {
-                    status.trusted && status.owner == Some(record.owner.appliance) && !too_late(status.role)
-                });
+                let too_late = matches!(status.role, Role::Taking { .. }) && !self.registry.may_take(backup.id, group);
+                let resumes = status.trusted && status.owner == Some(record.owner.appliance) && !too_late;
                 resumes && peer.copy == Copy::None
             });
             if let Some(peer) = forgotten {
