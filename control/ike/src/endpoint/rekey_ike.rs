@@ -242,6 +242,7 @@ impl Endpoint {
         };
         self.log_ike_keys(&state.channel);
         let mut heir = IkeSa::new(state, Arc::clone(&old.policy), now);
+        heir.heard_first = old.heard_first;
         (heir.rekey_at, heir.expires_at) = self.lifetime(now, Duration::ZERO, Lifetime::of_ike(&heir.policy));
         tracing::info!(
             old = %old.id(), new = %id, connection = %old.state.connection, peer = %old.peer(), %suite, ?role, "IKE SA rekeyed"

@@ -87,6 +87,21 @@ fn rekey_by_either_end() {
     }
 }
 
+/// Who was heard before is no news by new keys: which of two owners has served it (docs/takeover.md, "Healing a split") turns on that.
+#[test]
+fn a_remote_peer_that_is_rekeyed_has_been_heard_before() {
+    let mut bench = Bench::established(Setup::default());
+    bench.pass(MINUTE);
+    let before = bench.now;
+    bench.pass(MINUTE);
+    let old = bench.sa(BOB).id;
+    bench.sides[BOB].endpoint.rekey_ike(old, bench.now).unwrap();
+    bench.run();
+    for side in &bench.sides {
+        assert_eq!(side.endpoint.remotes_heard(before, before).count(), 1);
+    }
+}
+
 #[test]
 fn rekey_with_any_one_message_lost() {
     for n in 0..4 {
