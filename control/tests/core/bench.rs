@@ -261,7 +261,7 @@ pub(crate) struct Bench {
 impl Bench {
     /// The appliance owns its VIP.
     pub(crate) fn new(config: Config, workers: usize) -> Self {
-        let mut bench = Self::started(config, workers, Instant::now(), 1);
+        let mut bench = Self::started(config, workers, Instant::now(), 1, Some(0));
         bench.run();
         assert!(bench.core.is_serving());
         bench
@@ -269,17 +269,22 @@ impl Bench {
 
     /// It owns nothing yet.
     pub(crate) fn unowned(config: Config, now: Instant, incarnation: u64) -> Self {
-        Self::started(config, 1, now, incarnation)
+        Self::started(config, 1, now, incarnation, Some(0))
     }
 
-    fn started(config: Config, workers: usize, now: Instant, incarnation: u64) -> Self {
+    /// The same, and it doesn't know which epochs it once used.
+    pub(crate) fn without_floor(config: Config, now: Instant, incarnation: u64) -> Self {
+        Self::started(config, 1, now, incarnation, None)
+    }
+
+    fn started(config: Config, workers: usize, now: Instant, incarnation: u64, floor: Option<u32>) -> Self {
         let tables = config.tables(|_| MacAddr([2, 0, 0, 0, 0, 1])).unwrap();
         let deadline = Deadline::never(now);
         let surroundings = Surroundings {
             counters: (0..workers).map(|_| Arc::new(Counters::default())).collect(),
             tables: tables.clone(),
             deadline: deadline.clone(),
-            floors: config.vips.iter().map(|_| Floor::from_disk(Some(0))).collect(),
+            floors: config.vips.iter().map(|_| Floor::from_disk(floor)).collect(),
             incarnation,
             health_seed: 1,
             rng: Box::new(StdRng::seed_from_u64(99)),

@@ -42,6 +42,11 @@ fn expected(ways: &[(&str, &str, u64)]) -> Vec<(String, String, u64)> {
     ways.iter().map(|(way, reason, count)| ((*way).to_owned(), (*reason).to_owned(), *count)).collect()
 }
 
+/// How often the successor took that way.
+fn counted(pair: &Pair, way: &str) -> u64 {
+    pair.sides[1].core.counter_sums().counters[&format!("takeover_{way}")]
+}
+
 /// IKE SAs, by the SPIs in their messages, in the order in which they were first heard; and when.
 fn heard(pair: &mut Pair, known: &mut BTreeSet<Vec<u8>>) -> Vec<(Instant, Vec<u8>)> {
     let now = pair.now();
@@ -72,6 +77,7 @@ fn ten_thousand_ike_sas_are_dealt_with_at_the_rate_and_those_with_traffic_first(
         sas = pair.sides[1].sas();
     }
     assert_eq!(pair.sides[1].takeover(), expected(&[("keep", "trusted copy", COUNT.into())]));
+    assert_eq!(counted(&pair, "keep"), u64::from(COUNT));
     let carries = |sa: &&vipsec_control::api::IkeSa| busy.contains(&Spi::new(sa.children[0].spi_in.0).unwrap());
     let busy: BTreeSet<_> = sas.iter().filter(carries).map(|sa| sa.spi.0.to_be_bytes()).collect();
     assert_eq!(busy.len(), COUNT as usize / 100);
@@ -105,6 +111,45 @@ fn a_peer_is_asked_to_skip_the_numbers_that_count_as_seen() {
     assert_eq!(pair.sides[1].peers[0].skips, [90]);
     let after = pair.sides[1].sas();
     assert_eq!((after.len(), after[0].takeover.as_deref()), (1, None), "rekeyed, and through with it");
+    assert_eq!([counted(&pair, "replay_sync"), counted(&pair, "keep")], [1, 0]);
+}
+
+/// It may have used them itself, under an epoch that it forgot with its floor (I1): a child SA of before stays shut until it is rekeyed, and
+/// the peer of an IKE SA of before is called.
+#[test]
+fn keys_that_are_older_than_an_appliances_floor_are_replaced_and_not_used() {
+    let mut pair = established(2, "");
+    pair.kill(1);
+    pair.revive_with_a_new_disk(1);
+    pair.pass(SECOND);
+    let now = pair.now();
+    let peer = &mut pair.sides[0].peers[0].endpoint;
+    let rekeyed = peer.sas(now).next().unwrap().id;
+    peer.rekey_ike(rekeyed, now).unwrap();
+    pair.pass(SECOND);
+    let before: BTreeSet<u32> = pair.sides[0].children.keys().map(|spi| spi.get()).collect();
+    let peer = take_over(&mut pair).unwrap();
+    let why = "born before the floor was lost";
+    assert_eq!(pair.sides[1].takeover(), expected(&[("rekey", why, 1), ("renegotiate", why, 1)]));
+    assert_eq!(pair.sides[1].opened_with, Some(0), "none of their child SAs is there when the VIP opens");
+    pair.sides[1].peers.push(peer);
+    pair.pass(SECOND);
+    let after = pair.sides[1].sas();
+    assert_eq!(after.iter().map(|sa| sa.children.len()).collect::<Vec<_>>(), [1, 1]);
+    let carry = pair.sides[1].children.keys().map(|spi| spi.get()).collect::<BTreeSet<_>>();
+    assert!(carry.len() == 2 && carry.is_disjoint(&before), "{carry:?}, {before:?}");
+    assert_eq!(["keep", "rekey", "renegotiate"].map(|way| counted(&pair, way)), [0, 1, 1]);
+}
+
+#[test]
+fn what_the_policy_has_renegotiated_is_said_and_counted() {
+    let mut pair = Pair::renegotiating(&connection("branch", FAR, 9, ""));
+    pair.sides[0].peers.push(Peer::new(1, peer_policy("branch", FAR, 9)));
+    pair.ask(0, Request::Initiate { connection: "branch".to_owned(), child: None });
+    pair.pass(SECOND);
+    take_over(&mut pair);
+    assert_eq!(pair.sides[1].takeover(), expected(&[("renegotiate", "policy", 1)]));
+    assert_eq!(counted(&pair, "renegotiate"), 1);
 }
 
 #[test]
@@ -130,6 +175,7 @@ fn a_peer_that_does_not_answer_a_synchronisation_is_called_anew() {
     assert!(sa.spi != old && sa.initiator && sa.children.len() == 1, "{sa:?}");
     assert_eq!(pair.sides[1].children.len(), 1);
     assert_eq!(pair.sides[1].takeover(), expected(&[("renegotiate", "no answer", 1)]));
+    assert_eq!(["message_id_sync", "renegotiate"].map(|way| counted(&pair, way)), [1, 1], "each way that was tried");
 }
 
 #[test]
@@ -141,6 +187,7 @@ fn a_peer_that_cannot_be_reached_at_all_is_lost_and_that_is_said() {
     // Longer than a call with all its retransmissions takes.
     pair.pass(600 * SECOND);
     assert_eq!(pair.sides[1].takeover(), expected(&[("lost", "no answer", 1)]));
+    assert_eq!(counted(&pair, "lost"), 1);
     assert!(pair.sides[1].sas().is_empty());
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use vipsec_control::api::{ApiError, Request, Response};
+use vipsec_control::config::Config;
 use vipsec_control::core::Paired;
 use vipsec_dataplane::api::Event;
 use vipsec_store::pairing::{Handshake, PairingSecret, Side};
@@ -182,10 +183,19 @@ impl Pair {
 
     /// A new process of an appliance that died; the two are paired.
     pub(crate) fn revive(&mut self, side: usize) {
+        self.begin_anew(side, Bench::unowned);
+    }
+
+    /// The same of one whose floor went with its disk.
+    pub(crate) fn revive_with_a_new_disk(&mut self, side: usize) {
+        self.begin_anew(side, Bench::without_floor);
+    }
+
+    fn begin_anew(&mut self, side: usize, begin: fn(Config, Instant, u64) -> Bench) {
         let now = self.now();
         self.incarnations[side] += 10;
         self.fates[side] = Fate::default();
-        self.sides[side] = Bench::unowned(read_config(&self.texts[side]), now, self.incarnations[side]);
+        self.sides[side] = begin(read_config(&self.texts[side]), now, self.incarnations[side]);
         self.dead[side] = false;
         self.in_earshot = true;
         self.link();
