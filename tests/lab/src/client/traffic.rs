@@ -49,6 +49,8 @@ pub struct Way {
     pub lost: u64,
     /// Arrived once more, wherever.
     pub doubled: u64,
+    /// How often the one arrived that did so most often.
+    pub most: u64,
     /// Hosts that took part: one, unless the flow was moved.
     pub targets: usize,
     /// When one arrived, in order.
@@ -113,10 +115,12 @@ impl Way {
             way.lost += report.lost;
             way.doubled += report.duplicated;
             way.arrivals.extend(arrivals.iter().map(|(_, stamp)| *stamp));
-            let mut first = BTreeMap::new();
+            let (mut first, mut times) = (BTreeMap::new(), BTreeMap::<u64, u64>::new());
             for (number, arrived) in *arrivals {
                 first.entry(*number).or_insert(*arrived);
+                *times.entry(*number).or_default() += 1;
             }
+            way.most = times.into_values().fold(way.most, u64::max);
             let sent_at = |number: u64| usize::try_from(number).ok().and_then(|number| sent.get(number));
             way.flights.extend(first.into_iter().filter_map(|(number, arrived)| Some((*sent_at(number)?, arrived))));
         }
@@ -162,7 +166,7 @@ mod tests {
             ("t2".to_owned(), vec![(1, at(80))]),
         ]);
         let way = Way::up(&ProbeRecord { sent: vec![at(0), at(2), at(4), at(6)], up, ..ProbeRecord::default() });
-        assert_eq!((way.sent, way.lost, way.doubled, way.targets), (4, 1, 1, 2));
+        assert_eq!((way.sent, way.lost, way.doubled, way.most, way.targets), (4, 1, 1, 2, 2));
         assert_eq!(way.blocked_ms(), 2.0);
         assert_eq!(way.silence_around(at(70)), Some((at(2), at(80))));
         assert_eq!(way.silence_around(at(95)), None);

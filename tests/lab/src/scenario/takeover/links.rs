@@ -95,7 +95,9 @@ fn partition(lab: &mut Lab) -> Result<String> {
     let roles = lab.await_roles()?;
     std::thread::sleep(MARGIN);
     let seen = traffic.end(lab)?;
-    // In a partition each of two owners may deliver a packet once: never one of them twice, and more than two don't exist.
+    // I2: in a partition each of two owners may deliver a packet once, and more than two don't exist.
+    let most = seen.up.most.max(seen.down.most);
+    expect(most <= 2, "each owner to deliver a packet once", || format!("one arrived {most} times"))?;
     let lost = (seen.up.blocked_ms(), seen.down.blocked_ms());
     let kept = seen.long_lived.iter().filter(|connection| connection.is_kept()).count();
     Ok(format!(
