@@ -34,6 +34,8 @@ pub struct TakeoverReport {
     pub takeover_ms: f64,
     /// SAs.
     pub sas: Sas,
+    /// In which ways the successor went on with IKE SAs, by its own word, and with how many.
+    pub ways: BTreeMap<String, u64>,
     /// ESP packets of before that were sent to the successor again.
     pub replayed: usize,
     /// Datagrams among them that reached a target once more.
@@ -160,6 +162,12 @@ impl TakeoverReport {
         expect(self.replayed_delivered == 0, format!("{} replayed datagrams were delivered", self.replayed_delivered));
         let doubled = self.doubled_at_client;
         expect(doubled == 0, format!("{doubled} datagrams were delivered to the client twice"));
+        let allowed: &[&str] = match self.policy {
+            TakeoverPolicy::Resume => &["keep", "replay sync", "rekey"],
+            TakeoverPolicy::Renegotiate => &["renegotiate"],
+        };
+        let as_wanted = self.ways.keys().all(|way| allowed.contains(&way.as_str()));
+        expect(!self.ways.is_empty() && as_wanted, format!("IKE SAs went on in these ways: {:?}", self.ways));
         let Sas { before, after, resumed, fresh, calls } = self.sas;
         expect(before == after, format!("there were {before} SAs before and {after} afterwards"));
         expect(fresh > 0, "no fresh child SA came into use".to_owned());
@@ -211,6 +219,8 @@ impl TakeoverReport {
         line("connections", format!("{kept} kept, {reset} broken, {moved} moved; longest stall {stall_ms:.0} ms"));
         let Sas { before, after, resumed, fresh, calls } = self.sas;
         line("SAs", format!("{before} before, {resumed} resumed, {fresh} fresh, {after} afterwards; {calls} calls"));
+        let ways = self.ways.iter().map(|(way, count)| format!("{way}: {count}"));
+        line("IKE SAs went on by", ways.collect::<Vec<_>>().join(", "));
         line("replayed packets", format!("{}, of which {} were delivered", self.replayed, self.replayed_delivered));
         let drops = self.successor_drops.iter().map(|(reason, count)| format!("{reason}: {count}"));
         line("successor's drops", drops.collect::<Vec<_>>().join(", "));

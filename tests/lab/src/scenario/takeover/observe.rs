@@ -1,6 +1,6 @@
 //! A takeover under traffic, watched from outside: by client and targets, and by the captures at the switch.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -292,6 +292,7 @@ fn report(
             fresh: new.esp.difference(&old.esp).count(),
             calls: calls(watch.lab, watch.ended),
         },
+        ways: ways(lab, roles.backup)?,
         replayed,
         replayed_delivered: seen.up.doubled,
         successor_drops: lab.appliance(roles.backup)?.drops()?,
@@ -307,6 +308,15 @@ fn report(
         rate: 1.0 / PROBE_INTERVAL.as_secs_f64(),
     };
     Ok(Takeover { report, arrivals })
+}
+
+/// In which ways an appliance went on with the IKE SAs of its newest takeover, by its own word, and with how many.
+fn ways(lab: &Lab, place: usize) -> Result<BTreeMap<String, u64>> {
+    let mut ways = BTreeMap::new();
+    for taken in lab.appliance(place)?.status()?.vips.into_iter().filter_map(|vip| vip.takeover) {
+        taken.ways.into_iter().for_each(|way| *ways.entry(way.way).or_default() += way.ike_sas);
+    }
+    Ok(ways)
 }
 
 fn timeline(
