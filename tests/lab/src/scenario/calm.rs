@@ -80,8 +80,10 @@ pub struct CalmReport {
     pub processor_gone: (usize, f64),
     /// Bulk data to targets and back, in MiB.
     pub moved_mib: u64,
-    /// Transfers that were damaged or took too long.
+    /// Transfers that broke or took too long.
     pub failed_transfers: u64,
+    /// Transfers that were answered in full, with other bytes than were sent.
+    pub damaged_transfers: u64,
     /// Long-lived connections that lived on, of how many.
     pub connections: (usize, usize),
     /// Datagrams lost one way and the other, of those sent.
@@ -111,6 +113,7 @@ pub fn play(config: &CalmConfig, progress: &Progress) -> Result<CalmReport> {
     report.judge(&pulse.end());
     report.moved_mib = load.moved.load(Ordering::Relaxed) >> 20;
     report.failed_transfers = load.failed.load(Ordering::Relaxed);
+    report.damaged_transfers = load.damaged.load(Ordering::Relaxed);
     let seen = traffic.end(&lab)?;
     report.lost = [(seen.up.lost, seen.up.sent), (seen.down.lost, seen.down.sent)];
     let kept = seen.long_lived.iter().filter(|connection| connection.is_kept()).count();
@@ -127,6 +130,7 @@ struct Load {
     stop: AtomicBool,
     moved: AtomicU64,
     failed: AtomicU64,
+    damaged: AtomicU64,
 }
 
 impl Load {
@@ -149,7 +153,8 @@ impl Load {
         while !self.stop.load(Ordering::Relaxed) {
             match once() {
                 Ok(BulkReport { intact: true, .. }) => self.moved.fetch_add(TRANSFER_BYTES, Ordering::Relaxed),
-                Ok(_) | Err(_) => self.failed.fetch_add(1, Ordering::Relaxed),
+                Ok(_) => self.damaged.fetch_add(1, Ordering::Relaxed),
+                Err(_) => self.failed.fetch_add(1, Ordering::Relaxed),
             };
         }
     }
@@ -208,13 +213,15 @@ fn faults(lab: &Lab, owner: usize, report: &CalmReport) -> Result<Vec<String>> {
             faults.push(fault);
         }
     };
-    let CalmReport { owner_advertised, takeovers, strays, moved_mib, connections: (kept, all), .. } = report;
+    let CalmReport { owner_advertised, takeovers, strays, moved_mib, damaged_transfers, .. } = report;
+    let (kept, all) = report.connections;
     expect(*owner_advertised > 0, "the owner never advertised the VIP".to_owned());
     expect(*strays == 0, format!("another one than the owner advertised the VIP {strays} times"));
     for takeover in takeovers {
         expect(!takeover.is_false(), format!("the owner was alive, and was taken over from: {takeover:?}"));
     }
     expect(*moved_mib > 0, "no bulk data got through".to_owned());
+    expect(*damaged_transfers == 0, format!("{damaged_transfers} transfers in bulk were damaged"));
     expect(kept == all, format!("{kept} of {all} connections lived on"));
     let standing = lab.appliance(owner)?.standing()?;
     expect(standing == Standing::Owner, format!("the owner became {standing:?}"));
