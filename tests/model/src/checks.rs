@@ -3,6 +3,8 @@
 use stateright::Property;
 use vipsec_takeover::decider::Copy;
 
+use crate::planted::Planted;
+use crate::side::Process;
 use crate::subject::Subject;
 use crate::world::{State, World};
 
@@ -19,6 +21,8 @@ pub enum Broken {
     TwoAct,
     /// An appliance took an epoch again.
     EpochTwice,
+    /// An owner waits for a backup's copy, and takes that backup for missing.
+    MissingCounted,
     /// Everything was mended long ago, and there isn't one owner with a counted copy.
     NotSettled,
 }
@@ -46,6 +50,13 @@ impl Event {
 impl<D: Subject> World<D> {
     /// Takes note of what the last step broke.
     pub(crate) fn judge(&self, state: &mut State<D>) {
+        if self.planted == Some(Planted::EndlessAbsence) {
+            let processes = state.sides.iter_mut().filter_map(|side| side.process.as_mut());
+            processes.for_each(|process| process.has_missed = process.misses());
+        }
+        if self.missing_counted(state) {
+            state.broken(Broken::MissingCounted);
+        }
         if self.trusted_alone(state) {
             state.broken(Broken::TrustedNotCounted);
         }
@@ -77,6 +88,13 @@ impl<D: Subject> World<D> {
         })
     }
 
+    /// An owner waits for a backup's copy, and takes that backup for missing: it would be patient with remote peers that are dead.
+    fn missing_counted(&self, state: &State<D>) -> bool {
+        let now = self.now(state);
+        let mut processes = state.sides.iter().filter_map(|side| side.process.as_ref());
+        processes.any(|process| process.copy(now) == Copy::Counted && process.misses())
+    }
+
     /// One owns the group, and has a counted copy.
     pub(crate) fn stands(&self, state: &State<D>) -> bool {
         let now = self.now(state);
@@ -104,6 +122,9 @@ pub(crate) fn properties<D: Subject>() -> Vec<Property<World<D>>> {
         Property::always("no appliance uses an epoch twice", |_, state: &State<D>| {
             state.broken != Some(Broken::EpochTwice)
         }),
+        Property::always("a backup whose copy counts isn't missing", |_, state: &State<D>| {
+            state.broken != Some(Broken::MissingCounted)
+        }),
         Property::always("when all is mended one owns the group and has a counted copy", |_, state: &State<D>| {
             state.broken != Some(Broken::NotSettled)
         }),
@@ -113,7 +134,10 @@ pub(crate) fn properties<D: Subject>() -> Vec<Property<World<D>>> {
         Property::sometimes("a group moves", |_, state: &State<D>| state.has(Event::Moved)),
     ];
     if !D::ASKS_REGISTRY {
-        let pair: [Property<World<D>>; 4] = [
+        let pair: [Property<World<D>>; 5] = [
+            Property::sometimes("an owner misses the other one", |_, state: &State<D>| {
+                state.sides.iter().any(|side| side.process.as_ref().is_some_and(Process::misses))
+            }),
             Property::sometimes("an owner stays above another one", |_, state: &State<D>| state.has(Event::Raised)),
             Property::sometimes("a move is taken back", |_, state: &State<D>| state.has(Event::TakenBack)),
             Property::sometimes("an owner gives up in doubt", |_, state: &State<D>| state.has(Event::GaveUp)),

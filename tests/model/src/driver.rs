@@ -37,6 +37,7 @@ impl<D: Subject> World<D> {
             held: None,
             fenced: None,
             chores: Vec::new(),
+            has_missed: false,
         });
         self.carry_out_all(state, number);
     }

@@ -19,6 +19,8 @@ pub enum Planted {
     EarlyMark,
     /// The fence: a deposed owner's writes are acknowledged.
     LeakyFence,
+    /// An appliance that was missing once is missing for ever.
+    EndlessAbsence,
     /// With a registry: it takes every write, whatever has been written since the writer read.
     CarelessRegistry,
 }

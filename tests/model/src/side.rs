@@ -62,12 +62,19 @@ pub(crate) struct Process<D> {
     /// The region that was fenced last: nothing that is written there counts.
     pub(crate) fenced: Option<Connection>,
     pub(crate) chores: Vec<Chore>,
+    /// Planted: the other one was missing once.
+    pub(crate) has_missed: bool,
 }
 
 impl<D: Subject> Process<D> {
     /// Do its workers act?
     pub(crate) fn acts(&self, now: Instant, planted: Option<Planted>) -> bool {
         self.open && (planted == Some(Planted::NoDeadline) || self.deadline.is_some_and(|deadline| now < deadline))
+    }
+
+    /// Is the other one missing, as this one sees it?
+    pub(crate) fn misses(&self) -> bool {
+        self.has_missed || self.decider.missing_since().is_some()
     }
 
     pub(crate) fn owns(&self) -> bool {

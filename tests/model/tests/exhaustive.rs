@@ -72,6 +72,11 @@ fn a_mark_that_is_sent_too_early_is_found() {
 }
 
 #[test]
+fn a_backup_that_is_never_found_again_is_found() {
+    assert_found::<Pair>(Planted::EndlessAbsence, ONE_FAULT, &["a backup whose copy counts isn't missing"]);
+}
+
+#[test]
 fn a_fence_that_does_not_hold_is_found() {
     assert_found::<Pair>(Planted::LeakyFence, ONE_FAULT, &["a deposed owner's write never counts"]);
 }
