@@ -88,6 +88,20 @@ fn a_registry_that_forgets_whom_it_was_told_to_strike_off() {
     });
 }
 
+/// What counts as an appliance that could not know better is told apart from one that doesn't stop, also where claims come late.
+#[test]
+fn workers_without_a_deadline_with_a_registry() {
+    let found = |violation: &Violation| matches!(violation, Violation::TwoActors { .. });
+    assert_found_with(Planted::NoDeadline, Deciders::Registry, found);
+}
+
+/// Of several owners in a row only the one is fenced off whose copy is taken.
+#[test]
+fn a_fence_that_keeps_nobody_out_with_a_registry() {
+    let found = |violation: &Violation| matches!(violation, Violation::AcknowledgedBehindFence { .. });
+    assert_found_with(Planted::LeakyFence, Deciders::Registry, found);
+}
+
 #[test]
 fn connections_forwarded_before_their_record_is_acknowledged() {
     assert_found(Planted::HastyPins, |violation| matches!(violation, Violation::TargetChanged { .. }));

@@ -13,6 +13,7 @@
 pub(crate) mod deliveries;
 pub(crate) mod heirs;
 pub(crate) mod ivs;
+pub(crate) mod lines;
 pub(crate) mod owners;
 pub(crate) mod publications;
 

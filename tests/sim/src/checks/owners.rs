@@ -10,6 +10,7 @@ use vipsec_takeover::decider::{Copy, Role, Status};
 use vipsec_wire::iv::Epoch;
 
 use super::Violation;
+use super::lines::Lines;
 use crate::frames::{self, Seen};
 use crate::scene::{self, APPLIANCES_MAX};
 
@@ -40,14 +41,16 @@ pub(crate) struct Owners {
     last: [Epoch; APPLIANCES_MAX],
     /// Since when.
     since: [Option<Instant>; APPLIANCES_MAX],
-    /// How often each has come to own it.
-    tenures: [u32; APPLIANCES_MAX],
     /// Which have advertised since they own it.
     advertised: [bool; APPLIANCES_MAX],
     /// Owners that no copy waits for.
     unprotected: [bool; APPLIANCES_MAX],
     /// Since when which two can't hear each other, the lower one first.
     deaf: BTreeMap<(usize, usize), Instant>,
+    /// Who tried last to take it, from whom it did not hear.
+    claims: BTreeMap<(usize, usize), Instant>,
+    /// Whose deliveries each knows.
+    pub(crate) lines: Lines,
     /// Two owned it at once, each serving whom it reached.
     pub(crate) split: bool,
 }
@@ -61,17 +64,21 @@ impl Owners {
         });
         self.advertised[appliance] &= epoch.is_some();
         self.owners[appliance] = epoch;
-        self.tenures[appliance] += u32::from(epoch.is_some() && self.since[appliance].is_none());
         self.since[appliance] = epoch.and(self.since[appliance].or(Some(now)));
         let may_be_resumed =
             |status: &Status| status.peers.iter().any(|peer| matches!(peer.copy, Copy::Counted | Copy::Leaving { .. }));
         self.unprotected[appliance] = epoch.is_some() && !status.is_some_and(may_be_resumed);
         self.last[appliance] = self.last[appliance].max(epoch.unwrap_or_default());
         self.split |= self.count() > 1;
-        // Who tries to take it because it heard nobody does so when a registry says so, however late that is.
-        if status.is_some_and(|status| matches!(status.role, Role::Taking { .. })) {
-            let with_it = self.deaf.iter_mut().filter(|((a, b), _)| [*a, *b].contains(&appliance));
-            with_it.filter(|(_, deaf)| now < **deaf + DEAFNESS).for_each(|(_, deaf)| *deaf = now);
+    }
+
+    /// An appliance has asked a registry for it. If that was because it heard nobody, it gets it when the registry says so, however late
+    /// that is.
+    pub(crate) fn note_claim(&mut self, now: Instant, claimant: usize) {
+        for other in 0..APPLIANCES_MAX {
+            if self.were_apart(now, other, claimant) {
+                self.claims.insert((claimant, other), now);
+            }
         }
     }
 
@@ -85,19 +92,21 @@ impl Owners {
         self.deaf.values().any(|deaf| now < *deaf + DEAFNESS)
     }
 
-    /// Could these two not?
-    fn were_apart(&self, now: Instant, a: usize, b: usize) -> bool {
-        self.deaf.get(&(a.min(b), a.max(b))).is_some_and(|deaf| now < *deaf + DEAFNESS)
+    /// Could these two not, or not when the owner came to ask for it?
+    fn were_apart(&self, now: Instant, actor: usize, owner: usize) -> bool {
+        let is_fresh = |moment: Option<&Instant>| moment.is_some_and(|moment| now < *moment + DEAFNESS);
+        let deaf = self.deaf.get(&(actor.min(owner), actor.max(owner)));
+        is_fresh(deaf) || is_fresh(self.claims.get(&(owner, actor)))
+    }
+
+    /// Does another one own it under a higher epoch?
+    pub(crate) fn is_superseded(&self, appliance: usize) -> bool {
+        self.owners.iter().flatten().any(|epoch| *epoch > self.last[appliance])
     }
 
     /// Does no copy wait for it?
     pub(crate) fn is_unprotected(&self, appliance: usize) -> bool {
         self.unprotected[appliance]
-    }
-
-    /// How often has it come to own the group?
-    pub(crate) fn tenure(&self, appliance: usize) -> u32 {
-        self.tenures[appliance]
     }
 
     /// Who owns it, if one does.
@@ -107,7 +116,7 @@ impl Owners {
 
     /// Who of the others owned it last: from whose copy an appliance resumes.
     pub(crate) fn last_before(&self, appliance: usize) -> Option<usize> {
-        let others = (0..APPLIANCES_MAX).filter(|other| *other != appliance && self.tenures[*other] > 0);
+        let others = (0..APPLIANCES_MAX).filter(|other| *other != appliance && self.last[*other] > Epoch::default());
         others.max_by_key(|other| self.last[*other])
     }
 

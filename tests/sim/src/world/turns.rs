@@ -78,7 +78,7 @@ impl World {
         self.note_deafness();
         self.check_list();
         self.check_fences(id);
-        let (now, delay) = (self.agenda.now(), self.micros(2, 25));
+        let (now, delay, deciders) = (self.agenda.now(), self.micros(2, 25), self.variant.deciders);
         let Some(process) = self.process(id) else { return };
         process.core.end_step(process.clock.at(now));
         let statuses = process.statuses(process.clock.at(now));
@@ -89,6 +89,9 @@ impl World {
         };
         for (owners, status) in self.owners.iter_mut().zip(&statuses) {
             owners.observe(now, id.appliance, Some(status));
+            if deciders == Deciders::Registry && matches!(status.role, Role::Taking { .. }) {
+                owners.note_claim(now, id.appliance);
+            }
         }
         self.wake_core_at(id, next);
         self.wake_workers(id);
@@ -225,6 +228,13 @@ impl World {
             self.note_fence(id, group);
         }
         let (owned, owns) = (is_owner(&before.role), after.is_some_and(|after| is_owner(&after.role)));
+        if owns && !owned {
+            let owners = &mut self.owners[group];
+            match owners.last_before(id.appliance).filter(|_| before.trusted) {
+                Some(from) => owners.lines.fork(id.appliance, from),
+                None => owners.lines.begin(id.appliance),
+            }
+        }
         for vip in self.variant.groups[group].clone() {
             if owned && !owns {
                 self.note_loss(id, group, vip.into());
@@ -418,12 +428,14 @@ impl World {
                     // Where a registry decides there is no exception.
                     let pair = self.variant.deciders == Deciders::Pair;
                     // Nor for one that would have to wait for a copy.
-                    let standing = match pair && owners.count() > 1 && owners.is_unprotected(id.appliance) {
-                        true if owners.were_deaf(now) => Standing::Partitioned,
-                        true => Standing::Superseded,
+                    let alone = !pair || owners.count() < 2 || !owners.is_unprotected(id.appliance);
+                    let standing = match alone {
+                        true => Standing::Alone,
+                        false if owners.were_deaf(now) => Standing::Partitioned,
+                        false if owners.is_superseded(id.appliance) => Standing::Superseded,
                         false => Standing::Alone,
                     };
-                    (Deliverer { process: id, tenure: owners.tenure(id.appliance) }, standing)
+                    Deliverer { appliance: id.appliance, lines: owners.lines.known(id.appliance), standing }
                 };
                 let delivered = self.deliveries.observe(frame, owner);
                 self.check(delivered);
