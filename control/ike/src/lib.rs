@@ -43,7 +43,7 @@ pub use crypto::{
     Secret,
 };
 pub use endpoint::{
-    Callee, ChildSaStatus, Due, Endpoint, EpochWentBack, IkeSaStatus, ImportError, OperateError, Standing,
+    Callee, ChildSaStatus, Due, Endpoint, EpochWentBack, IkeSaStatus, ImportError, OperateError, Standing, Vintage,
 };
 pub use event::{ChildSaInfo, Event, GoneReason, OriginalAddresses, Transmit, Tunnel};
 pub use identity::{Identity, IdentityMatch, InvalidIdentity};

@@ -42,6 +42,7 @@ impl Core {
         self.tables.policies = tables.policies;
         self.ike.set_key_log(self.config.ike.key_log.is_some());
         self.ike.reconfigure(Arc::new(self.config.ike_config(self.counters.len())), now);
+        self.judge_anew();
         self.calls.look(now);
         self.publish_tables();
         // The services are in force once what they would move is pinned, and a successor knows of them.

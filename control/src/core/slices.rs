@@ -10,8 +10,10 @@ use super::Core;
 /// How much is done in a slice, at least one each: some hundred microseconds' work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slices {
-    /// IKE SAs that are taken over, whose child SAs are woken.
+    /// IKE SAs whose child SAs are woken at a takeover, found good beforehand.
     pub woken: usize,
+    /// IKE SAs whose records are read then.
+    pub read: usize,
     /// IKE SAs that IKE is given then.
     pub given: usize,
     /// Child SAs that a backup prepares: about a millisecond's work, here and in a worker.
@@ -26,7 +28,7 @@ pub struct Slices {
 
 impl Default for Slices {
     fn default() -> Self {
-        Self { woken: 512, given: 32, copied: 64, freed: 512, prepared: 256, forgotten: 64 }
+        Self { woken: 2048, read: 512, given: 32, copied: 64, freed: 512, prepared: 256, forgotten: 64 }
     }
 }
 

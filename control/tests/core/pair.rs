@@ -47,6 +47,17 @@ pub(crate) struct Pair {
     dead: [bool; 2],
 }
 
+/// The configuration of a side.
+fn text_of(side: usize, vip: &str, more_of_peer: &str, more: &str) -> String {
+    let policy = if more_of_peer.contains("takeover =") { "" } else { "takeover = \"resume\"\n" };
+    let peer = format!(
+        "[peer]\nid = {}\nstore_socket = \"/tmp/none.sock\"\nsecret_file = \"pair.psk\"\ntakeover_rate = 5000\n{policy}",
+        2 - side
+    );
+    let text = config_text(&format!("{vip}\n{peer}{more_of_peer}\n{more}"));
+    text.replace("id = 1, name", &format!("id = {}, name", side + 1))
+}
+
 impl Pair {
     /// Both run; the first owns the VIP and the second holds its copy. `more` stands in both configurations.
     pub(crate) fn new(more: &str) -> Self {
@@ -61,6 +72,14 @@ impl Pair {
     /// With room in the store for so many records of 4096 bytes.
     pub(crate) fn with_room(more: &str, large_records: u32) -> Self {
         Self::configured("", "", more, large_records, [VERSION_NEWEST; 2])
+    }
+
+    /// A side gets the configuration that [`new`](Self::new) makes of `more`.
+    pub(crate) fn reload(&mut self, side: usize, more: &str) {
+        let config = Arc::new(read_config(&text_of(side, "", "", more)));
+        let side = &mut self.sides[side];
+        side.core.reload(side.now, config).unwrap();
+        side.run();
     }
 
     /// With more keys of the VIP.
@@ -79,16 +98,7 @@ impl Pair {
     }
 
     fn configured(vip: &str, more_of_peer: &str, more: &str, large_records: u32, newest: [u16; 2]) -> Self {
-        let texts = [1u8, 2].map(|id| {
-            let policy = if more_of_peer.contains("takeover =") { "" } else { "takeover = \"resume\"\n" };
-            let peer = format!(
-                "[peer]\nid = {}\nstore_socket = \"/tmp/none.sock\"\nsecret_file = \"pair.psk\"\n\
-                 takeover_rate = 5000\n{policy}",
-                3 - id
-            );
-            let text = config_text(&format!("{vip}\n{peer}{more_of_peer}\n{more}"));
-            text.replace("id = 1, name", &format!("id = {id}, name"))
-        });
+        let texts = [0, 1].map(|side| text_of(side, vip, more_of_peer, more));
         let (now, incarnations) = (Instant::now(), [1, 2]);
         let sides = [0, 1].map(|side| Bench::unowned(read_config(&texts[side]), now, incarnations[side]));
         let mut pair = Self {

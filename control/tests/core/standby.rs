@@ -196,10 +196,25 @@ fn after_a_move_nothing_of_the_sas_stays_at_the_first() {
     assert_eq!(pair.sides[0].peers[0].children.len(), at_peer);
 }
 
+/// Its records were good when they came.
+#[test]
+fn what_a_reload_took_out_of_the_configuration_is_not_gone_on_with() {
+    let mut pair = Pair::new(&connection("branch", FAR, 9, ""));
+    pair.sides[0].peers.push(Peer::new(1, peer_policy("branch", FAR, 9)));
+    initiate(&mut pair);
+    pair.pass(SECOND);
+    assert_eq!(spis(&pair.sides[1]).len(), 1);
+    pair.reload(1, "");
+    take_over(&mut pair);
+    assert!(are_dormant(&pair.sides[1]));
+    pair.pass(SECOND);
+    assert!(pair.sides[1].children.is_empty() && pair.sides[1].sas().is_empty());
+}
+
 /// Waking takes longer than frames may be held: those that sleep yet have to do without theirs.
 #[test]
 fn frames_are_held_for_a_while_only() {
-    const COUNT: usize = 2500;
+    const COUNT: usize = 4500;
     let mut pair = established(COUNT);
     pair.kill(0);
     pair.in_earshot = false;

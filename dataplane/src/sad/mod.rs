@@ -386,6 +386,17 @@ impl Sad {
         Ok((index, replaced))
     }
 
+    /// Asks for what waking a pair touches, without waiting for it.
+    #[inline]
+    pub(crate) fn prefetch(&self, index: SaIndex) {
+        if let Some(inbound) = self.inbound.get(index.0) {
+            inbound.esp.prefetch();
+        }
+        if let Some(outbound) = self.outbound.get(index.0) {
+            outbound.esp.prefetch();
+        }
+    }
+
     /// Gives a dormant pair its numbers. False if it has some already, and keeps them.
     pub(crate) fn wake(
         &mut self,

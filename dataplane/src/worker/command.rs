@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use arrayvec::ArrayVec;
 use vipsec_esp::sa::{ChildSa, Processing, Spi};
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 use vipsec_wire::iv::IvPrefix;
@@ -14,13 +15,16 @@ use crate::lookup::Lookup;
 use crate::route::NextHop;
 use crate::sad::{NoSuchSa, SaIndex, Sessions};
 
+/// Child SAs whose memory is asked for together: more would push each other out of the nearest cache.
+const WOKEN_AT_ONCE: usize = 16;
+
 impl<P: BufferPool> Worker<P> {
     /// Does what the control core wants.
     pub fn handle_command(&mut self, now: Instant, command: Command) {
         match command {
             Command::Tables { version, tables } => self.use_tables(now, version, tables),
             Command::InstallChild(child) => self.install(*child),
-            Command::WakeChildren { iv_prefix, wakes } => wakes.iter().for_each(|wake| self.wake(iv_prefix, wake)),
+            Command::WakeChildren { iv_prefix, wakes } => self.wake(iv_prefix, &wakes),
             Command::RemoveChild(spi) => self.remove(spi),
             Command::Steer(steering) => {
                 // The same SPI may have been here, before its VIP was elsewhere.
@@ -132,11 +136,16 @@ impl<P: BufferPool> Worker<P> {
         installed.map(|(index, _)| index)
     }
 
-    fn wake(&mut self, iv_prefix: IvPrefix, wake: &Wake) {
-        let Wake { spi, edge, sent, lifetime } = wake;
-        let Some(index) = self.known(*spi) else { return };
-        if !self.sad.wake(index, iv_prefix, *edge, *sent, lifetime) {
-            self.counters.count(Tally::CommandsRefused);
+    fn wake(&mut self, iv_prefix: IvPrefix, wakes: &[Wake]) {
+        // Nobody has touched them since they were installed: all are asked for before the first is waited for.
+        for wakes in wakes.chunks(WOKEN_AT_ONCE) {
+            let found: ArrayVec<_, WOKEN_AT_ONCE> = wakes.iter().map(|wake| self.known(wake.spi)).collect();
+            found.iter().flatten().for_each(|index| self.sad.prefetch(*index));
+            for (Wake { edge, sent, lifetime, .. }, index) in wakes.iter().zip(found) {
+                if index.is_some_and(|index| !self.sad.wake(index, iv_prefix, *edge, *sent, lifetime)) {
+                    self.counters.count(Tally::CommandsRefused);
+                }
+            }
         }
     }
 

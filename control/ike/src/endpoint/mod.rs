@@ -47,7 +47,7 @@ use rate::RateLimit;
 pub(crate) use timers::after;
 
 pub use operate::OperateError;
-pub use records::ImportError;
+pub use records::{ImportError, Vintage};
 pub use renegotiate::Callee;
 pub use status::{ChildSaStatus, IkeSaStatus, Standing};
 pub use timers::Due;

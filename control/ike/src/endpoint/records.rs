@@ -15,9 +15,6 @@ use crate::event::GoneReason;
 use crate::record::{ChildSaRecord, IkeSaRecord};
 use crate::sa::{Age, Exchange, IkeSa, IkeSaId, Phase, Retry};
 
-/// An SA isn't resumed that many epochs after its birth: IVs carry 16 bits of the epoch.
-const EPOCHS_MAX: u32 = 1 << 15;
-
 /// Why a record can't be resumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ImportError {
@@ -76,6 +73,51 @@ impl Phases {
             ChildPhase::Deleting if !self.deleting.contains(&child.spi_in()) => ChildPhase::Installed,
             phase => phase,
         }
+    }
+}
+
+/// When records were written, and when what they tell of was made: the epochs under which it may be gone on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vintage {
+    /// The latest that a record was written in.
+    written: Epoch,
+    /// The earliest that an SA was made in.
+    born: Epoch,
+}
+
+impl Vintage {
+    /// An SA isn't gone on with that many epochs after its birth: IVs carry 16 bits of the epoch.
+    const EPOCHS_MAX: u32 = 1 << 15;
+
+    /// Of what is gone on with together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { written: self.written.max(other.written), born: self.born.min(other.born) }
+    }
+
+    /// May an owner in that epoch go on with it?
+    pub fn allows(self, ours: Epoch) -> Result<(), ImportError> {
+        // I1: whoever wrote the record may have used any IV up to its epoch.
+        if ours <= self.written {
+            return Err(ImportError::EpochNotAbove { ours, theirs: self.written });
+        }
+        if ours.0.saturating_sub(self.born.0) >= Self::EPOCHS_MAX {
+            return Err(ImportError::TooOld(self.born));
+        }
+        Ok(())
+    }
+}
+
+impl IkeSaRecord {
+    fn vintage(&self) -> Vintage {
+        Vintage { written: self.epoch(), born: Epoch(self.state.birth_epoch) }
+    }
+}
+
+impl ChildSaRecord {
+    /// Who wrote it, the record of its IKE SA tells.
+    fn vintage(&self) -> Vintage {
+        Vintage { written: Epoch(0), born: Epoch(self.info.birth_epoch) }
     }
 }
 
@@ -149,15 +191,38 @@ impl Endpoint {
     }
 
     /// Would [`import`](Self::import) take these records under that epoch of their VIP? What carries traffic before it is asked must
-    /// be asked here.
+    /// be asked here; or of each record when it comes ([`check_ike_sa`](Self::check_ike_sa), [`check_child_sa`](Self::check_child_sa)).
+    /// That leaves to be seen that the children are those which the IKE SA names, and that all of it is of a vintage which allows the
+    /// epoch.
     pub fn check_import<'a>(
         &self,
         record: &IkeSaRecord,
         children: impl IntoIterator<Item = &'a ChildSaRecord>,
         epoch: Epoch,
     ) -> Result<(), ImportError> {
-        self.check_record(record, &Vec::from_iter(children), epoch)?;
-        self.policy_of(record).map(drop).ok_or(ImportError::UnknownConnection)
+        self.check_records(record, &Vec::from_iter(children), epoch)
+    }
+
+    /// What can be said of an IKE SA's record by itself: its vintage, if it can be gone on with in an epoch that this allows.
+    pub fn check_ike_sa(&self, record: &IkeSaRecord) -> Result<Vintage, ImportError> {
+        let pending = record.state.pending.as_ref().map(|pending| &pending.exchange);
+        let authenticating = matches!(pending, Some(Exchange::Auth(_)));
+        if !record.state.channel.keys.fit(record.state.channel.suite)
+            || authenticating != (record.state.phase == Phase::Authenticating)
+        {
+            return Err(ImportError::Inconsistent);
+        }
+        self.policy_of(record).ok_or(ImportError::UnknownConnection)?;
+        Ok(record.vintage())
+    }
+
+    /// The same of a child SA's record.
+    pub fn check_child_sa(record: &ChildSaRecord) -> Result<Vintage, ImportError> {
+        let info = &record.info;
+        let len = info.suite.encryption.keymat_len();
+        let is_sound =
+            info.spi_in > 255 && info.spi_out > 255 && [&info.key_in, &info.key_out].iter().all(|key| key.len() == len);
+        if is_sound { Ok(record.vintage()) } else { Err(ImportError::Inconsistent) }
     }
 
     /// The connection that a record is one of.
@@ -175,7 +240,7 @@ impl Endpoint {
     ) -> Result<IkeSa, ImportError> {
         let id = record.id();
         let ours = *self.epochs.get(&record.vip()).ok_or(ImportError::NotOwned(record.vip()))?;
-        self.check_record(&record, &children.iter().collect::<Vec<_>>(), ours)?;
+        self.check_records(&record, &children.iter().collect::<Vec<_>>(), ours)?;
         let policy = self.policy_of(&record).cloned().ok_or(ImportError::UnknownConnection)?;
         let mut sa = IkeSa::new(record.state, policy, now);
         sa.age = Age::of(record.age, now);
@@ -224,22 +289,20 @@ impl Endpoint {
         Ok(sa)
     }
 
-    fn check_record(&self, record: &IkeSaRecord, children: &[&ChildSaRecord], ours: Epoch) -> Result<(), ImportError> {
-        // I1: whoever wrote the record may have used any IV up to its epoch.
-        let theirs = record.epoch();
-        if ours <= theirs {
-            return Err(ImportError::EpochNotAbove { ours, theirs });
-        }
-        let births = children.iter().map(|child| child.info.birth_epoch).chain([record.state.birth_epoch]);
-        if let Some(birth) = births.into_iter().find(|birth| ours.0.saturating_sub(*birth) >= EPOCHS_MAX) {
-            return Err(ImportError::TooOld(Epoch(birth)));
-        }
-        let id = record.id();
+    fn check_records(&self, record: &IkeSaRecord, children: &[&ChildSaRecord], ours: Epoch) -> Result<(), ImportError> {
+        children.iter().fold(record.vintage(), |all, child| all.and(child.vintage())).allows(ours)?;
         let children_here = children.iter().any(|child| self.child_owner.contains_key(&child.spi_in()));
-        if self.sas.contains_key(&id) || children_here {
+        if self.sas.contains_key(&record.id()) || children_here {
             return Err(ImportError::AlreadyHere);
         }
-        // Mostly there is one, and ten thousand IKE SAs are looked at while traffic waits.
+        self.check_ike_sa(record)?;
+        for child in children {
+            Self::check_child_sa(child)?;
+            if child.info.vip != record.vip() {
+                return Err(ImportError::Inconsistent);
+            }
+        }
+        // Mostly there is one, and ten thousand IKE SAs are looked at.
         let is_one = matches!((record.children.as_slice(), children), ([named], [found]) if *named == found.spi_in());
         if !is_one {
             let mut named = record.children.clone();
@@ -249,22 +312,6 @@ impl Endpoint {
             if named != found || named.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) {
                 return Err(ImportError::WrongChildren);
             }
-        }
-        let sound = |child: &&ChildSaRecord| {
-            let info = &child.info;
-            let len = info.suite.encryption.keymat_len();
-            info.spi_in > 255
-                && info.spi_out > 255
-                && [&info.key_in, &info.key_out].iter().all(|key| key.len() == len)
-                && info.vip == record.vip()
-        };
-        let pending = record.state.pending.as_ref().map(|pending| &pending.exchange);
-        let authenticating = matches!(pending, Some(Exchange::Auth(_)));
-        if !record.state.channel.keys.fit(record.state.channel.suite)
-            || authenticating != (record.state.phase == Phase::Authenticating)
-            || !children.iter().all(sound)
-        {
-            return Err(ImportError::Inconsistent);
         }
         Ok(())
     }

@@ -139,6 +139,12 @@ impl Side {
         self.held.as_ref().is_some_and(|(filler, _)| *filler == of)
     }
 
+    /// What of it we could go on with.
+    pub(in crate::core) fn heir(&self) -> Heir {
+        let process = Process { appliance: self.me, incarnation: self.incarnation };
+        Heir { floor_known: self.decider.floor_is_known(), process }
+    }
+
     /// The region which a takeover would read.
     pub(in crate::core) fn held_copy(&mut self) -> Option<&mut WarmCopy> {
         self.held.as_mut().map(|(_, copy)| copy)
@@ -529,8 +535,7 @@ impl Core {
         }
         self.hear_news(group, usize::MAX);
         let Some(side) = side(&mut self.groups, group) else { return };
-        let process = Process { appliance: side.me, incarnation: side.incarnation };
-        let heir = Heir { floor_known: side.decider.floor_is_known(), process };
+        let heir = side.heir();
         let holding = side.held_copy().map(WarmCopy::surrender).unwrap_or_default();
         let mut inheritance = Inheritance::new(holding, &vips, heir);
         tracing::info!(

@@ -4,7 +4,8 @@
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 
-use vipsec_ike::{ChildSaRecord, IkeSaRecord};
+use smallvec::SmallVec;
+use vipsec_ike::{ChildSaRecord, IkeSaRecord, Vintage};
 use vipsec_store::{Change, CounterBlock, Reader, ReaderError, Record, RecordKey, Rejected};
 use vipsec_takeover::registry::Process;
 
@@ -21,7 +22,7 @@ const PLACES_PER_LOOK: u32 = 1024;
 /// What a record says.
 pub(in crate::core) enum Opened {
     /// An IKE SA.
-    Ike(Birth, Box<IkeSaRecord>),
+    Ike(OpenedIke),
     /// A child SA, and whose processes saw it made.
     Child(Vec<Process>, Box<ChildSaRecord>),
     /// How the targets stand.
@@ -34,11 +35,28 @@ pub(in crate::core) enum Opened {
     Taken,
 }
 
+/// The record of an IKE SA.
+pub(in crate::core) struct OpenedIke {
+    pub(in crate::core) birth: Birth,
+    /// In its box, as it was opened: with ten thousand of them a takeover would mostly move memory.
+    pub(in crate::core) record: Box<IkeSaRecord>,
+    /// It was found good, as far as can be seen before it is taken over.
+    pub(in crate::core) good: Option<GoodIke>,
+}
+
+/// What a takeover needs of an IKE SA's record that was found good, where it is at hand.
+pub(in crate::core) struct GoodIke {
+    pub(in crate::core) vintage: Vintage,
+    /// Inbound SPIs of its child SAs. Most have one.
+    pub(in crate::core) children: SmallVec<[u32; 2]>,
+}
+
 impl Opened {
     fn new(record: &Record) -> Self {
         let bytes = &record.bytes;
         let opened = match record.key.kind {
-            KIND_IKE => open_ike(bytes).map(|(birth, ike)| Self::Ike(birth, Box::new(ike))),
+            KIND_IKE => open_ike(bytes)
+                .map(|(birth, record)| Self::Ike(OpenedIke { birth, record: Box::new(record), good: None })),
             KIND_CHILD => open_child(bytes).map(|(born, child)| Self::Child(born, Box::new(child))),
             KIND_STANDINGS => open_standings(bytes).map(Self::Standings),
             KIND_IN_HAND => open_hand(bytes).map(Self::InHand),
@@ -99,7 +117,7 @@ fn pin_block(key: &RecordKey) -> Option<u32> {
     (key.kind == KIND_PINS).then(|| u32::try_from(key.id).ok()).flatten()
 }
 
-/// What has become of a child SA's record.
+/// What has become of an SA's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::core) enum News {
     /// It was written, maybe again.
@@ -112,11 +130,11 @@ pub(in crate::core) enum News {
 
 impl News {
     fn of(change: &Change) -> Option<Self> {
-        let is_child = |key: &RecordKey| key.kind == KIND_CHILD;
+        let is_sa = |key: &RecordKey| [KIND_CHILD, KIND_IKE].contains(&key.kind);
         match change {
             Change::Resync => Some(Self::Cleared),
-            Change::Stored(record) if is_child(&record.key) => Some(Self::Stored(record.key)),
-            Change::Removed(key) if is_child(key) => Some(Self::Removed(*key)),
+            Change::Stored(record) if is_sa(&record.key) => Some(Self::Stored(record.key)),
+            Change::Removed(key) if is_sa(key) => Some(Self::Removed(*key)),
             Change::Stored(_) | Change::Removed(_) | Change::Rejected(_) => None,
         }
     }
@@ -158,34 +176,43 @@ impl WarmCopy {
         Self { reader, records: Records::new(pins_max), rest: Rest::default(), pins_max, news: None }
     }
 
-    /// From now on child SAs are news: first those that are there, the elder before the younger.
+    /// SAs are news from now on, and those that are there already: IKE SAs in the order in which they were made, before each its child
+    /// SAs, the elder before the younger.
     pub(in crate::core) fn tell_news(&mut self) {
         let ikes = self.records.opened.iter().filter_map(|(key, opened)| match opened {
-            Opened::Ike(birth, ike) => Some((birth.order, key.vip, ike.children())),
+            Opened::Ike(ike) => Some((ike.birth.order, *key, ike.record.children())),
             _ => None,
         });
         let mut ikes: Vec<_> = ikes.collect();
-        ikes.sort_unstable_by_key(|(order, ..)| *order);
-        let mut news = VecDeque::new();
-        for (_, vip, children) in ikes {
-            let keys = children.iter().map(|spi_in| child_key(vip, *spi_in));
-            let known = keys.filter_map(|key| Some((Reverse(self.child(&key)?.age()), key)));
+        ikes.sort_unstable_by_key(|(order, key, _)| (*order, *key));
+        let mut there = Vec::new();
+        for (_, ike, children) in ikes {
+            let keys = children.iter().map(|spi_in| child_key(ike.vip, *spi_in));
+            let known = keys.filter_map(|key| Some((Reverse(self.child(&key)?.1.age()), key)));
             let mut known: Vec<_> = known.collect();
             known.sort_unstable();
-            news.extend(known.into_iter().map(|(_, key)| News::Stored(key)));
+            there.extend(known.into_iter().map(|(_, key)| key).chain([ike]).map(News::Stored));
         }
-        self.news = Some(news);
+        self.news.get_or_insert_default().extend(there);
     }
 
-    /// The next thing that became of a child SA's record.
+    /// The next thing that became of an SA's record.
     pub(in crate::core) fn poll_news(&mut self) -> Option<News> {
         self.news.as_mut()?.pop_front()
     }
 
-    /// A child SA's record.
-    pub(in crate::core) fn child(&self, key: &RecordKey) -> Option<&ChildSaRecord> {
+    /// A child SA's record, and whose processes saw it made.
+    pub(in crate::core) fn child(&self, key: &RecordKey) -> Option<(&[Process], &ChildSaRecord)> {
         match self.records.opened.get(key)? {
-            Opened::Child(_, record) => Some(record),
+            Opened::Child(born, record) => Some((born, record)),
+            _ => None,
+        }
+    }
+
+    /// An IKE SA's record.
+    pub(in crate::core) fn ike_sa(&mut self, key: &RecordKey) -> Option<&mut OpenedIke> {
+        match self.records.opened.get_mut(key)? {
+            Opened::Ike(ike) => Some(ike),
             _ => None,
         }
     }

@@ -3,21 +3,24 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
+use vipsec_dataplane::api::Wake;
+use vipsec_esp::sa::Spi;
 use vipsec_ike::{Callee, ChildSaRecord, IkeSaId, IkeSaRecord};
 use vipsec_store::RecordKey;
 use vipsec_takeover::registry::Process;
+use vipsec_wire::iv::Epoch;
 
 use super::ladder::Why;
+use super::standby::Prepared;
 use crate::core::keying::{FIRST_LEASE, Start};
 use crate::core::store::in_hand::HandRecord;
 use crate::core::store::pin_table::PinTable;
 use crate::core::store::publishing::{Birth, child_key};
-use crate::core::store::records::{Holding, Opened, Records};
+use crate::core::store::records::{Holding, Opened, OpenedIke, Records};
 use crate::core::store::standings::TargetRecord;
 
 /// An IKE SA as it was read, with its children.
 pub(in crate::core) struct Inherited {
-    /// In their boxes, as they were opened: with ten thousand of them a takeover would mostly move memory.
     pub(in crate::core) ike: Box<IkeSaRecord>,
     pub(in crate::core) children: Vec<InheritedChild>,
     /// Among the IKE SAs, and whose processes saw it made.
@@ -64,7 +67,11 @@ pub(in crate::core) struct Inheritance {
     /// Its child SAs, by their records' names.
     children: HashMap<RecordKey, Opened>,
     /// Its IKE SAs, in that order.
-    ikes: std::vec::IntoIter<(RecordKey, Birth, Box<IkeSaRecord>)>,
+    ikes: std::vec::IntoIter<Heirloom>,
+    /// How many of them were looked at ahead.
+    seen: usize,
+    /// How many of those can't be woken without a look at their records.
+    asleep: usize,
     /// Where numbers stand, and the highest that was delivered.
     starts: HashMap<u32, (Start, u64)>,
     /// The same for an SA that hasn't said so, unless what it said may be lost.
@@ -82,6 +89,14 @@ pub(in crate::core) struct Inheritance {
     pub(in crate::core) warm: bool,
 }
 
+/// An IKE SA that has yet to come out.
+struct Heirloom {
+    key: RecordKey,
+    ike: OpenedIke,
+    /// Its child SAs were woken ahead.
+    is_awake: bool,
+}
+
 /// What this appliance may resume.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::core) struct Heir {
@@ -94,7 +109,7 @@ pub(in crate::core) struct Heir {
 impl Heir {
     /// May keys be used that were made when this process of ours was paired? Not if this appliance may have used them already
     /// under an epoch that it forgot.
-    fn may_resume(&self, born: &[Process]) -> bool {
+    pub(in crate::core) fn may_resume(&self, born: &[Process]) -> bool {
         self.floor_known || born.contains(&self.process)
     }
 }
@@ -113,7 +128,7 @@ impl Inheritance {
                 return true;
             }
             match std::mem::replace(opened, Opened::Taken) {
-                Opened::Ike(birth, ike) => ikes.push((*key, birth, ike)),
+                Opened::Ike(ike) => ikes.push(Heirloom { key: *key, ike, is_awake: false }),
                 Opened::InHand(read) => hand = read,
                 Opened::Standings(read) => standings = read,
                 Opened::Unreadable => left_out += 1,
@@ -121,7 +136,7 @@ impl Inheritance {
             }
             false
         });
-        ikes.sort_unstable_by_key(|(key, birth, _)| (birth.order, *key));
+        ikes.sort_unstable_by_key(|heirloom| (heirloom.ike.birth.order, heirloom.key));
         let mut starts = HashMap::with_capacity(ikes.len());
         let mut whole = true;
         for block in counters {
@@ -142,6 +157,8 @@ impl Inheritance {
         Self {
             children: opened,
             ikes: ikes.into_iter(),
+            seen: 0,
+            asleep: 0,
             starts,
             unreported,
             heir,
@@ -158,13 +175,73 @@ impl Inheritance {
         self.ikes.len()
     }
 
+    /// Not all of its IKE SAs were looked at ahead yet.
+    pub(in crate::core) fn is_unseen(&self) -> bool {
+        self.seen < self.ikes.len()
+    }
+
+    /// Child SAs sleep that may be woken yet.
+    pub(in crate::core) fn may_sleep(&self) -> bool {
+        self.is_unseen() || (self.asleep > 0 && self.len() > 0)
+    }
+
+    /// How many IKE SAs were not looked at ahead, and of how many that were the child SAs sleep.
+    pub(in crate::core) fn sleepers(&self) -> (usize, usize) {
+        (self.ikes.len().saturating_sub(self.seen), self.asleep)
+    }
+
+    /// Looks at the next IKE SA ahead of its coming out, and adds to `wakes` what wakes its child SAs, if everything about it was found
+    /// good when its records came. These aren't touched: ten thousand are wherever memory is slowest. What is left is what only a
+    /// takeover knows. `prepared`: what the workers have.
+    ///
+    /// What is woken here comes out as a set: child SAs are claimed in the order, and by the rules, of [`adopt`](Self::adopt).
+    pub(in crate::core) fn look_ahead(
+        &mut self,
+        epoch: Epoch,
+        prepared: &mut HashMap<Spi, Prepared>,
+        wakes: &mut Vec<Wake>,
+    ) -> Option<(u16, IkeSaId)> {
+        let heirloom = self.ikes.as_mut_slice().get_mut(self.seen)?;
+        self.seen += 1;
+        let (vip, id) = (heirloom.key.vip, IkeSaId::from(heirloom.key.id));
+        let children = heirloom.ike.good.as_ref().map_or_else(|| heirloom.ike.record.children(), |good| &good.children);
+        // A copy that had to be read anew may lack what its news told.
+        let is_usual = self.warm && !is_poison(&self.hand, id);
+        let mut good = heirloom.ike.good.as_ref().map(|good| good.vintage).filter(|_| is_usual);
+        let before = wakes.len();
+        for spi_in in children {
+            let Ok(spi) = Spi::new(*spi_in) else {
+                good = None;
+                continue;
+            };
+            let child = prepared.get_mut(&spi).and_then(|child| child.claim().then(|| child.good_at(vip))?);
+            let start = self.starts.get(spi_in).copied().or(self.unreported);
+            good = good.zip(child).zip(start).map(|((good, (lifetime, vintage)), (start, _))| {
+                wakes.push(Wake { spi, edge: start.horizon, sent: start.sent, lifetime });
+                good.and(vintage)
+            });
+        }
+        if good.is_some_and(|good| good.allows(epoch).is_ok()) {
+            heirloom.is_awake = true;
+            for wake in wakes.iter().skip(before) {
+                prepared.get_mut(&wake.spi).into_iter().for_each(Prepared::set_awake);
+            }
+        } else {
+            wakes.truncate(before);
+            self.asleep += 1;
+        }
+        Some((vip, id))
+    }
+
     /// Puts a set together: a child that no IKE record names doesn't exist.
-    fn adopt(&mut self, vip: u16, birth: Birth, ike: Box<IkeSaRecord>) -> Option<Found> {
+    fn adopt(&mut self, heirloom: Heirloom) -> Option<Found> {
+        let Heirloom { key: RecordKey { vip, .. }, ike: OpenedIke { birth, record: ike, .. }, is_awake } = heirloom;
         // Two name the same child SA where an owner died while it wrote a rekeying. The remote peer has not heard of it, or will
         // answer the elder's request once more: so the elder has it, and the heir isn't there yet.
         let spis = ike.children().iter();
         let named: Vec<_> = spis.map(|spi| (*spi, self.children.insert(child_key(vip, *spi), Opened::Taken))).collect();
         if named.iter().any(|(_, record)| matches!(record, Some(Opened::Taken))) {
+            debug_assert!(!is_awake, "an heir that isn't there was woken");
             tracing::debug!(ike_sa = %ike.id(), "an heir whose rekeying was not written to the end is left out");
             for (spi, record) in named {
                 match record {
@@ -175,7 +252,7 @@ impl Inheritance {
             return None;
         }
         let mut own = Vec::with_capacity(named.len());
-        let is_poison = self.hand.poison().is_some_and(|hand| hand.ike_sa == ike.id().get());
+        let is_poison = is_poison(&self.hand, ike.id());
         let is_old = !self.heir.may_resume(&birth.witnesses);
         let mut unusable = is_poison.then_some(Why::Poison).or(is_old.then_some(Why::BornBeforeFloor));
         let mut shut = None;
@@ -201,8 +278,9 @@ impl Inheritance {
         }
         // Of several for the same traffic the newest carries it.
         own.sort_by_key(|child| Reverse(child.record.age()));
+        debug_assert!(!is_awake || (unusable.is_none() && shut.is_none()), "what must not be used was woken");
         match unusable {
-            None => Some(Found::Set(Inherited { ike, children: own, birth, shut, carries: false })),
+            None => Some(Found::Set(Inherited { ike, children: own, birth, shut, carries: is_awake })),
             // Nobody misses it.
             Some(_) if ike.is_leaving() => None,
             Some(why) => {
@@ -213,13 +291,18 @@ impl Inheritance {
     }
 }
 
+/// Was the old owner dealing with it when it died, for the second time?
+fn is_poison(hand: &HandRecord, id: IkeSaId) -> bool {
+    hand.poison().is_some_and(|hand| hand.ike_sa == id.get())
+}
+
 impl Iterator for Inheritance {
     type Item = Found;
 
     fn next(&mut self) -> Option<Found> {
         loop {
-            let (key, birth, ike) = self.ikes.next()?;
-            if let Some(found) = self.adopt(key.vip, birth, ike) {
+            let heirloom = self.ikes.next()?;
+            if let Some(found) = self.adopt(heirloom) {
                 return Some(found);
             }
         }

@@ -1,10 +1,11 @@
 //! Taking over the SAs that a copy holds, a few at a time: ten thousand at once would keep the core from renewing the workers' deadline,
 //! and the first from carrying before the last is looked at.
 //!
-//! First the child SAs are woken, so that traffic flows. The VIP is announced before, and the workers hold its frames until all are awake: none
-//! meets an SA that sleeps. Then IKE is given what they belong to. What comes meanwhile for SAs that IKE doesn't know yet waits.
+//! First the child SAs are woken, so that traffic flows: those at once whose records were found good when they came, which are nearly all; the
+//! others after a look at these. The VIP is announced before, and the workers hold its frames until all are awake: none meets an SA that
+//! sleeps. Then IKE is given what they belong to. What comes meanwhile for SAs that IKE doesn't know yet waits.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use vipsec_dataplane::api::{Command, Event, VipState, Wake};
@@ -15,7 +16,6 @@ use super::inheritance::{Found, Inheritance, Inherited, InheritedChild, Unusable
 use super::ladder::{Climb, Rung, Why};
 use super::standby::Prepared;
 use super::succession::FIRST_TURN;
-use crate::core::ownership::groups::Group;
 use crate::core::store::records::WarmCopy;
 use crate::core::{Core, InstalledChild};
 
@@ -62,7 +62,7 @@ impl Core {
             // What must never be used is gone before the first packet.
             self.forget_prepared(std::mem::take(&mut prepared));
         }
-        let few = inheritance.len() <= self.slices.woken;
+        let few = inheritance.len() <= self.slices.read;
         let inheriting = Inheriting {
             inheritance,
             prepared,
@@ -80,20 +80,25 @@ impl Core {
         }
         // Few are awake when the VIP opens. Many are waited for: nothing is to keep the announcement waiting.
         if few {
+            self.wake_ahead(group);
             self.wake_some(group);
         }
     }
 
     /// A slice of what is being taken over. True if there was anything.
     pub(in crate::core) fn inherit_some(&mut self, now: Instant) -> bool {
-        let sleeps =
-            |group: &Group| group.inheriting.as_ref().is_some_and(|inheriting| inheriting.inheritance.len() > 0);
-        let inherits = |group: &Group| group.inheriting.is_some();
-        if let Some(group) = self.groups.iter().position(sleeps) {
+        let find = |which: fn(&Inheriting) -> bool| {
+            self.groups.iter().position(|group| group.inheriting.as_deref().is_some_and(which))
+        };
+        if let Some(group) = find(|inheriting| inheriting.trusted && inheriting.inheritance.is_unseen()) {
+            self.wake_ahead(group);
+            self.release_held(now, group);
+            true
+        } else if let Some(group) = find(|inheriting| inheriting.inheritance.len() > 0) {
             self.wake_some(group);
             self.release_held(now, group);
             true
-        } else if let Some(group) = self.groups.iter().position(inherits) {
+        } else if let Some(group) = find(|_| true) {
             self.give_some(now, group);
             true
         } else {
@@ -104,7 +109,7 @@ impl Core {
     /// The group is ours. If some of its child SAs sleep yet, its frames are to be held: true.
     pub(in crate::core) fn hold_frames(&mut self, now: Instant, group: usize) -> bool {
         let inheriting = self.groups.get_mut(group).and_then(|entry| entry.inheriting.as_mut());
-        let sleeping = inheriting.filter(|inheriting| inheriting.trusted && inheriting.inheritance.len() > 0);
+        let sleeping = inheriting.filter(|inheriting| inheriting.trusted && inheriting.inheritance.may_sleep());
         let Some(inheriting) = sleeping else { return false };
         inheriting.held_until = Some(now + HELD_MAX);
         true
@@ -120,10 +125,17 @@ impl Core {
     /// Lets the held frames in, if all child SAs are awake, or it is time.
     fn release_held(&mut self, now: Instant, group: usize) {
         let Some(inheriting) = self.groups.get(group).and_then(|entry| entry.inheriting.as_ref()) else { return };
-        let is_over = |until| until <= now || inheriting.inheritance.len() == 0;
+        let is_over = |until| until <= now || !inheriting.inheritance.may_sleep();
         if !inheriting.held_until.is_some_and(is_over) {
             return;
         }
+        let (unseen, asleep) = inheriting.inheritance.sleepers();
+        tracing::info!(
+            group = self.group_name(group),
+            unseen,
+            asleep,
+            "child SAs are awake: frames that were held go in"
+        );
         self.stop_holding(group);
         for vip in self.vips_of(group) {
             if let Some(entry) = self.tables.vips.get_mut(usize::from(vip))
@@ -157,11 +169,42 @@ impl Core {
         }
     }
 
-    /// Looks at some of the IKE SAs that were read, and wakes what may be gone on with.
+    /// Wakes some of what was found good before.
+    fn wake_ahead(&mut self, group: usize) {
+        let Some(mut inheriting) = self.groups.get_mut(group).and_then(|entry| entry.inheriting.take()) else { return };
+        if inheriting.trusted {
+            let Inheriting { inheritance, prepared, epoch, .. } = &mut *inheriting;
+            let (mut wakes, mut awake) = (Vec::with_capacity(self.slices.woken), Vec::with_capacity(self.slices.woken));
+            for _ in 0..self.slices.woken {
+                let before = wakes.len();
+                let Some((vip, ike)) = inheritance.look_ahead(*epoch, prepared, &mut wakes) else { break };
+                // Who saw it made, its record tells when it is read.
+                let installed = || InstalledChild { vip, ike: Some(ike), born: Vec::new() };
+                awake.extend(wakes.iter().skip(before).map(|wake| (wake.spi, installed())));
+            }
+            // One by one they would cost more than all else.
+            self.children.append(&mut BTreeMap::from_iter(awake));
+            self.wake(group, *epoch, wakes);
+        }
+        if let Some(entry) = self.groups.get_mut(group) {
+            entry.inheriting = Some(inheriting);
+        }
+    }
+
+    fn wake(&mut self, group: usize, epoch: Epoch, wakes: Vec<Wake>) {
+        if let Some(entry) = self.groups.get_mut(group).filter(|entry| entry.replica.is_on()) {
+            // A join has begun, and doesn't know of them.
+            entry.to_copy.bind(wakes.iter().map(|wake| wake.spi));
+        }
+        let iv_prefix = IvPrefix::new(self.config.appliance.id, epoch);
+        self.tell(Command::WakeChildren { iv_prefix, wakes });
+    }
+
+    /// Looks at some of the IKE SAs that were read, and wakes what may be gone on with and isn't awake yet.
     fn wake_some(&mut self, group: usize) {
         let Some(mut inheriting) = self.groups.get_mut(group).and_then(|entry| entry.inheriting.take()) else { return };
         let mut wakes = Vec::new();
-        for _ in 0..self.slices.woken {
+        for _ in 0..self.slices.read {
             match inheriting.inheritance.next() {
                 Some(Found::Set(mut set)) => {
                     if inheriting.trusted {
@@ -177,12 +220,7 @@ impl Core {
                 None => break,
             }
         }
-        if let Some(entry) = self.groups.get_mut(group).filter(|entry| entry.replica.is_on()) {
-            // A join has begun, and doesn't know of them.
-            entry.to_copy.bind(wakes.iter().map(|wake| wake.spi));
-        }
-        let iv_prefix = IvPrefix::new(self.config.appliance.id, inheriting.epoch);
-        self.tell(Command::WakeChildren { iv_prefix, wakes });
+        self.wake(group, inheriting.epoch, wakes);
         if inheriting.inheritance.len() == 0 {
             self.forget_prepared(std::mem::take(&mut inheriting.prepared));
         }
@@ -199,6 +237,15 @@ impl Core {
         epoch: Epoch,
         wakes: &mut Vec<Wake>,
     ) {
+        if set.carries {
+            for InheritedChild { record, born, .. } in &mut set.children {
+                let child = Spi::new(record.spi_in()).ok().and_then(|spi| self.children.get_mut(&spi));
+                if let Some(child) = child {
+                    child.born = std::mem::take(born);
+                }
+            }
+            return;
+        }
         // IKE will say so itself, when it is given the set.
         let records = set.children.iter().map(|child| &*child.record);
         if self.ike.check_import(&set.ike, records, epoch).is_err() {

@@ -552,6 +552,6 @@ fn draw_slices(rng: &mut StdRng) -> Slices {
         return Slices::default();
     }
     let mut size = || rng.random_range(1..=3);
-    let [woken, given, copied, freed, prepared, forgotten] = std::array::from_fn(|_| size());
-    Slices { woken, given, copied, freed, prepared, forgotten }
+    let [woken, read, given, copied, freed, prepared, forgotten] = std::array::from_fn(|_| size());
+    Slices { woken, read, given, copied, freed, prepared, forgotten }
 }
