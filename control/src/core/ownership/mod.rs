@@ -149,7 +149,7 @@ impl Core {
     /// lose the frames that make it known, but not the tables, and begin with its packets.
     pub(in crate::core) fn open(&mut self, now: Instant, group: usize, epoch: Epoch) {
         let stopped = self.deadlines.have_passed(now);
-        let held = !stopped && self.hold_frames(now, group);
+        let held = !stopped && self.hold_frames(group);
         for vip in self.vips_of(group) {
             let index = usize::from(vip);
             if let Err(error) = self.ike.set_origin(vip, epoch) {

@@ -21,8 +21,6 @@ const PLACES_PER_LOOK: u32 = 1024;
 
 /// What a record says.
 pub(in crate::core) enum Opened {
-    /// An IKE SA.
-    Ike(OpenedIke),
     /// A child SA, and whose processes saw it made.
     Child(Vec<Process>, Box<ChildSaRecord>),
     /// How the targets stand.
@@ -52,11 +50,10 @@ pub(in crate::core) struct GoodIke {
 }
 
 impl Opened {
+    /// What the record of anything but an IKE SA says.
     fn new(record: &Record) -> Self {
         let bytes = &record.bytes;
         let opened = match record.key.kind {
-            KIND_IKE => open_ike(bytes)
-                .map(|(birth, record)| Self::Ike(OpenedIke { birth, record: Box::new(record), good: None })),
             KIND_CHILD => open_child(bytes).map(|(born, child)| Self::Child(born, Box::new(child))),
             KIND_STANDINGS => open_standings(bytes).map(Self::Standings),
             KIND_IN_HAND => open_hand(bytes).map(Self::InHand),
@@ -69,16 +66,18 @@ impl Opened {
     }
 }
 
-/// Records by their names; pins, of which there may be a million, in the table that their next owner goes on with.
+/// Records by their names: IKE SAs, which a takeover goes through one by one, and all others; pins, of which there may be a million, in the
+/// table that their next owner goes on with.
 #[derive(Default)]
 pub(in crate::core) struct Records {
+    pub(in crate::core) ikes: HashMap<RecordKey, OpenedIke>,
     pub(in crate::core) opened: HashMap<RecordKey, Opened>,
     pub(in crate::core) pins: PinTable,
 }
 
 impl Records {
     fn new(pins_max: u32) -> Self {
-        Self { opened: HashMap::new(), pins: PinTable::new(pins_max) }
+        Self { pins: PinTable::new(pins_max), ..Self::default() }
     }
 
     fn store(&mut self, record: &Record) {
@@ -88,6 +87,14 @@ impl Records {
             self.opened.remove(&record.key);
             return;
         }
+        if record.key.kind == KIND_IKE
+            && let Some((birth, ike)) = open_ike(&record.bytes)
+        {
+            self.opened.remove(&record.key);
+            self.ikes.insert(record.key, OpenedIke { birth, record: Box::new(ike), good: None });
+            return;
+        }
+        self.ikes.remove(&record.key);
         self.opened.insert(record.key, Opened::new(record));
     }
 
@@ -95,12 +102,14 @@ impl Records {
         if let Some(block) = pin_block(key) {
             self.pins.read_removal(block);
         }
+        self.ikes.remove(key);
         self.opened.remove(key);
     }
 
     fn apply(&mut self, change: Change) {
         match change {
             Change::Resync => {
+                self.ikes.clear();
                 self.opened.clear();
                 self.pins.clear();
             }
@@ -179,10 +188,7 @@ impl WarmCopy {
     /// SAs are news from now on, and those that are there already: IKE SAs in the order in which they were made, before each its child
     /// SAs, the elder before the younger.
     pub(in crate::core) fn tell_news(&mut self) {
-        let ikes = self.records.opened.iter().filter_map(|(key, opened)| match opened {
-            Opened::Ike(ike) => Some((ike.birth.order, *key, ike.record.children())),
-            _ => None,
-        });
+        let ikes = self.records.ikes.iter().map(|(key, ike)| (ike.birth.order, *key, ike.record.children()));
         let mut ikes: Vec<_> = ikes.collect();
         ikes.sort_unstable_by_key(|(order, key, _)| (*order, *key));
         let mut there = Vec::new();
@@ -211,10 +217,7 @@ impl WarmCopy {
 
     /// An IKE SA's record.
     pub(in crate::core) fn ike_sa(&mut self, key: &RecordKey) -> Option<&mut OpenedIke> {
-        match self.records.opened.get_mut(key)? {
-            Opened::Ike(ike) => Some(ike),
-            _ => None,
-        }
+        self.records.ikes.get_mut(key)
     }
 
     /// The region.

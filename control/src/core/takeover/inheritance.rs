@@ -117,26 +117,28 @@ impl Heir {
 impl Inheritance {
     /// What a copy holds of these VIPs.
     pub(in crate::core) fn new(holding: Holding, vips: &[u16], heir: Heir) -> Self {
-        let Holding { records: Records { mut opened, pins }, counters, rejected, warm } = holding;
+        let Holding { records: Records { ikes, mut opened, pins }, counters, rejected, warm } = holding;
         let (mut hand, mut standings, mut left_out) = (HandRecord::default(), Vec::new(), rejected);
-        let mut ikes = Vec::new();
-        opened.retain(|key, opened| {
-            if !vips.contains(&key.vip) {
-                return false;
+        let ikes = ikes.into_iter().filter(|(key, _)| vips.contains(&key.vip));
+        let mut ikes: Vec<_> = ikes.map(|(key, ike)| Heirloom { key, ike, is_awake: false }).collect();
+        opened.retain(|key, opened| match opened {
+            _ if !vips.contains(&key.vip) => false,
+            Opened::Child(..) => true,
+            Opened::InHand(read) => {
+                hand = std::mem::take(read);
+                false
             }
-            if matches!(opened, Opened::Child(..)) {
-                return true;
+            Opened::Standings(read) => {
+                standings = std::mem::take(read);
+                false
             }
-            match std::mem::replace(opened, Opened::Taken) {
-                Opened::Ike(ike) => ikes.push(Heirloom { key: *key, ike, is_awake: false }),
-                Opened::InHand(read) => hand = read,
-                Opened::Standings(read) => standings = read,
-                Opened::Unreadable => left_out += 1,
-                Opened::Child(..) | Opened::Taken => {}
+            Opened::Unreadable => {
+                left_out += 1;
+                false
             }
-            false
+            Opened::Taken => false,
         });
-        ikes.sort_unstable_by_key(|heirloom| (heirloom.ike.birth.order, heirloom.key));
+        ikes.sort_by_cached_key(|heirloom| (heirloom.ike.birth.order, heirloom.key));
         let mut starts = HashMap::with_capacity(ikes.len());
         let mut whole = true;
         for block in counters {

@@ -5,7 +5,7 @@
 //! others after a look at these. The VIP is announced before, and the workers hold its frames until all are awake: none meets an SA that
 //! sleeps. Then IKE is given what they belong to. What comes meanwhile for SAs that IKE doesn't know yet waits.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use vipsec_dataplane::api::{Command, Event, VipState, Wake};
@@ -36,7 +36,9 @@ pub(in crate::core) struct Inheriting {
     count: usize,
     epoch: Epoch,
     trusted: bool,
-    /// Frames are held, but no longer than until then.
+    /// Frames are held for want of child SAs that carry.
+    is_holding: bool,
+    /// But no longer than until then: what went before the first slice doesn't count.
     held_until: Option<Instant>,
     waiting: VecDeque<Event>,
     /// To let go of so much memory takes a while, too.
@@ -71,6 +73,7 @@ impl Core {
             count: 0,
             epoch,
             trusted,
+            is_holding: false,
             held_until: None,
             waiting: VecDeque::new(),
             _copy: copy,
@@ -107,26 +110,27 @@ impl Core {
     }
 
     /// The group is ours. If some of its child SAs sleep yet, its frames are to be held: true.
-    pub(in crate::core) fn hold_frames(&mut self, now: Instant, group: usize) -> bool {
+    pub(in crate::core) fn hold_frames(&mut self, group: usize) -> bool {
         let inheriting = self.groups.get_mut(group).and_then(|entry| entry.inheriting.as_mut());
         let sleeping = inheriting.filter(|inheriting| inheriting.trusted && inheriting.inheritance.may_sleep());
         let Some(inheriting) = sleeping else { return false };
-        inheriting.held_until = Some(now + HELD_MAX);
+        inheriting.is_holding = true;
         true
     }
 
     /// Whatever becomes of the group's frames now, they are not held for want of its child SAs.
     pub(in crate::core) fn stop_holding(&mut self, group: usize) {
         if let Some(inheriting) = self.groups.get_mut(group).and_then(|entry| entry.inheriting.as_mut()) {
-            inheriting.held_until = None;
+            inheriting.is_holding = false;
         }
     }
 
     /// Lets the held frames in, if all child SAs are awake, or it is time.
     fn release_held(&mut self, now: Instant, group: usize) {
-        let Some(inheriting) = self.groups.get(group).and_then(|entry| entry.inheriting.as_ref()) else { return };
-        let is_over = |until| until <= now || !inheriting.inheritance.may_sleep();
-        if !inheriting.held_until.is_some_and(is_over) {
+        let inheriting = self.groups.get_mut(group).and_then(|entry| entry.inheriting.as_mut());
+        let Some(inheriting) = inheriting.filter(|inheriting| inheriting.is_holding) else { return };
+        let until = *inheriting.held_until.get_or_insert(now + HELD_MAX);
+        if now < until && inheriting.inheritance.may_sleep() {
             return;
         }
         let (unseen, asleep) = inheriting.inheritance.sleepers();
@@ -182,8 +186,9 @@ impl Core {
                 let installed = || InstalledChild { vip, ike: Some(ike), born: Vec::new() };
                 awake.extend(wakes.iter().skip(before).map(|wake| (wake.spi, installed())));
             }
-            // One by one they would cost more than all else.
-            self.children.append(&mut BTreeMap::from_iter(awake));
+            // One where the last one was: in any order this would cost more than all else.
+            awake.sort_unstable_by_key(|(spi, _)| *spi);
+            self.children.extend(awake);
             self.wake(group, *epoch, wakes);
         }
         if let Some(entry) = self.groups.get_mut(group) {
