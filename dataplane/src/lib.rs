@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod address_map;
+mod aged_table;
 pub mod api;
 pub mod counters;
 pub mod deadline;

@@ -16,13 +16,12 @@ use std::time::{Duration, Instant};
 
 use vipsec_wire::buffer::{BufferPool, PacketBuf};
 
+use crate::aged_table::AgedTable;
 use assembly::Assembly;
 use piece::{Key, Piece};
-use table::Table;
 
 mod assembly;
 mod piece;
-mod table;
 #[cfg(test)]
 mod tests;
 
@@ -159,13 +158,13 @@ impl<B: PacketBuf> Datagram<B> {
 pub struct Reassembler<B> {
     timeout: Duration,
     seed: u64,
-    datagrams: Table<Datagram<B>>,
+    datagrams: AgedTable<Datagram<B>>,
 }
 
 impl<B: PacketBuf> Reassembler<B> {
     /// An empty one, with all its tables. `seed` keys the hash, so that nobody outside can aim for one bucket.
     pub fn new(limits: &Limits, seed: u64) -> Self {
-        Self { timeout: limits.timeout, seed, datagrams: Table::new(limits.datagrams_max) }
+        Self { timeout: limits.timeout, seed, datagrams: AgedTable::new(limits.datagrams_max) }
     }
 
     /// A number that all fragments of a datagram share; `None`: it is no fragment, or a malformed one.
@@ -232,7 +231,7 @@ impl<B: PacketBuf> Reassembler<B> {
         };
         let datagram = Datagram { key: piece.key, deadline: now + self.timeout, assembly: Some(assembly) };
         match self.datagrams.insert(hash, datagram) {
-            Ok(()) => Ok(gone.map_or(Progress::Held, Progress::HeldInstead)),
+            Ok(_) => Ok(gone.map_or(Progress::Held, Progress::HeldInstead)),
             Err(_) => Err(Dropped::one(Reason::Evicted)),
         }
     }

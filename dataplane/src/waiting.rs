@@ -1,5 +1,5 @@
-//! A bounded queue of packets that wait for a word of the control core: above the horizon, of a connection
-//! whose record isn't acknowledged, or of a VIP that is being handed over.
+//! A bounded queue of packets that wait for a word of the control core: of a connection whose record isn't acknowledged, or of a VIP
+//! that is being handed over.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -53,13 +53,6 @@ impl<T: Waiting> WaitingQueue<T> {
     /// Takes the oldest. To look at all of them once, take [`len`](Self::len) times and push again what stays.
     pub(crate) fn take(&mut self) -> Option<T> {
         self.queue.pop_front()
-    }
-
-    /// Frees some. Returns how many there were.
-    pub(crate) fn forget(&mut self, goes: impl Fn(&T) -> bool) -> usize {
-        let before = self.queue.len();
-        self.queue.retain(|waiting| !goes(waiting));
-        before - self.queue.len()
     }
 
     /// Frees those that have waited too long. Returns how many there were.

@@ -12,7 +12,7 @@ use super::inner::Inner;
 use crate::api::{ALIVE_INTERVAL, Event};
 use crate::drops::{DropReason, Tally};
 use crate::outer::Outer;
-use crate::parking::Parked;
+use crate::parking::{NotParked, Parked};
 use crate::sad::SaIndex;
 use crate::worker::{Verdict, Worker};
 
@@ -149,13 +149,11 @@ impl<P: BufferPool> Worker<P> {
     fn park(&mut self, now: Instant, opened: Opened<P::Buf>) -> Verdict {
         let Opened { packet, index, esp, outer } = opened;
         let spi = self.sad.inbound(index).ok_or(DropReason::UnknownSpi)?.esp.spi();
-        // The window knows what was delivered. Who sends the same again is not to fill the queue with it.
-        let is_same = |parked: &Parked<P::Buf>| (parked.spi, parked.esp.number) == (spi, esp.number);
-        if self.parking.has_room() && self.parking.any(is_same) {
-            return Err(DropReason::EspReplayed);
-        }
-        let parked = Parked { packet, spi, esp, outer, since: now };
-        self.parking.push(parked).map_err(|_| DropReason::ParkedQueueFull)?;
+        self.parking.push(Parked { packet, spi, esp, outer, since: now }).map_err(|reason| match reason {
+            // The window knows what was delivered only. Who sends the same again is not to fill the queue with it.
+            NotParked::Again => DropReason::EspReplayed,
+            NotParked::Full => DropReason::ParkedQueueFull,
+        })?;
         self.counters.count(Tally::Parked);
         Ok(())
     }
@@ -175,22 +173,20 @@ impl<P: BufferPool> Worker<P> {
     /// A grant raised an SA's horizon: its parked packets are asked about again, in their order.
     pub(crate) fn release(&mut self, now: Instant, spi: Spi) {
         let nanos = self.nanos(now);
+        let Some(index) = self.sad.find_inbound(spi.get()) else { return };
+        let Some(horizon) = self.sad.inbound(index).map(|sa| sa.esp.horizon()) else { return };
         let mut inner = Stage::new();
-        for _ in 0..self.parking.len() {
-            let Some(parked) = self.parking.take() else { break };
-            let index = self.sad.find_inbound(parked.spi.get());
-            let horizon = index.and_then(|index| self.sad.inbound(index)).map(|sa| sa.esp.horizon());
-            let verdict = match index {
-                _ if parked.spi != spi || horizon.is_some_and(|horizon| parked.esp.number > horizon) => {
-                    self.parking.push(parked).map_err(|_| DropReason::ParkedQueueFull)
-                }
-                Some(index) => {
-                    self.counters.count(Tally::Released);
-                    let Parked { packet, esp, outer, .. } = parked;
-                    self.take_in(now, nanos, Opened { packet, index, esp, outer }, &mut inner)
-                }
-                None => Err(DropReason::ParkedSaGone),
-            };
+        let mut next = self.parking.first_of(spi);
+        while let Some(place) = next
+            && let Some((number, later)) = self.parking.look_at(place)
+        {
+            next = later;
+            if number > horizon {
+                continue;
+            }
+            let Some(Parked { packet, esp, outer, .. }) = self.parking.take(place) else { break };
+            self.counters.count(Tally::Released);
+            let verdict = self.take_in(now, nanos, Opened { packet, index, esp, outer }, &mut inner);
             self.count(verdict);
             if inner.is_full() {
                 self.distribute(now, &mut inner);

@@ -165,7 +165,7 @@ impl<P: BufferPool> Worker<P> {
     }
 
     fn forget_parked(&mut self, spi: Spi) {
-        let forgotten = self.parking.forget(|parked| parked.spi == spi);
+        let forgotten = self.parking.forget(spi);
         self.counters.count_drops(DropReason::ParkedSaGone, forgotten);
     }
 
@@ -178,7 +178,7 @@ impl<P: BufferPool> Worker<P> {
             sa.esp.grant(lease);
         }
         if self.deadline.has_passed(now) {
-            let stopped = self.parking.forget(|parked| parked.spi == spi);
+            let stopped = self.parking.forget(spi);
             self.counters.count_drops(DropReason::DeadlinePassed, stopped);
         } else {
             self.release(now, spi);

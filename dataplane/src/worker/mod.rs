@@ -189,7 +189,7 @@ impl<P: BufferPool> Worker<P> {
             large_pool: None,
             sad: Sad::new(config.engine, config.sas_max, config.hash_seed),
             lookaside: None,
-            parking: Parking::new(config.parked_packets_max),
+            parking: Parking::new(config.parked_packets_max, config.hash_seed),
             holding: Holding::new(config.held_packets_max),
             neighbours: NeighbourCache::new(config.neighbours_max),
             paths: Paths::new(),

@@ -20,7 +20,7 @@ impl<T> Place<T> {
 }
 
 #[derive(Debug)]
-pub(super) struct Table<T> {
+pub(crate) struct AgedTable<T> {
     places: Box<[Place<T>]>,
     /// First place of each bucket; their number is a power of two.
     buckets: Box<[u32]>,
@@ -30,9 +30,9 @@ pub(super) struct Table<T> {
     len: usize,
 }
 
-impl<T> Table<T> {
+impl<T> AgedTable<T> {
     /// Room for `capacity` entries (at least one), all of it allocated now.
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         let capacity = capacity.clamp(1, NONE as usize);
         Self {
             places: (1..=capacity).map(|next| Place::free(if next < capacity { next as u32 } else { NONE })).collect(),
@@ -44,11 +44,11 @@ impl<T> Table<T> {
         }
     }
 
-    pub(super) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.len
     }
 
-    pub(super) const fn is_full(&self) -> bool {
+    pub(crate) const fn is_full(&self) -> bool {
         self.free == NONE
     }
 
@@ -58,7 +58,7 @@ impl<T> Table<T> {
     }
 
     /// The entry with that hash that `is_it` recognises, and its place.
-    pub(super) fn find(&mut self, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<(u32, &mut T)> {
+    pub(crate) fn find(&mut self, hash: u64, is_it: impl Fn(&T) -> bool) -> Option<(u32, &mut T)> {
         let mut at = *self.bucket(hash)?;
         loop {
             let place = self.places.get(at as usize)?;
@@ -72,13 +72,23 @@ impl<T> Table<T> {
     }
 
     /// The entry that was inserted first, and its place.
-    pub(super) fn oldest(&self) -> Option<(u32, &T)> {
+    pub(crate) fn oldest(&self) -> Option<(u32, &T)> {
         let entry = self.places.get(self.oldest as usize)?.entry.as_ref()?;
         Some((self.oldest, entry))
     }
 
-    /// Adds an entry that `find` didn't find. Gives it back when the table is full.
-    pub(super) fn insert(&mut self, hash: u64, entry: T) -> Result<(), T> {
+    /// What is in a place.
+    pub(crate) fn get(&self, at: u32) -> Option<&T> {
+        self.places.get(at as usize)?.entry.as_ref()
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn get_mut(&mut self, at: u32) -> Option<&mut T> {
+        self.places.get_mut(at as usize)?.entry.as_mut()
+    }
+
+    /// Adds an entry that `find` didn't find, and says where it is. Gives it back when the table is full.
+    pub(crate) fn insert(&mut self, hash: u64, entry: T) -> Result<u32, T> {
         let (at, older) = (self.free, self.newest);
         let next = self.bucket(hash).map_or(NONE, |first| *first);
         let Some(place) = self.places.get_mut(at as usize) else { return Err(entry) };
@@ -93,11 +103,11 @@ impl<T> Table<T> {
         }
         self.newest = at;
         self.len += 1;
-        Ok(())
+        Ok(at)
     }
 
-    /// Takes out the entry of a place that `find` or `oldest` gave.
-    pub(super) fn remove(&mut self, at: u32) -> Option<T> {
+    /// Takes out the entry of a place that `find`, `insert` or `oldest` gave.
+    pub(crate) fn remove(&mut self, at: u32) -> Option<T> {
         let place = self.places.get_mut(at as usize)?;
         let entry = place.entry.take()?;
         let Place { hash, next, older, newer, .. } = *place;
@@ -160,7 +170,7 @@ mod tests {
         fn behaves_like_a_list(steps in proptest::collection::vec(step(), 0..200)) {
             const CAPACITY: usize = 10;
             let hash = |key: u8| u64::from(key % 3);
-            let mut table = Table::new(CAPACITY);
+            let mut table = AgedTable::new(CAPACITY);
             let mut list = Vec::new();
             for step in steps {
                 match step {
@@ -169,7 +179,7 @@ mod tests {
                         prop_assert_eq!(found.is_some(), list.contains(&key));
                         if found.is_none() {
                             let expected = if list.len() < CAPACITY { list.push(key); Ok(()) } else { Err(key) };
-                            prop_assert_eq!(table.insert(hash(key), key), expected);
+                            prop_assert_eq!(table.insert(hash(key), key).map(|at| table.get(at).copied()), expected.map(|()| Some(key)));
                         }
                     }
                     Step::Remove(key) => {
