@@ -52,19 +52,25 @@ fn a_gateway_that_vips_share_is_ours_when_one_of_them_is() {
     }
 }
 
+/// Of one whose frames are held until its SAs are awake, too: when it opens, nothing is to wait for answers.
 #[test]
 fn asks_for_targets_and_routers_when_a_vip_becomes_ours() {
-    let mut foreign = tables();
-    foreign.vips[0].state = VipState::Elsewhere;
-    let mut scene = Scene::with(foreign, &Default::default());
-    scene.use_tables(tables());
-    let mut asked_for = |port| -> Vec<_> {
-        let frames = scene.sent(port);
-        frames.iter().map(|frame| parse(frame).1.target_ip).collect()
+    let tables_with = |state| {
+        let mut tables = tables();
+        tables.vips[0].state = state;
+        tables
     };
-    assert_eq!((asked_for(INSIDE), asked_for(OUTSIDE)), (TARGETS.to_vec(), vec![ROUTER]));
-    scene.use_tables(tables());
-    assert!(scene.sent(INSIDE).is_empty() && scene.sent(OUTSIDE).is_empty(), "once");
+    for gained in [VipState::Owned, VipState::HandingOver] {
+        let mut scene = Scene::with(tables_with(VipState::Elsewhere), &Default::default());
+        scene.use_tables(tables_with(gained));
+        let mut asked_for = |port| -> Vec<_> {
+            let frames = scene.sent(port);
+            frames.iter().map(|frame| parse(frame).1.target_ip).collect()
+        };
+        assert_eq!((asked_for(INSIDE), asked_for(OUTSIDE)), (TARGETS.to_vec(), vec![ROUTER]), "{gained:?}");
+        scene.use_tables(tables_with(VipState::Owned));
+        assert!(scene.sent(INSIDE).is_empty() && scene.sent(OUTSIDE).is_empty(), "{gained:?}: once");
+    }
 }
 
 #[test]
