@@ -59,6 +59,11 @@ impl<B> Mesh<B> {
         any
     }
 
+    /// Does every ring take a burst?
+    pub(crate) fn has_room(&self) -> bool {
+        self.to.iter().all(|(_, ring)| ring.slots() >= BURST_MAX)
+    }
+
     /// Puts what the worker has for others into the rings. What finds no room is lost: nothing stays behind that was judged before the
     /// next command.
     pub fn put<P>(&mut self, worker: &mut Worker<P>)

@@ -144,7 +144,14 @@ pub fn run<P, Io>(
             worker.handle_command(now, command);
             was_busy = true;
         }
-        was_busy |= receive(&mut worker, &mut mesh, ports, &mut clock, 1);
+        if worker.is_releasing() {
+            was_busy = true;
+            if mesh.has_room() {
+                worker.handle_released(clock());
+            }
+        } else {
+            was_busy |= receive(&mut worker, &mut mesh, ports, &mut clock, 1);
+        }
         // In the same round already: a device in software computes when it is asked.
         while worker.in_crypto_device() > 0 {
             was_busy = true;

@@ -113,6 +113,57 @@ fn a_connection_that_is_pinned_costs_no_allocation() {
     }
 }
 
+/// Neither does the grant that it waits for.
+#[test]
+fn a_packet_that_is_parked_costs_no_allocation() {
+    let mut scene = Scene::new(HOSTS, Way::Tunnel);
+    let spis: Vec<_> = (0..HOSTS).map(|n| support::child(n).inbound.spi).collect();
+    for n in 0..HOSTS {
+        let mut bound = support::child(n);
+        bound.inbound.horizon = 0;
+        scene.worker.handle_command(scene.now, Command::InstallChild(Box::new(bound)));
+    }
+    while scene.worker.poll_event().is_some() {}
+    for horizon in 1..4 {
+        let mut packets: Vec<Burst<BoxBuf>> = Vec::new();
+        for first in (0..HOSTS).step_by(BURST_MAX) {
+            let mut burst = Burst::new();
+            for n in first..first + BURST_MAX {
+                let mut query = BoxBuf::new();
+                sealed(&mut scene.far[n], n, 200, &mut query);
+                burst.push(query);
+            }
+            packets.push(burst);
+        }
+        let (mut sent, before) = (0, ALLOCATIONS.get());
+        for burst in packets.drain(..) {
+            scene.worker.handle_burst(scene.now, OUTSIDE, burst);
+            while scene.worker.poll_event().is_some() {}
+        }
+        let mut delivered = Burst::new();
+        scene.worker.poll_transmit(scene.now, INSIDE, &mut delivered);
+        assert!(delivered.is_empty(), "all are parked");
+        for spi in spis.iter().copied() {
+            scene.worker.handle_command(scene.now, Command::Grant { spi, horizon, lease: u64::MAX });
+            while scene.worker.poll_event().is_some() {}
+        }
+        loop {
+            let mut burst = Burst::new();
+            scene.worker.poll_transmit(scene.now, INSIDE, &mut burst);
+            if burst.is_empty() {
+                break;
+            }
+            sent += burst.len();
+        }
+        let allocations = ALLOCATIONS.get() - before;
+        assert_eq!(sent, HOSTS, "{:?}", scene.drops());
+        // The first round opens the connections and makes the paths.
+        if horizon > 1 {
+            assert_eq!(allocations, 0);
+        }
+    }
+}
+
 /// Every SA is on the first of two workers, and everything arrives at the second one. The connections are at their hash, so some packets
 /// cross a second time.
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use vipsec_wire::buffer::{BufferPool, PacketBuf};
+use vipsec_wire::buffer::{BURST_MAX, BufferPool, PacketBuf};
 use vipsec_wire::ethernet;
 
 use crate::api::{PortId, VipState};
@@ -33,10 +33,24 @@ impl<P: BufferPool> Worker<P> {
     }
 
     /// The tables changed: where do the frames belong that are held?
-    pub(crate) fn release_held(&mut self, now: Instant) {
+    pub(crate) fn release_held(&mut self) {
+        let lookup = &self.lookup;
+        let state = |vip| lookup.vip(vip).map(|vip| vip.state).unwrap_or_default();
+        self.holding.release(|vip| state(vip) != VipState::HandingOver);
+    }
+
+    /// Were frames held that go now? They are to go, by [`handle_released`](Self::handle_released), before anything is received: what is
+    /// newer would move windows on, and make them too old.
+    pub fn is_releasing(&self) -> bool {
+        self.holding.is_releasing()
+    }
+
+    /// A burst of what was held goes. Thousands at once would go beyond the deadline (rule R5), and overflow the rings to other workers:
+    /// call it when these have room for a burst.
+    pub fn handle_released(&mut self, now: Instant) {
         let may_act = !self.deadline.has_passed(now);
-        for _ in 0..self.holding.len() {
-            let Some(held) = self.holding.take() else { return };
+        for _ in 0..BURST_MAX {
+            let Some(held) = self.holding.take_released() else { break };
             let verdict = match self.lookup.vip(held.vip).map(|vip| vip.state).unwrap_or_default() {
                 VipState::Owned => {
                     self.receive(now, held.port, [held.frame].into_iter().collect(), may_act, Came::ByPort);
@@ -53,6 +67,7 @@ impl<P: BufferPool> Worker<P> {
             };
             self.count(verdict);
         }
+        self.end_round(now);
     }
 
     /// Sends a frame out of the port that it came in, to the new owner of its destination.

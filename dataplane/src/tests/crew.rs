@@ -80,6 +80,10 @@ impl Crew {
     pub(super) fn command(&mut self, worker: usize, command: Command) {
         self.workers[worker].handle_command(self.now, command);
         self.hand_over(worker);
+        while self.workers[worker].is_releasing() {
+            self.workers[worker].handle_released(self.now);
+            self.hand_over(worker);
+        }
     }
 
     /// What is handed over gets into the rings.

@@ -1,5 +1,8 @@
 //! A VIP on its way to the peer: its frames are held, then passed on or taken after all.
 
+use std::sync::Arc;
+
+use vipsec_wire::buffer::BURST_MAX;
 use vipsec_wire::ethernet::{EtherType, MacAddr};
 use vipsec_wire::tcp::Flags;
 
@@ -198,6 +201,26 @@ fn the_queue_is_bounded() {
     scene.assert_nothing_dropped();
     scene.use_tables(tables_with(VipState::Elsewhere));
     assert_eq!(scene.sent(OUTSIDE).len(), 2);
+}
+
+/// Thousands may be held, and each takes its time: a deadline that passes meanwhile ends it.
+#[test]
+fn what_was_held_goes_burst_by_burst_and_not_beyond_the_deadline() {
+    let (mut scene, _) = scene();
+    for _ in 0..3 {
+        scene.receive_burst(OUTSIDE, &vec![to_vip(&echo_request(PEER, VIP)); BURST_MAX]);
+    }
+    let tables = Arc::new(tables_with(VipState::Elsewhere));
+    scene.worker.handle_command(scene.now, Command::Tables { version: 2, tables });
+    for _ in 0..2 {
+        assert!(scene.worker.is_releasing());
+        scene.worker.handle_released(scene.now);
+        assert_eq!(scene.sent(OUTSIDE).len(), BURST_MAX);
+    }
+    scene.deadline.expire();
+    scene.worker.handle_released(scene.now);
+    assert_eq!(scene.dropped(), [(DropReason::DeadlinePassed, BURST_MAX as u64)]);
+    assert!(!scene.worker.is_releasing() && scene.sent(OUTSIDE).is_empty());
 }
 
 #[test]

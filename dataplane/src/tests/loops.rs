@@ -1,5 +1,6 @@
 //! The worker's loop on a thread, with ports made of queues.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use vipsec_wire::ethernet::{EtherType, Header};
 
 use super::peer::{Peer, child};
 use super::scene::*;
-use crate::api::{Command, Event, Steering, WorkerId};
+use crate::api::{Command, Event, Steering, VipState, WorkerId};
 use crate::counters::Counters;
 use crate::deadline::Deadline;
 use crate::drops::Tally;
@@ -176,6 +177,36 @@ fn what_a_device_has_no_room_for_leaves_later_in_order() {
         std::thread::sleep(Duration::from_millis(1));
     }
     assert_eq!((counters.transmitted.packets(), counters.transmitted.bytes()), (50, 3000));
+    running.end();
+}
+
+/// A remote peer's packets have numbers: those that were held would be too old behind those that come when the VIP opens.
+#[test]
+fn what_was_held_goes_before_what_is_newer() {
+    const HELD: u8 = 200;
+    let running = start_with(VecPort::new(512), Polling::ADAPTIVE, 64);
+    let tables_with = |state| {
+        let mut tables = tables();
+        tables.vips[0].state = state;
+        Command::Tables { version: 2, tables: Arc::new(tables) }
+    };
+    let send = |n| {
+        let request = to_vip(&echo_request(Ipv4Addr::new(198, 51, 100, n), VIP));
+        running.outside.send(VecBuf::from_bytes(&request)).unwrap();
+    };
+    running.commands.send(tables_with(VipState::HandingOver)).unwrap();
+    let confirmed = running.events.recv_timeout(Duration::from_secs(10));
+    assert!(matches!(confirmed, Ok(Event::TablesInForce(_))));
+    (0..HELD).for_each(send);
+    let end = Instant::now() + Duration::from_secs(10);
+    while running.counters.tally(Tally::Held) < u64::from(HELD) {
+        assert!(Instant::now() < end, "{} held", running.counters.tally(Tally::Held));
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    running.commands.send(tables_with(VipState::Owned)).unwrap();
+    (HELD..=u8::MAX).for_each(send);
+    let answered: Vec<u8> = (0..=u8::MAX).map(|_| running.receive().data()[33]).collect();
+    assert_eq!(answered, (0..=u8::MAX).collect::<Vec<_>>(), "to whom");
     running.end();
 }
 

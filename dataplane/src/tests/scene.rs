@@ -196,6 +196,9 @@ impl Scene {
 
     pub(super) fn command(&mut self, command: Command) {
         self.worker.handle_command(self.now, command);
+        while self.worker.is_releasing() {
+            self.worker.handle_released(self.now);
+        }
         self.complete();
     }
 

@@ -103,7 +103,7 @@ impl<P: BufferPool> Worker<P> {
         if !services_stay {
             self.connections.use_services(self.lookup.services().clone());
         }
-        self.release_held(now);
+        self.release_held();
         self.release_unpinned(now);
         self.confirm_tables();
     }

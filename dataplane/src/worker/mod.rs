@@ -4,6 +4,7 @@
 //! - [`Worker::handle_command`]: what the control core wants.
 //! - [`Worker::handle_completions`]: what a crypto device is done with, while [`Worker::in_crypto_device`] says that it has something.
 //! - [`Worker::handle_handoffs`], [`Worker::outgoing`]: from and to the other workers.
+//! - [`Worker::handle_released`]: before anything is received, while [`Worker::is_releasing`] says that frames were held that go now.
 //! - [`Worker::handle_timeout`]: call when [`Worker::poll_timeout`] says.
 //! - [`Worker::poll_transmit`], [`Worker::poll_event`]: what came of it.
 

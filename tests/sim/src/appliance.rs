@@ -324,8 +324,12 @@ impl Process {
             // As in the worker's loop: what was handed over before a command was given leaves before it.
             self.take_handoffs(number, now);
             frames = self.transmit(number, now);
+            let worker = &mut self.workers[number].worker;
             for command in commands {
-                self.workers[number].worker.handle_command(now, command);
+                worker.handle_command(now, command);
+            }
+            while worker.is_releasing() {
+                worker.handle_released(now);
             }
         } else if handed_over && self.rng.random_bool(0.5) {
             self.take_handoffs(number, now);

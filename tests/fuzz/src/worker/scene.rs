@@ -120,6 +120,9 @@ impl Scene {
 
     pub(super) fn command(&mut self, command: Command) {
         self.worker.handle_command(self.now, command);
+        while self.worker.is_releasing() {
+            self.worker.handle_released(self.now);
+        }
     }
 
     pub(super) fn install(&mut self, peer: u8, kind: ChildKind) {
