@@ -105,6 +105,20 @@ pub enum Reason {
         /// Longest allowed.
         max: Duration,
     },
+    /// Memory that doesn't hold the packets of what is configured.
+    #[error(
+        "{memory_mib} MiB hold too few packets for {workers} workers and {ports} ports, which take {least_mib} MiB"
+    )]
+    TooLittleMemory {
+        /// As configured, or by default.
+        memory_mib: u32,
+        /// Workers configured.
+        workers: usize,
+        /// Ports configured.
+        ports: usize,
+        /// What would be enough, in MiB.
+        least_mib: u64,
+    },
     /// Text that can't be understood.
     #[error("{value:?} is not {expected}")]
     Malformed {

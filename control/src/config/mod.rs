@@ -12,6 +12,7 @@ mod error;
 mod etcd;
 mod ike;
 mod keys;
+mod memory;
 mod model;
 mod names;
 mod network;
@@ -36,6 +37,7 @@ pub use connection::{CHILDREN_MAX, CONNECTIONS_MAX, PROPOSALS_MAX, SELECTORS_MAX
 pub use digest::ConfigDigest;
 pub use error::{ConfigError, ConfigErrors, Reason};
 pub use keys::{KEYS_FILE_BYTES_MAX, STATIC_CHILDREN_MAX, esp_selector};
+pub use memory::{DESCRIPTORS, PacketMemory};
 pub use model::{
     Appliance, Check, ChildOptions, Config, CryptoDevice, Eal, Etcd, Floating, HttpProbe, Hugepages, Ike, Lanes,
     LogLevel, Peer, Policy, Polling, Port, Probe, Route, Service, ServiceProtocol, StartAction, StoreLink,
@@ -115,6 +117,9 @@ fn check(source: &Source, root: &Section, folder: &Path, test: TestConfiguration
     let network = Network::read(root, &Appliances::of(appliance.as_ref(), peers.as_ref(), has_registry));
     if let (Some(peers), Some(etcd)) = (&peers, &etcd) {
         peer::check(root, peers, etcd.as_ref(), network.groups.len());
+    }
+    if let (Some(appliance), Some(eal)) = (&appliance, &eal) {
+        memory::check(root, eal, appliance.workers, network.ports.len());
     }
     let policies = policy::policies(root);
     let connection_table = service::connection_table(root);

@@ -21,6 +21,8 @@ use vipsec_wire::ethernet::MacAddr;
 use vipsec_wire::ip::Prefix;
 use vipsec_wire::iv::ApplianceId;
 
+use super::memory::PacketMemory;
+
 /// Everything an appliance is told at its start.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -66,6 +68,11 @@ impl Config {
     /// What holds for all other appliances; `None`: there is none.
     pub fn shared(&self) -> Option<&Peer> {
         self.peers.first()
+    }
+
+    /// How packet memory is divided.
+    pub fn packet_memory(&self) -> PacketMemory {
+        PacketMemory::of(self.eal.memory_mib, self.appliance.workers, self.ports.len())
     }
 
     /// What an operator may call another appliance.

@@ -117,12 +117,18 @@ impl Daemon {
         let deadline = Deadline::never(now);
         deadline.expire();
         let mut rng = StdRng::try_from_rng(&mut SysRng).map_err(std::io::Error::other)?;
+        let waiting = config.packet_memory().waiting_packets_max;
         let worker_config = WorkerConfig {
             engine: config.appliance.engine,
             hash_seed: rng.next_u64(),
             connections: config.connection_table,
             sas_max: SAS_MAX,
             pins: !config.peers.is_empty(),
+            parked_packets_max: waiting,
+            unpinned_packets_max: waiting,
+            held_packets_max: waiting,
+            // What waited leaves at once.
+            transmit_packets_max: waiting,
             ..WorkerConfig::default()
         };
         let polling = match config.appliance.polling {

@@ -18,12 +18,6 @@ use vipsec_dataplane::api::{PortId, Side, WorkerId};
 /// Datagrams that can be in the works at once, and the largest, in bytes: an IKE message with certificates, a jumbo frame.
 const LARGE_BUFFERS: u32 = 511;
 const LARGE_BYTES: u16 = 12_288;
-/// Room of a mempool element beyond its packet: mbuf header and headroom, rounded up, in bytes.
-const ELEMENT_BYTES: u32 = 2560;
-/// The share of packet memory that buffers take; rings, descriptors and the allocator need the rest.
-const BUFFERS_SHARE: u32 = 2;
-/// Most buffers: more than every ring, burst and queue of the ports can hold.
-const BUFFERS_MAX: u32 = 65_536;
 
 /// The data plane's hardware can't be had.
 #[derive(Debug, Error)]
@@ -94,8 +88,7 @@ impl Hardware {
         };
         let eal = Eal::init(&options)?;
         let mut pool_options = MempoolOptions::new("packets");
-        let buffers = config.eal.memory_mib.saturating_mul(1 << 20) / BUFFERS_SHARE / ELEMENT_BYTES;
-        pool_options.buffers = buffers.min(BUFFERS_MAX);
+        pool_options.buffers = config.packet_memory().buffers;
         let pool = Mempool::new(&eal, &pool_options)?;
         let mut large_options = MempoolOptions::new("datagrams");
         (large_options.buffers, large_options.room) = (LARGE_BUFFERS, LARGE_BYTES);
@@ -108,7 +101,8 @@ impl Hardware {
                 fewer_queues: FewerQueues::Accepted,
                 mtu: port.mtu,
                 mac: port.mac.map(MacAddr::octets),
-                ..PortOptions::default()
+                rx_descriptors: config::DESCRIPTORS,
+                tx_descriptors: config::DESCRIPTORS,
             };
             let started = Port::start(&eal, &port.device, &pool, &options);
             let (started, queues) = started.map_err(|source| PortsError::Port { name: port.name.clone(), source })?;
