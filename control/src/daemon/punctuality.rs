@@ -19,7 +19,7 @@ impl Punctuality {
 
     /// What was done before now was no part of it.
     pub(super) fn begin(&mut self, now: Instant) {
-        (self.sleeps_until, self.woke) = (now, now);
+        *self = Self::new(self.slack, now);
     }
 
     /// The thread goes to sleep until then, or until something comes.
