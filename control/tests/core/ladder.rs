@@ -141,6 +141,44 @@ fn keys_that_are_older_than_an_appliances_floor_are_replaced_and_not_used() {
     assert_eq!(["keep", "rekey", "renegotiate"].map(|way| counted(&pair, way)), [0, 1, 1]);
 }
 
+/// A peer that was silent for long has been called when it answers: both what it was asked before and the call. The one who called dies
+/// before it has deleted what the call replaces.
+#[test]
+fn a_successor_that_dies_between_a_call_for_want_of_an_answer_and_its_end_leaves_one_tunnel() {
+    let mut pair = established(1, "");
+    pair.kill(1);
+    pair.revive_with_a_new_disk(1);
+    pair.pass(SECOND);
+    let now = pair.now();
+    let peer = &mut pair.sides[0].peers[0].endpoint;
+    let rekeyed = peer.sas(now).next().unwrap().id;
+    peer.rekey_ike(rekeyed, now).unwrap();
+    pair.pass(SECOND);
+    let mut peer = take_over(&mut pair).unwrap();
+    peer.cut = true;
+    pair.sides[1].peers.push(peer);
+    pair.revive(0);
+    pair.pass(11 * SECOND);
+    assert_eq!(pair.sides[1].takeover(), expected(&[("renegotiate", "no answer", 1)]));
+    pair.sides[1].peers[0].cut = false;
+    let start = pair.now();
+    let is_called = |pair: &mut Pair| pair.sides[1].sas().iter().any(|sa| sa.initiator && sa.children.len() == 1);
+    while !is_called(&mut pair) {
+        pair.pass(Duration::from_millis(5));
+        assert!(pair.now() < start + 20 * SECOND, "{:?}", pair.sides[1].sas());
+    }
+    pair.kill(1);
+    let peer = pair.sides[1].peers.pop().unwrap();
+    pair.sides[0].peers.push(peer);
+    while !pair.sides[0].core.is_serving() {
+        pair.pass(Duration::from_millis(1));
+    }
+    pair.revive(1);
+    pair.pass(20 * SECOND);
+    assert_eq!((pair.sides[0].sas().len(), pair.sides[0].children.len()), (1, 1));
+    assert_eq!(pair.sides[0].peers[0].children.len(), 1);
+}
+
 #[test]
 fn what_the_policy_has_renegotiated_is_said_and_counted() {
     let mut pair = Pair::renegotiating(&connection("branch", FAR, 9, ""));

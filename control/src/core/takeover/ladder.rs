@@ -114,6 +114,8 @@ pub(in crate::core) struct Climb {
     pub(in crate::core) delta: Option<u64>,
     /// Another one has its place already, with fresh keys.
     pub(in crate::core) is_rekeyed: bool,
+    /// It is known to IKE, and there were child SAs of it to be rekeyed, which led to nothing.
+    pub(in crate::core) is_kept: bool,
     turn: Turn,
     refusals: u32,
 }
@@ -149,6 +151,7 @@ impl Climb {
             is_shut: false,
             delta: None,
             is_rekeyed: false,
+            is_kept: false,
             turn: Turn::Came(None),
             refusals: 0,
         }
@@ -352,6 +355,7 @@ impl Ladder {
     pub(in crate::core) fn fall(&mut self, id: IkeSaId, why: Why) -> Option<Rung> {
         let mut climb = self.take(id)?;
         self.uncount(&climb);
+        climb.is_kept = climb.rung == Rung::Rekey;
         climb.rung = if climb.rung < Rung::Renegotiate { Rung::Renegotiate } else { Rung::Lost };
         climb.why = why;
         climb.is_shut = false;

@@ -46,6 +46,8 @@ struct Replaced {
     old: Vec<IkeSaId>,
     /// Their child SAs beyond the first, which comes with the new IKE SA.
     children: Vec<String>,
+    /// It is set up anew as at a reauthentication: IKE makes the other child SAs, and deletes the old one.
+    is_reauthenticated: bool,
     /// When they are deleted at the latest, if they aren't yet.
     delete_at: Option<Instant>,
     /// The new one stands.
@@ -233,12 +235,18 @@ impl Core {
     fn call_anew(&mut self, now: Instant, id: IkeSaId) {
         let old = self.succession.ladder.join_turns(id);
         let Some(called) = old.first().copied() else { return };
-        let known = self.succession.ladder.standing(called).map(|climb| climb.callee.clone());
-        let Some(callee) = self.ike.callee(called).or(known) else { return };
-        match self.ike.call(&callee, now) {
+        let Some(climb) = self.succession.ladder.standing(called) else { return };
+        let (known, is_kept) = (climb.callee.clone(), climb.is_kept);
+        let callee = self.ike.callee(called).unwrap_or(known);
+        // Whose child SAs could not be rekeyed: that the old one goes when the new one has what it had is in the new one's record, so it
+        // goes, too, where we die before. There is nothing to be gained from waiting for traffic.
+        let reauthenticated = if is_kept { self.ike.reauthenticate(called, now).ok() } else { None };
+        let is_reauthenticated = reauthenticated.is_some();
+        match reauthenticated.map_or_else(|| self.ike.call(&callee, now), Ok) {
             Ok(new) => {
                 let children = callee.children.into_iter().skip(1).collect();
-                let replaced = Replaced { old, children, delete_at: Some(now + CALL_MAX), is_established: false };
+                let delete_at = Some(now + CALL_MAX);
+                let replaced = Replaced { old, children, is_reauthenticated, delete_at, is_established: false };
                 self.succession.replacing.insert(new, replaced);
             }
             Err(error) => {
@@ -257,8 +265,11 @@ impl Core {
         let Some(replaced) = self.succession.replacing.get_mut(&id) else { return };
         replaced.delete_at = Some(now + CARRY_MAX);
         replaced.is_established = true;
-        let old = replaced.old.clone();
-        for child in std::mem::take(&mut replaced.children) {
+        let (old, mut children) = (replaced.old.clone(), std::mem::take(&mut replaced.children));
+        if replaced.is_reauthenticated && old.first().is_some_and(|old| self.ike.callee(*old).is_some()) {
+            children.clear();
+        }
+        for child in children {
             if let Err(error) = self.ike.create_child(id, &child, now) {
                 tracing::warn!(ike_sa = %id, child, %error, "child SA not negotiated anew");
             }
