@@ -184,7 +184,19 @@ fn what_a_device_has_no_room_for_leaves_later_in_order() {
 #[test]
 fn what_was_held_goes_before_what_is_newer() {
     const HELD: u8 = 200;
-    let running = start_with(VecPort::new(512), Polling::ADAPTIVE, 64);
+    const LONG: Duration = Duration::from_secs(3600);
+    let sleepy = Polling::Adaptive { spin_rounds: 0, sleep_min: LONG, sleep_max: LONG, busy_max: LONG };
+    let running = start_with(VecPort::new(512), sleepy, 64);
+    let loops = || running.counters.tally(Tally::Loops);
+    // Sound asleep, it finds all that waits at once.
+    let wake = || {
+        running.thread.thread().unpark();
+        let mut before = 0;
+        while loops() != before || before == 0 {
+            before = loops();
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
     let tables_with = |state| {
         let mut tables = tables();
         tables.vips[0].state = state;
@@ -195,19 +207,21 @@ fn what_was_held_goes_before_what_is_newer() {
         running.outside.send(VecBuf::from_bytes(&request)).unwrap();
     };
     running.commands.send(tables_with(VipState::HandingOver)).unwrap();
-    let confirmed = running.events.recv_timeout(Duration::from_secs(10));
-    assert!(matches!(confirmed, Ok(Event::TablesInForce(_))));
+    wake();
     (0..HELD).for_each(send);
     let end = Instant::now() + Duration::from_secs(10);
     while running.counters.tally(Tally::Held) < u64::from(HELD) {
         assert!(Instant::now() < end, "{} held", running.counters.tally(Tally::Held));
-        std::thread::sleep(Duration::from_micros(100));
+        wake();
     }
-    running.commands.send(tables_with(VipState::Owned)).unwrap();
     (HELD..=u8::MAX).for_each(send);
+    running.commands.send(tables_with(VipState::Owned)).unwrap();
+    wake();
     let answered: Vec<u8> = (0..=u8::MAX).map(|_| running.receive().data()[33]).collect();
     assert_eq!(answered, (0..=u8::MAX).collect::<Vec<_>>(), "to whom");
-    running.end();
+    running.stop.store(true, Ordering::Relaxed);
+    running.thread.thread().unpark();
+    running.thread.join().unwrap();
 }
 
 #[test]
