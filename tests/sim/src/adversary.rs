@@ -1,4 +1,4 @@
-//! Records every frame towards a VIP, and sends old ones again.
+//! Records what is sent to a VIP and what owners advertise, and sends old ones again.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -7,13 +7,20 @@ use vipsec_wire::ethernet::Header;
 use crate::frames::{self, Seen};
 use crate::scene::{ADDRESSES, ADVERSARY_MAC};
 
-/// Frames that are kept; then the oldest give way.
+/// Frames of a kind that are kept; then the oldest give way.
 const FRAMES_MAX: usize = 4096;
 
 /// The adversary.
 #[derive(Debug, Default)]
 pub(crate) struct Adversary {
-    recorded: Vec<Vec<u8>>,
+    packets: Recorded,
+    advertisements: Recorded,
+}
+
+/// Frames of a kind.
+#[derive(Debug, Default)]
+struct Recorded {
+    frames: Vec<Vec<u8>>,
     seen: usize,
 }
 
@@ -21,31 +28,46 @@ impl Adversary {
     /// A frame passes on the outside network.
     pub(crate) fn observe(&mut self, frame: &[u8]) {
         let Some((header, seen)) = frames::read(frame) else { return };
-        let from_elsewhere = header.source != ADVERSARY_MAC;
+        if header.source == ADVERSARY_MAC {
+            return;
+        }
         let to_vip = ADDRESSES.iter().any(|addresses| addresses.vip_mac == header.destination);
-        if to_vip && from_elsewhere && matches!(seen, Seen::Esp(..) | Seen::Udp(..)) {
-            let at = self.seen % FRAMES_MAX;
-            self.seen += 1;
-            if at == self.recorded.len() {
-                self.recorded.push(frame.to_vec());
-            } else {
-                self.recorded[at] = frame.to_vec();
-            }
+        match seen {
+            Seen::Esp(..) | Seen::Udp(..) if to_vip => self.packets.record(frame),
+            Seen::Advertisement => self.advertisements.record(frame),
+            _ => {}
         }
     }
 
-    /// An old frame, from the adversary's own MAC address; recent ones are worth more.
+    /// An old frame, from the adversary's own MAC address.
     pub(crate) fn replay(&self, rng: &mut StdRng) -> Option<Vec<u8>> {
-        if self.recorded.is_empty() {
+        let kind = if rng.random_bool(0.2) { &self.advertisements } else { &self.packets };
+        let (header, payload) = Header::parse(kind.draw(rng)?).ok()?;
+        let mut replayed = Header { source: ADVERSARY_MAC, ..header }.to_bytes().to_vec();
+        replayed.extend_from_slice(payload);
+        Some(replayed)
+    }
+}
+
+impl Recorded {
+    fn record(&mut self, frame: &[u8]) {
+        let at = self.seen % FRAMES_MAX;
+        self.seen += 1;
+        if at == self.frames.len() {
+            self.frames.push(frame.to_vec());
+        } else {
+            self.frames[at] = frame.to_vec();
+        }
+    }
+
+    /// Recent ones are worth more.
+    fn draw(&self, rng: &mut StdRng) -> Option<&[u8]> {
+        if self.frames.is_empty() {
             return None;
         }
         let newest = self.seen - 1;
         let reach = if rng.random_bool(0.7) { 200 } else { FRAMES_MAX };
-        let back = rng.random_range(0..self.recorded.len().min(reach));
-        let frame = &self.recorded[(newest - back) % FRAMES_MAX];
-        let (header, payload) = Header::parse(frame).ok()?;
-        let mut replayed = Header { source: ADVERSARY_MAC, ..header }.to_bytes().to_vec();
-        replayed.extend_from_slice(payload);
-        Some(replayed)
+        let back = rng.random_range(0..self.frames.len().min(reach));
+        Some(&self.frames[(newest - back) % FRAMES_MAX])
     }
 }

@@ -80,7 +80,7 @@ impl Network {
     /// Takes a frame from a station; returns the stations that it goes to.
     pub(crate) fn switch(&mut self, from: StationId, frame: &[u8]) -> Vec<StationId> {
         let Ok((header, _)) = Header::parse(frame) else { return Vec::new() };
-        if !matches!(self.cables[from], Cable::Up | Cable::Deaf) {
+        if !self.hears(from) {
             return Vec::new();
         }
         if !header.source.is_multicast() {
@@ -90,6 +90,11 @@ impl Network {
         let others = (0..STATIONS)
             .filter(|station| *station != from && matches!(self.cables[*station], Cable::Up | Cable::Mute));
         others.filter(|station| place.is_none_or(|place| place == *station)).collect()
+    }
+
+    /// Does what a station sends reach the switch?
+    pub(crate) fn hears(&self, from: StationId) -> bool {
+        matches!(self.cables[from], Cable::Up | Cable::Deaf)
     }
 
     /// Where the switch believes a MAC address to be; `None`: it floods.

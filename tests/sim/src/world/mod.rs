@@ -396,7 +396,7 @@ impl World {
 
     /// Somebody puts a frame on a network.
     fn send(&mut self, net: Net, from: StationId, frame: &[u8]) {
-        if net == Net::Outside {
+        if net == Net::Outside && self.networks[net.index()].hears(from) {
             self.adversary.observe(frame);
         }
         let weather = self.networks[net.index()].weather;
