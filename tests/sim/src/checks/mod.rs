@@ -2,7 +2,7 @@
 //!
 //! | | how it is seen |
 //! | --- | --- |
-//! | I1 | [`ivs`]: every frame that anybody puts on a wire |
+//! | I1 | [`ivs`]: every frame that anybody puts on a wire. Of the store's records and messages the numbers are the nonces: that they rise, and that no two pairings or grants share a key, `shm-store` tests by itself |
 //! | I2, I5 | [`deliveries`]: every packet that an appliance hands to a target |
 //! | I3 | `writer`: what an owner takes for acknowledged, against what its successor has read; and through I2 and I4 |
 //! | I4, I6 | [`heirs`]: what a successor says it has, against what the remote peer believes |
