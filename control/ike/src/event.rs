@@ -27,6 +27,15 @@ pub struct Transmit {
     pub fresh: bool,
 }
 
+/// What becomes of the traffic of a child SA that goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// A newer child SA of the same IKE SA carries it on.
+    Replaced,
+    /// It ends.
+    Ended,
+}
+
 /// Something happened.
 ///
 /// Take all events before the transmits of the same call: an SA is installed before the message leaves that lets the peer use it.
@@ -63,6 +72,8 @@ pub enum Event {
         ike_sa: IkeSaId,
         /// Our inbound SPI.
         spi_in: u32,
+        /// What becomes of its traffic.
+        removal: Removal,
     },
     /// A child SA that we asked for, or that the peer asked for, did not come about.
     ChildFailed {

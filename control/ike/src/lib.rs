@@ -45,7 +45,7 @@ pub use crypto::{
 pub use endpoint::{
     Callee, ChildSaStatus, Due, Endpoint, EpochWentBack, IkeSaStatus, ImportError, OperateError, Standing, Vintage,
 };
-pub use event::{ChildSaInfo, Event, GoneReason, OriginalAddresses, Transmit, Tunnel};
+pub use event::{ChildSaInfo, Event, GoneReason, OriginalAddresses, Removal, Transmit, Tunnel};
 pub use identity::{Identity, IdentityMatch, InvalidIdentity};
 pub use keylog::{KeyLog, KeyLogTable};
 pub use message::Role;

@@ -7,12 +7,13 @@ use vipsec_dataplane::api::{ChildRefusal, Command, IkeDatagram, Numbers, VipTabl
 use vipsec_esp::sa::{
     ChildSa, DORMANT, InboundParams, KeyMaterial, Mode, OutboundParams, ReservedSpi, Spi, TunnelEnds, WrongKeyLength,
 };
-use vipsec_ike::{ChildSaInfo, Event, IkeSaId, Role, Secret, Tunnel};
+use vipsec_ike::{ChildSaInfo, Event, IkeSaId, Removal, Role, Secret, Tunnel};
 use vipsec_store::CounterEntry;
 use vipsec_takeover::registry::Process;
 use vipsec_wire::iv::IvPrefix;
 use zeroize::Zeroizing;
 
+use super::lingering::GoneChild;
 use super::{Core, Effect, InstalledChild, Output};
 use crate::config::{ChildOptions, algorithm, esp_selector};
 
@@ -130,8 +131,8 @@ impl Core {
                 self.calls.look_again(now);
             }
             Event::InstallChild(info) => self.handle_new_child(&info),
-            Event::RemoveChild { spi_in, .. } => {
-                self.remove_child(spi_in);
+            Event::RemoveChild { spi_in, removal, .. } => {
+                self.remove_child(spi_in, removal);
                 self.calls.look_again(now);
             }
             Event::ChildFailed { ike_sa, child, reason } => {
@@ -199,12 +200,12 @@ impl Core {
         self.pass_commands_on();
     }
 
-    fn remove_child(&mut self, spi_in: u32) {
+    fn remove_child(&mut self, spi_in: u32, removal: Removal) {
         let Ok(spi) = Spi::new(spi_in) else { return };
         if let Some(child) = self.children.remove(&spi) {
             // Its workers have it until no copy does.
             self.ike.reserve_spi(spi_in);
-            self.publications.gone.push((child.vip, spi));
+            self.publications.gone.push(GoneChild { vip: child.vip, spi, removal });
             self.withdraw_child(child.vip, spi);
         } else {
             // One that IKE alone had: of an untrusted copy, or to be renegotiated.
@@ -215,10 +216,15 @@ impl Core {
     }
 
     /// No copy knows a child SA any more that IKE has deleted. So nobody will take its packets after us: what waits above its horizon is
-    /// delivered (R3).
-    pub(super) fn let_go_of_child(&mut self, spi: Spi) {
-        self.tell(Command::Grant { spi, horizon: u64::MAX, lease: u64::MAX });
-        self.forget_gone(spi);
+    /// delivered (R3), and so is what comes while it lingers.
+    pub(super) fn let_go_of_child(&mut self, now: Instant, gone: GoneChild) {
+        self.tell(Command::Grant { spi: gone.spi, horizon: u64::MAX, lease: u64::MAX });
+        if gone.removal == Removal::Ended {
+            self.forget_lingering(gone.vip);
+        }
+        if !self.lingering.take(now, gone) {
+            self.forget_gone(gone.spi);
+        }
     }
 
     /// One that IKE has deleted goes, with what waits above its horizon.

@@ -8,6 +8,7 @@ mod answers;
 mod calls;
 mod cookies;
 mod keying;
+mod lingering;
 mod ownership;
 mod reload;
 mod service;
@@ -36,6 +37,7 @@ use crate::health::Run;
 use answers::Questions;
 use calls::Calls;
 use cookies::cookies;
+use lingering::{GoneChild, Lingering};
 use ownership::deadlines::Deadlines;
 use ownership::groups::Group;
 use ownership::orders::Orders;
@@ -117,7 +119,7 @@ enum Effect {
     /// Tell the data plane.
     Command(Command),
     /// No successor knows that child SA any more: it goes.
-    Gone(Spi),
+    Gone(GoneChild),
     /// As far as this group is concerned, give the workers the distribution table of that version.
     Tables(u64),
     /// That appliance's join: its last record was written before.
@@ -193,6 +195,7 @@ pub struct Core {
     /// In order: what follows from them is the same in every run.
     children: BTreeMap<Spi, InstalledChild>,
     publications: Publications,
+    lingering: Lingering,
     succession: Succession,
     targets: Targets,
     calls: Calls,
@@ -232,6 +235,7 @@ impl Core {
             restorations: 0,
             children: BTreeMap::new(),
             publications: Publications::default(),
+            lingering: Lingering::default(),
             succession: Succession::new(config.shared().map_or(1, |peer| peer.takeover_rate), now),
             targets: Targets::new(&config, health_seed, now),
             calls: Calls::default(),
@@ -316,6 +320,7 @@ impl Core {
         let slice = self.slice_is_due(now);
         self.ownership_timeout(now);
         self.handle_ike_timers(now);
+        self.handle_lingering_timeout(now);
         self.check_orders(now);
         self.handle_succession_timeout(now);
         self.handle_targets_timeout(now);
@@ -341,6 +346,7 @@ impl Core {
         [
             self.ike.poll_timeout(),
             self.groups.iter().filter_map(|group| group.ownership.poll_timeout()).min(),
+            self.lingering.poll_timeout(),
             self.slices_timeout(),
             self.succession_timeout(),
             self.targets.poll_timeout(),
@@ -418,7 +424,7 @@ impl Core {
         for effect in effects {
             match effect {
                 Effect::Command(command) => self.tell(command),
-                Effect::Gone(spi) => self.let_go_of_child(spi),
+                Effect::Gone(gone) => self.let_go_of_child(now, gone),
                 // A newer one waits for its own acknowledgement.
                 Effect::Tables(version) if !self.distribution.is_publishing(version) => {}
                 Effect::Tables(_) => self.note_tables_known(group),

@@ -11,7 +11,7 @@ use crate::child::{ChildPhase, ChildSa};
 use crate::config::{ChildPolicy, Mode};
 use crate::crypto::derive::{ChildKeys, Nonces};
 use crate::crypto::{EspProposal, EspSuite, KeyExchange, Mismatch, Secret, pick_esp};
-use crate::event::{ChildSaInfo, Event, OriginalAddresses};
+use crate::event::{ChildSaInfo, Event, OriginalAddresses, Removal};
 use crate::keylog;
 use crate::message::sa::Proposal;
 use crate::message::{NotifyType, Payload, Role};
@@ -335,7 +335,9 @@ impl Endpoint {
         if sa.children.remove(&spi_in).is_some() {
             tracing::info!(ike_sa = %sa.id(), spi_in = format_args!("{spi_in:08x}"), "child SA removed");
             self.child_owner.remove(&spi_in);
-            self.events.push_back(Event::RemoveChild { ike_sa: sa.id(), spi_in });
+            let is_replaced = sa.children.values().any(|child| child.info.replaces == Some(spi_in));
+            let removal = if is_replaced { Removal::Replaced } else { Removal::Ended };
+            self.events.push_back(Event::RemoveChild { ike_sa: sa.id(), spi_in, removal });
             sa.changed = true;
         }
     }

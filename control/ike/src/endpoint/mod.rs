@@ -35,7 +35,7 @@ use vipsec_wire::iv::{Epoch, IvPrefix};
 
 use crate::config::{Config, ConnectionPolicy};
 use crate::counters::{Counters, Drop};
-use crate::event::{Event, GoneReason, Transmit};
+use crate::event::{Event, GoneReason, Removal, Transmit};
 use crate::identity::Identity;
 use crate::keylog;
 use crate::pool::Leases;
@@ -332,7 +332,7 @@ impl Endpoint {
         self.release_addresses(sa);
         for spi_in in sa.children.keys() {
             self.child_owner.remove(spi_in);
-            self.events.push_back(Event::RemoveChild { ike_sa: id, spi_in: *spi_in });
+            self.events.push_back(Event::RemoveChild { ike_sa: id, spi_in: *spi_in, removal: Removal::Ended });
         }
         if let Some(peer) = &sa.state.remote_id
             && let Some(ids) = self.by_peer.get_mut(peer)

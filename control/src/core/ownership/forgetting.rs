@@ -22,6 +22,7 @@ impl Core {
         }
         for vip in self.vips_of(group) {
             self.ike.leave_vip(vip);
+            self.forget_lingering(vip);
         }
     }
 

@@ -439,7 +439,7 @@ impl Core {
                 match effect {
                     // The workers want it back.
                     Effect::Command(Command::PinsKnown(batch)) => self.tell(Command::PinsAbandoned(batch)),
-                    Effect::Gone(spi) => self.forget_gone(spi),
+                    Effect::Gone(gone) => self.forget_gone(gone.spi),
                     _ => {}
                 }
             }

@@ -14,6 +14,7 @@ use vipsec_wire::iv::ApplianceId;
 
 use crate::config::PEERS_MAX;
 use crate::core::keying::FIRST_LEASE;
+use crate::core::lingering::GoneChild;
 use crate::core::ownership::groups::Group;
 use crate::core::{Core, Effect, Slices};
 
@@ -107,7 +108,7 @@ pub(in crate::core) struct Publications {
     /// Records of child SAs that are gone: removed after the IKE record that doesn't name them any more is written.
     orphans: BTreeSet<RecordKey>,
     /// Child SAs that IKE has deleted, each with its VIP: they go when that is written.
-    pub(in crate::core) gone: Vec<(u16, Spi)>,
+    pub(in crate::core) gone: Vec<GoneChild>,
 }
 
 impl Publications {
@@ -151,10 +152,10 @@ impl Core {
                 replica.remove(key);
             }
         }
-        for (vip, spi) in std::mem::take(&mut self.publications.gone) {
-            match self.replica_of(vip) {
-                Some(replica) => replica.after(Effect::Gone(spi)),
-                None => self.forget_gone(spi),
+        for gone in std::mem::take(&mut self.publications.gone) {
+            match self.replica_of(gone.vip) {
+                Some(replica) => replica.after(Effect::Gone(gone)),
+                None => self.let_go_of_child(now, gone),
             }
         }
         any

@@ -188,10 +188,8 @@ pub fn run_planned(seed: u64) -> Outcome {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut variant = draw_variant(&mut rng, None);
     variant.takeover = TakeoverPolicy::Resume;
-    // Two things may cost a packet that aren't about moves: the answer that deletes its child SA overtakes it; another one does, and then
-    // nobody knows that it is still to come.
+    // A packet may be lost that isn't about moves: another one overtakes it, and then nobody knows that it is still to come.
     variant.workers = [1; scene::APPLIANCES_MAX];
-    (variant.rekey, variant.remote_rekey) = (Rekey { ike: None, child: None }, Rekey { ike: None, child: None });
     let plan = Plan::draw_planned(&mut rng);
     let mut world = World::with_plan(rng, None, variant, plan);
     world.only = Some(Only::Planned);
