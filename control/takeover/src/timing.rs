@@ -81,8 +81,18 @@ impl Timing {
 
     /// Looks without a sign of life after which a backup acts.
     pub fn looks_until_detection(&self) -> u32 {
+        self.looks_in(self.detection)
+    }
+
+    /// The same of a backup without a copy. It would end every SA of an owner that was only slow, and an owner is slowest when it has just
+    /// taken over; while remote peers that have to call anew wait for far longer than this.
+    pub fn looks_without_copy(&self) -> u32 {
+        self.looks_in(self.claim_preferred)
+    }
+
+    fn looks_in(&self, time: Duration) -> u32 {
         let interval = self.interval.as_nanos().max(1);
-        u32::try_from(self.detection.as_nanos().div_ceil(interval)).unwrap_or(u32::MAX)
+        u32::try_from(time.as_nanos().div_ceil(interval)).unwrap_or(u32::MAX)
     }
 }
 

@@ -26,7 +26,9 @@ impl Pair {
         }
         let claim_after = if self.preferred { self.timing.claim_preferred } else { self.timing.claim_other };
         let take = if self.peer_owns {
-            silent >= self.timing.looks_until_detection() && !(self.is_held && self.peer_speaks(now))
+            let timing = &self.timing;
+            let enough = if self.held.is_some() { timing.looks_until_detection() } else { timing.looks_without_copy() };
+            silent >= enough && !(self.is_held && self.peer_speaks(now))
         } else {
             // Nobody owns it. A peer that still holds our former process's copy takes it first.
             !self.peer_holds_copy && now.saturating_duration_since(self.ownerless_since) >= claim_after

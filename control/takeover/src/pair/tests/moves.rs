@@ -36,6 +36,28 @@ fn after_a_move_the_deadline_runs_out_by_itself() {
     assert_eq!(world.nodes[0].may_act_until, until, "nobody renews it");
 }
 
+/// The old owner has no copy yet. If it took back what it has just given away, all SAs would end.
+#[test]
+fn a_new_owner_that_is_slow_before_anybody_has_a_copy_is_waited_for_and_a_dead_one_is_not_for_ever() {
+    for dies in [false, true] {
+        let mut world = World::settled();
+        world.nodes[0].pair.order_move().unwrap();
+        deadline_at_step_down(&mut world);
+        world.run(5 * MS);
+        if dies {
+            world.kill(1);
+        } else {
+            world.nodes[1].running = false;
+        }
+        let staged = world.nodes[0].stages.clone();
+        world.run(300 * MS);
+        assert!(!world.may_act(0) && world.nodes[0].stages == staged);
+        world.nodes[1].running = !dies;
+        world.run(300 * MS);
+        assert_eq!([0, 1].map(|node| world.may_act(node)), [dies, !dies]);
+    }
+}
+
 #[test]
 fn a_refused_write_is_a_move_only_of_a_vip_that_has_stopped() {
     for told in [true, false] {
