@@ -13,9 +13,11 @@ use crate::event::{Event, GoneReason};
 use crate::message::{Direction, ExchangeType, Notify, NotifyType, Payload};
 use crate::sa::{Exchange, IkeSa, IkeSaId, Pending, PendingSync, Retry, Task};
 
-/// What M1 is above the last ID that a stale copy knows; four times that with each try. IDs are plenty, and the heir of the IKE SA
-/// starts at 0 again.
+/// What M1 is above the last ID that a stale copy knows; four times that with each of the first tries. IDs are plenty, and the heir of the
+/// IKE SA starts at 0 again; but one who may be served elsewhere is asked for hours.
 const SKIP: u32 = 1 << 8;
+/// Tries after which it grows no more.
+const SKIP_GROWS_MAX: u32 = 5;
 
 /// How far an outbound sequence number may be moved at the peer's request: a receiver takes a jump of half the number space for
 /// an old number.
@@ -184,7 +186,7 @@ impl Endpoint {
     pub(super) fn request_sync(&mut self, sa: &mut IkeSa) {
         let Some(PendingSync { send: known, tries, .. }) = sa.state.sync else { return };
         // RFC 6311 §5.1: M1 MUST be larger than any value known to have been used; P1 one more than the last that was received.
-        let skip = SKIP.saturating_mul(1u32.checked_shl(2 * tries).unwrap_or(u32::MAX));
+        let skip = SKIP << (2 * tries.min(SKIP_GROWS_MAX));
         let Some(send) = known.checked_add(skip) else {
             sa.gone = Some(GoneReason::NumbersExhausted);
             return;

@@ -151,6 +151,23 @@ fn a_peer_that_never_answers_is_given_up() {
     assert_eq!(bench.sides[BOB].gone(), [GoneReason::PeerDead]);
 }
 
+/// It may be served elsewhere for long: message IDs last until it is heard again.
+#[test]
+fn a_peer_whose_silence_is_excused_is_asked_for_new_ids_until_it_answers() {
+    let mut bench = Bench::established(Setup::default());
+    let stale = records(&bench, BOB);
+    let id = bench.sa(BOB).id;
+    fail_over(&mut bench, BOB, stale);
+    bench.sides[BOB].endpoint.excuse_silence(VIP, Some(bench.now + Duration::from_secs(7200)));
+    bench.loss = Some(Box::new(|_| true));
+    bench.pass(Duration::from_secs(3600));
+    assert_eq!(bench.sa(BOB).id, id);
+    bench.loss = None;
+    bench.pass(Duration::from_secs(60));
+    assert!(bench.sides[BOB].events.contains(&Event::Synchronised(id)));
+    assert_in_step(&bench);
+}
+
 /// RFC 6311 §11: a response is accepted once, and only with the nonce of the present request.
 #[test]
 fn responses_are_for_the_present_request() {
