@@ -119,3 +119,68 @@ fn a_peer_that_calls_by_itself_gets_what_it_calls_for() {
     assert_eq!((after.len(), pair.sides[1].children.len()), (1, 1));
     assert_ne!(after[0].spi, old);
 }
+
+/// strongSwan does, over the question for new message IDs, once it has sent what would take the answer's IV. The old owner may be cut off
+/// and serve the peer, as far as its successor knows; a call takes nothing from who is served there.
+#[test]
+fn a_peer_that_has_dropped_its_ike_sa_is_called_though_the_owner_may_live() {
+    let mut pair = left_behind();
+    let old = pair.sides[0].sas()[0].spi;
+    pair.sides[0].peers[0] = Peer::new(2, peer_policy("branch", FAR, 9));
+    succeed(&mut pair);
+    pair.pass(12 * SECOND);
+    let [peer] = &pair.sides[1].peers[..] else { panic!("one peer") };
+    assert_eq!((pair.sides[1].children.len(), peer.children.len()), (1, 1), "both have a child SA again");
+    // What its peer has forgotten goes, in the end.
+    pair.pass(400 * SECOND);
+    let [sa] = &pair.sides[1].sas()[..] else { panic!("one IKE SA") };
+    assert!(sa.spi != old && sa.initiator, "{sa:?}");
+    assert_eq!(pair.sides[1].children.len(), 1);
+}
+
+/// It can't be heard, as one that the old owner serves behind a cut: its IKE SA stays, however many calls come to nothing, and when it is
+/// heard again both ends have the same.
+#[test]
+fn a_peer_that_may_be_served_elsewhere_is_called_and_kept() {
+    let mut pair = left_behind();
+    let old = pair.sides[0].sas()[0].spi;
+    pair.sides[0].peers[0].cut = true;
+    succeed(&mut pair);
+    pair.pass(400 * SECOND);
+    assert!(pair.sides[1].sas().iter().any(|sa| sa.spi == old));
+    pair.sides[1].peers[0].cut = false;
+    pair.pass(120 * SECOND);
+    let [sa] = &pair.sides[1].sas()[..] else { panic!("one IKE SA") };
+    assert!(sa.spi != old && sa.children.len() == 1 && sa.children[0].state == "installed", "{sa:?}");
+    let [peer] = &pair.sides[1].peers[..] else { panic!("one peer") };
+    let (ours, theirs) = (pair.sides[1].children.keys(), peer.children.values());
+    assert!(ours.map(|spi| spi.get()).eq(theirs.map(|child| child.spi_out)), "both ends have the same child SA");
+}
+
+/// It was called while the old owner might have served it, and answers both the call and what it was asked before.
+#[test]
+fn a_successor_that_dies_between_such_a_call_and_its_end_leaves_one_tunnel() {
+    let mut pair = left_behind();
+    pair.sides[0].peers[0].cut = true;
+    succeed(&mut pair);
+    pair.pass(12 * SECOND);
+    pair.revive(0);
+    pair.pass(SECOND);
+    pair.sides[1].peers[0].cut = false;
+    let start = pair.now();
+    let is_called = |pair: &mut Pair| pair.sides[1].sas().iter().any(|sa| sa.initiator && sa.children.len() == 1);
+    while !is_called(&mut pair) {
+        pair.pass(Duration::from_millis(5));
+        assert!(pair.now() < start + 40 * SECOND, "{:?}", pair.sides[1].sas());
+    }
+    pair.kill(1);
+    let peer = pair.sides[1].peers.pop().unwrap();
+    pair.sides[0].peers.push(peer);
+    while !pair.sides[0].core.is_serving() {
+        pair.pass(Duration::from_millis(1));
+    }
+    pair.revive(1);
+    pair.pass(40 * SECOND);
+    assert_eq!((pair.sides[0].sas().len(), pair.sides[0].children.len()), (1, 1));
+    assert_eq!(pair.sides[0].peers[0].children.len(), 1);
+}

@@ -114,7 +114,7 @@ pub(in crate::core) struct Climb {
     pub(in crate::core) delta: Option<u64>,
     /// Another one has its place already, with fresh keys.
     pub(in crate::core) is_rekeyed: bool,
-    /// It is known to IKE, and there were child SAs of it to be rekeyed, which led to nothing.
+    /// It was known to IKE, and what its peer was asked for led to nothing.
     pub(in crate::core) is_kept: bool,
     turn: Turn,
     refusals: u32,
@@ -213,11 +213,16 @@ impl Ladder {
     }
 
     /// An IKE SA takes a rung; its turn comes.
-    pub(in crate::core) fn place(&mut self, id: IkeSaId, mut climb: Climb) {
+    pub(in crate::core) fn place(&mut self, id: IkeSaId, climb: Climb) {
         self.note_taken(&climb);
         if climb.rung == Rung::Lost {
             return;
         }
+        self.await_turn(id, climb);
+    }
+
+    /// Behind those of its urgency.
+    fn await_turn(&mut self, id: IkeSaId, mut climb: Climb) {
         self.placed += 1;
         let urgency = match climb.rung {
             Rung::Keep => Urgency::Silent,
@@ -304,6 +309,22 @@ impl Ladder {
         }
     }
 
+    /// What its turn brought came to nothing, and it stays on its rung: it is impatient again in a while.
+    pub(in crate::core) fn begin_patience(&mut self, now: Instant, id: IkeSaId) {
+        let Some(mut climb) = self.take(id) else { return };
+        let until = now + PATIENCE;
+        climb.turn = Turn::Came(Some(until));
+        self.impatient.insert((until, id));
+        self.put(id, climb);
+    }
+
+    /// Its turn is to come once more, on the same rung.
+    pub(in crate::core) fn wait_again(&mut self, id: IkeSaId) {
+        if let Some(climb) = self.take(id) {
+            self.await_turn(id, climb);
+        }
+    }
+
     /// The peer has refused something. True if the rung has failed.
     pub(in crate::core) fn note_refusal(&mut self, id: IkeSaId) -> bool {
         let Some(climb) = self.climbs.get_mut(&id).filter(|climb| climb.is_shut) else { return false };
@@ -355,7 +376,7 @@ impl Ladder {
     pub(in crate::core) fn fall(&mut self, id: IkeSaId, why: Why) -> Option<Rung> {
         let mut climb = self.take(id)?;
         self.uncount(&climb);
-        climb.is_kept = climb.rung == Rung::Rekey;
+        climb.is_kept = climb.rung < Rung::Renegotiate;
         climb.rung = if climb.rung < Rung::Renegotiate { Rung::Renegotiate } else { Rung::Lost };
         climb.why = why;
         climb.is_shut = false;

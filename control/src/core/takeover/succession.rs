@@ -160,12 +160,7 @@ impl Core {
         while self.may_take_turns()
             && let Some(id) = self.succession.ladder.poll_impatient(now)
         {
-            let group = self.succession.ladder.standing(id).map(|climb| climb.group);
-            if group.is_some_and(|group| self.is_patient(group)) {
-                self.succession.ladder.note_progress(now, id);
-            } else {
-                self.fall(now, id, Why::NoAnswer);
-            }
+            self.lose_patience(now, id);
         }
         while self.may_take_turns()
             && let Some(id) = self.succession.ladder.poll_turn(now)
@@ -185,6 +180,13 @@ impl Core {
     pub(in crate::core) fn follow(&mut self, old: IkeSaId, new: IkeSaId) {
         self.succession.stale.follow(old, new);
         self.succession.ladder.follow(old, new);
+        for replaced in self.succession.replacing.values_mut() {
+            if let Some(called) = replaced.old.iter_mut().find(|called| **called == old) {
+                *called = new;
+                // IKE knows the old one by name.
+                replaced.is_reauthenticated = false;
+            }
+        }
     }
 
     /// Does what the rung takes. IKE asks the peer for one thing after the other.
@@ -219,13 +221,35 @@ impl Core {
         }
     }
 
+    /// Nothing came of what its turn brought. Where the other appliance may be serving the peer that isn't a reason to give anything up, but
+    /// one to call: who is served there answers there, and nothing comes of the call; who has forgotten the IKE SA, or never heard of
+    /// what the copy knows, has a way to go on.
+    fn lose_patience(&mut self, now: Instant, id: IkeSaId) {
+        let Some(climb) = self.succession.ladder.standing(id) else { return };
+        let (rung, is_client) = (climb.rung, climb.callee.is_client);
+        match rung {
+            _ if !self.stays(id) => self.fall(now, id, Why::NoAnswer),
+            _ if is_client => self.succession.ladder.note_progress(now, id),
+            Rung::Renegotiate => self.succession.ladder.wait_again(id),
+            _ => self.fall(now, id, Why::NoAnswer),
+        }
+    }
+
+    /// Does it stay, whether its peer answers or not? Not what the policy replaces.
+    fn stays(&self, id: IkeSaId) -> bool {
+        let climb = self.succession.ladder.standing(id);
+        climb.is_some_and(|climb| climb.why != Why::Policy && self.is_patient(climb.group))
+            && self.ike.callee(id).is_some()
+    }
+
     /// A rung has failed.
     fn fall(&mut self, now: Instant, id: IkeSaId, why: Why) {
         let Some(climb) = self.succession.ladder.standing(id) else { return };
         let (from, connection, remote) = (climb.rung, climb.callee.connection.clone(), climb.callee.remote);
+        let stays = self.stays(id);
         let Some(rung) = self.succession.ladder.fall(id, why) else { return };
         tracing::warn!(ike_sa = %id, connection, %remote, %from, to = %rung, %why, "a way to take it over has failed");
-        if from == Rung::MessageIdSync {
+        if from == Rung::MessageIdSync && !stays {
             // Should its peer answer after all, there is one thing left to say.
             let _ = self.ike.delete_ike(id, now);
         }
@@ -238,6 +262,7 @@ impl Core {
         let Some(climb) = self.succession.ladder.standing(called) else { return };
         let (known, is_kept) = (climb.callee.clone(), climb.is_kept);
         let callee = self.ike.callee(called).unwrap_or(known);
+        let stays = old.iter().any(|old| self.stays(*old));
         // Whose child SAs could not be rekeyed: that the old one goes when the new one has what it had is in the new one's record, so it
         // goes, too, where we die before. There is nothing to be gained from waiting for traffic.
         let reauthenticated = if is_kept { self.ike.reauthenticate(called, now).ok() } else { None };
@@ -245,7 +270,7 @@ impl Core {
         match reauthenticated.map_or_else(|| self.ike.call(&callee, now), Ok) {
             Ok(new) => {
                 let children = callee.children.into_iter().skip(1).collect();
-                let delete_at = Some(now + CALL_MAX);
+                let delete_at = (!stays).then_some(now + CALL_MAX);
                 let replaced = Replaced { old, children, is_reauthenticated, delete_at, is_established: false };
                 self.succession.replacing.insert(new, replaced);
             }
@@ -253,8 +278,10 @@ impl Core {
                 tracing::info!(ike_sa = %called, connection = callee.connection, %error, "not called after the takeover");
                 for old in old {
                     self.fall(now, old, Why::NotCallable);
-                    // Where it can hear us it learns by this that it has to call.
-                    let _ = self.ike.delete_ike(old, now);
+                    if !stays {
+                        // Where it can hear us it learns by this that it has to call.
+                        let _ = self.ike.delete_ike(old, now);
+                    }
                 }
             }
         }
@@ -322,12 +349,25 @@ impl Core {
             (None, _) => {}
         }
         if let Some(replaced) = self.succession.replacing.get(&id) {
-            let fallen = if replaced.is_established { Vec::new() } else { replaced.old.clone() };
-            for old in fallen {
-                self.fall(now, old, failed.unwrap_or(Why::Refused));
+            if !replaced.is_established {
+                self.note_call_failed(now, id, failed.unwrap_or(Why::Refused));
             }
             self.delete_replaced(now, id);
             self.succession.replacing.remove(&id);
+        }
+    }
+
+    /// Nothing came of a call: what it was to replace falls, or stays and calls again later.
+    fn note_call_failed(&mut self, now: Instant, new: IkeSaId, why: Why) {
+        let Some(replaced) = self.succession.replacing.get_mut(&new) else { return };
+        // What has an heir by now has gone on by itself.
+        let standing = std::mem::take(&mut replaced.old).into_iter();
+        let standing: Vec<_> = standing.filter(|old| self.succession.ladder.standing(*old).is_some()).collect();
+        let (staying, fallen): (Vec<_>, Vec<_>) = standing.into_iter().partition(|old| self.stays(*old));
+        staying.into_iter().for_each(|old| self.succession.ladder.begin_patience(now, old));
+        fallen.iter().for_each(|old| self.fall(now, *old, why));
+        if let Some(replaced) = self.succession.replacing.get_mut(&new) {
+            replaced.old = fallen;
         }
     }
 
