@@ -14,6 +14,7 @@ mod pair;
 mod patience;
 mod pins;
 mod protection;
+mod reasons;
 mod reload;
 mod stale;
 mod standby;

@@ -12,8 +12,8 @@ use vipsec_control::core::Paired;
 use vipsec_dataplane::api::Event;
 use vipsec_store::pairing::{Handshake, PairingSecret, Side};
 use vipsec_store::{
-    BLOCK_ENTRIES_MAX, CounterEntry, Geometry, LocalMemory, Reader, RecordKey, Region, RegionId, SizeClass, Sizes,
-    StoreError, StoreWriter, Usage, Versions, WriteId, Writer,
+    Answer, BLOCK_ENTRIES_MAX, CounterEntry, Geometry, LocalMemory, OneSided, Reader, RecordKey, Region, RegionId,
+    SizeClass, Sizes, StoreError, StoreWriter, Usage, Versions, WriteId, Writer,
 };
 use vipsec_takeover::message::{VERSION_NEWEST, VERSION_OLDEST};
 use vipsec_wire::iv::{ApplianceId, Epoch};
@@ -159,12 +159,14 @@ impl Pair {
         let mut reader_a = Reader::new(regions[1].clone(), a.reader);
         let mut reader_b = Reader::new(regions[0].clone(), b.reader);
         let [for_a, for_b] = [reader_b.join(&mut rng).unwrap(), reader_a.join(&mut rng).unwrap()];
-        let writer_a = Writer::new(LocalMemory::new(regions[0].clone()), &mut a.writer, for_a).unwrap();
-        let writer_b = Writer::new(LocalMemory::new(regions[1].clone()), &mut b.writer, for_b).unwrap();
+        let memory =
+            |side: usize| Brittle { inner: LocalMemory::new(regions[side].clone()), fate: self.fates[side].clone() };
+        let writer_a = Writer::new(memory(0), &mut a.writer, for_a).unwrap();
+        let writer_b = Writer::new(memory(1), &mut b.writer, for_b).unwrap();
         let now = self.now();
         let [one, other] = self.texts.each_ref().map(|text| read_config(text).digest());
         let agreed = one == other;
-        let mut up = |side: usize, incarnation, writer: Writer<LocalMemory>, reader| {
+        let mut up = |side: usize, incarnation, writer: Writer<Brittle>, reader| {
             let (fate, writes) = (self.fates[side].clone(), self.sides[side].writes.clone());
             let writer = Mortal { inner: Box::new(writer), fate, writes, unpublished: false, acknowledged: WriteId(0) };
             let paired = Paired { incarnation, version, agreed, writer: Box::new(writer), reader };
@@ -224,6 +226,11 @@ impl Pair {
     /// Acknowledgements of what an appliance writes are under way, or come at once again.
     pub(crate) fn delay_acknowledgements(&mut self, side: usize, delay: bool) {
         self.fates[side].0.store(if delay { FAR } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// What an appliance writes into the other one's store isn't what it should be from now on, or is again.
+    pub(crate) fn set_flaw(&mut self, side: usize, flaw: Option<Flaw>) {
+        self.fates[side].0.store(flaw.map_or(0, |flaw| flaw as u8), Ordering::Relaxed);
     }
 
     /// It has come to that.
@@ -292,15 +299,87 @@ impl Pair {
     }
 }
 
-/// The kind of the record that says who is in hand.
+/// The kinds of the records of IKE SAs and child SAs, and of the one that says who is in hand.
+const KIND_IKE: u8 = 1;
+const KIND_CHILD: u8 = 2;
 const KIND_IN_HAND: u8 = 5;
 const DIES_SOON: u8 = 1;
 const DEAD: u8 = 2;
 const FAR: u8 = 3;
 
+/// What may be wrong with what an appliance writes into the other one's store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    /// Records of child SAs don't arrive.
+    LosesChildren = 4,
+    /// What is written is damaged on its way.
+    Damages = 5,
+    /// Remote peers seem not to have announced message-id sync.
+    HidesMessageIdSync = 6,
+    /// Nor replay counter sync.
+    HidesReplaySync = 7,
+}
+
+impl Flaw {
+    /// Of what a remote peer announced one notification (RFC 6311 §6) is another, as MessagePack has it.
+    fn change(self, record: &mut [u8]) {
+        let hidden: u16 = match self {
+            Self::HidesMessageIdSync => 16420,
+            Self::HidesReplaySync => 16421,
+            Self::LosesChildren | Self::Damages => return,
+        };
+        let [high, low] = hidden.to_be_bytes();
+        // An IKE SA that is yet to be authenticated knows nothing of it.
+        if let Some(at) = record.windows(3).position(|bytes| bytes == [0xcd, high, low]) {
+            record[at + 1..at + 3].copy_from_slice(&40960u16.to_be_bytes());
+        }
+    }
+}
+
+/// Memory that what is written into it may be damaged in.
+struct Brittle {
+    inner: LocalMemory,
+    fate: Fate,
+}
+
+impl OneSided for Brittle {
+    fn geometry(&self) -> &Geometry {
+        self.inner.geometry()
+    }
+
+    fn write(&mut self, at: usize, words: &[u64]) -> Result<(), StoreError> {
+        let mut words = words.to_vec();
+        // What leads to a record is shorter than this.
+        if self.fate.has(Flaw::Damages)
+            && let Some(sealed) = words.get_mut(6)
+        {
+            *sealed ^= 1;
+        }
+        self.inner.write(at, &words)
+    }
+
+    fn order(&mut self) -> Result<(), StoreError> {
+        self.inner.order()
+    }
+
+    fn ask(&mut self, upto: WriteId) -> Result<(), StoreError> {
+        self.inner.ask(upto)
+    }
+
+    fn answered(&mut self) -> Result<Option<Answer>, StoreError> {
+        self.inner.answered()
+    }
+}
+
 /// What becomes of a process: known to its writer.
 #[derive(Clone, Default)]
 struct Fate(Arc<AtomicU8>);
+
+impl Fate {
+    fn has(&self, flaw: Flaw) -> bool {
+        self.0.load(Ordering::Relaxed) == flaw as u8
+    }
+}
 
 /// A writer whose process may die between two writes: what comes after reaches nobody.
 struct Mortal {
@@ -325,12 +404,19 @@ impl Mortal {
 
 impl StoreWriter for Mortal {
     fn put(&mut self, key: RecordKey, epoch: Epoch, bytes: &[u8]) -> Result<WriteId, StoreError> {
-        if self.is_dead() {
+        let is_lost = key.kind == KIND_CHILD && self.fate.has(Flaw::LosesChildren);
+        if self.is_dead() || is_lost {
             return self.inner.poll_acknowledged();
         }
         self.writes.count_record();
         self.unpublished = true;
-        let written = self.inner.put(key, epoch, bytes);
+        let mut bytes = bytes.to_vec();
+        for flaw in [Flaw::HidesMessageIdSync, Flaw::HidesReplaySync] {
+            if key.kind == KIND_IKE && self.fate.has(flaw) {
+                flaw.change(&mut bytes);
+            }
+        }
+        let written = self.inner.put(key, epoch, &bytes);
         if key.kind == KIND_IN_HAND && self.fate.0.load(Ordering::Relaxed) == DIES_SOON {
             self.fate.0.store(DEAD, Ordering::Relaxed);
         }
