@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::counters::BLOCK_BYTES;
 
-/// Raised whenever the bytes in a region change their meaning: all versions of the link that this build speaks have this layout.
+/// Raised whenever the bytes in a region change their meaning, together with the version of the link.
 pub(crate) const LAYOUT_VERSION: u32 = 3;
 /// The size classes that a region may have.
 pub const CLASSES_MAX: usize = 4;
@@ -112,6 +112,11 @@ pub struct Geometry {
     runs: Vec<(u32, usize, SizeClass)>,
     places: u32,
     words: usize,
+}
+
+/// How regions are laid out where that version of the link is spoken: in one way, by all that this build speaks.
+pub(crate) fn layout_of(_version: u16) -> u32 {
+    LAYOUT_VERSION
 }
 
 impl Geometry {

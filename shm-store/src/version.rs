@@ -1,8 +1,8 @@
 //! Which form of a link two builds have in common.
 //!
 //! A link has a version: a number that stands for everything that crosses it, from the layout of a region to the messages and
-//! records that its users send. What a number stands for is the users' business; each side says from which to which it speaks, and
-//! the highest that both do is spoken.
+//! records that its users send. What a number stands for, but for the layout, is the users' business; each side says from which to
+//! which it speaks, and the highest that both do is spoken.
 
 use std::fmt;
 

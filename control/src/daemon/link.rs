@@ -284,7 +284,10 @@ impl Matchmaker {
                     Ok(Some(link)) => break link,
                     Ok(None) => {}
                     Err(error) => {
-                        let mismatched = matches!(error, LinkError::Pairing(PairingError::NoCommonVersion { .. }));
+                        let mismatched = matches!(
+                            error,
+                            LinkError::Pairing(PairingError::NoCommonVersion { .. } | PairingError::OtherLayout { .. })
+                        );
                         if self.log(error) && mismatched {
                             // A full queue has other things to say.
                             let _ = notices.try_send(Notice::NoCommonVersion);

@@ -11,13 +11,18 @@ pub(super) const HELLO: u8 = 1;
 pub(super) const CONFIRM: u8 = 2;
 
 /// Type (8) | oldest and newest version that the sender speaks (16 each) | id (8) | incarnation (128) | configuration digest (256) |
-/// region (128) | share (256) | sizes. Later versions may add to the end, which older ones pass over: it is authenticated all the
-/// same. Whoever changes what stands here shares no version with those before.
+/// region (128) | share (256) | sizes | how regions are laid out (32) by each of those versions. Later versions may add to the end, which
+/// older ones pass over: it is authenticated all the same. Whoever changes what stands here shares no version with those before.
 #[derive(Debug, Clone)]
 pub(super) struct Hello {
     pub(super) side: Side,
     pub(super) share: [u8; 32],
+    /// From the oldest version on.
+    pub(super) layouts: Vec<u32>,
 }
+
+/// That of releases whose hello says nothing of it.
+const LAYOUT_UNSAID: u32 = 3;
 
 impl Hello {
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -31,7 +36,14 @@ impl Hello {
         out.extend_from_slice(&region.0);
         out.extend_from_slice(&self.share);
         out.extend_from_slice(&sizes.encode());
+        out.extend(self.layouts.iter().flat_map(|layout| layout.to_be_bytes()));
         out
+    }
+
+    /// How its sender lays regions out by that version.
+    pub(super) fn layout_of(&self, version: u16) -> u32 {
+        let nth = version.checked_sub(self.side.versions.oldest).map(usize::from);
+        nth.and_then(|nth| self.layouts.get(nth)).copied().unwrap_or(LAYOUT_UNSAID)
     }
 
     /// Reads a hello, if it has a version in common with `ours`.
@@ -50,7 +62,10 @@ impl Hello {
         let region = RegionId(take(&mut rest)?);
         let share = take(&mut rest)?;
         let sizes = Sizes::decode(&take(&mut rest)?);
-        Ok(Self { side: Side { appliance, incarnation, versions, config_digest, region, sizes }, share })
+        let (layouts, _) = rest.as_chunks::<4>();
+        let said = usize::from(newest.saturating_sub(oldest)).saturating_add(1);
+        let layouts = layouts.iter().take(said).map(|layout| u32::from_be_bytes(*layout)).collect();
+        Ok(Self { side: Side { appliance, incarnation, versions, config_digest, region, sizes }, share, layouts })
     }
 }
 

@@ -14,7 +14,8 @@
 //! learns one HMAC against which to try guesses.
 //!
 //! Each hello says which versions of the link its sender speaks; the highest common one is spoken. Nobody in between can make them
-//! agree on an older one.
+//! agree on an older one. It also says how its sender lays regions out by each of them: two that mean different things by that version
+//! don't pair.
 
 mod hello;
 mod schedule;
@@ -28,7 +29,7 @@ use vipsec_wire::iv::ApplianceId;
 use zeroize::Zeroizing;
 
 use crate::channel::Channel;
-use crate::geometry::{BadSizes, Geometry, Sizes};
+use crate::geometry::{BadSizes, Geometry, Sizes, layout_of};
 use crate::grant::{ReaderKeys, WriterKeys};
 use crate::region::RegionId;
 use crate::version::Versions;
@@ -89,6 +90,18 @@ pub enum PairingError {
         theirs: Versions,
         /// Ours.
         ours: Versions,
+    },
+    /// The two write different things by the version that they would speak.
+    #[error(
+        "by version {version} of the store link the other appliance lays its store out as layout {theirs}, this one as layout {ours}: upgrade the older one"
+    )]
+    OtherLayout {
+        /// The highest that both speak.
+        version: u16,
+        /// The peer's layout.
+        theirs: u32,
+        /// Ours.
+        ours: u32,
     },
     /// A message that doesn't belong here.
     #[error("not the pairing message that is due")]
@@ -152,9 +165,9 @@ enum State {
 
 /// The machine; messages in, messages out, in order and unharmed by the link.
 pub struct Handshake {
-    side: Side,
+    hello: Hello,
     /// As it was sent.
-    hello: Vec<u8>,
+    sent: Vec<u8>,
     secret: PairingSecret,
     state: State,
     /// At most a hello and a confirmation.
@@ -164,16 +177,27 @@ pub struct Handshake {
 impl Handshake {
     /// Begins: the hello is ready to be sent.
     pub fn new(side: Side, secret: PairingSecret, rng: &mut impl CryptoRng) -> Result<Self, PairingError> {
+        Self::with_layouts(side, secret, rng, layout_of)
+    }
+
+    /// The same of a build that lays regions out as it says for each version of the link.
+    pub(crate) fn with_layouts(
+        side: Side,
+        secret: PairingSecret,
+        rng: &mut impl CryptoRng,
+        layout_of: fn(u16) -> u32,
+    ) -> Result<Self, PairingError> {
         Geometry::new(side.sizes.clone())?;
         let mut seed = Zeroizing::new([0; 32]);
         rng.fill_bytes(&mut *seed);
         let private = PrivateKey::from_private_key(&X25519, &*seed).expect("X25519 takes any 32 bytes");
         let public = private.compute_public_key().expect("X25519 has a public key for each private one");
         let share = public.as_ref().try_into().expect("an X25519 share has 32 bytes");
-        let hello = Hello { side, share };
-        let bytes = hello.encode();
-        let transmit = vec![bytes.clone()];
-        Ok(Self { side: hello.side, hello: bytes, secret, state: State::AwaitHello { private }, transmit })
+        let layouts = (side.versions.oldest..=side.versions.newest).map(layout_of).collect();
+        let hello = Hello { side, share, layouts };
+        let sent = hello.encode();
+        let transmit = vec![sent.clone()];
+        Ok(Self { hello, sent, secret, state: State::AwaitHello { private }, transmit })
     }
 
     /// The next message to send.
@@ -208,19 +232,25 @@ impl Handshake {
     }
 
     fn handle_hello(&mut self, private: PrivateKey, message: &[u8]) -> Result<State, PairingError> {
-        let ours = self.side.versions;
+        let own = &self.hello.side;
+        let ours = own.versions;
         let hello = Hello::decode(message, ours)?;
-        if hello.side.appliance == self.side.appliance {
+        if hello.side.appliance == own.appliance {
             return Err(PairingError::SameAppliance);
         }
+        let theirs = hello.side.versions;
+        let version = theirs.common(ours).ok_or(PairingError::NoCommonVersion { theirs, ours })?;
+        let (theirs, ours) = (hello.layout_of(version), self.hello.layout_of(version));
+        if theirs != ours {
+            return Err(PairingError::OtherLayout { version, theirs, ours });
+        }
         let peer = Half { appliance: hello.side.appliance, hello: message };
-        let own = Half { appliance: self.side.appliance, hello: &self.hello };
+        let own = Half { appliance: own.appliance, hello: &self.sent };
         let schedule =
             Schedule::new(private, &self.secret.0, own, peer, hello.share).ok_or(PairingError::WrongSecret)?;
-        let Side { appliance, incarnation, versions, config_digest, region, sizes } = hello.side;
-        let version = versions.common(ours).ok_or(PairingError::NoCommonVersion { theirs: versions, ours })?;
-        let agreement =
-            if config_digest == self.side.config_digest { Agreement::Agreed } else { Agreement::ConfigurationDiffers };
+        let Side { appliance, incarnation, config_digest, region, sizes, .. } = hello.side;
+        let agreed = config_digest == self.hello.side.config_digest;
+        let agreement = if agreed { Agreement::Agreed } else { Agreement::ConfigurationDiffers };
         let peer = Peer { appliance, version, incarnation, region, geometry: Geometry::new(sizes)? };
         let mut confirm = vec![CONFIRM];
         confirm.extend_from_slice(&schedule.confirmation());
@@ -231,9 +261,16 @@ impl Handshake {
     /// Sends a hello with more at its end, as a later version may.
     #[cfg(test)]
     pub(crate) fn say_more(&mut self, more: &[u8]) -> Vec<u8> {
-        self.hello.extend_from_slice(more);
+        self.sent.extend_from_slice(more);
         self.transmit.clear();
-        self.hello.clone()
+        self.sent.clone()
+    }
+
+    /// Says nothing of layouts, as releases didn't that had one.
+    #[cfg(test)]
+    pub(crate) fn say_no_layouts(&mut self) {
+        self.sent.truncate(self.sent.len() - 4 * self.hello.layouts.len());
+        self.transmit = vec![self.sent.clone()];
     }
 
     /// Whether both sides have proved themselves and everything was sent.
@@ -248,7 +285,7 @@ impl Handshake {
                 let (channel, writer, reader) = schedule.into_keys();
                 Ok(Pairing {
                     channel,
-                    writer: WriterKeys::new(writer, self.side.appliance),
+                    writer: WriterKeys::new(writer, self.hello.side.appliance),
                     reader: ReaderKeys::new(reader, peer.appliance),
                     peer,
                     agreement,
@@ -262,6 +299,6 @@ impl Handshake {
 
 impl fmt::Debug for Handshake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handshake").field("side", &self.side).finish_non_exhaustive()
+        f.debug_struct("Handshake").field("side", &self.hello.side).finish_non_exhaustive()
     }
 }

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use super::support::{pairings, secret, side, small_sizes};
 use crate::Versions;
 use crate::channel::{ChannelError, MESSAGE_BYTES_MAX};
+use crate::geometry::layout_of;
 use crate::pairing::{Agreement, Handshake, Pairing, PairingError, PairingSecret, Side};
 
 fn rng() -> StdRng {
@@ -92,6 +93,47 @@ fn without_a_common_version_both_sides_say_so_and_nobody_pairs() {
         error.to_string(),
         "the other appliance speaks version 1-2 of the store link, this one 3-4: none in common, upgrade the older one"
     );
+}
+
+/// A build that lays regions out in its own way.
+fn laying_out(side: Side, layout_of: fn(u16) -> u32) -> Handshake {
+    let mut rng = StdRng::seed_from_u64(u64::from(side.appliance.get()));
+    Handshake::with_layouts(side, secret(1), &mut rng, layout_of).unwrap()
+}
+
+#[test]
+fn two_that_mean_different_layouts_by_a_version_say_so_and_do_not_pair() {
+    let (a, b) = run(laying_out(speaking(1, 1, 4), |_| 3), laying_out(speaking(2, 2, 4), |_| 4), |_, _| {});
+    assert_eq!(a.unwrap_err(), PairingError::OtherLayout { version: 4, theirs: 4, ours: 3 });
+    let error = b.unwrap_err();
+    assert_eq!(error, PairingError::OtherLayout { version: 4, theirs: 3, ours: 4 });
+    assert_eq!(
+        error.to_string(),
+        "by version 4 of the store link the other appliance lays its store out as layout 3, this one as layout 4: upgrade the older one"
+    );
+}
+
+#[test]
+fn a_build_that_has_a_new_layout_by_a_new_version_pairs_with_the_one_before_it() {
+    let newer = |version| if version < 5 { 3 } else { 4 };
+    let (a, b) = run(laying_out(speaking(1, 1, 4), |_| 3), laying_out(speaking(2, 3, 5), newer), |_, _| {});
+    assert_eq!((a.unwrap().peer.version, b.unwrap().peer.version), (4, 4));
+}
+
+#[test]
+fn a_release_whose_hello_says_nothing_of_layouts_has_the_one_of_its_time() {
+    for (layout_of, pairs) in [((|_| 3) as fn(u16) -> u32, true), (|_| 4, false)] {
+        let mut older = start(speaking(1, 1, 4), secret(1));
+        older.say_no_layouts();
+        let (a, b) = run(older, laying_out(speaking(2, 1, 4), layout_of), |_, _| {});
+        assert_eq!((a.is_ok(), b.is_ok()), (pairs, pairs));
+    }
+}
+
+/// Appliances of older releases are out there: who changes the layout raises the version of the link, too.
+#[test]
+fn what_a_version_of_the_link_has_meant_it_means_for_ever() {
+    assert_eq!([1, 2, 3, 4].map(layout_of), [3; 4]);
 }
 
 #[test]
