@@ -115,7 +115,7 @@ fn a_successor_is_killed_before_it_is_through() {
     tell(Tale::Ladder);
 }
 
-/// Killed after the IKE_AUTH request has arrived: the call is finished by the successor, or lost at both ends.
+/// Killed at each message of the call: it is finished by the successor, or lost at both ends.
 #[test]
 fn the_owner_is_killed_while_a_peer_calls() {
     tell(Tale::Calls);
@@ -131,6 +131,12 @@ fn the_owner_is_killed_while_sas_are_rekeyed() {
 #[test]
 fn an_appliance_is_killed_during_a_move() {
     tell(Tale::Moves);
+}
+
+/// Whose outside link is cut is followed by its backup, and is a backup once it is mended. (The store's network fails in another story.)
+#[test]
+fn the_owners_outside_link_is_cut() {
+    tell(Tale::Links);
 }
 
 /// Ten charons, none of which has to call.

@@ -94,7 +94,7 @@ pub enum Tale {
 pub enum Extent {
     /// All.
     Whole,
-    /// One or two, for a quick look.
+    /// As few as have each kind of moment once.
     Short,
 }
 
@@ -107,7 +107,7 @@ pub struct TakeoverConfig {
     pub runs: u32,
     /// How many tunnels [`Tale::Hundred`] has.
     pub tunnels: u8,
-    /// How much of [`Tale::Calls`], [`Tale::Rekeys`] and [`Tale::Moves`].
+    /// How much of [`Tale::Rekeys`], [`Tale::Moves`] and [`Tale::Links`].
     pub extent: Extent,
     /// Where report, pictures, captures and logs go.
     pub out: PathBuf,
@@ -175,10 +175,10 @@ fn tell(tale: Tale, config: &TakeoverConfig, progress: &Progress) -> Result<Tale
             Tale::LocalTargets => teller.local_targets(),
             Tale::TwiceInARow => teller.twice_in_a_row(),
             Tale::Pins => teller.pins(),
-            Tale::Calls => teller.calls(short),
+            Tale::Calls => teller.calls(),
             Tale::Rekeys => teller.rekeys(short),
             Tale::Moves => teller.moves(short),
-            Tale::Links => teller.links(),
+            Tale::Links => teller.links(short),
             Tale::Branches => teller.branches(),
             Tale::Upgrade => teller.upgrade(),
             Tale::Ipv6 => teller.ipv6(),

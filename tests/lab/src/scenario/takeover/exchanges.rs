@@ -158,11 +158,10 @@ impl Rekey {
 
 impl Teller<'_, '_> {
     /// The owner is killed while a remote peer calls.
-    pub(super) fn calls(&mut self, short: bool) {
-        let moments = if short { &CALLS[3..4] } else { &CALLS[..] };
-        for moment in moments {
+    pub(super) fn calls(&mut self) {
+        for moment in CALLS {
             let case = format!("a remote peer calls, and the owner is killed {}", moment.text());
-            self.story.case(&case, |lab| killed_while_called(lab, *moment));
+            self.story.case(&case, |lab| killed_while_called(lab, moment));
             self.the_dead_comes_back();
         }
     }
@@ -170,7 +169,8 @@ impl Teller<'_, '_> {
     /// The owner is killed while SAs are rekeyed, by either end.
     pub(super) fn rekeys(&mut self, short: bool) {
         let all = Rekey::ALL.into_iter().flat_map(|rekey| REKEYS.map(|moment| (rekey, moment)));
-        let some = [(Rekey::ChildByPeer, REKEYS[1]), (Rekey::IkeByOwner, REKEYS[2])];
+        let [request, soon_after, response] = REKEYS;
+        let some = [(Rekey::ChildByPeer, request), (Rekey::IkeByPeer, soon_after), (Rekey::IkeByOwner, response)];
         let wanted: Vec<_> = if short { some.into() } else { all.collect() };
         for (rekey, moment) in wanted {
             let case = format!("{}, and the owner is killed {}", rekey.text(), moment.text());

@@ -65,7 +65,8 @@ impl Teller<'_, '_> {
     /// Both, at several moments.
     pub(super) fn moves(&mut self, short: bool) {
         let all = [Dies::TheOld, Dies::TheNew].into_iter().flat_map(|dies| MOMENTS.map(|when| (dies, when)));
-        let some = [(Dies::TheOld, MOMENTS[3]), (Dies::TheNew, MOMENTS[0])];
+        let some = (MOMENTS.into_iter().zip([Dies::TheNew, Dies::TheOld].into_iter().cycle()))
+            .map(|(when, dies)| (dies, when));
         let wanted: Vec<_> = if short { some.into() } else { all.collect() };
         for (dies, when) in wanted {
             let who = if dies == Dies::TheOld { "the old owner" } else { "the new owner" };
