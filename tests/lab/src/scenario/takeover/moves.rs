@@ -65,8 +65,12 @@ impl Teller<'_, '_> {
     /// Both, at several moments.
     pub(super) fn moves(&mut self, short: bool) {
         let all = [Dies::TheOld, Dies::TheNew].into_iter().flat_map(|dies| MOMENTS.map(|when| (dies, when)));
-        let some = (MOMENTS.into_iter().zip([Dies::TheNew, Dies::TheOld].into_iter().cycle()))
-            .map(|(when, dies)| (dies, when));
+        let some = [
+            (Dies::TheNew, MOMENTS[0]),
+            (Dies::TheOld, MOMENTS[1]),
+            (Dies::TheOld, MOMENTS[3]),
+            (Dies::TheNew, MOMENTS[4]),
+        ];
         let wanted: Vec<_> = if short { some.into() } else { all.collect() };
         for (dies, when) in wanted {
             let who = if dies == Dies::TheOld { "the old owner" } else { "the new owner" };
