@@ -102,6 +102,15 @@ impl Lookup {
         self.tables.ports.iter().any(|port| port.mac == source) || self.is_virtual_mac_here(source)
     }
 
+    /// Is that the virtual MAC address of a VIP that is being handed over, and of none that is served?
+    pub(crate) fn has_stopped(&self, mac: MacAddr) -> bool {
+        let uses = |state| {
+            let mut vips = self.tables.vips.iter().filter(|vip| vip.state == state);
+            vips.any(|vip| vip.addresses().chain(&vip.gateways).any(|floating| floating.mac == mac))
+        };
+        uses(VipState::HandingOver) && !uses(VipState::Owned)
+    }
+
     /// Is a VIP here that is elsewhere in `before`?
     pub(crate) fn gains_a_vip_over(&self, before: &Self) -> bool {
         self.loses_a_vip_to(&before.tables)

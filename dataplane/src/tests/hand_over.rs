@@ -269,6 +269,23 @@ fn what_was_parked_is_delivered_with_its_grant_and_the_report_says_so() {
     scene.assert_nothing_dropped();
 }
 
+/// R5: when the answer comes, its new owner may act already.
+#[test]
+fn what_waits_for_a_neighbour_does_not_leave_once_the_vip_has_stopped() {
+    let mut scene = Scene::new();
+    let message = IkeDatagram {
+        local: (VIP, 500).into(),
+        remote: (PEER, 500).into(),
+        payload: b"an IKE message".as_slice().into(),
+    };
+    scene.command(Command::SendIke(message));
+    let request = scene.one_sent(OUTSIDE);
+    scene.use_tables(tables_with(VipState::HandingOver));
+    scene.receive(OUTSIDE, &answer_of_neighbour(&request).flatten().unwrap());
+    assert_eq!(scene.sent(OUTSIDE), Vec::<Vec<u8>>::new());
+    scene.assert_dropped(DropReason::VipNotOwned);
+}
+
 #[test]
 fn what_waited_to_leave_leaves_before_the_vip_is_elsewhere() {
     for (state, count) in [(VipState::HandingOver, 1), (VipState::Elsewhere, 0)] {

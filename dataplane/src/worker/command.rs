@@ -87,6 +87,7 @@ impl<P: BufferPool> Worker<P> {
             self.drop_waiting(&next);
             self.vip_lost_in = version;
         }
+        self.drop_unresolved(&next);
         self.tables_version = version;
         // The first worker asks for all: the others hear the answers.
         if self.mates.is_first() && next.gains_a_vip_over(&self.lookup) {

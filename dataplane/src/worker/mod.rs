@@ -439,6 +439,15 @@ impl<P: BufferPool> Worker<P> {
         self.counters.count_drops(DropReason::VipNotOwned, dropped);
     }
 
+    /// Drops the frames of a VIP that is handed over which wait for a neighbour's answer: when that comes, the new owner may act already, and
+    /// they would draw its traffic to us (R5).
+    pub(crate) fn drop_unresolved(&mut self, next: &Lookup) {
+        let stopped =
+            |frame: &P::Buf| Header::parse(frame.data()).is_ok_and(|(header, _)| next.has_stopped(header.source));
+        let dropped = self.neighbours.forget_pending(|frame| !stopped(frame));
+        self.counters.count_drops(DropReason::VipNotOwned, dropped);
+    }
+
     /// IPv4 takes the low half of it. No two workers use the same number within a round.
     #[inline]
     pub(crate) fn next_identification(&mut self) -> u32 {
