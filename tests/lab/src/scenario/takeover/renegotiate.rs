@@ -18,11 +18,12 @@ impl Teller<'_, '_> {
     /// Stopped and woken; by order; at the owner's end.
     pub(super) fn renegotiate_alive(&mut self) {
         self.pause();
-        self.story.case("the VIP moves by order: all is negotiated anew, and nothing lost", |lab| {
-            under_traffic(lab, Loss::None, |lab| anew(lab, move_by_order))
-        });
+        self.story
+            .case("the VIP moves by order: all is negotiated anew, and nothing lost but the first by new SAs", |lab| {
+                under_traffic(lab, Loss::FirstOfNew, |lab| anew(lab, move_by_order))
+            });
         self.story.case("the owner is told to end, and hands over first: the same", |lab| {
-            under_traffic(lab, Loss::None, |lab| anew(lab, hand_over_at_the_end))
+            under_traffic(lab, Loss::FirstOfNew, |lab| anew(lab, hand_over_at_the_end))
         });
     }
 }
