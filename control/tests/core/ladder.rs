@@ -114,11 +114,9 @@ fn a_peer_is_asked_to_skip_the_numbers_that_count_as_seen() {
     assert_eq!([counted(&pair, "replay_sync"), counted(&pair, "keep")], [1, 0]);
 }
 
-/// It may have used them itself, under an epoch that it forgot with its floor (I1): a child SA of before stays shut until it is rekeyed, and
-/// the peer of an IKE SA of before is called.
-#[test]
-fn keys_that_are_older_than_an_appliances_floor_are_replaced_and_not_used() {
-    let mut pair = established(2, "");
+/// So many IKE SAs of before the second appliance lost its floor, one of which was rekeyed since.
+fn established_before_the_floor_was_lost(count: u32) -> Pair {
+    let mut pair = established(count, "");
     pair.kill(1);
     pair.revive_with_a_new_disk(1);
     pair.pass(SECOND);
@@ -127,6 +125,34 @@ fn keys_that_are_older_than_an_appliances_floor_are_replaced_and_not_used() {
     let rekeyed = peer.sas(now).next().unwrap().id;
     peer.rekey_ike(rekeyed, now).unwrap();
     pair.pass(SECOND);
+    pair
+}
+
+/// The successor dies as soon as the peer has answered its call, before it has deleted what that replaces. One tunnel is left.
+pub(crate) fn die_between_a_call_and_its_end(pair: &mut Pair, patience: Duration) {
+    let start = pair.now();
+    let is_called = |pair: &mut Pair| pair.sides[1].sas().iter().any(|sa| sa.initiator && sa.children.len() == 1);
+    while !is_called(pair) {
+        pair.pass(Duration::from_millis(5));
+        assert!(pair.now() < start + patience, "{:?}", pair.sides[1].sas());
+    }
+    pair.kill(1);
+    let peer = pair.sides[1].peers.pop().unwrap();
+    pair.sides[0].peers.push(peer);
+    while !pair.sides[0].core.is_serving() {
+        pair.pass(Duration::from_millis(1));
+    }
+    pair.revive(1);
+    pair.pass(patience);
+    assert_eq!((pair.sides[0].sas().len(), pair.sides[0].children.len()), (1, 1));
+    assert_eq!(pair.sides[0].peers[0].children.len(), 1);
+}
+
+/// It may have used them itself, under an epoch that it forgot with its floor (I1): a child SA of before stays shut until it is rekeyed, and
+/// the peer of an IKE SA of before is called.
+#[test]
+fn keys_that_are_older_than_an_appliances_floor_are_replaced_and_not_used() {
+    let mut pair = established_before_the_floor_was_lost(2);
     let before: BTreeSet<u32> = pair.sides[0].children.keys().map(|spi| spi.get()).collect();
     let peer = take_over(&mut pair).unwrap();
     let why = "born before the floor was lost";
@@ -145,15 +171,7 @@ fn keys_that_are_older_than_an_appliances_floor_are_replaced_and_not_used() {
 /// before it has deleted what the call replaces.
 #[test]
 fn a_successor_that_dies_between_a_call_for_want_of_an_answer_and_its_end_leaves_one_tunnel() {
-    let mut pair = established(1, "");
-    pair.kill(1);
-    pair.revive_with_a_new_disk(1);
-    pair.pass(SECOND);
-    let now = pair.now();
-    let peer = &mut pair.sides[0].peers[0].endpoint;
-    let rekeyed = peer.sas(now).next().unwrap().id;
-    peer.rekey_ike(rekeyed, now).unwrap();
-    pair.pass(SECOND);
+    let mut pair = established_before_the_floor_was_lost(1);
     let mut peer = take_over(&mut pair).unwrap();
     peer.cut = true;
     pair.sides[1].peers.push(peer);
@@ -161,22 +179,7 @@ fn a_successor_that_dies_between_a_call_for_want_of_an_answer_and_its_end_leaves
     pair.pass(11 * SECOND);
     assert_eq!(pair.sides[1].takeover(), expected(&[("renegotiate", "no answer", 1)]));
     pair.sides[1].peers[0].cut = false;
-    let start = pair.now();
-    let is_called = |pair: &mut Pair| pair.sides[1].sas().iter().any(|sa| sa.initiator && sa.children.len() == 1);
-    while !is_called(&mut pair) {
-        pair.pass(Duration::from_millis(5));
-        assert!(pair.now() < start + 20 * SECOND, "{:?}", pair.sides[1].sas());
-    }
-    pair.kill(1);
-    let peer = pair.sides[1].peers.pop().unwrap();
-    pair.sides[0].peers.push(peer);
-    while !pair.sides[0].core.is_serving() {
-        pair.pass(Duration::from_millis(1));
-    }
-    pair.revive(1);
-    pair.pass(20 * SECOND);
-    assert_eq!((pair.sides[0].sas().len(), pair.sides[0].children.len()), (1, 1));
-    assert_eq!(pair.sides[0].peers[0].children.len(), 1);
+    die_between_a_call_and_its_end(&mut pair, 20 * SECOND);
 }
 
 #[test]

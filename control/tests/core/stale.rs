@@ -9,6 +9,7 @@ use vipsec_dataplane::api::Event;
 use vipsec_esp::sa::Spi;
 
 use super::bench::{Peer, connection, peer_policy};
+use super::ladder::die_between_a_call_and_its_end;
 use super::pair::Pair;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -167,20 +168,5 @@ fn a_successor_that_dies_between_such_a_call_and_its_end_leaves_one_tunnel() {
     pair.revive(0);
     pair.pass(SECOND);
     pair.sides[1].peers[0].cut = false;
-    let start = pair.now();
-    let is_called = |pair: &mut Pair| pair.sides[1].sas().iter().any(|sa| sa.initiator && sa.children.len() == 1);
-    while !is_called(&mut pair) {
-        pair.pass(Duration::from_millis(5));
-        assert!(pair.now() < start + 40 * SECOND, "{:?}", pair.sides[1].sas());
-    }
-    pair.kill(1);
-    let peer = pair.sides[1].peers.pop().unwrap();
-    pair.sides[0].peers.push(peer);
-    while !pair.sides[0].core.is_serving() {
-        pair.pass(Duration::from_millis(1));
-    }
-    pair.revive(1);
-    pair.pass(40 * SECOND);
-    assert_eq!((pair.sides[0].sas().len(), pair.sides[0].children.len()), (1, 1));
-    assert_eq!(pair.sides[0].peers[0].children.len(), 1);
+    die_between_a_call_and_its_end(&mut pair, 40 * SECOND);
 }
