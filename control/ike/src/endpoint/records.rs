@@ -200,7 +200,32 @@ impl Endpoint {
         children: impl IntoIterator<Item = &'a ChildSaRecord>,
         epoch: Epoch,
     ) -> Result<(), ImportError> {
-        self.check_records(record, &Vec::from_iter(children), epoch)
+        let children = Vec::from_iter(children);
+        children.iter().fold(record.vintage(), |all, child| all.and(child.vintage())).allows(epoch)?;
+        let children_here = children.iter().any(|child| self.child_owner.contains_key(&child.spi_in()));
+        if self.sas.contains_key(&record.id()) || children_here {
+            return Err(ImportError::AlreadyHere);
+        }
+        self.check_ike_sa(record)?;
+        for child in &children {
+            Self::check_child_sa(child)?;
+            if child.info.vip != record.vip() {
+                return Err(ImportError::Inconsistent);
+            }
+        }
+        // Mostly there is one, and ten thousand IKE SAs are looked at.
+        let is_one =
+            matches!((record.children.as_slice(), children.as_slice()), ([named], [found]) if *named == found.spi_in());
+        if !is_one {
+            let mut named = record.children.clone();
+            let mut found: Vec<u32> = children.iter().map(|child| child.spi_in()).collect();
+            named.sort_unstable();
+            found.sort_unstable();
+            if named != found || named.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) {
+                return Err(ImportError::WrongChildren);
+            }
+        }
+        Ok(())
     }
 
     /// What can be said of an IKE SA's record by itself: its vintage, if it can be gone on with in an epoch that this allows.
@@ -240,7 +265,7 @@ impl Endpoint {
     ) -> Result<IkeSa, ImportError> {
         let id = record.id();
         let ours = *self.epochs.get(&record.vip()).ok_or(ImportError::NotOwned(record.vip()))?;
-        self.check_records(&record, &children.iter().collect::<Vec<_>>(), ours)?;
+        self.check_import(&record, &children, ours)?;
         let policy = self.policy_of(&record).cloned().ok_or(ImportError::UnknownConnection)?;
         let mut sa = IkeSa::new(record.state, policy, now);
         sa.age = Age::of(record.age, now);
@@ -287,33 +312,6 @@ impl Endpoint {
             children = sa.children.len(), in_progress = sa.state.pending.is_some(), "IKE SA resumed"
         );
         Ok(sa)
-    }
-
-    fn check_records(&self, record: &IkeSaRecord, children: &[&ChildSaRecord], ours: Epoch) -> Result<(), ImportError> {
-        children.iter().fold(record.vintage(), |all, child| all.and(child.vintage())).allows(ours)?;
-        let children_here = children.iter().any(|child| self.child_owner.contains_key(&child.spi_in()));
-        if self.sas.contains_key(&record.id()) || children_here {
-            return Err(ImportError::AlreadyHere);
-        }
-        self.check_ike_sa(record)?;
-        for child in children {
-            Self::check_child_sa(child)?;
-            if child.info.vip != record.vip() {
-                return Err(ImportError::Inconsistent);
-            }
-        }
-        // Mostly there is one, and ten thousand IKE SAs are looked at.
-        let is_one = matches!((record.children.as_slice(), children), ([named], [found]) if *named == found.spi_in());
-        if !is_one {
-            let mut named = record.children.clone();
-            let mut found: Vec<u32> = children.iter().map(|child| child.spi_in()).collect();
-            named.sort_unstable();
-            found.sort_unstable();
-            if named != found || named.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) {
-                return Err(ImportError::WrongChildren);
-            }
-        }
-        Ok(())
     }
 
     /// A VIP is no longer ours. Nothing more is done with its SAs, and nothing is said to the remote peers: its new owner goes on with
